@@ -22,7 +22,7 @@ from dicom_adapter_clara_client.testing import PlatformEmulator
 
 MakeSubmitter = Callable[[], Submitter[Any]]
 OnPlatform = Callable[[], Sequence[PlatformRecord]]
-SECONDS = 20.0  # for a call on a busy machine
+SECONDS = 20.0  # limit of a call on a busy machine
 
 
 @pytest.fixture

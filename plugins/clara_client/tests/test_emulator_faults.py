@@ -21,7 +21,7 @@ RECORD = CallRecord(
 
 
 def test_a_fault_fails_the_configured_number_of_calls() -> None:
-    """`after` calls succeed, `times` calls fail, the rest succeed."""
+    """`after` calls succeed, `times` calls fail, all later calls succeed."""
     fault = CallFault(call="Jobs.Create", kind=CallFaultKind.DROP, times=2, after=1)
     faults = Faults([fault])
     assert [None, fault, fault, None] == [faults.take("grpc", "Jobs.Create") for _ in range(4)]

@@ -72,7 +72,7 @@ def test_ids_are_compared_without_case(platform: EmulatedPlatform, job: ClaraJob
     "bad", ["", "abc", 31 * "a", 33 * "a", 32 * "g", "a" * 31 + "\n", "01234567-89ab-cdef-0123-456789abcdef"]
 )
 def test_an_invalid_id_is_malformed(platform: EmulatedPlatform, bad: str) -> None:
-    """Ids are 32 hexadecimal digits without dashes. Other values have another error than unknown ids."""
+    """Ids are 32 hexadecimal digits without dashes. The error differs from that of unknown ids."""
     with pytest.raises(MalformedId) as job_error:
         platform.jobs.status(bad)
     with pytest.raises(MalformedId) as pipeline_error:
@@ -84,7 +84,7 @@ def test_an_invalid_id_is_malformed(platform: EmulatedPlatform, bad: str) -> Non
 
 
 def test_an_unknown_job_is_not_found(platform: EmulatedPlatform) -> None:
-    """A well-formed but unknown id has its own error."""
+    """The error of a well-formed but unknown id differs from that of a malformed id."""
     with pytest.raises(NotFound) as error:
         platform.jobs.status(32 * "0")
     assert ClaraCode.NO_SUCH_JOB == error.value.code
@@ -97,7 +97,7 @@ def test_a_job_for_an_unknown_pipeline_is_refused(platform: EmulatedPlatform) ->
     assert (ClaraCode.NO_SUCH_PIPELINE, ()) == (error.value.code, platform.jobs.list())
 
 
-def test_with_any_every_pipeline_is_accepted() -> None:
+def test_every_pipeline_is_accepted_with_any() -> None:
     """With pipelines="any" every well-formed pipeline id is accepted."""
     assert 32 * "0" == EmulatedPlatform(pipelines="any").create_job(32 * "0", "name").pipeline_id
 
@@ -209,7 +209,7 @@ def test_metadata_is_added_to_present_metadata(platform: EmulatedPlatform, job: 
 def test_a_repeated_key_refuses_the_whole_request(
     platform: EmulatedPlatform, job: ClaraJob, added: dict[str, str]
 ) -> None:
-    """Keys are compared without case, with present keys and with each other; no entry is added."""
+    """New keys are compared without case, with present keys and with each other; no entry is added."""
     with pytest.raises(Conflict):
         platform.jobs.add_metadata(job.job_id, added)
     assert job == platform.jobs.status(job.job_id)
@@ -240,7 +240,7 @@ def test_removing_metadata_ignores_case_and_unknown_keys(platform: EmulatedPlatf
 
 
 def test_filters_combine(platform: EmulatedPlatform, clock: Clock) -> None:
-    """All conditions of a filter must hold; each lists alternatives."""
+    """All conditions of a filter must hold; each condition lists alternatives."""
     early = platform.create_job(LUNG, "early")
     clock.advance(10)
     late, other = platform.create_job(LUNG, "late"), platform.create_job(HEART, "other")

@@ -46,14 +46,14 @@ def results(
 
 
 def test_the_client_registers_and_reads_pipelines(results: dict[str, Any]) -> None:
-    """Create, list, details; and no job can be created for a removed pipeline."""
+    """The client can create pipelines, list them and read their details, but not create a job for a removed pipeline."""
     assert [[results["pipeline"], "lung"]] == results["pipelines"]
     assert "lung" == results["pipeline name"]
     assert f"no pipeline {results['pipeline']}" == results["removed pipeline"]
 
 
 def test_the_client_runs_a_job(results: dict[str, Any]) -> None:
-    """Create, metadata, start and status; the client reads the correct times."""
+    """The client can create and start a job, change its metadata and read its status and times."""
     assert {"Source": "AE", "Instances": "1", "Spare": "x"} == results["added metadata"]
     assert {"Source": "AE", "Instances": "1"} == results["remaining metadata"]
     assert [RUNNING, HEALTHY, HIGHER] == results["started"]
@@ -62,7 +62,7 @@ def test_the_client_runs_a_job(results: dict[str, Any]) -> None:
 
 
 def test_the_client_transfers_files(results: dict[str, Any]) -> None:
-    """Upload, details, removal and download; the downloaded file equals the uploaded one."""
+    """The client can upload, list, remove and download files; a downloaded file equals the uploaded file."""
     assert ["input/dcm/1.dcm", 300_000] == results["uploaded"]
     assert [["input/dcm/1.dcm", 300_000]] == results["files"]
     assert results["downloaded"]
@@ -81,7 +81,7 @@ def test_the_client_lists_and_cancels_jobs(results: dict[str, Any]) -> None:
 
 
 def test_the_client_uses_reusable_payloads(results: dict[str, Any]) -> None:
-    """Their files are copied into the job's payload."""
+    """The files of the reusable payload are copied into the job's payload."""
     assert ({"kind": "atlas", "of": "lung"}, {"of": "lung"}) == (
         results["payload metadata"],
         results["remaining payload metadata"],
@@ -90,7 +90,7 @@ def test_the_client_uses_reusable_payloads(results: dict[str, Any]) -> None:
 
 
 def test_the_client_raises_refusals(results: dict[str, Any]) -> None:
-    """The texts of its exceptions are the platform's messages."""
+    """The texts of the client's exceptions are the platform's messages."""
     assert "job name 'Not A Name' must be" in results["refused name"]
     assert "only a pending job can be started" in results["second start"]
     assert "metadata key 'INSTANCES' is present already" in results["repeated metadata"]

@@ -51,12 +51,12 @@ def test_an_upload_to_a_reusable_payload_keeps_its_name(platform: EmulatedPlatfo
     payload = platform.payloads.create({"kind": "reference"})
     platform.payloads.upload(payload.payload_id, "atlas/1.nii", [b"x"], mode=0o644)
     expected = (PayloadFile(name="atlas/1.nii", size_bytes=1, mode=0o644),)
-    found = platform.payloads.details(payload.payload_id)
+    details = platform.payloads.details(payload.payload_id)
     assert (PayloadType.REUSABLE, None, {"kind": "reference"}, expected) == (
-        found.type,
-        found.job_id,
-        found.metadata,
-        found.files,
+        details.type,
+        details.job_id,
+        details.metadata,
+        details.files,
     )
 
 
@@ -71,7 +71,7 @@ def test_a_second_upload_replaces_the_first(platform: EmulatedPlatform, job: Cla
     assert b"second" == read(platform, job.payload_id, "input/1.dcm")
 
 
-def test_an_upload_that_is_not_committed_leaves_nothing(platform: EmulatedPlatform, job: ClaraJob) -> None:
+def test_an_upload_that_is_not_committed_stores_nothing(platform: EmulatedPlatform, job: ClaraJob) -> None:
     """An incomplete upload creates no file and does not change an older file of the same name."""
     platform.payloads.upload(job.payload_id, "1.dcm", [b"whole"])
     with platform.payloads.receive(job.payload_id, "1.dcm") as incoming:
@@ -91,8 +91,8 @@ def test_uploads_from_the_root_can_only_go_to_the_input_folder(platform: Emulate
     assert ["input/1.dcm"] == names(platform, job.payload_id)
 
 
-def test_without_replace_an_existing_file_is_not_replaced(platform: EmulatedPlatform, job: ClaraJob) -> None:
-    """With replace=False the first of two uploads wins, even if the second began before it was committed."""
+def test_an_upload_without_replace_does_not_replace_a_file(platform: EmulatedPlatform, job: ClaraJob) -> None:
+    """With replace=False the first of two uploads wins, even if the second began before the first was committed."""
     late = platform.payloads.receive(job.payload_id, "1.dcm", replace=False)
     platform.payloads.upload(job.payload_id, "1.dcm", [b"first"])
     with late, pytest.raises(Conflict):
@@ -167,7 +167,7 @@ def test_case_matters_only_if_several_names_match(platform: EmulatedPlatform, jo
 
 
 def test_the_payload_of_a_started_job_is_read_only(platform: EmulatedPlatform, job: ClaraJob) -> None:
-    """Uploads and removals are refused after the start, also an upload that began before it."""
+    """Uploads and removals are refused after the start, also an upload that began before the start."""
     platform.payloads.upload(job.payload_id, "1.dcm", [b"x"])
     late = platform.payloads.receive(job.payload_id, "2.dcm")
     platform.jobs.start(job.job_id)
@@ -209,7 +209,7 @@ def test_a_download_continues_if_its_file_is_replaced(platform: EmulatedPlatform
 
 
 def test_only_reusable_payloads_have_metadata(platform: EmulatedPlatform, job: ClaraJob) -> None:
-    """A job's payload refuses metadata; the job has its own."""
+    """A job's payload refuses metadata; the job has metadata."""
     payload = platform.payloads.create({"a": "1"})
     assert {"a": "1", "b": "2"} == platform.payloads.add_metadata(payload.payload_id, {"b": "2"}).metadata
     assert {"b": "2"} == platform.payloads.remove_metadata(payload.payload_id, ["A"]).metadata
@@ -220,7 +220,7 @@ def test_only_reusable_payloads_have_metadata(platform: EmulatedPlatform, job: C
 
 
 def test_reusable_payloads_are_copied_into_a_job(platform: EmulatedPlatform) -> None:
-    """Their files are in the job's input folder, even after the reusable payload was changed or deleted."""
+    """The files of the payload are in the job's input folder, even after the reusable payload was changed or deleted."""
     one, two = platform.payloads.create(), platform.payloads.create()
     platform.payloads.upload(one.payload_id, "a/1", [b"one"])
     platform.payloads.upload(two.payload_id, "a/2", [b"two"])

@@ -71,7 +71,7 @@ def test_pipelines_have_metadata() -> None:
     assert {"B": "2"} == platform.pipelines.remove_metadata(LUNG, ["a"]).metadata
 
 
-def test_with_any_every_id_is_accepted() -> None:
+def test_every_id_is_accepted_with_any() -> None:
     """Every well-formed id is accepted; only registered pipelines are listed."""
     platform = EmulatedPlatform(pipelines="any")
     assert (LUNG, ()) == (platform.pipelines.details(LUNG).pipeline_id, platform.pipelines.list())

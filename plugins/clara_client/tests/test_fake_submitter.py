@@ -116,13 +116,22 @@ def test_a_job_is_stored_with_all_its_values(make: Make, folder: Path | None) ->
     """Name, pipeline, priority, metadata and instances in their order can be read back."""
     submitter, job = make(), a_job()
     submit(submitter, job, b"first", b"second")
-    kept = submitter.jobs[job.job_id]
-    assert (job.job_id, job.name, "LUNG", "lung") == (kept.job_id, kept.name, kept.ae_title, kept.pipeline_id)
-    assert (kept.priority, kept.submitter, kept.metadata) == (JobPriority.HIGHER, "platform", {"Source": "LUNG"})
-    assert kept.started
-    assert [(item.sop_instance_uid, item.size_bytes) for item in kept.instances] == [("1.2.0", 5), ("1.2.1", 6)]
+    fake_job = submitter.jobs[job.job_id]
+    assert (job.job_id, job.name, "LUNG", "lung") == (
+        fake_job.job_id,
+        fake_job.name,
+        fake_job.ae_title,
+        fake_job.pipeline_id,
+    )
+    assert (fake_job.priority, fake_job.submitter, fake_job.metadata) == (
+        JobPriority.HIGHER,
+        "platform",
+        {"Source": "LUNG"},
+    )
+    assert fake_job.started
+    assert [(item.sop_instance_uid, item.size_bytes) for item in fake_job.instances] == [("1.2.0", 5), ("1.2.1", 6)]
     expected = [b"first", b"second"] if folder is None else [None, None]
-    assert expected == [item.data for item in kept.instances]
+    assert expected == [item.data for item in fake_job.instances]
 
 
 def test_a_job_is_pending_then_running_then_stopped(make: Make) -> None:
@@ -157,8 +166,8 @@ def test_repeated_calls_change_nothing(make: Make) -> None:
     repeated = [(call, outcome) for call in calls for outcome in ("done", "unchanged")]
     end = [("upload", "unchanged"), ("cancel", "done"), ("cancel", "unchanged")]
     assert [*repeated, *end] == outcomes(submitter)
-    kept = submitter.jobs[job.job_id]
-    assert (kept.starts, len(kept.instances), kept.state) == (1, 1, FakeState.STOPPED)
+    fake_job = submitter.jobs[job.job_id]
+    assert (fake_job.starts, len(fake_job.instances), fake_job.state) == (1, 1, FakeState.STOPPED)
 
 
 def test_an_unknown_job_is_refused(make: Make) -> None:
@@ -185,7 +194,7 @@ def test_a_running_job_accepts_no_instances(make: Make) -> None:
         submitter.upload(job, an_upload(1, b"late"))
 
 
-def test_an_interrupted_upload_leaves_no_instance(make: Make, folder: Path | None) -> None:
+def test_an_interrupted_upload_stores_no_instance(make: Make, folder: Path | None) -> None:
     """The repeated upload stores the complete instance."""
 
     class Breaking(BytesIO):
@@ -254,7 +263,7 @@ def test_a_fault_raises_the_error_of_its_kind(make: Make, kind: FakeFaultKind, e
     ids=["twice", "always", "later", "one-after-the-other"],
 )
 def test_a_fault_fails_the_configured_number_of_calls(make: Make, faults: list[FakeFault], expected: list[str]) -> None:
-    """`after` calls succeed, then `times` calls fail. A call that one fault fails is not counted by the next."""
+    """`after` calls succeed, then `times` calls fail. A call that fails because of one fault is not counted by the next fault."""
     assert expected == attempts(make(*faults), a_job(), len(expected))
 
 
@@ -274,8 +283,8 @@ def test_the_manifest_is_complete(tmp_path: Path) -> None:
     """`job.json` and the files next to it contain everything that a platform would have received."""
     submitter, job = submitter_in(tmp_path / "p", tmp_path), a_job()
     submit(submitter, job, b"first", b"second")
-    kept = manifest(tmp_path / "p", job)
-    times = {name: datetime.fromisoformat(kept.pop(name)) for name in ("createdAt", "startedAt")}
+    content = manifest(tmp_path / "p", job)
+    times = {name: datetime.fromisoformat(content.pop(name)) for name in ("createdAt", "startedAt")}
     assert times["createdAt"] <= times["startedAt"]
     expected = {
         "jobId": job.job_id,
@@ -292,20 +301,20 @@ def test_the_manifest_is_complete(tmp_path: Path) -> None:
             {"file": "00001.dcm", "sopInstanceUid": "1.2.1", "sizeBytes": 6},
         ],
     }
-    assert expected == kept
+    assert expected == content
     files = sorted((tmp_path / "p" / job.job_id / "dcm").iterdir())
     assert {file.name: file.read_bytes() for file in files} == {"00000.dcm": b"first", "00001.dcm": b"second"}
 
 
 def test_the_state_survives_a_restart(tmp_path: Path) -> None:
-    """A new process finds jobs, instances and calls of the old one; repeated calls change nothing."""
+    """A new process finds the jobs, instances and calls of the old process; repeated calls change nothing."""
     job = a_job()
     before = submitter_in(tmp_path / "p", tmp_path)
     answer = before.create_job(job)
     before.upload(job, an_upload(0, b"first", "1.2.0"))
     (tmp_path / "p" / job.job_id / "dcm" / "cut-off.part").write_bytes(b"hal")
     with (tmp_path / "p" / "calls.jsonl").open("a") as calls:
-        calls.write('{"time": "20')  # the process was killed here
+        calls.write('{"time": "20')  # as after a kill of the process during the write
     after = submitter_in(tmp_path / "p", tmp_path)
     submit(after, job, b"first", b"second")
     assert answer == after.create_job(job)

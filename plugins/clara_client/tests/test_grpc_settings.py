@@ -17,9 +17,9 @@ from dicom_adapter_clara_client.grpc_settings import ClaraGrpcSettings, ClaraTls
 def structured(tmp_path: Path, **table: Any) -> ClaraGrpcSettings:
     table = {"endpoint": "clara.example:50051", **table}
     converter = make_converter(tmp_path, {"TOKEN": "Bearer t0ken"})
-    found = converter.structure(table, ClaraGrpcSettings)
-    assert isinstance(found, ClaraGrpcSettings)
-    return found
+    settings = converter.structure(table, ClaraGrpcSettings)
+    assert isinstance(settings, ClaraGrpcSettings)
+    return settings
 
 
 def refused(tmp_path: Path, **table: Any) -> str:
@@ -44,7 +44,7 @@ def test_only_the_endpoint_is_required(tmp_path: Path) -> None:
 
 def test_every_setting_is_read(tmp_path: Path) -> None:
     """Secrets are read from their source; paths are relative to the configuration file's folder."""
-    found = structured(
+    settings = structured(
         tmp_path,
         **{
             "tls": {"ca-file": "ca.pem", "client-certificate": "/c.pem", "client-key": "k.pem", "server-name": "clara"},
@@ -61,10 +61,15 @@ def test_every_setting_is_read(tmp_path: Path) -> None:
         client_key=tmp_path / "k.pem",
         server_name="clara",
     )
-    assert tls == found.tls
-    assert {"authorization": "Bearer t0ken", "x-site": "north"} == found.metadata
-    assert isinstance(found.metadata["authorization"], Secret)
-    assert (5.0, 50.0, 65536, 600.0) == (found.deadline, found.upload_deadline, found.chunk_size, found.keepalive)
+    assert tls == settings.tls
+    assert {"authorization": "Bearer t0ken", "x-site": "north"} == settings.metadata
+    assert isinstance(settings.metadata["authorization"], Secret)
+    assert (5.0, 50.0, 65536, 600.0) == (
+        settings.deadline,
+        settings.upload_deadline,
+        settings.chunk_size,
+        settings.keepalive,
+    )
 
 
 @pytest.mark.parametrize("tls", [True, False])
@@ -111,7 +116,7 @@ def test_keys_that_grpc_cannot_send_are_refused(key: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("value", ["", " x", "x\n", "é"])
 def test_values_that_grpc_cannot_send_are_refused_without_quoting_them(value: str, tmp_path: Path) -> None:
-    """They may be secrets."""
+    """The values may be secrets."""
     assert "must have values of printable ASCII without blanks at the ends: check 'x-site'" in refused(
         tmp_path, metadata={"x-site": value}
     )

@@ -39,9 +39,9 @@ def configuration(platform: PlatformEmulator, protocol: str) -> str:
 def test_an_interrupted_upload_continues_with_the_failed_file(
     make_adapter: MakeAdapter, platform_emulator: PlatformEmulator, protocol: str
 ) -> None:
-    """The connection is lost at file 700 of 1,000. Then 300 more files are sent, and none is sent twice.
+    """The connection is lost at file 700 of 1,000. After a retry, the remaining 300 files are sent, and no file twice.
 
-    Fails if the files sent before the failure are not recorded.
+    Verified to fail when the files sent before the failure are not recorded.
     """
     platform_emulator.faults.add(CallFault(call="Payloads.Upload", kind=CallFaultKind.RESET, after=700))
     adapter = make_adapter(configuration(platform_emulator, protocol))
@@ -56,12 +56,12 @@ def test_an_interrupted_upload_continues_with_the_failed_file(
     assert [JobState.SUBMITTED] == [job.state for job in adapter.jobs]
 
 
-def test_after_an_outage_each_job_is_submitted_once_and_in_order(
+def test_each_job_is_submitted_once_and_in_order_after_an_outage(
     make_adapter: MakeAdapter, platform_emulator: PlatformEmulator, protocol: str
 ) -> None:
-    """Higher priorities are first, then older jobs; but every eighth step is one of the oldest job.
+    """Higher priorities are first, then older jobs; but every eighth step is a step of the oldest job.
 
-    Fails if `choose` ignores the age or the priority, or never chooses the oldest job.
+    Verified to fail when `choose` ignores the age or the priority, or never chooses the oldest job.
     """
     platform_emulator.faults.add(CallFault(kind=CallFaultKind.STATUS, status="UNAVAILABLE", times=None))
     adapter = make_adapter(configuration(platform_emulator, protocol))
@@ -86,7 +86,7 @@ def test_after_an_outage_each_job_is_submitted_once_and_in_order(
     # The first call is ignored: during the outage the jobs retry after random pauses, so any job may be the first.
     _first_after_the_outage, *steps = pipelines_of_steps(platform_emulator, platform_emulator.log.calls())
     while_both_wait = steps[: len(steps) - steps[::-1].index(HEAD)]
-    # A job has five steps, one of them without a call. The six urgent jobs have 30 steps, between which the oldest jobs
+    # A job has five steps, one of them without a call. During the 30 steps of the six urgent jobs, the oldest jobs
     # have 4 or 5.
     assert while_both_wait.count(LUNG) in (3, 4)
 

@@ -72,8 +72,8 @@ def test_a_code_is_reported_as_documented(code: int, messages: list[str], expect
 
 def test_a_message_has_no_control_characters_and_a_limited_length() -> None:
     """Control characters and line breaks become blanks, and the text is truncated."""
-    said = ["\x1b[2Jgone\r\nINFO all is well\u202e" + 10_000 * "x", *(1_000_000 * ["y"])]
-    text = str(refused_by_code("job 1: create", -0x2100, said, QUOTING_ALL))
+    messages = ["\x1b[2Jgone\r\nINFO all is well\u202e" + 10_000 * "x", *(1_000_000 * ["y"])]
+    text = str(refused_by_code("job 1: create", -0x2100, messages, QUOTING_ALL))
     assert text.isprintable()
     assert "name invalid): [2Jgone INFO all is well xxx" in text
     assert len(text) < LONGEST_TEXT + 100

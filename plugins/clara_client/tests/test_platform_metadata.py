@@ -68,13 +68,13 @@ def test_keys_that_differ_only_in_case_get_different_names() -> None:
 
 
 def test_surrogates_are_replaced() -> None:
-    """UTF-8 cannot encode them, so the whole request would fail."""
+    """UTF-8 cannot encode surrogates, so the whole request would fail."""
     assert {"key": "a?b"} == fitting_metadata({"key": "a\ud800b"})
 
 
 @given(st.dictionaries(TEXTS, TEXTS), st.randoms(use_true_random=False))
 def test_any_metadata_of_a_processor_is_accepted_by_the_platform(metadata: dict[str, str], random: Random) -> None:
-    """No entry is refused or lost. The order of the keys does not matter, so that a repetition sends the same."""
+    """No entry is refused or lost. The result does not depend on the order of the keys, so that a repetition sends the same."""
     fitting = fitting_metadata(metadata)
     assert len(metadata) == len(with_metadata({}, fitting.items(), ClaraCode.JOB_METADATA_REFUSED))
     shuffled = random.sample(sorted(metadata.items()), len(metadata))

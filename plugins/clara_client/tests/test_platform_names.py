@@ -70,7 +70,7 @@ def test_a_file_is_named_by_position_and_uid() -> None:
 
 
 def test_instances_with_the_same_uid_are_two_files() -> None:
-    """Their positions in the job differ."""
+    """The names differ in the position in the job."""
     first, second = upload_of("1.2.3", 0), upload_of("1.2.3", 1)
     assert {"000000-1.2.3.dcm", "000001-1.2.3.dcm"} == {file_name(first), file_name(second)}
 

@@ -24,7 +24,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 def test_the_descriptors_match_the_published_interface(kind: str) -> None:
-    """They have exactly the published methods, enum values and fields, with number, type and label."""
+    """The descriptors have exactly the published methods, enum values and fields, with number, type and label."""
     expected = sorted(line for line in FACTS.read_text().splitlines() if line.startswith(f"{kind}\t"))
     actual = sorted(line for file in FILES for line in _facts(file) if line.startswith(f"{kind}\t"))
     assert expected == actual
@@ -95,5 +95,5 @@ def _is_map(field: Any) -> bool:
 
 
 def _is_repeated(field: Any) -> bool:
-    """Return whether a field is repeated. Older versions of protobuf have only `label`, which newer ones deprecate."""
+    """Return whether a field is repeated. Older versions of protobuf have only `label`, which newer versions deprecate."""
     return bool(field.is_repeated if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED)

@@ -1,7 +1,7 @@
 """Submitters for an inference platform, and an emulator of the platform.
 
 `clara-grpc` uses the gRPC services of the Clara Platform, `clara-rest` the REST API that `docs/` describes. `fake`
-replaces a platform in tests: it stores its jobs, and fails on demand.
+replaces a platform in tests: this submitter stores the jobs, and fails on demand.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = [
 @hookimpl
 def dicom_adapter_submitters() -> Iterable[type[Submitter[Any]]]:
     """Register the submitters of this plugin."""
-    # Imported only when needed: their libraries take time and memory.
+    # Imported only when needed, because the libraries of these submitters take time and memory.
     from dicom_adapter_clara_client.grpc_submitter import ClaraGrpcSubmitter
     from dicom_adapter_clara_client.rest_submitter import ClaraRestSubmitter
 

@@ -48,7 +48,7 @@ class FakeFaultKind(str, Enum):
 
 @frozen(kw_only=True)
 class FakeFault:
-    """Calls that fail before they have any effect. Counted from the start of the process."""
+    """Calls that fail without any effect. Calls are counted from the start of the process."""
 
     call: SubmitterCall = setting(help="The call that fails, before it has any effect.")
     times: int = setting(
@@ -177,7 +177,7 @@ class FakeSubmitter(Submitter[FakeSettings]):
 
     def _cancel(self, job: Job) -> bool:
         if self._find(job) is None:
-            return False  # never created: nothing to stop
+            return False  # the job was never created: there is nothing to stop
         return self._change(job, partial(evolve, state=FakeState.STOPPED))
 
     def _state(self, job: Job) -> FakeState:
@@ -194,7 +194,7 @@ class FakeSubmitter(Submitter[FakeSettings]):
 
 
 class _Faults:
-    """Decides which calls fail. A call that one fault fails is not counted by later faults."""
+    """The faults and their counts of calls. A call that fails because of one fault is not counted by later faults."""
 
     def __init__(self, faults: tuple[FakeFault, ...]) -> None:
         self._faults = faults

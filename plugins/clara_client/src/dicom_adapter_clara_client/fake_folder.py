@@ -70,7 +70,7 @@ class FolderRecords(FakeRecords):
 
     def add(self, job_id: str, position: int, sop_instance_uid: str, upload: FakeUpload) -> None:
         assert upload.path is not None
-        # The line before the rename: a line without its file is ignored, but a file without its line would be lost.
+        # Append the line before the rename: a line without its file is ignored, a file without its line would be lost.
         line = {"position": position, "sopInstanceUid": sop_instance_uid, "sizeBytes": upload.size_bytes}
         _append(self._folder / job_id / "uploads.jsonl", line)
         upload.path.replace(self._instance(job_id, position))
@@ -120,7 +120,7 @@ def _create(path: Path) -> BinaryIO:
 
 
 def _append(path: Path, line: Mapping[str, Any]) -> None:
-    """Append a line in one write, on a new line even if a killed process left the last one unfinished."""
+    """Append a line in one write, on a new line even if a killed process wrote the last line incompletely."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, FILE_MODE)
     try:
         size = os.fstat(descriptor).st_size
@@ -131,7 +131,7 @@ def _append(path: Path, line: Mapping[str, Any]) -> None:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Read the complete lines of a file; an unfinished one belongs to a call that never returned."""
+    """Read the complete lines of a file; an unfinished line belongs to a call that never returned."""
     if not path.exists():
         return
     with path.open("rb") as lines:

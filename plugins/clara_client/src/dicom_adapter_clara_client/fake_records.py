@@ -57,7 +57,7 @@ class FakeInstance:
 class FakeJob:
     """One job of the fake platform."""
 
-    job_id: str  # the adapter's
+    job_id: str  # the job id of the adapter
     name: str
     ae_title: str
     pipeline_id: str
@@ -81,7 +81,7 @@ class FakeCall:
 
     time: datetime  # UTC; of the outcome
     call: SubmitterCall
-    job_id: str  # the adapter's
+    job_id: str  # the job id of the adapter
     outcome: FakeOutcome
     position: int | None = None  # of an upload
 
@@ -96,7 +96,7 @@ class FakeUpload:
 
 
 def by_position(instances: Iterable[FakeInstance]) -> tuple[FakeInstance, ...]:
-    """Return instances sorted by position; the last of several with the same position wins."""
+    """Return instances sorted by position; of several instances with the same position, only the last."""
     unique = {instance.position: instance for instance in instances}
     return tuple(unique[position] for position in sorted(unique))
 

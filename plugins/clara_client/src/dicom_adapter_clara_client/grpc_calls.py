@@ -1,4 +1,4 @@
-"""gRPC calls to the platform. Each ends within its deadline: it returns, or raises Retriable or Permanent."""
+"""gRPC calls to the platform. Each call ends within its deadline: with a response, Retriable or Permanent."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class GrpcConnection:
         *,
         quoting: bool = True,
     ) -> AnswerT:
-        """Return the response to one request. Raises Refusal; `quoting`: its message may have text of the platform."""
+        """Return the response to one request. Raises Refusal; `quoting`: how much text of the platform it may quote."""
         allowed = Quoting(secrets=self._secrets, anything=quoting)
         try:
             answer = method(request, timeout=self._deadline, metadata=self._metadata)
@@ -116,7 +116,7 @@ class GrpcConnection:
         return answer
 
     def _check_open(self, subject: str) -> None:
-        """Raise Retriable if the connection is closed: gRPC reports that with a ValueError."""
+        """Raise Retriable if the connection is closed; gRPC itself would raise ValueError."""
         if self._is_closed:
             raise Retriable(f"{subject}: the submitter is closed") from None
 
@@ -130,7 +130,7 @@ def _checked(subject: str, answer: AnswerT | None, quoting: Quoting) -> AnswerT:
 
 
 def _refused(subject: str, failure: Exception, quoting: Quoting) -> Refusal:
-    """Return the error for a failed call. The caller must not chain the failure: its text may quote the request."""
+    """Return the error for a failed call. The caller must not chain `failure`, which may quote the request."""
     if isinstance(failure, grpc.FutureCancelledError):
         return refused_by_status(subject, grpc.StatusCode.CANCELLED, "cancelled", quoting)
     call = cast(Any, failure)  # every RpcError of a call is also a grpc.Call

@@ -19,7 +19,7 @@ USER_AGENT = "dicom-adapter-clara-client"
 
 def open_channel(settings: ClaraGrpcSettings) -> grpc.Channel:
     """Return a channel that is not connected yet. Raises ConfigurationError if a certificate file cannot be used."""
-    target = f"dns:///{settings.endpoint}"  # with the scheme, because a host may be named `unix`
+    target = f"dns:///{settings.endpoint}"  # with a scheme, because a host may be named `unix`
     tls = ClaraTls() if settings.tls is True else settings.tls
     options = _options(settings)
     if not tls:
@@ -37,7 +37,7 @@ def _options(settings: ClaraGrpcSettings) -> list[tuple[str, str | int]]:
         ("grpc.keepalive_time_ms", round(settings.keepalive * 1000)),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_ANSWER_MS),
         ("grpc.enable_retries", 0),  # the core repeats steps and marks them as repeated
-        ("grpc.service_config_disable_resolution", 1),  # DNS records could enable them again
+        ("grpc.service_config_disable_resolution", 1),  # DNS records could enable retries again
         ("grpc.min_reconnect_backoff_ms", CONNECT_MS),
         ("grpc.initial_reconnect_backoff_ms", first),
         ("grpc.max_reconnect_backoff_ms", most),
@@ -53,13 +53,13 @@ def _credentials(tls: ClaraTls) -> grpc.ChannelCredentials:
 
 
 def _check(tls: ClaraTls) -> None:
-    """Check the files: gRPC does not report unusable files, each call would just fail."""
+    """Check the files. gRPC does not report unusable files: each call would fail without a reason."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         if tls.ca_file:
             context.load_verify_locations(tls.ca_file)
         if tls.client_certificate:
-            # Without a password OpenSSL would ask for one on the terminal.
+            # Without a password argument, OpenSSL would ask for a password on the terminal.
             context.load_cert_chain(tls.client_certificate, tls.client_key, password=lambda: "")
     except (OSError, ValueError) as failure:  # ssl.SSLError is an OSError
         files = ", ".join(str(file) for file in (tls.ca_file, tls.client_certificate, tls.client_key) if file)

@@ -39,7 +39,7 @@ class GrpcJob:
     payload_id: Identifier | None
     state: str
     status: str
-    was_started: bool  # it has a start time
+    was_started: bool  # the platform reports a start time
     messages: str  # for people, in one line
     metadata: Mapping[str, str] = field(repr=False)
 
@@ -66,19 +66,19 @@ def query_job(connection: GrpcConnection, subject: str, job_id: str) -> GrpcJob:
     )
 
 
-def checked_id(subject: str, found: Identifier | None, what: str) -> str:
+def checked_id(subject: str, sent_id: Identifier | None, what: str) -> str:
     """Return a valid id from the platform. Raises Refusal."""
-    if found is None or not found.value:
+    if sent_id is None or not sent_id.value:
         raise invalid_response(subject, f"the platform answered without a {what} id")
-    if not IDENTIFIER.fullmatch(found.value):
-        shown = one_line(found.value, 40)
-        raise invalid_response(subject, f"the platform gave the {what} id '{shown}', must be 32 hexadecimal digits")
-    return found.value
+    if not IDENTIFIER.fullmatch(sent_id.value):
+        text = one_line(sent_id.value, 40)
+        raise invalid_response(subject, f"the platform gave the {what} id '{text}', must be 32 hexadecimal digits")
+    return sent_id.value
 
 
-def check_same(subject: str, found: Identifier, job_id: str) -> None:
+def check_same(subject: str, sent_id: Identifier, job_id: str) -> None:
     """Raise Refusal if a response is for a different job than the request."""
-    if checked_id(subject, found, "job").lower() != job_id.lower():
+    if checked_id(subject, sent_id, "job").lower() != job_id.lower():
         raise invalid_response(subject, "the platform answered for another job")
 
 

@@ -11,7 +11,7 @@ INPUT = "input"  # names are relative to this folder in an upload, and to its pa
 
 
 def is_stored(connection: GrpcConnection, subject: str, payload_id: str, name: str, size_bytes: int) -> bool:
-    """Return whether the payload has the complete file. Raises a retriable Refusal if that is unknown."""
+    """Return whether the payload has the complete file. Raises a retriable Refusal if the files are not listed."""
     request = PayloadsDetailsRequest(header=HEADER, payload_id=Identifier(value=payload_id))
     try:
         for answer in connection.stream(subject, connection.payloads.Details, request):

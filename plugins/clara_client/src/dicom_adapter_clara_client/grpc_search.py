@@ -15,8 +15,8 @@ from dicom_adapter_clara_client.wire.codes import seconds_of
 from dicom_adapter_clara_client.wire.common_pb2 import Identifier, Timestamp
 from dicom_adapter_clara_client.wire.jobs_pb2 import JobsListRequest, JobsListResponse
 
-# Maximum delay of the platform's clock: more than any wrong time zone. If the platform counts from another zero point,
-# as one page of NVIDIA's documentation has it (year 0), it lists more jobs than needed.
+# Maximum delay of the platform's clock: more than any wrong time zone. If the platform counts times from
+# another zero point (year 0, as on one page of NVIDIA's documentation), it lists more jobs than needed.
 CLOCK_MARGIN = timedelta(hours=26)
 MOST_LISTED = 100_000  # jobs; a longer list is an error of the platform
 MOST_QUERIES = 200  # of single jobs, if the list has no metadata; the most likely jobs are queried first
@@ -34,7 +34,7 @@ def find_job(connection: GrpcConnection, subject: str, job: Job) -> PlatformJob 
             has_metadata = True
         elif not has_metadata:
             unclear.append(listed)
-    # If the list has metadata at all, a job without metadata is not the adapter's: its jobs always have some.
+    # All jobs of the adapter have metadata. If the list has metadata of any job, other jobs are not candidates.
     return None if has_metadata else _find_among(connection, subject, job, unclear)
 
 
@@ -55,9 +55,9 @@ def _jobs(connection: GrpcConnection, subject: str, job: Job) -> Iterator[Listed
 def _find_among(connection: GrpcConnection, subject: str, job: Job, listed: list[Listed]) -> PlatformJob | None:
     for candidate in sorted(listed, key=_likeliest_first(job))[:MOST_QUERIES]:
         job_id = checked_id(subject, candidate.job_id, "job")
-        found = query_job(connection, subject, job_id)
-        if is_of_job(found.metadata, job):
-            return PlatformJob(job_id=job_id, payload_id=checked_id(subject, found.payload_id, "payload"))
+        platform_job = query_job(connection, subject, job_id)
+        if is_of_job(platform_job.metadata, job):
+            return PlatformJob(job_id=job_id, payload_id=checked_id(subject, platform_job.payload_id, "payload"))
     return None
 
 
@@ -69,5 +69,7 @@ def _likeliest_first(job: Job) -> Callable[[Listed], tuple[bool, int]]:
 
 def _described(connection: GrpcConnection, subject: str, listed: Listed) -> PlatformJob:
     job_id = checked_id(subject, listed.job_id, "job")
-    found = listed.payload_id if listed.HasField("payload_id") else query_job(connection, subject, job_id).payload_id
-    return PlatformJob(job_id=job_id, payload_id=checked_id(subject, found, "payload"))
+    payload_id = (
+        listed.payload_id if listed.HasField("payload_id") else query_job(connection, subject, job_id).payload_id
+    )
+    return PlatformJob(job_id=job_id, payload_id=checked_id(subject, payload_id, "payload"))

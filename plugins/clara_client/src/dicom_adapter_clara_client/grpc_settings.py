@@ -23,8 +23,8 @@ METADATA_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")  # printable ASCII; gRPC dro
 def _endpoint(_instance: Any, _attribute: Attribute[str], value: str) -> None:
     """host:port, without a scheme"""
 
-    found = ENDPOINT.fullmatch(value)
-    if found is None or not 1 <= int(found["port"]) <= 65535:
+    match = ENDPOINT.fullmatch(value)
+    if match is None or not 1 <= int(match["port"]) <= 65535:
         raise ValueError("must be host:port, such as clara.example:50051 or [2001:db8::7]:50051, without a scheme")
 
 

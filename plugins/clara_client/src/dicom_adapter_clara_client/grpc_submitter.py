@@ -1,4 +1,4 @@
-"""The `clara-grpc` submitter: hands jobs to NVIDIA's Clara Deploy Platform.
+"""The `clara-grpc` submitter: submits jobs to NVIDIA's Clara Deploy Platform.
 
     step          call                 why a repetition is harmless
     create_job    Jobs.Create          the submitter first searches for the job by its key (Jobs.List)
@@ -70,8 +70,8 @@ class ClaraGrpcSubmitter(Submitter[ClaraGrpcSettings]):
 
     def create_job(self, job: Job) -> PlatformJob:
         subject = subject_of(job, "create")
-        found = find_job(self._connection, subject, job) if job.repeated else None
-        return found or self._create(job, subject)
+        platform_job = find_job(self._connection, subject, job) if job.repeated else None
+        return platform_job or self._create(job, subject)
 
     def add_metadata(self, job: Job, metadata: Mapping[str, str]) -> None:
         subject = subject_of(job, "metadata")
@@ -102,18 +102,18 @@ class ClaraGrpcSubmitter(Submitter[ClaraGrpcSettings]):
 
     def status(self, job: Job) -> PlatformStatus:
         try:
-            found = self._query(job, subject_of(job, "status"))
+            platform_job = self._query(job, subject_of(job, "status"))
         except PermanentRefusal as refusal:
             if refusal.is_missing:
                 raise
             # The job exists even if the platform refuses to report it: an operator may fix that, so polling continues.
             raise Retriable(str(refusal)) from refusal
-        detail = "; ".join(text for text in (found.status, found.messages) if text)
-        return PlatformStatus(state=found.state, finished=found.state == "stopped", detail=detail)
+        detail = "; ".join(text for text in (platform_job.status, platform_job.messages) if text)
+        return PlatformStatus(state=platform_job.state, finished=platform_job.state == "stopped", detail=detail)
 
     def cancel(self, job: Job) -> None:
         if not job.platform_job_id:
-            return  # never created: nothing to stop
+            return  # the job was never created: there is nothing to stop
         subject = subject_of(job, "cancel")
         try:
             self._cancel(job, subject)
@@ -162,7 +162,7 @@ class ClaraGrpcSubmitter(Submitter[ClaraGrpcSettings]):
                 source=source,
             )
             answer = self._connection.send(subject, outgoing)
-        if answer.details.size not in (0, upload.size_bytes):  # 0: left out, or an empty file
+        if answer.details.size not in (0, upload.size_bytes):  # 0: the platform omits the size, or the file is empty
             raise invalid_response(subject, f"the platform stored {answer.details.size} bytes of the file")
 
     def _start(self, job: Job, subject: str) -> None:
@@ -199,10 +199,12 @@ class ClaraGrpcSubmitter(Submitter[ClaraGrpcSettings]):
 
     def _is_started(self, job: Job, subject: str) -> bool:
         """Return whether the job was started. Raises Permanent if it was stopped before its start."""
-        found = self._query(job, subject)
-        if found.was_never_run:
-            raise Permanent(f"{subject}: the job was stopped on the platform ({found.status}) before it was started")
-        return found.state != "pending"
+        platform_job = self._query(job, subject)
+        if platform_job.was_never_run:
+            raise Permanent(
+                f"{subject}: the job was stopped on the platform ({platform_job.status}) before it was started"
+            )
+        return platform_job.state != "pending"
 
 
 def _platform_id(job: Job) -> Identifier:

@@ -24,8 +24,8 @@ class OutgoingFile:
     """One file to upload. gRPC reads its messages in another thread, where an exception would only be logged.
 
     The end of the messages means the end of the file, so the call is cancelled if the file cannot be read completely.
-    Some servers (sometimes Python's) treat a cancellation as the end, too: the platform may then have a part of the
-    file under its name until the upload is repeated. A job with such a file is never started.
+    Some servers (sometimes Python's) treat a cancellation as the end of the messages, too: then the platform may have
+    an incomplete file until the upload is repeated. A job with such a file is never started.
     """
 
     subject: str  # start of error messages
@@ -35,8 +35,8 @@ class OutgoingFile:
     size_bytes: int
     chunk_bytes: int
     source: BinaryIO = field(repr=False)
-    is_whole: bool = False  # every byte was given to gRPC
-    failure: Exception | None = None  # the reason if not
+    is_whole: bool = False  # gRPC has taken every byte
+    failure: Exception | None = None  # the reason why the file is not complete
     _call: CancellableCall | None = None
     _has_call: threading.Event = field(factory=threading.Event)
 
@@ -69,14 +69,16 @@ class OutgoingFile:
             yield pending_chunk
             pending_chunk = chunk
         if length != self.size_bytes:
-            found = "more" if length > self.size_bytes else f"only {length}"
-            raise Permanent(f"{self.subject}: the stored file has {found} bytes where {self.size_bytes} were recorded")
+            difference = "more" if length > self.size_bytes else f"only {length}"
+            raise Permanent(
+                f"{self.subject}: the stored file has {difference} bytes where {self.size_bytes} were recorded"
+            )
         yield pending_chunk
 
-    def _read(self, left: int) -> bytes:
+    def _read(self, remaining: int) -> bytes:
         """Read the next chunk. At most one byte more than expected is read, which shows that the file is too long."""
         try:
-            return self.source.read(min(self.chunk_bytes, left + 1))
+            return self.source.read(min(self.chunk_bytes, remaining + 1))
         except OSError as failure:
             raise Retriable(f"{self.subject}: reading the stored file failed ({type(failure).__name__})") from failure
 

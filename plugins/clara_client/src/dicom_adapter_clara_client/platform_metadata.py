@@ -11,7 +11,7 @@ from dicom_adapter import Job, Permanent
 
 KEY_BYTES = 128  # in UTF-8, like all sizes here
 VALUE_BYTES = 256
-TOTAL_BYTES = 4_000_000  # documented as "4 MB"; this is the smaller of its two meanings
+TOTAL_BYTES = 4_000_000  # documented as "4 MB"; the smaller of the two possible meanings
 RESERVED_BYTES = 1_000  # part of the total, reserved for `metadata_of_creation`
 REQUEST_BYTES = 1 << 20  # keys and values in one request: a quarter of gRPC's largest message
 

@@ -1,6 +1,6 @@
 """HTTP calls to the platform: send a request, and return the response or raise Retriable or Permanent.
 
-Whatever the platform sends, a call ends in time, limits its memory, and does not reveal the token.
+Whatever the platform sends, a call ends in time, uses limited memory, and does not reveal the token.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class FileBody:
     size_bytes: int
 
     def pieces(self, subject: str) -> Iterator[bytes]:
-        """Yield the file. Raises Permanent if its length is not `size_bytes`.
+        """Yield the file. Raises Permanent if the length of the file is not `size_bytes`.
 
         Each piece is yielded only after the next read, so that a file of wrong length never becomes a complete request.
         """
@@ -55,8 +55,8 @@ class FileBody:
 
     def _check(self, subject: str, sent: int, *, has_more: bool) -> None:
         if sent > self.size_bytes or has_more != (sent < self.size_bytes):
-            found = f"only {sent}" if sent < self.size_bytes else "more"
-            raise Permanent(f"{subject}: the stored file has {found} bytes where {self.size_bytes} were recorded")
+            length = f"only {sent}" if sent < self.size_bytes else "more"
+            raise Permanent(f"{subject}: the stored file has {length} bytes where {self.size_bytes} were recorded")
 
     def _read(self, subject: str) -> bytes:
         try:
@@ -81,7 +81,7 @@ class RestConnection:
     """HTTP client of one platform, with reused connections. Thread-safe."""
 
     def __init__(self, settings: ClaraRestSettings) -> None:
-        """Raises Retriable if a certificate file cannot be used: it may be replaced while the adapter runs."""
+        """Create the client. Raises Retriable for an unusable certificate file, because it may be replaced."""
         self._settings = settings
         self._endpoint = settings.endpoint.rstrip("/")
         self._deadline = Deadline()
@@ -106,14 +106,14 @@ class RestConnection:
         return answer
 
     def exchange(self, request: RestRequest) -> RestAnswer:
-        """Return the response with any status. Raises Retriable if there is none."""
+        """Return the response with any status. Raises Retriable if there is no response."""
         is_upload = isinstance(request.body, FileBody)
         seconds = self._settings.upload_timeout if is_upload else self._settings.timeout
         try:
             with self._deadline.within(seconds):
                 return self._perform(request)
         except FAILURES as failure:
-            # The cause is not chained: its text may quote headers.
+            # The cause is not chained, because its text may quote headers.
             raise Retriable(f"{request.subject}: {_described(failure, seconds)}") from None
 
     def _perform(self, request: RestRequest) -> RestAnswer:
@@ -140,7 +140,7 @@ def _tls(settings: ClaraRestSettings) -> ssl.SSLContext | None:
         context = _usable("ca-file", settings.ca_file, lambda: ssl.create_default_context(cafile=settings.ca_file))
     certificate = settings.client_certificate
     if certificate:
-        # The password keeps OpenSSL from asking for one on the terminal.
+        # Without a password argument, OpenSSL would ask for a password on the terminal.
         _usable(
             "client-certificate", certificate, lambda: context.load_cert_chain(certificate, settings.client_key, "")
         )

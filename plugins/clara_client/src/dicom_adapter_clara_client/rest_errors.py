@@ -72,34 +72,34 @@ class ProblemDetails:
 
 
 def problem_of(answer: RestAnswer) -> ProblemDetails:
-    """Return the problem that a response describes; an empty one if there is none."""
+    """Return the problem that a response describes; an empty one if the response has no problem document."""
     try:
-        found = json_object(answer)
+        document = json_object(answer)
     except ValueError:
         return ProblemDetails()
-    code = found.get("claraCode")
+    code = document.get("claraCode")
     return ProblemDetails(
-        name=_text(found, "type").rpartition("/")[2],
-        title=answer.quoted(_text(found, "title"), LONGEST_TITLE),
-        detail=answer.quoted(_text(found, "detail"), LONGEST_DETAIL),
+        name=_text(document, "type").rpartition("/")[2],
+        title=answer.quoted(_text(document, "title"), LONGEST_TITLE),
+        detail=answer.quoted(_text(document, "detail"), LONGEST_DETAIL),
         clara_code=code if type(code) is int and abs(code) < 2**31 else None,
     )
 
 
 def json_object(answer: RestAnswer) -> Json:
-    """Return the JSON object of a response. Raises ValueError with the reason if there is none."""
+    """Return the JSON object of a response. Raises ValueError with the reason if the body is not a JSON object."""
     if answer.defect:
         raise ValueError(answer.defect)
     media_type = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json" and not media_type.endswith("+json"):
         raise ValueError(f"it is {answer.quoted(media_type, LONGEST_HEADER) or 'of no declared type'}, not JSON")
     try:
-        found = json.loads(answer.body)
+        document = json.loads(answer.body)
     except (ValueError, RecursionError):
         raise ValueError("it is not valid JSON") from None
-    if not isinstance(found, dict):
+    if not isinstance(document, dict):
         raise ValueError("it is JSON, but not an object")  # noqa: TRY004 - callers catch ValueError
-    return found
+    return document
 
 
 def conflicts(answer: RestAnswer) -> bool:
@@ -116,7 +116,7 @@ def invalid_response(subject: str, answer: RestAnswer, why: str) -> Retriable:
 
 
 def refusal(subject: str, answer: RestAnswer, *, quoting: bool = True) -> Permanent | Retriable:
-    """Return the error for an unexpected response. Without `quoting`, its message omits the problem's detail."""
+    """Return the error for an unexpected response. Without `quoting`, the message omits the problem's detail."""
     if 200 <= answer.status < 300:
         return invalid_response(subject, answer, "the API does not define this status for the call")
     if 300 <= answer.status < 400:
@@ -152,6 +152,6 @@ def _phrase(status: int) -> str:
     return HTTPStatus(status).phrase if status in set(HTTPStatus) else ""
 
 
-def _text(found: Json, key: str) -> str:
-    value = found.get(key)
+def _text(document: Json, key: str) -> str:
+    value = document.get(key)
     return value if isinstance(value, str) else ""

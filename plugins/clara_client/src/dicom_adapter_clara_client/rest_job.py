@@ -42,7 +42,7 @@ class RestPage:
 
 
 def job_of(subject: str, answer: RestAnswer, job_id: str = "") -> RestJob:
-    """Return the job in a response. Raises Retriable if it has none, or a job with another id than `job_id`."""
+    """Return the job in a response. Raises Retriable if it has no job, or a job with another id than `job_id`."""
     try:
         job = _job(answer, json_object(answer))
     except ValueError as why:
@@ -53,10 +53,10 @@ def job_of(subject: str, answer: RestAnswer, job_id: str = "") -> RestJob:
 
 
 def page_of(subject: str, answer: RestAnswer) -> RestPage:
-    """Return the jobs in a response. Raises Retriable if it is not a page of jobs."""
+    """Return the jobs in a response. Raises Retriable if the response is not a page of jobs."""
     try:
-        found = json_object(answer)
-        jobs, token = found.get("jobs"), found.get("nextPageToken") or ""
+        document = json_object(answer)
+        jobs, token = document.get("jobs"), document.get("nextPageToken") or ""
         if not isinstance(jobs, list) or not isinstance(token, str):
             raise invalid_response(subject, answer, "it is not a page of jobs")
         return RestPage(jobs=tuple(_job(answer, job) for job in jobs), next_token=token)
@@ -67,49 +67,49 @@ def page_of(subject: str, answer: RestAnswer) -> RestPage:
 def check_metadata(subject: str, answer: RestAnswer) -> None:
     """Raise Retriable unless the response contains metadata."""
     try:
-        found = json_object(answer)
-        _metadata({"metadata": found.get("metadata")})
+        document = json_object(answer)
+        _metadata({"metadata": document.get("metadata")})
     except ValueError as why:
         raise invalid_response(subject, answer, str(why)) from None
 
 
-def _job(answer: RestAnswer, found: Any) -> RestJob:
-    if not isinstance(found, dict):
+def _job(answer: RestAnswer, document: Any) -> RestJob:
+    if not isinstance(document, dict):
         raise ValueError("it is JSON, but not an object")  # noqa: TRY004 - callers catch ValueError
     return RestJob(
-        job_id=_matching(found, "jobId", IDENTIFIER),
-        payload_id=_matching(found, "payloadId", IDENTIFIER),
-        state=_matching(found, "state", WORD),
-        status=_matching(found, "status", WORD),
-        was_started=_is_time(found, "startedAt"),
-        metadata=_metadata(found),
-        messages=answer.quoted(_messages(found), LONGEST_DETAIL),
+        job_id=_matching(document, "jobId", IDENTIFIER),
+        payload_id=_matching(document, "payloadId", IDENTIFIER),
+        state=_matching(document, "state", WORD),
+        status=_matching(document, "status", WORD),
+        was_started=_is_time(document, "startedAt"),
+        metadata=_metadata(document),
+        messages=answer.quoted(_messages(document), LONGEST_DETAIL),
     )
 
 
-def _matching(found: Json, key: str, pattern: re.Pattern[str]) -> str:
-    value = found.get(key)
+def _matching(document: Json, key: str, pattern: re.Pattern[str]) -> str:
+    value = document.get(key)
     if not isinstance(value, str) or not pattern.fullmatch(value):
         raise ValueError(f"its {key} is missing or invalid")
     return value
 
 
-def _is_time(found: Json, key: str) -> bool:
-    value = found.get(key)
+def _is_time(document: Json, key: str) -> bool:
+    value = document.get(key)
     if value is not None and not isinstance(value, str):
         raise ValueError(f"its {key} is not a time")
     return bool(value)
 
 
-def _metadata(found: Json) -> Mapping[str, str]:
-    value = found.get("metadata", {})
+def _metadata(document: Json) -> Mapping[str, str]:
+    value = document.get("metadata", {})
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise ValueError("its metadata is not an object of texts")
     return value
 
 
-def _messages(found: Json) -> str:
-    value: Any = found.get("messages", [])
+def _messages(document: Json) -> str:
+    value: Any = document.get("messages", [])
     if not isinstance(value, list) or not all(isinstance(message, str) for message in value):
         raise ValueError("its messages are not a list of texts")
     return "; ".join(value)

@@ -1,4 +1,4 @@
-"""The `clara-rest` submitter: hands jobs to a platform with the API of `docs/clara-rest-openapi.yaml`.
+"""The `clara-rest` submitter: submits jobs to a platform with the API of `docs/clara-rest-openapi.yaml`.
 
 step          request                                    why a repetition is harmless
 create_job    POST /v1/jobs                              it has an idempotency key, the job's id
@@ -31,9 +31,9 @@ from dicom_adapter_clara_client.rest_job import RestJob, check_metadata, job_of,
 from dicom_adapter_clara_client.rest_settings import ClaraRestSettings
 
 OK, CREATED, ACCEPTED, NO_CONTENT = HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.ACCEPTED, HTTPStatus.NO_CONTENT
-KEY_LIFETIME = timedelta(hours=23)  # the platform keeps a key for 24 hours; it is not older than the job
+KEY_LIFETIME = timedelta(hours=23)  # the platform keeps a key for 24 hours; a key is not older than its job
 CLOCK_MARGIN = timedelta(hours=1)  # maximum difference between the adapter's and the platform's clock
-PAGE_SIZE = 20  # jobs; with all their metadata they are shorter than LONGEST_ANSWER_BYTES
+PAGE_SIZE = 20  # jobs; a page with all metadata is shorter than LONGEST_ANSWER_BYTES
 MOST_PAGES = 500
 JOB_NOT_FOUND = "job-not-found"  # a problem type, see docs/clara-rest-openapi.yaml
 
@@ -107,15 +107,15 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
             refused = refusal(subject, answer)
             # Unless the job is missing, an operator may fix the reason of the refusal: polling continues.
             raise refused if _is_missing_job(answer) else Retriable(str(refused))
-        found = job_of(subject, answer, job.platform_job_id)
-        detail = "; ".join(text for text in (found.status, found.messages) if text)
-        return PlatformStatus(state=found.state, finished=found.state == "stopped", detail=detail)
+        platform_job = job_of(subject, answer, job.platform_job_id)
+        detail = "; ".join(text for text in (platform_job.status, platform_job.messages) if text)
+        return PlatformStatus(state=platform_job.state, finished=platform_job.state == "stopped", detail=detail)
 
     def cancel(self, job: Job) -> None:
         subject = _subject(job, "cancel")
         platform_job_id = job.platform_job_id or self._created_id(job, subject)
         if not platform_job_id:
-            return  # never created: nothing to stop
+            return  # the job was never created: there is nothing to stop
         path, body = f"/v1/jobs/{platform_job_id}:cancel", {"reason": "cancelled in dicom-adapter"}
         answer = self._connection.exchange(RestRequest(subject=subject, method="POST", path=path, body=body))
         if _is_missing_job(answer):
@@ -134,7 +134,7 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
             return self._open_connection
 
     def _add_all(self, job: Job, metadata: Mapping[str, str]) -> bool:
-        """Add metadata in one call. Return False if one of the keys is already present: then nothing was added."""
+        """Add metadata in one call. Return False, without any addition, if one of the keys is already present."""
         subject = _subject(job, "metadata")
         path, body = f"{_path(job)}/metadata", {"metadata": dict(metadata)}
         # The detail of a refusal may quote a value, which may be patient data.
@@ -156,16 +156,18 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
 
     def _check_started(self, job: Job, subject: str, refused: RestAnswer) -> None:
         """Raise an error unless the job was started already, by an earlier attempt of this call."""
-        found = self._query(job, subject)
-        if found.state == "pending":
+        platform_job = self._query(job, subject)
+        if platform_job.state == "pending":
             raise refusal(subject, refused)
-        if found.was_never_run:
-            raise Permanent(f"{subject}: the job was stopped on the platform ({found.status}) before it was started")
+        if platform_job.was_never_run:
+            raise Permanent(
+                f"{subject}: the job was stopped on the platform ({platform_job.status}) before it was started"
+            )
 
     def _created_id(self, job: Job, subject: str) -> str:
         """Return the platform's id of a job whose creation had no response; "" if it was not created."""
-        found = self._find(job, subject) if job.repeated else None
-        return found.job_id if found else ""
+        platform_job = self._find(job, subject) if job.repeated else None
+        return platform_job.job_id if platform_job else ""
 
     def _find(self, job: Job, subject: str) -> RestJob | None:
         """Return the platform's job that was created for `job`, or None."""
@@ -176,9 +178,9 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
                 RestRequest(subject=subject, method="GET", path=f"/v1/jobs?{urlencode(query)}", quoting=False), OK
             )
             page = page_of(subject, answer)
-            found = next((created for created in page.jobs if is_of_job(created.metadata, job)), None)
-            if found or not page.next_token:
-                return found
+            platform_job = next((created for created in page.jobs if is_of_job(created.metadata, job)), None)
+            if platform_job or not page.next_token:
+                return platform_job
             query["pageToken"] = page.next_token
         raise Retriable(
             f"{subject}: the platform has too many jobs to find the one that an earlier attempt may have created"

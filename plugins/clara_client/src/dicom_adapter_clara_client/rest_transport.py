@@ -29,7 +29,7 @@ class Deadline(threading.local):
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """Limit all calls inside to `seconds` in total."""
+        """Limit all calls within the `with` block to `seconds` in total."""
         self.end = time.monotonic() + seconds
         try:
             yield
@@ -40,10 +40,10 @@ class Deadline(threading.local):
         """Return the timeout for one operation. Raises `too_late` if the deadline has passed."""
         if self.end is None:
             return timeout
-        left = self.end - time.monotonic()
-        if left <= 0:
+        remaining = self.end - time.monotonic()
+        if remaining <= 0:
             raise too_late("the time for the call is over")
-        return max(SHORTEST_WAIT_S, left if timeout is None else min(timeout, left))
+        return max(SHORTEST_WAIT_S, remaining if timeout is None else min(timeout, remaining))
 
 
 class TimedStream(httpcore.NetworkStream):
@@ -70,17 +70,17 @@ class TimedStream(httpcore.NetworkStream):
 
     def close(self) -> None:
         """Close the connection and wake threads that wait for data, which closing the socket alone does not do."""
-        found = self._stream.get_extra_info("socket")
-        if isinstance(found, socket.socket):
+        connection = self._stream.get_extra_info("socket")
+        if isinstance(connection, socket.socket):
             try:
-                found.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass  # already closed by the peer
         self._stream.close()
 
 
 class TimedBackend(httpcore.NetworkBackend):
-    """Opens connections with the deadline of the running call."""
+    """Network backend whose connections have the deadline of the running call."""
 
     def __init__(self, deadline: Deadline) -> None:
         self._backend = httpcore.SyncBackend()

@@ -193,8 +193,8 @@ class Hostile(grpc.GenericRpcHandler):
             if answer == "silence":
                 self._stopping.wait()
                 return
-            found = answer(requests, context) if callable(answer) else [next(requests) and answer]
-            for message in found:
+            messages = answer(requests, context) if callable(answer) else [next(requests) and answer]
+            for message in messages:
                 yield message if isinstance(message, bytes) else message.SerializeToString()
 
         return grpc.stream_stream_rpc_method_handler(behave)

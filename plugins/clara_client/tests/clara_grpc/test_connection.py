@@ -22,7 +22,7 @@ from dicom_adapter_clara_client.grpc_settings import ClaraTls
 from dicom_adapter_clara_client.wire.jobs_pb2 import JobsListResponse
 
 Make = Callable[..., Any]
-LONG_S = 15.0  # far longer than any call here, shorter than the time limit of a test
+LONG_S = 15.0  # far longer than any call in these tests, shorter than the time limit of a test
 
 
 def free_port() -> int:
@@ -40,7 +40,7 @@ def test_opening_does_not_wait_for_the_platform(connect: Make, job: Job) -> None
 
 
 def test_a_restarted_platform_is_reconnected(make_site: Make, connect: Make, job: Job) -> None:
-    """The next call reconnects."""
+    """The next call after the restart reconnects."""
     site = make_site()
     submitter = connect(site.server.address)
     submitter.create_job(job)
@@ -124,7 +124,7 @@ def test_an_upload_has_its_own_deadline(size: int, hostile: Make, created: Job, 
 
 
 def test_reading_an_endless_list_ends(hostile: Make, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It ends with the call's deadline, or at the maximum length of the list."""
+    """Reading ends with the deadline of the call, or at the maximum length of the list."""
 
     def endless(requests: Any, context: Any) -> Any:
         while context.is_active():
@@ -191,7 +191,7 @@ def test_close_can_be_called_twice_or_without_open(connect: Make) -> None:
 
 
 def test_every_call_has_the_configured_metadata(hostile: Make, created: Job, make_upload: Make) -> None:
-    """Unary calls, uploads and lists have it."""
+    """Unary calls, uploads and lists have the metadata."""
     seen: list[dict[str, Any]] = []
 
     def record(requests: Any, context: Any) -> list[bytes]:
@@ -212,8 +212,8 @@ def test_every_call_has_the_configured_metadata(hostile: Make, created: Job, mak
     with pytest.raises(Retriable):
         submitter.create_job(evolve(created, repeated=True))
     assert 5 == len(seen)
-    assert {("Bearer t0ken", "north")} == {(found["authorization"], found["x-site"]) for found in seen}
-    assert all(found["user-agent"].startswith("dicom-adapter-clara-client") for found in seen)
+    assert {("Bearer t0ken", "north")} == {(metadata["authorization"], metadata["x-site"]) for metadata in seen}
+    assert all(metadata["user-agent"].startswith("dicom-adapter-clara-client") for metadata in seen)
 
 
 def test_a_token_in_the_platforms_text_is_removed(site: Any, connect: Make, job: Job) -> None:
@@ -230,9 +230,9 @@ def test_a_token_in_the_platforms_text_is_removed(site: Any, connect: Make, job:
 
 @pytest.fixture
 def authority(tmp_path: Path) -> trustme.CA:
-    found = trustme.CA()
-    found.cert_pem.write_to_path(tmp_path / "ca.pem")
-    return found
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    return authority
 
 
 def served(certificate: trustme.LeafCert, client_authority: trustme.CA | None = None) -> EmulatorTls:
@@ -269,7 +269,7 @@ def test_a_certificate_with_another_name_or_authority_is_refused(
 def test_a_client_certificate_is_sent(
     together: bool, tmp_path: Path, authority: trustme.CA, make_site: Make, connect: Make, job: Job
 ) -> None:
-    """Its key is in a separate file or in the same one. Without it, the platform refuses the connection."""
+    """The key is in a separate file or in the certificate's file. The platform refuses connections without one."""
     site = make_site(tls=served(authority.issue_cert("127.0.0.1"), authority))
     mine = authority.issue_cert("adapter.example")
     ca_file, both, certificate, key = (tmp_path / name for name in ("ca.pem", "both.pem", "cert.pem", "key.pem"))
@@ -290,7 +290,7 @@ def test_a_client_certificate_is_sent(
 def test_unusable_certificate_files_are_an_error_of_open(
     content: bytes | None, files: set[str], tmp_path: Path, connect: Make
 ) -> None:
-    """With gRPC alone each call would fail without a reason."""
+    """gRPC would not report such files: each call would fail without a reason."""
     wrong = tmp_path / "wrong.pem"
     if content is not None:
         wrong.write_bytes(content)

@@ -63,7 +63,7 @@ def listed(job_id: Identifier | None = ID, **more: Any) -> JobsListResponse:
     ],
 )
 def test_a_creation_without_valid_ids_is_retriable(answer: Any, expected: str, hostile: Make, job: Job) -> None:
-    """The job may exist, so the step is repeated, which first searches for the job."""
+    """The job may exist; the repeated step first searches for the job."""
     with pytest.raises(Retriable, match=f"create: .*({expected})") as raised:
         hostile({"Jobs.Create": answer}).create_job(job)
     assert len(str(raised.value)) < 600
@@ -92,7 +92,7 @@ def test_a_platform_without_the_service_faults_the_job(hostile: Make, job: Job) 
     ],
 )
 def test_an_invalid_status_is_retriable(answer: Any, expected: str, hostile: Make, created: Job) -> None:
-    """This holds for polling and for the steps that check the status."""
+    """The error is retriable in polling and in the steps that check the status."""
     submitter = hostile({"Jobs.Status": answer, "Jobs.Start": JobsStartResponse(state=JOB_STATE_RUNNING)})
     for step in (
         lambda: submitter.status(created),
@@ -106,22 +106,22 @@ def test_an_invalid_status_is_retriable(answer: Any, expected: str, hostile: Mak
 def test_job_ids_are_compared_without_case(hostile: Make, created: Job) -> None:
     """An id in upper case names the same job. An unknown status is reported by its number."""
     answer = status(job_id=Identifier(value=32 * "B"), status=77, messages=100 * ["x"], started=Timestamp(value=-1))
-    found = hostile({"Jobs.Status": answer}).status(created)
-    assert ("pending", False) == (found.state, found.finished)
-    assert "status 77; " + "; ".join(10 * "x") == found.detail
+    result = hostile({"Jobs.Status": answer}).status(created)
+    assert ("pending", False) == (result.state, result.finished)
+    assert "status 77; " + "; ".join(10 * "x") == result.detail
 
 
 @pytest.mark.parametrize("answer", [b"", JobsStartResponse(), b"\xff\xff\xff\xff"])
-def test_after_an_invalid_response_to_a_start_the_status_is_checked(answer: Any, hostile: Make, created: Job) -> None:
-    """Only a job that is not pending was started."""
+def test_an_invalid_response_to_a_start_causes_a_status_check(answer: Any, hostile: Make, created: Job) -> None:
+    """The job was started unless its status is pending."""
     with pytest.raises(Retriable, match=r"start: .*(without a job state|INTERNAL)"):
         hostile({"Jobs.Start": answer, "Jobs.Status": status()}).start(created)
     hostile({"Jobs.Start": answer, "Jobs.Status": status(state=JOB_STATE_RUNNING)}).start(created)
 
 
 @pytest.mark.parametrize("answer", [b"", JobsAddMetadataResponse(job_id=OTHER), b"\xff\xff\xff\xff"])
-def test_after_an_invalid_response_to_metadata_the_status_is_checked(answer: Any, hostile: Make, created: Job) -> None:
-    """Only entries in the job's status were added."""
+def test_an_invalid_response_to_metadata_causes_a_status_check(answer: Any, hostile: Make, created: Job) -> None:
+    """The entries in the job's status were added."""
     with pytest.raises(Retriable, match=r"metadata: .*(without a job id|another job|INTERNAL)"):
         hostile({"Jobs.AddMetadata": answer, "Jobs.Status": status()}).add_metadata(created, created.metadata)
     present = status(metadata={"Instances": "2"})
@@ -131,18 +131,18 @@ def test_after_an_invalid_response_to_metadata_the_status_is_checked(answer: Any
 # --- search for a job whose creation was lost ------------------------------------------------------------------------
 
 
-def found_in(hostile: Make, job: Job, *listing: JobsListResponse, **answers: Any) -> PlatformJob:
+def find_job_in(hostile: Make, job: Job, *listing: JobsListResponse, **answers: Any) -> PlatformJob:
     submitter = hostile({"Jobs.List": lambda requests, context: listing, **answers})
-    found = submitter.create_job(evolve(job, repeated=True))
-    assert isinstance(found, PlatformJob)
-    return found
+    platform_job = submitter.create_job(evolve(job, repeated=True))
+    assert isinstance(platform_job, PlatformJob)
+    return platform_job
 
 
 def test_a_payload_missing_in_the_list_is_read_from_the_status(hostile: Make, job: Job) -> None:
     """The list may omit payload ids."""
     ours = listed(metadata={IDEMPOTENCY_KEY: job.job_id})
-    found = found_in(hostile, job, listed(OTHER, metadata={"a": "b"}), ours, **{"Jobs.Status": status()})
-    assert PlatformJob(job_id=ID.value, payload_id=PAYLOAD.value) == found
+    platform_job = find_job_in(hostile, job, listed(OTHER, metadata={"a": "b"}), ours, **{"Jobs.Status": status()})
+    assert PlatformJob(job_id=ID.value, payload_id=PAYLOAD.value) == platform_job
 
 
 def test_jobs_of_a_list_without_metadata_are_queried(hostile: Make, job: Job) -> None:
@@ -156,7 +156,7 @@ def test_jobs_of_a_list_without_metadata_are_queried(hostile: Make, job: Job) ->
         yield status(job_id=Identifier(value=queried[-1]), metadata=metadata)
 
     name = "lung-segment-it-20240501120000"
-    found = found_in(
+    platform_job = find_job_in(
         hostile,
         job,
         listed(Identifier(value=32 * "1"), created=Timestamp(value=10)),
@@ -165,7 +165,7 @@ def test_jobs_of_a_list_without_metadata_are_queried(hostile: Make, job: Job) ->
         listed(Identifier(value=32 * "4"), created=Timestamp(value=40)),
         **{"Jobs.Status": answer_status},
     )
-    assert PlatformJob(job_id=ID.value, payload_id=PAYLOAD.value) == found
+    assert PlatformJob(job_id=ID.value, payload_id=PAYLOAD.value) == platform_job
     assert [32 * "2", ID.value] == queried
 
 
@@ -175,13 +175,13 @@ def test_jobs_of_a_list_without_metadata_are_queried(hostile: Make, job: Job) ->
         [],
         [JobsListResponse()],
         [listed(OTHER, metadata={IDEMPOTENCY_KEY: 32 * "9"})],
-        [listed(OTHER), listed(OTHER, metadata={"a": "b"}), listed(OTHER)],  # it has metadata
+        [listed(OTHER), listed(OTHER, metadata={"a": "b"}), listed(OTHER)],  # the second job has metadata
     ],
 )
 def test_a_job_that_is_not_listed_is_created(listing: list[JobsListResponse], hostile: Make, job: Job) -> None:
-    """An empty list has no message, or one without a job. `Jobs.Status` is not called: the server does not have it."""
+    """An empty list has no message, or one message without a job. `Jobs.Status` is not called."""
     answer = JobsCreateResponse(job_id=ID, payload_id=PAYLOAD)
-    assert ID.value == found_in(hostile, job, *listing, **{"Jobs.Create": answer}).job_id
+    assert ID.value == find_job_in(hostile, job, *listing, **{"Jobs.Create": answer}).job_id
 
 
 @pytest.mark.parametrize(
@@ -193,10 +193,10 @@ def test_a_job_that_is_not_listed_is_created(listing: list[JobsListResponse], ho
         [listed(None)],
     ],
 )
-def test_after_an_invalid_list_no_job_is_created(listing: list[JobsListResponse], hostile: Make, job: Job) -> None:
+def test_an_invalid_list_creates_no_job(listing: list[JobsListResponse], hostile: Make, job: Job) -> None:
     """The error is retriable, so that the list is requested again later."""
     with pytest.raises(Retriable, match="create: the platform"):
-        found_in(hostile, job, *listing, **{"Jobs.Create": b"must not be called"})
+        find_job_in(hostile, job, *listing, **{"Jobs.Create": b"must not be called"})
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,4 +1,4 @@
-"""The `clara-grpc` submitter against the emulator: every step, also repeated, lost and refused."""
+"""The `clara-grpc` submitter against the emulator: every step, also with repeated, lost and refused calls."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_no_step_takes_effect_twice_after_a_lost_response(
     submit: Make,
     make_upload: Make,
 ) -> None:
-    """There is one job with one start, and each key and file once, whether the lost call took effect or not."""
+    """The platform has one job with one start, and each key and file once, whether the lost call took effect or not."""
     site.fail(call, loss)
     submit(submitter, job, [make_upload(b"first", 0), make_upload(b"second", 1)])
     (found,) = site.platform.jobs.list()
@@ -134,7 +134,7 @@ def test_a_job_without_further_metadata_needs_no_call(site: Any, submitter: Clar
 
 
 def test_large_metadata_is_added_completely(site: Any, submitter: ClaraGrpcSubmitter, job: Job) -> None:
-    """It is split into several messages, because of gRPC's limit, and can be read back."""
+    """The metadata is split into several messages, because of gRPC's limit, and can be read back."""
     submitter.create_job(job)
     job = known(site, job)
     metadata = {f"{number:0128}": 256 * "v" for number in range(10_000)}
@@ -223,7 +223,7 @@ def test_a_refused_cancellation_of_a_running_job_is_raised(site: Any, submitter:
 
 
 def test_an_unknown_pipeline_faults_the_job(submitter: ClaraGrpcSubmitter, job: Job) -> None:
-    """A retry cannot succeed: the configuration is wrong."""
+    """A retry cannot succeed, because the configuration is wrong."""
     with pytest.raises(Permanent, match=r"create: the platform answered -0x1001 \(no such pipeline\): .*f{32}"):
         submitter.create_job(evolve(job, pipeline_id=32 * "f"))
     with pytest.raises(Permanent, match=r"-0x1000 \(pipeline id malformed\)"):
@@ -260,7 +260,7 @@ def test_a_refused_status_is_retriable(status: str, site: Any, submitter: ClaraG
 def test_errors_quote_the_platforms_text(
     call: str, site: Any, submitter: ClaraGrpcSubmitter, job: Job, make_upload: Make
 ) -> None:
-    """Errors of metadata do not, because the text may contain patient data."""
+    """Only errors of metadata do not quote the text, because it may contain patient data."""
     submitter.create_job(job)
     known_job = known(site, job)
     steps: dict[str, Callable[[], object]] = {

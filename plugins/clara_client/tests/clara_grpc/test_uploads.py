@@ -38,10 +38,10 @@ class Reader(BytesIO):
         self._failure = failure
 
     def read(self, size: int | None = -1) -> bytes:
-        found = super().read(size)
-        if not found:
+        data = super().read(size)
+        if not data:
             raise self._failure
-        return found
+        return data
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def ready(submitter: ClaraGrpcSubmitter, job: Job) -> Job:
 
 
 def stored(site: Any, job: Job) -> list[bytes]:
-    """Return the job's files on the platform."""
+    """Return the contents of the job's files on the platform."""
     payloads = site.platform.payloads
     names = [file.name for file in payloads.details(job.platform_payload_id).files]
     return [payloads.download(job.platform_payload_id, name)[1].read() for name in names]
@@ -92,7 +92,7 @@ def test_a_repeated_upload_replaces_the_file(
 def test_a_refused_upload_succeeds_if_the_file_is_complete(
     listed: str, created: Job, hostile: Make, make_upload: Make
 ) -> None:
-    """A platform that does not replace files may have it from the first attempt, listed relative to the root."""
+    """A platform that does not replace files may have the file from the first attempt, listed relative to the root."""
     file = PayloadFileDetails(name=listed, size=4)
     submitter = hostile(
         {
@@ -191,7 +191,7 @@ def test_a_file_that_cannot_be_read_completely_is_not_stored(
     make_upload: Make,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The core checks the data at the end of the file, so the upload must not be complete before."""
+    """The core checks the data at the end of the file, so the upload must not be completed earlier."""
     data = bytes(size)
     with pytest.raises(type(expected), match=re.escape(str(expected))):
         submitter.upload(ready, make_upload(data, opener=lambda: Reader(data, failure)))
@@ -212,7 +212,7 @@ def test_a_file_of_wrong_size_is_not_stored(
     ready: Job,
     make_upload: Make,
 ) -> None:
-    """The stored file is not the one that was received."""
+    """The stored file has another size than the received instance."""
     with pytest.raises(Permanent, match=f"the stored file has {found} bytes where {size} were recorded"):
         submitter.upload(ready, make_upload(bytes(length), size=size))
     assert_not_complete(site, ready, length)
@@ -221,14 +221,14 @@ def test_a_file_of_wrong_size_is_not_stored(
 def assert_not_complete(site: Any, job: Job, size: int) -> None:
     """Assert that a file of one chunk was not stored, and that at most a part of a longer file was."""
     sizes = [len(data) for data in stored(site, job)]
-    assert sizes == [] if size <= MIB else all(found < size for found in sizes)
+    assert sizes == [] if size <= MIB else all(stored_size < size for stored_size in sizes)
 
 
 @pytest.mark.parametrize("kind", [CallFaultKind.STATUS, CallFaultKind.CODE])
 def test_a_refusal_in_the_middle_ends_the_upload(
     kind: CallFaultKind, site: Any, submitter: ClaraGrpcSubmitter, ready: Job, make_upload: Make
 ) -> None:
-    """The rest is not sent, and the file is closed."""
+    """The remaining chunks are not sent, and the file is closed."""
     reader = BytesIO(bytes(64 * MIB))
     site.fail("Payloads.Upload", kind, status="INTERNAL", code=-0x3002)
     with pytest.raises(Retriable, match=r"INTERNAL: as demanded|-0x3002: as demanded"):

@@ -102,8 +102,8 @@ class Site:
 
     def connect(self, **settings: Any) -> ClaraRestSubmitter:
         context = SubmitterContext(name="clara", data_folder=self._tmp_path / "never-used")
-        found = ClaraRestSettings(**{"endpoint": self.server.url, "timeout": 10.0, **settings})
-        submitter = ClaraRestSubmitter(found, context)
+        table = {"endpoint": self.server.url, "timeout": 10.0, **settings}
+        submitter = ClaraRestSubmitter(ClaraRestSettings(**table), context)
         submitter.open()
         self._submitters.append(submitter)
         return submitter
@@ -126,11 +126,11 @@ class Site:
         return [record.call for record in self.log.calls() if record.call.startswith(prefix)]
 
     def files(self, job: Job) -> dict[str, bytes]:
-        found = {}
+        contents = {}
         for file in self.platform.payloads.details(job.platform_payload_id).files:
             with self.platform.payloads.download(job.platform_payload_id, file.name)[1] as source:
-                found[file.name] = source.read()
-        return found
+                contents[file.name] = source.read()
+        return contents
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def site(make_site: Callable[..., Site]) -> Site:
 
 
 class Hostile:
-    """A server that reads requests one after the other, and runs the next script for each."""
+    """A server that reads requests one after the other, and runs the next script for each request."""
 
     def __init__(
         self, *scripts: bytes | Callable[[socket.socket], None], context: ssl.SSLContext | None = None
@@ -169,12 +169,12 @@ class Hostile:
 
     def close(self) -> None:
         self._scripts.clear()
-        for one in [self._listener, *self._open]:
+        for connection in [self._listener, *self._open]:
             try:
-                one.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RDWR)
             except OSError:
-                pass  # closed by the other side
-            one.close()
+                pass  # closed by the peer
+            connection.close()
         self._thread.join(MOST_S)
 
     def _accept(self) -> None:
@@ -238,5 +238,5 @@ def against(tmp_path: Path) -> Iterator[Callable[..., TestedSubmitter]]:
         return submitter
 
     yield connect
-    for one in opened:
-        one.close()
+    for each in opened:
+        each.close()

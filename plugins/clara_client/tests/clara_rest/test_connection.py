@@ -21,7 +21,7 @@ from dicom_adapter import (
 )
 
 PATIENT = "SECRET^PATIENT"
-TIMEOUT_S = 0.5  # for calls that have to time out
+TIMEOUT_S = 0.5  # timeout of calls that have to time out
 MOST_S = 30.0  # maximum duration of a call on a busy machine
 GOOD: dict[str, Any] = {"jobId": 32 * "1", "payloadId": 32 * "2", "state": "pending", "status": "healthy"}
 Against = Callable[..., Any]
@@ -113,7 +113,7 @@ def test_an_upload_that_is_not_read_times_out(against: Against, an_instance: Mak
 
 
 def test_headers_conform_to_the_api(against: Against, an_instance: MakeUpload, known: Job) -> None:
-    """The key is quoted, nothing is compressed, uploads have a length, and all else is JSON."""
+    """The key is quoted, nothing is compressed, uploads have a length, and all other bodies are JSON."""
     submitter = against(answer(GOOD), answer(b"", "201 Created", "X: y"))
     submitter.create_job(known)
     submitter.upload(known, an_instance(0, b"x" * 100_000))
@@ -162,7 +162,7 @@ def test_an_unknown_authority_is_not_trusted(against: Against, server_context: s
 def test_a_client_certificate_is_sent(
     against: Against, server_context: ssl.SSLContext, certificate: tuple[Path, Path], known: Job
 ) -> None:
-    """The platform requires one."""
+    """The platform requires a client certificate."""
     server_context.verify_mode = ssl.CERT_REQUIRED
     server_context.load_verify_locations(certificate[0])
     tls = {"context": server_context, "ca_file": certificate[0], "timeout": MOST_S}

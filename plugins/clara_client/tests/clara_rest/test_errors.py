@@ -60,7 +60,7 @@ def test_an_error_is_short_and_printable(site: Any, job: Job) -> None:
 
 
 def test_retry_after_is_quoted(site: Any, job: Job) -> None:
-    """It only informs the operator, because the core has its own pauses."""
+    """The value only informs the operator, because the core computes the pauses."""
     site.fail("Jobs.Create", CallFaultKind.STATUS, status=503)
     with pytest.raises(Retriable, match="it asks to retry after 1 s"):
         site.submitter.create_job(job)
@@ -123,7 +123,7 @@ def test_the_token_is_sent_with_every_call(make_site: Callable[..., Any], job: J
 
 
 def test_the_token_is_never_shown(make_site: Callable[..., Any], job: Job) -> None:
-    """It is neither in errors, even if the platform repeats it, nor in any `repr`."""
+    """The token is neither in errors, even if the platform repeats the token, nor in any `repr`."""
     token = "private/0123456789"
     site = make_site()
     submitter = site.connect(token=Secret(token))

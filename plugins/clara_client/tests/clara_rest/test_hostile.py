@@ -21,7 +21,7 @@ from dicom_adapter import (
 )
 
 PATIENT = "SECRET^PATIENT"
-TIMEOUT_S = 0.5  # for calls that have to time out
+TIMEOUT_S = 0.5  # timeout of calls that have to time out
 FOREVER_S = 300.0  # longer than the time limit of a test
 HTML = b"<!doctype html><html><h1>Please log in</h1></html>"
 GOOD: dict[str, Any] = {"jobId": 32 * "1", "payloadId": 32 * "2", "state": "pending", "status": "healthy"}
@@ -128,7 +128,7 @@ def test_a_valid_response_is_accepted(against: Against, known: Job) -> None:
 def test_a_response_that_is_not_a_valid_job_is_retriable(
     against: Against, script: Any, reason: str, known: Job
 ) -> None:
-    """Its status is success, but it does not come from the platform, so the step is retried."""
+    """The status is success, but the response is not from the platform, so the step is retried."""
     with pytest.raises(Retriable, match=reason) as raised:
         against(script, **time_for(script)).create_job(known)
     assert "is not one of a Clara REST API" in str(raised.value)
@@ -160,7 +160,7 @@ def test_a_missing_or_invalid_response_is_retriable(against: Against, script: An
 def test_a_login_page_does_not_count_as_an_upload(
     against: Against, status: str, an_instance: MakeUpload, known: Job
 ) -> None:
-    """Otherwise the instance would count as uploaded, and be deleted."""
+    """Otherwise the adapter would delete the instance as uploaded."""
     with pytest.raises(Retriable, match="the API does not define this status"):
         against(html(status)).upload(known, an_instance(0, b"x" * 100_000))
 
@@ -168,7 +168,7 @@ def test_a_login_page_does_not_count_as_an_upload(
 @pytest.mark.parametrize("step", ["start", "cancel", "status", "add_metadata"])
 @pytest.mark.parametrize("status", ["200 OK", "202 Accepted", "204 No Content"])
 def test_a_login_page_does_not_count_as_success(against: Against, step: str, status: str, known: Job) -> None:
-    """This holds for every step."""
+    """Every step raises an error."""
     arguments = [{"a": "b"}] if step == "add_metadata" else []
     script = html(status) if not status.startswith("204") else answer(b"", status)
     with pytest.raises(Retriable, match="is not one of a Clara REST API"):
@@ -224,7 +224,7 @@ def test_an_endless_list_is_retriable(against: Against, monkeypatch: pytest.Monk
 def test_an_error_page_is_classified_by_its_status(
     against: Against, script: bytes, expected: type[Exception], known: Job
 ) -> None:
-    """Its content does not matter, except a valid problem type."""
+    """The content of the page does not matter, except a valid problem type."""
     with pytest.raises(expected, match=r"the platform answered [45]"):
         against(script).create_job(known)
 

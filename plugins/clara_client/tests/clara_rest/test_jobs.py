@@ -34,14 +34,19 @@ def test_a_job_is_created_filled_and_started(site: Any, an_instance: MakeUpload)
     for position, data in enumerate((b"first", b"second")):
         site.submitter.upload(job, an_instance(position, data))
     site.submitter.start(job)
-    found = site.platform.jobs.status(job.platform_job_id)
+    platform_job = site.platform.jobs.status(job.platform_job_id)
     assert ("lung-nodules-20260901120000", PIPELINE, JobPriority.HIGHER) == (
-        found.name,
-        found.pipeline_id,
-        found.priority,
+        platform_job.name,
+        platform_job.pipeline_id,
+        platform_job.priority,
     )
-    assert (ClaraJobState.RUNNING, job.platform_payload_id) == (found.state, found.payload_id)
-    assert {"Source": "LUNG", "Instances": "2", "00080060": "CT", "dicom-adapter-job": job.job_id} == found.metadata
+    assert (ClaraJobState.RUNNING, job.platform_payload_id) == (platform_job.state, platform_job.payload_id)
+    assert {
+        "Source": "LUNG",
+        "Instances": "2",
+        "00080060": "CT",
+        "dicom-adapter-job": job.job_id,
+    } == platform_job.metadata
     assert {"input/dcm/000000-1.2.0.dcm": b"first", "input/dcm/000001-1.2.1.dcm": b"second"} == site.files(job)
 
 
@@ -58,22 +63,22 @@ def test_a_job_with_a_lost_creation_is_created_once(site: Any, kind: CallFaultKi
     site.fail("Jobs.Create", kind)
     with pytest.raises(Retriable):
         site.submitter.create_job(job)
-    made = site.submitter.create_job(evolve(job, repeated=True))
-    assert [(made.job_id, made.payload_id)] == [(job.job_id, job.payload_id) for job in site.platform.jobs.list()]
+    created = site.submitter.create_job(evolve(job, repeated=True))
+    assert [(created.job_id, created.payload_id)] == [(job.job_id, job.payload_id) for job in site.platform.jobs.list()]
 
 
 def test_a_restarted_platform_still_knows_idempotency_keys(
     make_site: Callable[..., Any], tmp_path: Path, job: Job
 ) -> None:
-    """The repeated call returns the only job. Fails if the emulator keeps its keys only in memory."""
+    """The repeated call returns the only job. Verified to fail when the emulator keeps its keys only in memory."""
     first = make_site(folder=tmp_path / "platform")
     first.fail("Jobs.Create", CallFaultKind.DROP)
     with pytest.raises(Retriable):
         first.submitter.create_job(job)
     first.server.stop()
     second = make_site(folder=tmp_path / "platform")
-    made = second.submitter.create_job(evolve(job, repeated=True))
-    assert [made.job_id] == [job.job_id for job in second.platform.jobs.list()]
+    created = second.submitter.create_job(evolve(job, repeated=True))
+    assert [created.job_id] == [job.job_id for job in second.platform.jobs.list()]
 
 
 @pytest.mark.parametrize("after", [timedelta(hours=30), timedelta(days=9)])
@@ -82,11 +87,11 @@ def test_a_job_whose_key_has_expired_is_found_by_its_metadata(site: Any, job: Jo
     now = job.created_at
     job = evolve(job, created_at=now - after)
     site.now = now - after
-    made = site.submitter.create_job(job)
+    created = site.submitter.create_job(job)
     for number in range(25):
         site.platform.create_job(PIPELINE, f"other-{number}", metadata={"dicom-adapter-job": f"{number:032x}0"})
     site.now = now
-    assert made == site.submitter.create_job(evolve(job, repeated=True))
+    assert created == site.submitter.create_job(evolve(job, repeated=True))
     assert 26 == len(site.platform.jobs.list())
 
 
@@ -97,13 +102,13 @@ def test_a_job_that_is_not_found_after_a_day_is_created(site: Any, job: Job) -> 
 
 
 def test_metadata_is_sent_in_one_call(site: Any) -> None:
-    """Without errors, all entries are sent together."""
+    """All entries are sent together."""
     job = site.created()
     site.submitter.add_metadata(job, {"a": "1", "b": "2", "c": "3"})
     assert ["Jobs.Create", "Jobs.AddMetadata"] == site.calls()
 
 
-def test_without_further_metadata_there_is_no_call(site: Any) -> None:
+def test_a_job_without_further_metadata_needs_no_call(site: Any) -> None:
     """Metadata that was sent with the creation is not sent again."""
     site.submitter.add_metadata(site.created(), {"Source": "LUNG"})
     assert ["Jobs.Create"] == site.calls()
@@ -119,8 +124,8 @@ def test_metadata_with_a_lost_response_is_added_once(site: Any, kind: CallFaultK
     with pytest.raises(Retriable):
         site.submitter.add_metadata(job, wanted)
     site.submitter.add_metadata(evolve(job, repeated=repeated), wanted)
-    found = site.platform.jobs.status(job.platform_job_id).metadata
-    assert {"Source": "LUNG", "dicom-adapter-job": job.job_id, **wanted} == found
+    metadata = site.platform.jobs.status(job.platform_job_id).metadata
+    assert {"Source": "LUNG", "dicom-adapter-job": job.job_id, **wanted} == metadata
 
 
 def test_metadata_that_is_present_already_is_replaced(site: Any) -> None:
@@ -148,7 +153,7 @@ def test_an_error_of_metadata_quotes_no_value(site: Any) -> None:
 @pytest.mark.parametrize("kind", LOSSES)
 @pytest.mark.parametrize("pause", [timedelta(0), timedelta(hours=25)])
 def test_a_start_with_a_lost_response_starts_the_job_once(site: Any, kind: CallFaultKind, pause: timedelta) -> None:
-    """This holds even after the key has expired: a job that is not pending was started."""
+    """The job is not started again even after the key has expired: a job that is not pending was started."""
     job = site.created()
     site.fail("Jobs.Start", kind)
     with pytest.raises(Retriable):
@@ -176,7 +181,7 @@ def test_a_job_cancelled_before_its_start_cannot_be_started(site: Any) -> None:
 
 
 def test_the_status_is_that_of_the_platform(site: Any) -> None:
-    """It has the platform's state, status and messages."""
+    """The status has the platform's state, status and messages."""
     job = site.created()
     seen = [site.submitter.status(job)]
     site.submitter.start(job)

@@ -1,4 +1,4 @@
-"""Settings of the `clara-rest` submitter, and errors of invalid ones."""
+"""Settings of the `clara-rest` submitter, and errors of invalid settings."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_key_needs_its_certificate() -> None:
 
 @pytest.mark.parametrize("name", ["ca_file", "client_certificate"])
 def test_certificates_need_tls(name: str) -> None:
-    """With http:// they would be ignored silently."""
+    """With http:// the certificates would be ignored silently."""
     settings: dict[str, Any] = {"endpoint": "http://x.example", name: Path("file.pem")}
     with pytest.raises(ValueError, match="need an endpoint that begins with https://"):
         ClaraRestSettings(**settings)

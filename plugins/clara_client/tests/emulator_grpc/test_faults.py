@@ -74,16 +74,16 @@ def test_a_truncated_upload_stores_no_file(site: Any) -> None:
     assert 2 == site.upload(job.payload_id.value, "1", b"a", b"b").details.size
 
 
-@pytest.mark.parametrize(("size", "left"), [(10, 5), (3 * MIB, 2 * MIB)])
-def test_a_truncated_download_ends_early_with_status_ok(site: Any, size: int, left: int) -> None:
-    """The details have the whole size, so only a client that counts the bytes detects it."""
+@pytest.mark.parametrize(("size", "received"), [(10, 5), (3 * MIB, 2 * MIB)])
+def test_a_truncated_download_ends_early_with_status_ok(site: Any, size: int, received: int) -> None:
+    """The details have the whole size, so only a client that counts the bytes detects the truncation."""
     job = site.create()
     site.upload(job.payload_id.value, "1", bytes(size))
     site.faults.add(CallFault(call="Payloads.Download", kind=CallFaultKind.TRUNCATE))
     answers = list(
         site.payloads.Download(payloads_pb2.PayloadsDownloadRequest(payload_id=job.payload_id, name="input/1"))
     )
-    assert (size, left) == (answers[0].details.size, sum(len(answer.data) for answer in answers))
+    assert (size, received) == (answers[0].details.size, sum(len(answer.data) for answer in answers))
 
 
 def test_a_delayed_call_is_still_performed(site: Any) -> None:

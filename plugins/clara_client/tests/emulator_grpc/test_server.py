@@ -21,7 +21,7 @@ LUNG = 32 * "a"
 
 
 def test_stopping_does_not_wait_for_delays(site: Any) -> None:
-    """A delayed call is aborted."""
+    """A stop aborts a delayed call."""
     faults = Faults([CallFault(kind=CallFaultKind.DELAY, seconds=3600)])
     server = serve(EmulatedPlatform(pipelines="any"), faults=faults)
     with grpc.insecure_channel(server.address) as channel:

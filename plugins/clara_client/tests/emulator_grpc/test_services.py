@@ -84,7 +84,7 @@ def test_an_empty_list_is_one_message_without_a_job(site: Any) -> None:
 
 
 def test_jobs_are_listed_by_filter(site: Any) -> None:
-    """All conditions must hold; each lists alternatives."""
+    """All conditions must hold; each condition lists alternatives."""
     lung, heart = site.create(LUNG), site.create(HEART)
     site.jobs.Cancel(jobs_pb2.JobsCancelRequest(job_id=lung.job_id, reason="not needed"))
 
@@ -150,12 +150,12 @@ def test_sizes_in_upload_messages_are_ignored(site: Any) -> None:
 def test_every_message_of_an_upload_names_its_file(site: Any) -> None:
     """An upload with a message for another file or payload is refused."""
     job = site.create()
-    for other in (
+    for message in (
         site.upload_request(job.payload_id.value, "2", b"x"),
         site.upload_request(32 * "0", "1", b"x"),
         payloads_pb2.PayloadsUploadRequest(data=b"x"),
     ):
-        answer = site.payloads.Upload(iter([site.upload_request(job.payload_id.value, "1", b"x"), other]))
+        answer = site.payloads.Upload(iter([site.upload_request(job.payload_id.value, "1", b"x"), message]))
         assert ClaraCode.FILE_NAME_INVALID == answer.header.code
     assert [] == site.files(job.payload_id.value)
 
@@ -174,7 +174,7 @@ def test_a_cancelled_upload_stores_no_file(site: Any) -> None:
     sent.wait(30)
     call.cancel()
     [record] = site.log.wait_for("Payloads.Upload")
-    never.set()  # only now: otherwise the end of the stream could arrive before the cancellation
+    never.set()  # set after the cancellation: otherwise the end of the stream could arrive before it
     assert (CallOutcome.FAILED, []) == (record.outcome, site.files(job.payload_id.value))
 
 
@@ -185,7 +185,7 @@ def test_reusable_payloads_are_inputs_of_jobs(site: Any) -> None:
     added = site.payloads.AddMetadata(
         payloads_pb2.PayloadsAddMetadataRequest(payload_id=created.payload_id, metadata={"b": "2"})
     )
-    left = site.payloads.RemoveMetadata(
+    remaining = site.payloads.RemoveMetadata(
         payloads_pb2.PayloadsRemoveMetadataRequest(payload_id=created.payload_id, keys=["a"])
     )
     request = site.create_request()
@@ -194,7 +194,7 @@ def test_reusable_payloads_are_inputs_of_jobs(site: Any) -> None:
     removed = site.payloads.Remove(payloads_pb2.PayloadsRemoveRequest(payload_id=created.payload_id, name="atlas"))
     deleted = site.payloads.Delete(payloads_pb2.PayloadsDeleteRequest(payload_id=created.payload_id))
     assert payloads_pb2.PAYLOAD_TYPE_REUSABLE == created.type
-    assert ({"a": "1", "b": "2"}, {"b": "2"}) == (dict(added.metadata), dict(left.metadata))
+    assert ({"a": "1", "b": "2"}, {"b": "2"}) == (dict(added.metadata), dict(remaining.metadata))
     assert (["input/atlas"], 0, 0) == (site.files(job.payload_id.value), removed.header.code, deleted.header.code)
 
 

@@ -50,11 +50,11 @@ class RestEmulator:
     def problem(answer: httpx.Response) -> tuple[int, str]:
         """Check a problem document, and return its status and name."""
         assert "application/problem+json" == answer.headers["content-type"]
-        found = answer.json()
-        assert answer.status_code == found["status"]
-        assert found["title"]
-        assert answer.request.url.path == unquote(found["instance"])
-        return answer.status_code, found["type"].removeprefix("/problems/")
+        document = answer.json()
+        assert answer.status_code == document["status"]
+        assert document["title"]
+        assert answer.request.url.path == unquote(document["instance"])
+        return answer.status_code, document["type"].removeprefix("/problems/")
 
 
 @pytest.fixture

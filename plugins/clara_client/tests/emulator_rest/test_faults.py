@@ -121,7 +121,7 @@ def test_a_fault_can_return_a_header_code(emulator: Any, code: int, expected: tu
 
 
 def test_a_fault_can_be_limited_to_a_pipeline(emulator: Any) -> None:
-    """It applies to all calls with the ids of the pipeline, its jobs and their payloads."""
+    """The fault applies to all calls with the ids of the pipeline, its jobs and their payloads."""
     job = emulator.new_job()
     emulator.faults.add(CallFault(kind=CallFaultKind.STATUS, times=None, pipeline_id=32 * "b"))
     emulator.faults.add(CallFault(kind=CallFaultKind.STATUS, times=None, pipeline_id=PIPELINE, protocol="rest"))
@@ -166,7 +166,7 @@ def test_the_token_is_checked_before_faults(make_emulator: Callable[..., Any]) -
 def test_two_servers_can_share_a_platform() -> None:
     """Changes through one server are visible through the other."""
     platform = EmulatedPlatform(pipelines="any")
-    with serve(platform) as one, serve(platform) as two:
-        made = httpx.post(f"{one.url}/v1/jobs", json=BODY, headers={"Idempotency-Key": '"k"'}, trust_env=False).json()
-        seen = httpx.get(f"{two.url}/v1/jobs/{made['jobId']}", trust_env=False)
+    with serve(platform) as first, serve(platform) as second:
+        job = httpx.post(f"{first.url}/v1/jobs", json=BODY, headers={"Idempotency-Key": '"k"'}, trust_env=False).json()
+        seen = httpx.get(f"{second.url}/v1/jobs/{job['jobId']}", trust_env=False)
     assert 200 == seen.status_code

@@ -36,7 +36,7 @@ def test_a_file_can_be_empty(emulator: Any, files: str) -> None:
 
 
 def test_a_large_file_is_downloaded_unchanged(emulator: Any, files: str, tmp_path: Path) -> None:
-    """It is streamed in both directions, with or without a Content-Length."""
+    """The file is streamed in both directions, with or without a Content-Length."""
     data = bytes(range(256)) * 20_000
     emulator.client.put(f"{files}/input/large", content=iter([data[:1_000_000], data[1_000_000:]]))
     assert data == emulator.client.get(f"{files}/input/large").content
@@ -89,7 +89,7 @@ def test_a_path_that_cannot_be_written_is_refused(
 
 
 def test_a_started_job_accepts_no_files(emulator: Any) -> None:
-    """Its payload is read-only: writing and removing are refused."""
+    """The payload of the job is read-only: writing and removing are refused."""
     job = emulator.new_job()
     path = f"/v1/payloads/{job['payloadId']}/files/input/1.dcm"
     emulator.client.put(path, content=b"x")
@@ -98,7 +98,7 @@ def test_a_started_job_accepts_no_files(emulator: Any) -> None:
     assert [(409, "payload-read-only")] * 2 == [emulator.problem(answer) for answer in refused]
 
 
-def test_with_if_none_match_a_file_is_not_replaced(emulator: Any, files: str) -> None:
+def test_if_none_match_prevents_the_replacement_of_a_file(emulator: Any, files: str) -> None:
     """`If-None-Match: *` only creates new files."""
     only_new = {"If-None-Match": "*"}
     first, second = (emulator.client.put(f"{files}/input/1", content=b"x", headers=only_new) for _ in range(2))
@@ -151,7 +151,7 @@ def test_files_and_payloads_are_removed(emulator: Any) -> None:
 
 
 def test_the_payload_of_an_unfinished_job_cannot_be_deleted(emulator: Any) -> None:
-    """It can be deleted after the job has stopped."""
+    """The payload can be deleted after the job has stopped."""
     job = emulator.new_job()
     early = emulator.client.delete(f"/v1/payloads/{job['payloadId']}")
     emulator.client.post(f"/v1/jobs/{job['jobId']}:cancel")

@@ -48,8 +48,8 @@ def test_a_job_can_be_cancelled_repeatedly(emulator: Any) -> None:
     job_id = emulator.new_job()["jobId"]
     answers = [emulator.client.post(f"/v1/jobs/{job_id}:cancel", json={"reason": r}) for r in ("first", "second")]
     expected = (200, "stopped", "canceled", ["first"])
-    found = [(a.status_code, *(a.json()[key] for key in ("state", "status", "messages"))) for a in answers]
-    assert [expected, expected] == found
+    results = [(a.status_code, *(a.json()[key] for key in ("state", "status", "messages"))) for a in answers]
+    assert [expected, expected] == results
 
 
 def test_jobs_are_listed_in_pages(emulator: Any) -> None:

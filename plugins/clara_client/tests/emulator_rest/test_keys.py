@@ -13,7 +13,7 @@ from dicom_adapter_clara_client.emulator.rest_reply import Reply
 from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
 
 PIPELINE = 32 * "a"
-NOBODY = 32 * "0"
+UNKNOWN_JOB = 32 * "0"
 
 
 @pytest.mark.parametrize("key", [None, "", "unquoted", '""', '"a"b"'])
@@ -84,7 +84,7 @@ def test_a_refusal_is_not_kept(emulator: Any) -> None:
 
 
 def test_a_key_is_refused_while_its_request_is_in_progress() -> None:
-    """A second request gets 409 with Retry-After, whatever its body; afterwards it gets the response."""
+    """A second request gets 409 with Retry-After, whatever its body; later requests get the response."""
     keys = EmulatedPlatform().keys
     met: list[str] = []
 
@@ -101,7 +101,7 @@ def test_a_key_is_refused_while_its_request_is_in_progress() -> None:
 
 
 def test_a_key_whose_request_failed_can_be_used_again() -> None:
-    """This holds even if the failure was a bug."""
+    """The failure may even be a bug."""
     keys = EmulatedPlatform().keys
     with pytest.raises(ZeroDivisionError):
         keys.answer("k", "same", lambda: Reply(status=1 // 0))

@@ -62,14 +62,14 @@ def test_the_document_requires_keys_for_the_same_operations(document: dict[str, 
 
 def test_every_problem_is_listed(document: dict[str, Any]) -> None:
     """The document lists every problem with its status."""
-    own = [kind for kind in vars(rest_problems).values() if isinstance(kind, tuple) and len(kind) == 3]
+    problems = [kind for kind in vars(rest_problems).values() if isinstance(kind, tuple) and len(kind) == 3]
     families = [*rest_problems.FAMILIES.values(), *rest_problems.STATUSES.values()]
     listed = {
         (name, int(row[1])): None
         for row in re.finditer(r"^\| (\d{3}) \| (.*) \|$", document["info"]["description"], re.MULTILINE)
         for name in re.findall(r"`([a-z-]+)`", row[2])
     }
-    assert [] == [(name, status) for name, status, _ in [*own, *families] if (name, status) not in listed]
+    assert [] == [(name, status) for name, status, _ in [*problems, *families] if (name, status) not in listed]
     assert set() == {name for name, _ in rest_problems.CODES.values()} - {name for name, _ in listed}
 
 
@@ -115,7 +115,7 @@ def checked(document: dict[str, Any]) -> Iterator[Checked]:
 
 
 def test_responses_for_jobs_are_as_described(checked: Checked) -> None:
-    """All steps of a job and their errors."""
+    """The responses of all steps of a job and of their errors conform to the document."""
     body = {"pipelineId": 32 * "a", "name": "lung", "metadata": {"a": "b"}}
     job = checked("POST", "/v1/jobs", "/v1/jobs", json=body)
     path, file = f"/v1/jobs/{job['jobId']}", f"/v1/payloads/{job['payloadId']}/files"
@@ -142,7 +142,7 @@ def test_responses_for_jobs_are_as_described(checked: Checked) -> None:
 
 
 def test_other_responses_are_as_described(checked: Checked) -> None:
-    """Payloads, pipelines and the version."""
+    """The responses for payloads, pipelines and the version conform to the document."""
     payload = checked("POST", "/v1/payloads", "/v1/payloads", json={"metadata": {"a": "b"}})
     path = f"/v1/payloads/{payload['payloadId']}"
     checked("PUT", f"{path}/files/a", "/v1/payloads/{payloadId}/files/{path}", content=b"0123")

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 PIPELINE = 32 * "a"
-NOBODY = 32 * "0"
+UNKNOWN_JOB = 32 * "0"
 
 
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"pipelineId": NOBODY}, (422, "pipeline-not-found")),
+        ({"pipelineId": UNKNOWN_JOB}, (422, "pipeline-not-found")),
         ({"pipelineId": "short"}, (400, "id-malformed")),
         ({"pipelineId": None}, (400, "bad-request")),
         ({"name": "Not_A_Name"}, (422, "job-name-invalid")),
@@ -22,7 +22,7 @@ NOBODY = 32 * "0"
         ({"metadata": {"key": 1}}, (400, "bad-request")),
         ({"metadata": {"key": 257 * "x"}}, (422, "metadata-invalid")),
         ({"metadata": {"": "x"}}, (422, "metadata-invalid")),
-        ({"inputPayloads": [NOBODY]}, (422, "payload-not-found")),
+        ({"inputPayloads": [UNKNOWN_JOB]}, (422, "payload-not-found")),
         ({"inputPayloads": "x"}, (400, "bad-request")),
     ],
 )
@@ -36,19 +36,19 @@ def test_an_invalid_job_is_refused(emulator: Any, change: dict[str, Any], expect
 @pytest.mark.parametrize(
     ("method", "path", "expected"),
     [
-        ("GET", f"/v1/jobs/{NOBODY}", (404, "job-not-found")),
+        ("GET", f"/v1/jobs/{UNKNOWN_JOB}", (404, "job-not-found")),
         ("GET", "/v1/jobs/a%20b%C3%A4", (400, "id-malformed")),
         ("GET", "/v1/jobs/short", (400, "id-malformed")),
-        ("POST", f"/v1/jobs/{NOBODY}:cancel", (404, "job-not-found")),
-        ("PUT", f"/v1/jobs/{NOBODY}/metadata/key", (400, "bad-request")),
-        ("DELETE", f"/v1/jobs/{NOBODY}/metadata/key", (404, "job-not-found")),
-        ("GET", f"/v1/jobs/{NOBODY}/operators/x/logs", (404, "job-not-found")),
-        ("GET", f"/v1/payloads/{NOBODY}", (404, "payload-not-found")),
-        ("DELETE", f"/v1/payloads/{NOBODY}", (404, "payload-not-found")),
-        ("PUT", f"/v1/payloads/{NOBODY}/files/input/x", (404, "payload-not-found")),
-        ("GET", f"/v1/payloads/{NOBODY}/files/input/x", (404, "payload-not-found")),
-        ("GET", f"/v1/pipelines/{NOBODY}", (404, "pipeline-not-found")),
-        ("DELETE", f"/v1/pipelines/{NOBODY}", (404, "pipeline-not-found")),
+        ("POST", f"/v1/jobs/{UNKNOWN_JOB}:cancel", (404, "job-not-found")),
+        ("PUT", f"/v1/jobs/{UNKNOWN_JOB}/metadata/key", (400, "bad-request")),
+        ("DELETE", f"/v1/jobs/{UNKNOWN_JOB}/metadata/key", (404, "job-not-found")),
+        ("GET", f"/v1/jobs/{UNKNOWN_JOB}/operators/x/logs", (404, "job-not-found")),
+        ("GET", f"/v1/payloads/{UNKNOWN_JOB}", (404, "payload-not-found")),
+        ("DELETE", f"/v1/payloads/{UNKNOWN_JOB}", (404, "payload-not-found")),
+        ("PUT", f"/v1/payloads/{UNKNOWN_JOB}/files/input/x", (404, "payload-not-found")),
+        ("GET", f"/v1/payloads/{UNKNOWN_JOB}/files/input/x", (404, "payload-not-found")),
+        ("GET", f"/v1/pipelines/{UNKNOWN_JOB}", (404, "pipeline-not-found")),
+        ("DELETE", f"/v1/pipelines/{UNKNOWN_JOB}", (404, "pipeline-not-found")),
         ("GET", "/v2/jobs", (404, "not-found")),
         ("PATCH", "/v1/jobs", (405, "method-not-allowed")),
     ],
@@ -62,8 +62,8 @@ def test_missing_objects_and_wrong_methods_are_refused(
 
 def test_a_problem_has_the_code_of_the_platform(emulator: Any) -> None:
     """`claraCode` and `messages` are those of the gRPC response header."""
-    found = emulator.client.get(f"/v1/jobs/{NOBODY}").json()
-    assert (-0x2001, [f"no job {NOBODY}"]) == (found["claraCode"], found["messages"])
+    document = emulator.client.get(f"/v1/jobs/{UNKNOWN_JOB}").json()
+    assert (-0x2001, [f"no job {UNKNOWN_JOB}"]) == (document["claraCode"], document["messages"])
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b"\xff", b'{"name": "\\ud800"}', b"[" * 100_000])
@@ -86,7 +86,7 @@ def test_an_endless_body_is_refused(emulator: Any) -> None:
 
 
 def test_the_token_is_required(make_emulator: Callable[..., Any]) -> None:
-    """Without the right token nothing is done; the response names the authentication scheme."""
+    """A request without the right token has no effect; the response names the authentication scheme."""
     emulator = make_emulator(token="s3cret")
     refused = [emulator.client.get("/v1/version", headers=h) for h in ({}, {"Authorization": "Bearer other"})]
     granted = emulator.client.get("/v1/version", headers={"Authorization": "Bearer s3cret"})

@@ -17,14 +17,14 @@ NOBODY = 32 * "0"
 
 
 def test_a_pipeline_is_created_listed_and_removed(emulator: Any) -> None:
-    """GET returns the pipeline with its definition, the list without."""
+    """GET returns the pipeline with its definition; the list omits definitions."""
     files = [{"path": "pipeline.yaml", "content": "name: lung\n"}]
-    made = emulator.client.post("/v1/pipelines", json={"files": files, "metadata": {"a": "b"}})
-    path = made.headers["location"]
+    created = emulator.client.post("/v1/pipelines", json={"files": files, "metadata": {"a": "b"}})
+    path = created.headers["location"]
     listed = emulator.client.get("/v1/pipelines").json()["pipelines"]
-    assert (201, "lung", files) == (made.status_code, made.json()["name"], made.json()["files"])
-    assert made.json() == emulator.client.get(path).json()
-    assert {PIPELINE, made.json()["pipelineId"]} == {pipeline["pipelineId"] for pipeline in listed}
+    assert (201, "lung", files) == (created.status_code, created.json()["name"], created.json()["files"])
+    assert created.json() == emulator.client.get(path).json()
+    assert {PIPELINE, created.json()["pipelineId"]} == {pipeline["pipelineId"] for pipeline in listed}
     assert all("files" not in pipeline for pipeline in listed)
     assert 204 == emulator.client.delete(path).status_code
     assert (404, "pipeline-not-found") == emulator.problem(emulator.client.get(path))

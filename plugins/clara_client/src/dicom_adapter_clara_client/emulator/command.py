@@ -54,7 +54,7 @@ def emulate_platform(
         str | None, typer.Option(envvar="EMULATOR_TOKEN", help="Bearer token that REST clients must send.")
     ] = None,
 ) -> None:
-    """Emulate an inference platform over gRPC and REST, on one shared state, until SIGTERM or Ctrl-C.
+    """Emulate an inference platform over gRPC and REST with one shared state, until SIGTERM or Ctrl-C.
 
     Example: dicom-adapter emulate-platform --grpc 127.0.0.1:50051 --rest 127.0.0.1:8080
 
@@ -80,7 +80,10 @@ def emulate_platform(
 def _serve(
     platform: EmulatedPlatform, grpc: str | None, rest: str | None, shared: dict[str, Any], token: str | None
 ) -> None:
-    from dicom_adapter_clara_client.emulator import grpc_server, rest_server  # their libraries take time to load
+    from dicom_adapter_clara_client.emulator import (
+        grpc_server,
+        rest_server,
+    )  # the libraries of the servers take time to load
 
     with ExitStack() as servers:
         if grpc is not None:

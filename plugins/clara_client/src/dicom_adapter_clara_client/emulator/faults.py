@@ -1,4 +1,4 @@
-"""Faults on demand: which call fails, how, and how often. They can be changed while the emulator is running."""
+"""Faults on demand: which call fails, how, and how often. Faults can be changed while the emulator is running."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from dicom_adapter_clara_client.wire.codes import ClaraCode
 
 
 class CallFaultKind(str, Enum):
-    """How a call fails. "Before the work" means that the platform's state does not change."""
+    """How a call fails. "Before the work" means: without a change of the platform's state."""
 
     STATUS = "status"  # before the work, with the protocol's status `status`
     CODE = "code"  # before the work, with the header code `code`; on REST, a problem with this code
     RESET = "reset"  # before the work, the connection is lost
     DROP = "drop"  # after the work, the connection is lost: the client receives no response
     DELAY = "delay"  # a successful call after `seconds`
-    TRUNCATE = "truncate"  # an upload is cut after its first piece, before the work; else the response, after the work
+    TRUNCATE = (
+        "truncate"  # an upload: cut after its first piece, before the work; other calls: response cut, after the work
+    )
     GARBAGE = "garbage"  # after the work, the response is unreadable
 
 
@@ -30,11 +32,11 @@ class CallFault:
 
     call: str = "*"  # such as "Jobs.Create", with the wildcards * and ?; the names are the same for both protocols
     kind: CallFaultKind = field(converter=CallFaultKind)
-    times: int | None = 1  # how many calls fail; None: all, until the fault is removed
-    after: int = 0  # how many calls succeed first
-    seconds: float = 0.0  # delay before anything else, with every kind
+    times: int | None = 1  # number of calls that fail; None: all, until the fault is removed
+    after: int = 0  # number of calls that succeed before
+    seconds: float = 0.0  # delay at the start of the call, for every kind
     status: str | int = (
-        "UNAVAILABLE"  # for STATUS: the name of a gRPC status, or an HTTP status; translated for the other protocol
+        "UNAVAILABLE"  # for STATUS: the name of a gRPC status, or an HTTP status; translated between the protocols
     )
     code: int = ClaraCode.INTERNAL  # for CODE
     messages: tuple[str, ...] = ("as demanded",)  # for STATUS and CODE

@@ -1,4 +1,4 @@
-"""The list of one payload's files. Names are case-preserving; no name is both a file and a folder."""
+"""The files of one payload. Names keep their case; no name is both a file and a folder."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
     <folder>/jobs/<id>.json             one job
     <folder>/payload-records/<id>.json  one payload without its files
-    <folder>/payloads/<id>/input/…      the files of one payload, under their own names
+    <folder>/payloads/<id>/input/…      the files of one payload, under the names of the uploads
     <folder>/pipelines/<id>.json        one pipeline
     <folder>/keys/<digest>.json         one idempotency key with its response; the name is a digest of the key
     <folder>/incoming/<id>              a file that is being written
@@ -37,7 +37,7 @@ _CONVERTER = make_converter()
 
 
 class FolderStore(PlatformStore):
-    """Store in files. No payload's file is ever completely in memory."""
+    """Store in files. No file of a payload is completely in memory at any time."""
 
     def __init__(self, folder: Path) -> None:
         self._jobs = folder / "jobs"
@@ -70,7 +70,7 @@ class FolderStore(PlatformStore):
         self._write(self._records / f"{payload.payload_id}.json", payload)
 
     def delete_payload(self, payload_id: str) -> None:
-        # The record last: a crash in between leaves an empty payload, not files without a record.
+        # Delete the record last: after a crash in between, an empty payload remains, not files without a record.
         shutil.rmtree(self._payloads / payload_id)
         (self._records / f"{payload_id}.json").unlink()
 

@@ -26,7 +26,7 @@ from dicom_adapter_clara_client.wire.common_pb2 import ResponseHeader
 PROTOCOL = "grpc"
 IDS = {"job_id": "jobId", "payload_id": "payloadId", "pipeline_id": "pipelineId"}
 UNREADABLE = b"\xff\xff\xff\xff"  # not a valid protobuf message
-STATUS_OF_HTTP = {  # as in gRPC's documentation; all others are UNKNOWN
+STATUS_OF_HTTP = {  # as in gRPC's documentation; all other HTTP statuses are UNKNOWN
     400: "INTERNAL",
     401: "UNAUTHENTICATED",
     403: "PERMISSION_DENIED",
@@ -137,7 +137,7 @@ class GrpcCalls(grpc.ServerInterceptor):
     def _answers(
         self, method: str, handler: Any, requests: Iterable[Message], context: grpc.ServicerContext
     ) -> Iterator[Any]:
-        """Yield the responses. Each waits for the next, so that the call is recorded before the last is sent."""
+        """Yield the responses, each after the next is known: the call is recorded before the last response is sent."""
         service, _, name = method.strip("/").rpartition("/")
         call = _GrpcCall(
             name=f"{service.rpartition('.')[2]}.{name}",

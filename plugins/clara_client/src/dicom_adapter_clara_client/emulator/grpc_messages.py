@@ -63,7 +63,7 @@ def file_details(file: PayloadFile) -> payloads_pb2.PayloadFileDetails:
 
 
 def priority_of(number: int) -> JobPriority:
-    """Return the priority for a number of the API. Raises InvalidValue for 0, which NVIDIA's clients never send."""
+    """Return the priority for a number of the API. Raises InvalidValue for 0 (NVIDIA's clients never send 0)."""
     for priority, known in PRIORITIES.items():
         if known == number:
             return priority

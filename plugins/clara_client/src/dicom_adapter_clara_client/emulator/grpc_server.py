@@ -33,7 +33,7 @@ class EmulatorTls:
 
     certificate: bytes  # chain, leaf first
     key: bytes = field(repr=False)
-    client_authority: bytes | None = None  # if set, clients must have a certificate that it signed
+    client_authority: bytes | None = None  # if set, clients must have a certificate signed by it
 
     def credentials(self) -> grpc.ServerCredentials:
         pair = (self.key, self.certificate)

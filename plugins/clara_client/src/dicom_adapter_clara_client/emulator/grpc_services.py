@@ -1,4 +1,4 @@
-"""The gRPC services of the Clara Platform API. They call the emulated platform; its refusals are raised.
+"""The gRPC services of the Clara Platform API. They call the emulated platform, which raises an error for each refusal.
 
 Request headers are ignored: NVIDIA's own client omits them in half of its calls.
 """
@@ -121,7 +121,7 @@ class PayloadsService(PayloadsServicer):
     def Details(
         self, request: payloads_pb2.PayloadsDetailsRequest, context: Context
     ) -> Iterator[payloads_pb2.PayloadsDetailsResponse]:
-        """Yield one message for each file. Only the first has the header and the metadata, which may be large."""
+        """Yield one message for each file. Only the first has the header and the metadata."""
         payload = self._payloads.details(request.payload_id.value)
         yield _details_answer(payload, payload.files[0] if payload.files else None, first=True)
         for file in payload.files[1:]:
@@ -272,9 +272,9 @@ class ClaraService(ClaraServicer):
         self._version = platform.version
 
     def Version(self, request: clara_pb2.ClaraVersionRequest, context: Context) -> clara_pb2.ClaraVersionResponse:
-        own = self._version
-        version = Version(major=own.major, minor=own.minor, patch=own.patch, label=own.label)
-        return clara_pb2.ClaraVersionResponse(header=convert.success_header(), version=version)
+        version = self._version
+        message = Version(major=version.major, minor=version.minor, patch=version.patch, label=version.label)
+        return clara_pb2.ClaraVersionResponse(header=convert.success_header(), version=message)
 
     def Utilization(
         self, request: clara_pb2.ClaraUtilizationRequest, context: Context

@@ -34,7 +34,7 @@ class PlatformJobs:
         self._runs: dict[str, RunPlan] = {}  # by pipeline
 
     def set_run(self, run: RunPlan, pipeline_id: str | None = None) -> None:
-        """Set the plan for jobs that are started from now on: those of one pipeline, or of all other pipelines."""
+        """Set the plan for jobs that start later: jobs of one pipeline, or of all pipelines without a plan."""
         with self._lock:
             if pipeline_id is None:
                 self._run = run
@@ -79,13 +79,13 @@ class PlatformJobs:
             now = self._clock()
             run = self._runs.get(job.pipeline_id, self._run)
             ends = None if run.seconds is None else now + timedelta(seconds=run.seconds)
-            given = dict(variables or {})
+            start_variables = dict(variables or {})
             return self._save(
-                evolve(job, state=ClaraJobState.RUNNING, started=now, ends=ends, run=run, variables=given)
+                evolve(job, state=ClaraJobState.RUNNING, started=now, ends=ends, run=run, variables=start_variables)
             )
 
     def cancel(self, job_id: str, reason: str = "") -> ClaraJob:
-        """Stop a pending or running job. A stopped job does not change; that is not an error."""
+        """Stop a pending or running job. For a stopped job, do nothing."""
         with self._lock:
             job = self._known(job_id)
             if job.state is ClaraJobState.STOPPED:
@@ -95,7 +95,7 @@ class PlatformJobs:
     def finish(
         self, job_id: str, status: ClaraJobStatus = ClaraJobStatus.HEALTHY, messages: tuple[str, ...] = ()
     ) -> ClaraJob:
-        """End a running job now. For tests and demonstrations: clients cannot call it."""
+        """End a running job now. Only for tests and demonstrations: the API has no such call."""
         with self._lock:
             job = self._known(job_id)
             if job.state is not ClaraJobState.RUNNING:

@@ -1,4 +1,4 @@
-"""The payloads of the platform: folders of files, one for each job, and reusable ones that clients create."""
+"""The payloads of the platform: folders of files. Each job has a payload, and clients can create reusable payloads."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ class Payloads:
     ) -> IncomingFile:
         """Begin an upload. The file becomes part of the payload with `IncomingFile.commit`.
 
-        `name` is relative to the input folder of a job's payload; with `from_root`, to its root, but still only the
-        input folder accepts uploads. `replace=False` refuses a name that exists.
+        `name` is relative to the input folder of a job's payload; with `from_root`, to the root of the payload. In both
+        cases, only the input folder accepts uploads. `replace=False` refuses a name that exists.
         """
         name = rules.stored_name(name)
         with self._lock:
@@ -97,7 +97,7 @@ class Payloads:
     def commit(self, incoming: IncomingFile) -> PayloadFile:
         """Make a complete upload part of its payload. Called by `IncomingFile.commit`."""
         with self._lock:
-            payload = self._writable(incoming.payload_id)  # the job may have been started since
+            payload = self._writable(incoming.payload_id)  # the job may have been started during the upload
             self._check_place(payload, incoming.file.name, incoming.replace)
             return self._keep(incoming)
 
@@ -215,7 +215,7 @@ class IncomingFile:
         self.payload_id = payload_id
         self.file = file  # with the size received so far
         self.replace = replace
-        self.replaced = False  # set by `commit`: whether it replaced another file
+        self.replaced = False  # set by `commit`: whether the file replaced another one
         self.sink = sink
 
     def write(self, data: bytes) -> None:

@@ -40,7 +40,7 @@ class CallRecord:
     code: int = 0  # the header code
     status: str = ""  # status of the protocol, unless it is success
     fault: str = ""  # kind of the fault that was applied
-    worked: bool = True  # whether the platform performed the call; possible even if the response was lost
+    worked: bool = True  # whether the platform performed the call, even if the response was lost
 
     def line(self) -> bytes:
         """Return the record as JSON, without empty values."""
@@ -69,7 +69,7 @@ class CallLog:
         self._changed = Condition()
 
     def add(self, record: CallRecord) -> None:
-        """Record a call. This happens before its response is sent, so that a client finds its calls here."""
+        """Record a call. Called before the response is sent, so that a client with a response finds the call here."""
         with self._changed:
             if self._path is not None:
                 _append(self._path, record.line())

@@ -66,7 +66,7 @@ Work = Callable[[RestCall], Awaitable[Response]]
 
 
 class RestCalls:
-    """Performs calls: from the request to the response."""
+    """Handler of calls, from the request to the response."""
 
     def __init__(
         self, platform: EmulatedPlatform, faults: Faults, log: CallLog, token: str | None, clock: Callable[[], datetime]
@@ -124,13 +124,13 @@ class RestCalls:
     def _authorize(self, call: RestCall) -> None:
         if self._token is None:
             return
-        given = call.parsed.headers.get("authorization", "")
-        if not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
+        authorization = call.parsed.headers.get("authorization", "")
+        if not hmac.compare_digest(authorization.encode(), f"Bearer {self._token}".encode()):
             call.worked = False
             raise ProblemAnswer(UNAUTHORIZED, headers={"WWW-Authenticate": "Bearer"})
 
     async def _apply_fault(self, call: RestCall) -> None:
-        """Apply the fault that is due, if any, as far as it takes effect before the work."""
+        """Apply the due fault, if any, unless the fault takes effect after the work."""
         named = call.parsed.body.get("pipelineId")
         if isinstance(named, str):
             call.ids.setdefault("pipelineId", named[:64].lower())
@@ -165,8 +165,8 @@ class RestCalls:
 
     def _collect_ids(self, call: RestCall, response: Response) -> None:
         if response.media_type == "application/json":
-            found = json.loads(bytes(response.body))
-            call.ids.update({name: found[name] for name in IDS.values() if isinstance(found.get(name), str)})
+            document = json.loads(bytes(response.body))
+            call.ids.update({name: document[name] for name in IDS.values() if isinstance(document.get(name), str)})
 
     def _refused(self, call: RestCall, problem: ProblemAnswer) -> Response:
         if call.has(CallFaultKind.DROP, CallFaultKind.GARBAGE, CallFaultKind.TRUNCATE) and call.worked:

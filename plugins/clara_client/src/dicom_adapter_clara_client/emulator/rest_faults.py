@@ -100,7 +100,7 @@ class LostAnswer(Response):
         if self._whole is None:
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORTED)
         else:
-            await self._whole(scope, receive, _discard)  # lets the response close its file
+            await self._whole(scope, receive, _discard)  # so that the response closes its file
         if self._garbage:
             await super().__call__(scope, receive, send)
         else:

@@ -1,4 +1,4 @@
-"""Uploads and downloads over REST. Files are streamed, so none is completely in memory."""
+"""Uploads and downloads over REST. Files are streamed, so that no file is completely in memory."""
 
 from __future__ import annotations
 
@@ -109,14 +109,14 @@ def _replaces(call: RestCall) -> bool:
 
 def _digests(header: str) -> list[tuple[bytes, Any]]:
     """Return pairs of expected digest and hash object for the body. Unknown digest algorithms are ignored."""
-    found = []
+    digests = []
     for part in filter(None, header.split(",")):
         matched = DIGEST.fullmatch(part)
         if matched is None:
             raise ProblemAnswer(BAD_REQUEST, "Content-Digest must have the form sha-256=:…:")
         if matched[1] in DIGESTS:
-            found.append((_decoded(matched[2]), DIGESTS[matched[1]]()))
-    return found
+            digests.append((_decoded(matched[2]), DIGESTS[matched[1]]()))
+    return digests
 
 
 def _decoded(text: str) -> bytes:
@@ -128,14 +128,14 @@ def _decoded(text: str) -> bytes:
 
 def _range(header: str, size: int) -> tuple[int, int] | None:
     """Return the start and the exclusive end of the requested range; None for the whole file."""
-    found = RANGES.fullmatch(header.strip())
-    if found is None or not any(found.groups()):
+    match = RANGES.fullmatch(header.strip())
+    if match is None or not any(match.groups()):
         return None
-    if not found[1]:
-        start, end = max(0, size - int(found[2])), size
+    if not match[1]:
+        start, end = max(0, size - int(match[2])), size
     else:
-        start, end = int(found[1]), min(size, int(found[2]) + 1) if found[2] else size
-        if found[2] and int(found[2]) < start:
+        start, end = int(match[1]), min(size, int(match[2]) + 1) if match[2] else size
+        if match[2] and int(match[2]) < start:
             return None
     if start >= end:
         raise ProblemAnswer(RANGE, headers={"Content-Range": f"bytes */{size}"})

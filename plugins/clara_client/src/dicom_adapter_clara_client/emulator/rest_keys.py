@@ -7,8 +7,8 @@
     known       succeeded             the same              that of the first request
     known       succeeded             different             422
 
-A refused request changed nothing, so its key can be used again. When an operator has corrected the cause of the
-refusal, the repeated request succeeds.
+A refused request changed nothing, so its key can be used again: the repeated request succeeds after an operator has
+corrected the cause of the refusal.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class IdempotencyKeys:
     def __init__(
         self, store: PlatformStore, lock: RLock, known: Iterable[KeyedAnswer], clock: Callable[[], datetime]
     ) -> None:
-        """`known`: oldest first."""
+        """Create the store of keys. `known`: the saved responses, oldest first."""
         self._store = store
         self._lock = lock
         self._clock = clock
@@ -94,10 +94,10 @@ class IdempotencyKeys:
 
 
 def parse_key(header: str | None) -> str:
-    """Return the key in a header. Raises ProblemAnswer if it is missing or not a quoted text."""
-    found = QUOTED.fullmatch(header.strip()) if header else None
-    if found is None:
+    """Return the key in a header. Raises ProblemAnswer if the key is missing or not a quoted text."""
+    match = QUOTED.fullmatch(header.strip()) if header else None
+    if match is None:
         raise ProblemAnswer(
             KEY_MISSING, 'send a new text in double quotes, such as "8e03978e-40d5-43dd-bc93-6894a57f9324"'
         )
-    return found[1]
+    return match[1]

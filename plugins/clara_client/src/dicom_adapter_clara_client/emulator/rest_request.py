@@ -60,10 +60,10 @@ class OperationRequest:
 
     def metadata(self) -> dict[str, str]:
         """Return the metadata of the body; empty if missing."""
-        found = self.table("metadata")
-        if "" in found:
+        metadata = self.table("metadata")
+        if "" in metadata:
             raise ProblemAnswer(METADATA_INVALID, "a key must have 1 to 128 bytes")
-        return found
+        return metadata
 
     def objects(self, key: str, *fields: str) -> list[dict[str, str]]:
         """Return a list of objects of the body, each with these texts."""
@@ -86,11 +86,11 @@ class OperationRequest:
 
     def moment(self, key: str) -> datetime | None:
         """Return a time of the query."""
-        found = self.all_of(key)
-        if not found:
+        texts = self.all_of(key)
+        if not texts:
             return None
         try:
-            time = datetime.fromisoformat(found[-1].strip().replace("Z", "+00:00").replace(" ", "+"))
+            time = datetime.fromisoformat(texts[-1].strip().replace("Z", "+00:00").replace(" ", "+"))
             return time.replace(tzinfo=time.tzinfo or timezone.utc).astimezone(timezone.utc)
         except (ValueError, OverflowError):
             raise ProblemAnswer(BAD_REQUEST, f"{key} must be a time such as 2026-09-01T12:00:00Z") from None
@@ -107,9 +107,9 @@ class OperationRequest:
         return items[start:end], {"nextPageToken": str(end)} if end < len(items) else {}
 
     def _number(self, key: str, default: int) -> int:
-        found = [value for value in self.all_of(key) if value]
+        texts = [value for value in self.all_of(key) if value]
         try:
-            return int(found[-1]) if found else default
+            return int(texts[-1]) if texts else default
         except ValueError:
             raise ProblemAnswer(BAD_REQUEST, f"{key} must be a number") from None
 
@@ -127,10 +127,10 @@ def json_body(data: bytes) -> dict[str, Any]:
     if not data.strip():
         return {}
     try:
-        found = json.loads(data.decode("utf-8"))
-        json.dumps(found, ensure_ascii=False).encode("utf-8")  # raises for surrogates
+        document = json.loads(data.decode("utf-8"))
+        json.dumps(document, ensure_ascii=False).encode("utf-8")  # raises for surrogates
     except (ValueError, RecursionError):
         raise ProblemAnswer(BAD_REQUEST, "the body must be JSON in UTF-8") from None
-    if not isinstance(found, dict):
+    if not isinstance(document, dict):
         raise ProblemAnswer(BAD_REQUEST, "the body must be a JSON object")
-    return found
+    return document

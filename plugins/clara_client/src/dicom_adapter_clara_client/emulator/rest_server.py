@@ -77,7 +77,7 @@ class _Server(uvicorn.Server):
             for task in slow:
                 task.cancel()
         self._connections.abort()
-        await asyncio.sleep(0)  # lets the connections close their sockets
+        await asyncio.sleep(0)  # so that the connections close their sockets
 
 
 class EmulatorRestServer:
@@ -175,6 +175,7 @@ def _listen(address: str) -> socket.socket:
         listener = socket.create_server((host, int(port)), family=family, backlog=BACKLOG)
     except OSError as error:
         raise OSError(f"{address}: cannot listen there: {error}") from error
-    # Accepted connections inherit it. Without it, a response's body waits 40 ms for the acknowledgement of its headers.
+    # Accepted connections inherit this option. Without it, the body of a response waits 40 ms for the acknowledgement
+    # of the headers.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener

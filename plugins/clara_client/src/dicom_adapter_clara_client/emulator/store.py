@@ -22,7 +22,7 @@ class SavedPlatform:
 
 
 class Sink(ABC):
-    """Data of one upload. It becomes part of the payload with `keep`."""
+    """Data of one upload. The data becomes part of the payload with `keep`."""
 
     @abstractmethod
     def write(self, data: bytes) -> None: ...
@@ -81,7 +81,7 @@ class PlatformStore(ABC):
 
 
 class MemoryStore(PlatformStore):
-    """Store in memory. It keeps only the data of files: the platform has everything else."""
+    """Store in memory. Contains only the data of files, because the platform has all other values in memory."""
 
     def __init__(self) -> None:
         self.data: dict[tuple[str, str], bytes] = {}

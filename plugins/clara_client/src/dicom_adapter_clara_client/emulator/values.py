@@ -13,7 +13,7 @@ from dicom_adapter import JobPriority
 
 
 class ClaraJobState(str, Enum):
-    """State of a job; it only moves forward."""
+    """State of a job. A job passes through the states in this order."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -62,9 +62,9 @@ class ClaraJob:
     created: datetime
     started: datetime | None = None
     stopped: datetime | None = None
-    variables: Mapping[str, str] = field(factory=dict)  # from its start
+    variables: Mapping[str, str] = field(factory=dict)  # from the start of the job
     ends: datetime | None = None  # when a running job will end; None: not automatically
-    run: RunPlan = RunPlan()  # its result at the time `ends`
+    run: RunPlan = RunPlan()  # the result of the job at the time `ends`
 
 
 @frozen(kw_only=True)
