@@ -1,6 +1,6 @@
-"""What all tests of the core share. They run without the plugin packages of this project.
+"""Fixtures of all tests of the core. The tests run without the plugin packages of this project.
 
-Their job processor is `by-study` of `support.grouping`. Their submitter is `memory` of the simulated adapter.
+The job processor of the tests is `by-study` of `support.grouping`; the submitter is `memory` of the simulated adapter.
 """
 
 from __future__ import annotations
@@ -34,6 +34,6 @@ def _installed_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def memory_submitter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let commands find the submitter `memory`. Without this fixture only a simulated adapter has it."""
+    """Let commands find the submitter `memory`. Without this fixture, only a simulated adapter has this submitter."""
     plugin = Plugin(MemoryPlugin(), name="memory")
     monkeypatch.setattr(registry, "discover", partial(registry.discover, plugin))

@@ -27,7 +27,7 @@ BASES: list[Any] = [JobProcessorBase, Submitter, StorageBackend]
 
 @pytest.mark.parametrize("base", BASES)
 def test_the_type_argument_of_the_base_is_the_settings_class(base: Any) -> None:
-    """This holds for processors, submitters and storage backends."""
+    """Processors, submitters and storage backends declare their settings class in this way."""
 
     class Declared(base[Mine]): ...
 
@@ -36,7 +36,7 @@ def test_the_type_argument_of_the_base_is_the_settings_class(base: Any) -> None:
 
 @pytest.mark.parametrize("base", BASES)
 def test_without_an_argument_there_are_no_settings(base: Any) -> None:
-    """Then any key in the plugin's table is an error."""
+    """Any key in the plugin's table is then an error."""
 
     class Declared(base): ...
 
@@ -44,7 +44,7 @@ def test_without_an_argument_there_are_no_settings(base: Any) -> None:
 
 
 def test_a_subclass_inherits_the_settings_class() -> None:
-    """It may come from the second base, and the subclass may declare another one."""
+    """The settings class may come from the second base; the subclass may declare another settings class."""
 
     class First(JobProcessorBase[Mine]): ...
 
@@ -58,7 +58,7 @@ def test_a_subclass_inherits_the_settings_class() -> None:
 
 
 def test_an_intermediate_base_may_have_a_type_variable() -> None:
-    """The class that is registered must bind it."""
+    """The registered class must bind the type variable."""
 
     class Middle(JobProcessorBase[T]): ...
 
@@ -79,14 +79,17 @@ def test_other_generic_bases_are_ignored() -> None:
 
 @pytest.mark.parametrize("argument", [int, dict, "Settings"])
 def test_a_settings_class_must_be_an_attrs_class(argument: Any) -> None:
-    """It is refused at import, with the plugin's class and the reason."""
+    """Another class is refused at import; the error names the plugin's class and the reason."""
     with pytest.raises(TypeError, match=r"Declared: the settings class .* must be an attrs class"):
 
         class Declared(JobProcessorBase[argument]): ...
 
 
 def test_an_intermediate_class_passes_the_settings_class_on() -> None:
-    """Even with further type variables. Verified to fail when only the last base is read, which gives NoSettings."""
+    """The intermediate class may have further type variables.
+
+    Verified to fail when only the last base is read, which gives NoSettings.
+    """
     S = TypeVar("S")
 
     class Middle(JobProcessorBase[T]): ...

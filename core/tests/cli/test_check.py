@@ -1,4 +1,4 @@
-"""`dicom-adapter check` creates the components of plugins and survives their failures."""
+"""`dicom-adapter check` creates the components of plugins and continues after their failures."""
 
 from __future__ import annotations
 

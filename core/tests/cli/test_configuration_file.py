@@ -63,7 +63,7 @@ def reads(path: str, result: Result) -> bool:
 
 @every_command
 def test_the_option_selects_the_file(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes precedence over the environment variable and the file in the current folder."""
+    """The option takes precedence over the environment variable and the file in the current folder."""
     monkeypatch.setenv("DICOM_ADAPTER_CONFIG", "variable.toml")
     unreadable("dicom-adapter.toml")
     assert reads("named.toml", call(command, "--config", unreadable("named.toml")))
@@ -72,7 +72,10 @@ def test_the_option_selects_the_file(command: str, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("command", BOTH_WAYS)
 def test_the_argument_selects_the_file(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes precedence over the environment variable. Option and argument may name the same file, but not two."""
+    """The argument takes precedence over the environment variable.
+
+    Option and argument must not name different files.
+    """
     monkeypatch.setenv("DICOM_ADAPTER_CONFIG", "variable.toml")
     assert reads("named.toml", call(command, unreadable("named.toml")))
     assert reads("named.toml", call(command, "named.toml", "-c", "named.toml"))

@@ -70,7 +70,7 @@ def listed(command: Command, *filters: object) -> list[int]:
 
 
 def test_instances_are_listed_by_filters(adapter: Adapter, command: Command) -> None:
-    """The newest is first. Filters are combined."""
+    """The newest instance is first. An instance must match all filters."""
     assert [4, 3, 2, 1] == listed(command)
     assert [3, 2] == listed(command, "--state", "quarantined", "--limit", 2)
     assert [2, 1] == listed(command, "--study", STUDY, "--ae-title", "A", "--reason", "admissionid")
@@ -93,7 +93,10 @@ def test_an_instance_is_shown_with_its_story_and_without_its_patient(adapter: Ad
 
 
 def test_requeue_reports_requeued_and_refused_instances(adapter: Adapter, command: Command) -> None:
-    """The exit status is 1 if any instance is refused. After the configuration is corrected, they become a job."""
+    """The exit status is 1 if any instance is refused.
+
+    After the configuration is corrected, requeued instances become a job.
+    """
     refused = command("instances", "requeue", 1, 4, 99, "--json", status=1)
     assert {
         "requeued": [1],
@@ -102,7 +105,7 @@ def test_requeue_reports_requeued_and_refused_instances(adapter: Adapter, comman
             "99": "there is no such instance",
         },
     } == json.loads(refused.stdout)
-    adapter.host.run_until_idle()  # it is quarantined again
+    adapter.host.run_until_idle()  # the instance is quarantined again
     output = command("instances", "requeue", "--all", "--ae-title", "A", "--study", STUDY).stdout
     assert "2 instances requeued\n" == output
     adapter.restart(CONFIGURATION.replace("AdmissionID", "StudyInstanceUID"))
@@ -112,7 +115,7 @@ def test_requeue_reports_requeued_and_refused_instances(adapter: Adapter, comman
 
 
 def test_discard_requires_confirmation(adapter: Adapter, command: Command) -> None:
-    """Without confirmation nothing happens. With --yes there is no question.
+    """Without confirmation nothing happens. With --yes the command does not ask.
 
     Verified to fail when `discard` does not ask.
     """
@@ -130,7 +133,7 @@ def test_discard_requires_confirmation(adapter: Adapter, command: Command) -> No
 def test_pending_instances_of_a_removed_ae_title_can_be_discarded(
     adapter: Adapter, command: Command, tmp_path: Path
 ) -> None:
-    """They are refused until the service has been restarted without the AE title: before, its processor has them."""
+    """Before the service is restarted without the AE title, they are refused: the processor may use them."""
     without_b = CONFIGURATION.replace("[ae-titles.B]", "[ae-titles.C]")
     (tmp_path / "adapter.toml").write_text(without_b, encoding="utf-8")
     discard = ("instances", "discard", "--all", "--state", "pending", "--yes")
@@ -143,7 +146,7 @@ def test_pending_instances_of_a_removed_ae_title_can_be_discarded(
 
 
 def test_export_writes_one_file_for_each_instance(adapter: Adapter, command: Command, tmp_path: Path) -> None:
-    """Instances in any state that have a stored object are exported. No file is overwritten."""
+    """Instances in any state are exported if they have a stored object. No file is overwritten."""
     out = tmp_path / "new" / "folder"
     assert "4 instances exported\n" == command("instances", "export", "--all", "--to", out).stdout
     assert ["1.dcm", "2.dcm", "3.dcm", "4.dcm"] == sorted(path.name for path in out.iterdir())
@@ -162,7 +165,7 @@ def test_export_writes_one_file_for_each_instance(adapter: Adapter, command: Com
 def test_a_selection_must_be_either_ids_or_all_with_filters(
     adapter: Adapter, command: Command, tmp_path: Path, name: str, words: tuple[object, ...]
 ) -> None:
-    """Anything else is a usage error, and nothing happens."""
+    """Any other selection is a usage error, and nothing happens."""
     where = ("--to", tmp_path / "out") if name == "export" else ()
     command("instances", name, *words, *where, status=2)
     assert {"quarantined": 3, "pending": 1} == adapter.states

@@ -33,7 +33,7 @@ def printed(*jobs: Job, width: int = 80) -> list[str]:
     return [line.rstrip() for line in console.file.getvalue().splitlines()]
 
 
-def test_a_job_is_one_line_and_its_error_one_more() -> None:
+def test_a_job_is_one_line_and_its_error_a_second_line() -> None:
     """A long error is cut at the width of 80 columns.
 
     Verified to fail when a column has no `no_wrap` (then the error has more lines).

@@ -1,4 +1,4 @@
-"""Imports of a command: only its own module, and no plugin or heavy library that it does not need."""
+"""Imports of a command: only its own module, and no plugin or heavy library that the command does not need."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from dicom_adapter.testing import Plugin
 
 
 class Panic(BaseException):
-    """A BaseException, like one raised by a library in another language."""
+    """A BaseException, as libraries in other languages raise it."""
 
 
 def raising() -> Any:

@@ -102,7 +102,7 @@ def problems(read: Callable[[str | bytes], Loaded]) -> Callable[[str], dict[str,
 def settings(tmp_path: Path) -> Callable[[type, str], tuple[Any, dict[str, str]]]:
     """Return a function that structures a processor's settings.
 
-    It returns the instance or None, and the problems by path.
+    The function returns the instance or None, and the problems by path.
     """
 
     def structure(settings_class: type, lines: str) -> tuple[Any, dict[str, str]]:
@@ -111,7 +111,7 @@ def settings(tmp_path: Path) -> Callable[[type, str], tuple[Any, dict[str, str]]
 
             def handle_instance(self, instance: Any) -> None: ...
 
-        Mine.settings_type = settings_class  # the type argument would do the same, but it must be known in advance
+        Mine.settings_type = settings_class  # a type argument would have to be known when this module is written
         catalogue = Catalogue(processors={"mine": Mine}, submitters=PLATFORMS, storage_backends=STORES)
         head = MINIMAL.partition("[ae-titles")[0] + '[ae-titles.X]\nprocessor = "mine"\n[ae-titles.X.settings]\n'
         loaded = load(head + lines, folder=tmp_path, catalogue=catalogue)

@@ -38,7 +38,7 @@ def test_invalid_ae_titles_are_refused(problems: Problems, key: str, expected: s
 
 
 def test_spaces_around_an_ae_title_are_ignored(read: Read, minimal: str) -> None:
-    """This holds for keys and for callers. The limit of sixteen characters applies to the rest."""
+    """The spaces are ignored in keys and in callers. The limit of sixteen characters applies to the remaining text."""
     config = read(minimal + f'[ae-titles."  ABCDEFGH IJKLMNO "]\nallowed-callers = [" CT1 "]\n{SETTINGS}').config
     assert config is not None
     assert {"LUNG", "ABCDEFGH IJKLMNO"} == config.ae_titles.keys()
@@ -46,7 +46,7 @@ def test_spaces_around_an_ae_title_are_ignored(read: Read, minimal: str) -> None
 
 
 def test_two_keys_for_the_same_ae_title_are_refused(problems: Problems) -> None:
-    """The message names both."""
+    """The message names both keys."""
     found = problems(f'[ae-titles." LUNG "]\n{SETTINGS}')
     assert ['ae-titles." LUNG "'] == list(found)
     assert "'LUNG' and ' LUNG ' are the same key" in found['ae-titles." LUNG "']
@@ -83,20 +83,20 @@ def test_mistakes_in_callers_are_located_in_the_list(problems: Problems) -> None
 
 
 def test_an_empty_list_of_callers_is_refused(problems: Problems) -> None:
-    """It would reject every requestor. To accept all, the key is omitted."""
+    """An empty list would reject every requestor. To accept all requestors, the key is omitted."""
     found = problems(f"[ae-titles.X]\nallowed-callers = []\n{SETTINGS}")
     assert "AE title 'X': allowed-callers must not be empty" in found["ae-titles.X.allowed-callers"]
 
 
 def test_a_text_is_not_a_list(problems: Problems) -> None:
-    """It is not read as the list of its characters."""
+    """The text is not read as the list of its characters."""
     found = problems(f"[ae-titles.X]\nallowed-callers = 'CT1'\nignored-sop-classes = '1.2'\n{SETTINGS}")
     assert {"ae-titles.X.allowed-callers", "ae-titles.X.ignored-sop-classes"} == found.keys()
     assert all("must be a list in square brackets" in message for message in found.values())
 
 
 def test_sop_classes_must_be_uids(problems: Problems) -> None:
-    """Digits and dots, at most 64 characters."""
+    """A UID has digits and dots, at most 64 characters."""
     found = problems(f"[ae-titles.X]\nignored-sop-classes = ['1.2', 'CT', '{'1' * 65}', '']\n{SETTINGS}")
     at = "ae-titles.X.ignored-sop-classes"
     assert [f"{at}[1]", f"{at}[2]", f"{at}[3]"] == list(found)
@@ -104,7 +104,7 @@ def test_sop_classes_must_be_uids(problems: Problems) -> None:
 
 
 def test_transfer_syntaxes_must_be_supported(problems: Problems) -> None:
-    """A UID that DICOM does not define may be a transfer syntax. One that DICOM defines as something else is not."""
+    """A UID that DICOM does not define may be a transfer syntax. A UID with another meaning in DICOM is refused."""
     listed = ["1.2.840.10008.1.2.4.70", "1.2.840.113619.5.2", "JPEG", "1.2.840.10008.1.1", "1.2.840.10008.1.2.1.99"]
     found = problems(f"[ae-titles.X]\ntransfer-syntaxes = {listed}\n{SETTINGS}")
     at = "ae-titles.X.transfer-syntaxes"
@@ -135,7 +135,7 @@ def test_settings_are_required_if_one_of_them_is_required(problems: Problems) ->
     } == found
 
 
-def test_an_ae_title_has_its_own_or_the_default_submitter(read: Read, minimal: str) -> None:
+def test_an_ae_title_has_the_named_or_the_default_submitter(read: Read, minimal: str) -> None:
     lines = OTHER_SUBMITTER + f"[ae-titles.X]\nsubmitter = 'other'\n{SETTINGS}"
     config = read("default-submitter = 'clara'\n" + minimal + lines).config
     assert config is not None
@@ -152,7 +152,7 @@ def test_an_ae_title_needs_a_choice_between_two_submitters(problems: Problems) -
 
 
 def test_an_unknown_submitter_is_reported_with_the_nearest_name(read: Read, minimal: str) -> None:
-    """It is reported for an AE title and for the default, together with any other mistake."""
+    """The name is reported for an AE title and for the default, together with any other mistake."""
     text = (
         "default-submitter = 'othr'\n" + minimal + f"[ae-titles.X]\nsubmitter = 'calra'\n{SETTINGS}[dicom]\nport = -1\n"
     )
@@ -165,13 +165,13 @@ def test_an_unknown_submitter_is_reported_with_the_nearest_name(read: Read, mini
 
 
 def test_a_submitter_name_has_only_plain_characters(problems: Problems) -> None:
-    """It becomes the name of a folder."""
+    """The name becomes the name of a folder."""
     found = problems('[submitters."../x"]\ntype = "remote"\nendpoint = "b"\n[ae-titles.LUNG]\nsubmitter = "clara"')
     assert "must be a name of 1 to 64 letters" in found['submitters."../x"']
 
 
 def test_a_processor_that_is_not_installed_affects_its_ae_titles_only(read: Read, minimal: str, broken: str) -> None:
-    """The rest can start. The message names the installed and the broken plugins."""
+    """Other AE titles can start. The message names the installed and the broken plugins."""
     loaded = read(minimal + "[ae-titles.X]\nprocessor = 'tomo'\nsettings.anything = 1\n")
     (problem,) = loaded.problems
     assert ConfigProblemKind.UNAVAILABLE is problem.kind
@@ -201,7 +201,7 @@ def test_a_submitter_that_is_not_installed_affects_its_ae_titles_only(read: Read
 
 
 def test_a_storage_backend_that_is_not_installed_is_a_problem(read: Read, minimal: str) -> None:
-    """Nothing can start without it. An unavailable processor is reported, too."""
+    """The service cannot start without the backend. An unavailable processor is reported, too."""
     text = minimal.replace('path = "data"', 'path = "data"\nbackend = "s3"') + "[ae-titles.X]\nprocessor = 'tomo'\n"
     loaded = read(text)
     assert loaded.config is None

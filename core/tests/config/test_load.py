@@ -115,7 +115,7 @@ def test_invalid_toml_is_one_problem(read: Read, text: str | bytes, expected: st
 
 
 def test_a_byte_order_mark_is_ignored(read: Read) -> None:
-    """Some editors write one at the beginning of a file."""
+    """Some editors write a byte order mark at the beginning of a file."""
     assert () == read(b"\xef\xbb\xbf" + EXAMPLE.encode()).problems
 
 
@@ -136,7 +136,7 @@ def test_a_value_in_place_of_a_table_is_a_problem(read: Read, text: str) -> None
 
 
 def test_unknown_keys_are_reported_with_the_nearest_key(problems: Problems) -> None:
-    """This holds for keys at every level."""
+    """Unknown keys are reported at every level."""
     found = problems(
         "[dicom]\nmax_pdu = 5\n[log]\nlvl = 1\n[lgo]\n[ae-titles.X]\nsubmiter = 'a'\nsettings.pipeline-a='b'"
     )
@@ -188,7 +188,7 @@ def test_a_tilde_is_the_home_folder(read: Read, minimal: str, monkeypatch: pytes
     ],
 )
 def test_other_ledgers_are_refused_without_showing_a_password(problems: Problems, url: str, expected: str) -> None:
-    """A URL may hold a password."""
+    """A URL may contain a password."""
     found = problems(f'[ledger]\nurl = "{url}"')
     assert ["ledger.url"] == list(found)
     assert expected in found["ledger.url"]

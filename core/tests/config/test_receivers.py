@@ -1,4 +1,4 @@
-"""Associations are divided among several receivers."""
+"""The division of associations among several receivers."""
 
 from __future__ import annotations
 

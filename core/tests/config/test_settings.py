@@ -1,4 +1,4 @@
-"""Settings classes for plugin authors: each type accepts exactly its own values, and every problem has its path."""
+"""Settings classes for plugin authors: a type accepts only values of that type; each problem has a path."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_every_invalid_element_is_reported(settings: Structure) -> None:
 
 
 def test_the_converter_raises_errors_of_cattrs(tmp_path: Path) -> None:
-    """They are cattrs' exception groups, so cattrs' own tools can read them."""
+    """The errors are cattrs' exception groups, so that cattrs' tools can read them."""
     converter = convert.make_converter(tmp_path, {})
     with pytest.raises(cattrs.ClassValidationError) as caught:
         converter.structure({"host": 1, "port": 0}, Server)

@@ -40,14 +40,14 @@ class Prefixed:
 
 
 def test_a_prefix_collects_its_keys(settings: Structure) -> None:
-    """A key with a field of its own is not collected."""
+    """A key that has a field is not collected."""
     assert (Prefixed(pipelines={"a": 1, "b-c": 2}, pipeline_limit=3), {}) == settings(
         Prefixed, "pipeline-a = 1\npipeline-b-c = 2\npipeline-limit = 3"
     )
 
 
-def test_mistakes_among_collected_keys_have_their_own_paths(settings: Structure) -> None:
-    """The path is the one in the file."""
+def test_mistakes_among_collected_keys_have_the_paths_of_the_keys(settings: Structure) -> None:
+    """The path is that of the key in the file."""
     _, problems = settings(Prefixed, "pipeline-a = 'x'\npipeline-b = true\npipeline- = 1\npipelines = 1")
     assert {"pipeline-a", "pipeline-b", "pipeline-", "pipelines"} == problems.keys()
     assert "(known: pipeline-<name>, pipeline-limit)" in problems["pipeline-"]
@@ -65,7 +65,7 @@ def test_a_required_prefix_needs_a_key(settings: Structure) -> None:
 
 
 def test_the_validators_of_attrs_are_supported(settings: Structure) -> None:
-    """The problem has only the message of their errors, not the other arguments."""
+    """The problem has only the message of the validator's error, not the other arguments of the error."""
 
     @frozen(kw_only=True)
     class Validated:
@@ -89,7 +89,7 @@ def test_the_validators_of_attrs_are_supported(settings: Structure) -> None:
 
 
 def test_a_rule_across_settings_is_reported_at_the_table(settings: Structure) -> None:
-    """It is checked after each setting is valid."""
+    """The rule is checked only if each setting is valid."""
 
     @frozen(kw_only=True)
     class Range:

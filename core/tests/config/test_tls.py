@@ -23,7 +23,7 @@ def test_a_certificate_is_sufficient(read: Read, minimal: str, tmp_path: Path) -
 
 
 def test_all_tls_settings_are_read(read: Read, minimal: str, tmp_path: Path) -> None:
-    """The files, the rule for client certificates, and the profile."""
+    """The settings are the files, the rule for client certificates, and the profile."""
     lines = """
 [dicom.tls]
 certificate = "adapter.pem"
@@ -47,13 +47,13 @@ profile = "bcp195-non-downgrading"
 
 
 def test_client_certificates_need_an_authority(problems: Problems) -> None:
-    """Without one they would not be verified."""
+    """Without an authority, client certificates would not be verified."""
     found = problems('[dicom.tls]\ncertificate = "a.pem"\nclient-certificates = "required"\n')
     assert "client-certificates needs client-ca" in found["dicom.tls"]
 
 
 def test_a_caller_with_a_certificate_name_needs_client_certificates(problems: Problems) -> None:
-    """This holds with TLS and without it."""
+    """The problem is reported with and without TLS."""
     callers = 'allowed-callers = ["CT1", {ae-title = "CT2", certificate = "ct2.example"}]\n'
     for tls in ("", '[dicom.tls]\ncertificate = "a.pem"\n'):
         found = problems(f"[ae-titles.X]\n{callers}[ae-titles.X.settings]\npipeline-x = '1'\n{tls}")

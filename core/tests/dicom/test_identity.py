@@ -1,4 +1,4 @@
-"""The identity attributes parsed during the arrival of a data set are those that pydicom reads from the whole."""
+"""The identity attributes that are parsed during the arrival of a data set equal those that pydicom reads."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def element(tag: int, vr: str, value: bytes, syntax: str, length: int | None = N
 
 
 def encode(syntax: str, before_patient: bytes = b"", after: bytes = b"") -> bytes:
-    """Encode a data set. `before_patient` is placed between its SOP Instance UID and its Patient ID."""
+    """Encode a data set. `before_patient` is placed between SOP Instance UID and Patient ID."""
     return b"".join(
         (
             element(0x00080016, "UI", CT.encode(), syntax),
@@ -74,7 +74,7 @@ def encode(syntax: str, before_patient: bytes = b"", after: bytes = b"") -> byte
 
 
 def read(data_set: bytes, syntax: str, size: int) -> Identity:
-    """Feed the data set in pieces until the parser is satisfied."""
+    """Feed the data set to the parser in pieces until the parser needs no more data."""
     reader = IdentityReader(syntax)
     for start in range(0, len(data_set), size):
         if not reader.needs_more:
@@ -113,18 +113,18 @@ def transfer_syntax(path: Path) -> str:
 
 @pytest.mark.parametrize("path", shipped(), ids=lambda path: path.name)
 def test_every_file_of_pydicom_is_read_as_pydicom_reads_it(path: Path) -> None:
-    """The data sets arrive in pieces of any size. Some files are invalid: both parsers refuse them."""
+    """The data sets arrive in pieces of any size. Both parsers refuse the invalid files among them."""
     content, syntax = path.read_bytes(), transfer_syntax(path)
     data_set = content[data_set_offset(content) :]
     expected = outcome(identify, data_set, syntax)
-    # For large files the beginning is sufficient: byte by byte they take minutes.
+    # For large files the beginning is sufficient, because reading them byte by byte takes minutes.
     sizes = (1, 7, 4096) if len(data_set) < 1 << 17 else (4096,)
 
     assert [expected] * len(sizes) == [outcome(read, data_set, syntax, size) for size in sizes]
 
 
 def test_pydicom_has_enough_files_for_the_comparison() -> None:
-    """Most of them have an identity."""
+    """Most of the files have an identity."""
     known = [
         path
         for path in shipped()
@@ -141,7 +141,7 @@ def test_pydicom_has_enough_files_for_the_comparison() -> None:
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.name)
 @pytest.mark.parametrize("size", [1, 3, 50, 10_000])
 def test_the_reader_stops_when_it_has_every_attribute(syntax: str, size: int) -> None:
-    """The rest of the data set is not scanned."""
+    """The remaining data set is not scanned."""
     reader = IdentityReader(syntax)
     data_set = element(0x00080005, "CS", b"ISO_IR 100", syntax) + encode(
         syntax, element(0x00081030, "LO", b"x" * 2000, syntax)
@@ -164,13 +164,13 @@ def test_a_data_set_that_ends_with_the_last_attribute_is_read(syntax: str) -> No
 
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.name)
 def test_attributes_behind_any_number_of_others_are_found(syntax: str) -> None:
-    """Values that are not wanted are skipped, not held: they have no limit."""
+    """Other values are skipped, not kept in memory, and may have any length."""
     large = [element(0x00091000 + number, "OB", bytes(5 << 20), syntax) for number in range(3)]
     assert IDENTITY == read(encode(syntax, b"".join(large)), syntax, 1 << 16)
 
 
 def test_a_wanted_value_that_is_too_long_is_refused_with_its_place() -> None:
-    """The limit of what the reader holds concerns the values that it needs."""
+    """The limit applies only to the values that the reader needs."""
     data_set = encode(ExplicitVRLittleEndian).replace(
         element(0x00100020, "LO", b"PID-4711", ExplicitVRLittleEndian),
         element(0x00100020, "UT", b"P" * 70_000, ExplicitVRLittleEndian),
@@ -201,7 +201,7 @@ def test_attributes_are_found_in_any_order(syntax: str, order: list[int], size: 
 
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.name)
 def test_an_attribute_with_two_values_is_refused(syntax: str) -> None:
-    """Neither of two patients is guessed. Two equal values are no contradiction."""
+    """The reader does not choose one of two patients. Two equal values are accepted."""
     second = element(0x00100020, "LO", b"PID-4712", syntax)
     with pytest.raises(UnreadableDataSet, match=r"a second \(0010,0020\) at offset \d+, with another value"):
         identify(encode(syntax) + second, syntax)
@@ -209,7 +209,10 @@ def test_an_attribute_with_two_values_is_refused(syntax: str) -> None:
 
 
 def test_what_follows_the_identity_in_order_may_be_damaged() -> None:
-    """The instance is stored as it is; out of order, the damage may hide an attribute, and it is refused."""
+    """The instance is stored unchanged.
+
+    With attributes out of order it is refused, because the damage may hide an attribute.
+    """
     syntax = ExplicitVRLittleEndian
     damage = b"\xff\xff\xff\xffgarbage" * 9
     assert IDENTITY == identify(encode(syntax, after=element(0x00280010, "US", b"\1\0", syntax) + damage), syntax)
@@ -221,7 +224,7 @@ def test_what_follows_the_identity_in_order_may_be_damaged() -> None:
 
 
 def test_a_wrong_length_is_reported_with_its_place() -> None:
-    """The reason is not a missing attribute, but the element before it."""
+    """The reason names the element with the wrong length, not the attribute that is missing after it."""
     syntax = ExplicitVRLittleEndian
     wrong = element(0x00081030, "LO", b"a study", syntax, length=31)
     with pytest.raises(UnreadableDataSet, match=r"no valid data element at offset \d+, after \(0008,1030\) at offset"):
@@ -235,7 +238,7 @@ def test_a_wrong_length_is_reported_with_its_place() -> None:
 @pytest.mark.parametrize("actual", SYNTAXES, ids=lambda syntax: syntax.name)
 @pytest.mark.parametrize("negotiated", [*SYNTAXES, JPEGBaseline8Bit], ids=lambda syntax: syntax.name)
 def test_a_data_set_that_is_not_encoded_as_negotiated_is_refused(negotiated: UID, actual: UID, size: int) -> None:
-    """The platform could not read it. The reason names both encodings."""
+    """The platform could not read the data set. The reason names both encodings."""
     after = element(0x00280010, "US", b"\1\0", actual)
     if actual == negotiated or (negotiated, actual) == (JPEGBaseline8Bit, ExplicitVRLittleEndian):
         assert IDENTITY == read(encode(actual, after=after), negotiated, size)
@@ -251,7 +254,7 @@ def test_a_data_set_that_is_not_encoded_as_negotiated_is_refused(negotiated: UID
 def test_pixel_data_must_be_encapsulated_exactly_if_the_transfer_syntax_requires_it(
     negotiated: UID, encapsulated: bool
 ) -> None:
-    """PS3.5 section A.4."""
+    """The rule is in PS3.5 section A.4."""
     own = ExplicitVRLittleEndian
     fragments = (
         element(ITEM, "", b"", own) + element(ITEM, "", b"\xff\xd8jpeg", own) + element(SEQUENCE_END, "", b"", own)
@@ -290,7 +293,7 @@ def sequence(syntax: str, content: bytes, *, sequence_ends: bool, item_ends: boo
 @pytest.mark.parametrize("inner", [True, False], ids=["inner ends", "inner has a length"])
 @pytest.mark.parametrize("items", [True, False], ids=["items end", "items have lengths"])
 def test_attributes_in_nested_sequences_are_ignored(syntax: str, outer: bool, inner: bool, items: bool) -> None:
-    """The UIDs of a referenced image and the ID of another patient are not the instance's own."""
+    """The UIDs of a referenced image and the ID of another patient are not those of the instance."""
     others = element(0x00080018, "UI", b"9.9", syntax) + element(0x00100020, "LO", b"OTHER", syntax)
     late = others + element(0x0020000E, "UI", b"9.9.9", syntax) + element(0x00400001, "LO", b"LATE", syntax)
     nested = sequence(syntax, late, sequence_ends=inner, item_ends=items)
@@ -303,7 +306,7 @@ def test_attributes_in_nested_sequences_are_ignored(syntax: str, outer: bool, in
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian], ids=lambda syntax: syntax.name)
 @pytest.mark.parametrize("length", [None, UNDEFINED], ids=["with a length", "with an end"])
 def test_an_attribute_with_unknown_vr_is_skipped(syntax: str, length: int | None) -> None:
-    """UN: it contains a value, or items in implicit VR little endian (PS3.5 section 6.2.2)."""
+    """An element with VR UN contains a value, or items in implicit VR little endian (PS3.5 section 6.2.2)."""
     own = ImplicitVRLittleEndian
     items = element(ITEM, "", element(0x00100020, "LO", b"OTHER", own), own) + element(SEQUENCE_END, "", b"", own)
     unknown = element(0x00091001, "UN", items if length else b"whatever", syntax, length)
@@ -332,7 +335,7 @@ def test_random_bytes_are_refused_as_pydicom_refuses_them(syntax: str, garbage: 
 def test_damaged_data_sets_are_read_as_pydicom_reads_them(
     syntax: str, changes: list[tuple[int, bytes]], cut: int, size: int
 ) -> None:
-    """If both find an identity, it is the same. In all other cases the data set is refused."""
+    """If both parsers find an identity, the identities are equal. In all other cases the data set is refused."""
     inner = sequence(syntax, element(0x00100020, "LO", b"OTHER", syntax), sequence_ends=True, item_ends=True)
     data_set = bytearray(encode(syntax, inner))
     for place, value in changes:
@@ -348,7 +351,7 @@ def test_damaged_data_sets_are_read_as_pydicom_reads_them(
 @pytest.mark.parametrize("vr", [b"??", b"  ", b"\0\0", b"ZZ"])
 @pytest.mark.parametrize("size", [1, 4096])
 def test_an_unknown_vr_with_a_short_length_is_skipped(syntax: str, vr: bytes, size: int) -> None:
-    """So do writers that do not know the VR of an element."""
+    """Writers that do not know the VR of an element use such a length."""
     odd = element(0x00091001, "LO", b"whatever", syntax).replace(b"LO", vr)
     assert IDENTITY == read(encode(syntax, odd), syntax, size)
 
@@ -362,7 +365,7 @@ def test_a_vr_of_the_future_has_a_long_length(syntax: str) -> None:
 
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.name)
 def test_a_delimiter_with_a_length_is_accepted(syntax: str) -> None:
-    """PS3.5 table 7.5-3 requires 0; pydicom and DCMTK ignore another number."""
+    """PS3.5 table 7.5-3 requires the length 0; pydicom and DCMTK ignore any other length."""
     whole = encode(
         syntax, sequence(syntax, element(0x00100020, "LO", b"OTHER", syntax), sequence_ends=True, item_ends=True)
     )

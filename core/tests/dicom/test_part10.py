@@ -26,7 +26,7 @@ PLAIN = {
     0x00080016: (b"UI", CT.encode()),
     0x00080018: (b"UI", b"1.2.3.4"),
     0x00081030: (b"LO", b"Somebody's study"),
-    0x00100010: (b"PN", b"Nobody^" + b"N" * 410),  # long, so that a cut at byte 600 is among the UIDs
+    0x00100010: (b"PN", b"Nobody^" + b"N" * 410),  # long, so that a file that is cut at byte 600 ends among the UIDs
     0x00100020: (b"LO", b"PID-4711"),
     0x00100021: (b"LO", b"HOSPITAL"),
     0x0020000D: (b"UI", b"1.2.3"),
@@ -100,7 +100,7 @@ def test_a_calling_ae_title_that_is_not_ascii_gets_a_valid_header() -> None:
 
 @pytest.mark.parametrize("beginning", [b"", file_header(CT, "1.2.3", "1.2", "A")[:143], b"\0" * 132 + b"\2\0" * 9])
 def test_a_file_that_is_not_dicom_has_no_data_set(beginning: bytes) -> None:
-    """Truncated, or another format."""
+    """The file is truncated, or has another format."""
     with pytest.raises(ValueError, match="not a DICOM file"):
         data_set_offset(beginning)
 
@@ -110,7 +110,7 @@ def test_a_file_that_is_not_dicom_has_no_data_set(beginning: bytes) -> None:
 
 @pytest.mark.parametrize("syntax", [*SYNTAXES, JPEGBaseline8Bit, UID("1.3.46.670589.33.1.4.1")], ids=lambda u: u.name)
 def test_an_instance_is_identified_in_every_transfer_syntax(syntax: UID) -> None:
-    """Implicit and explicit VR, big endian, compressed, and private transfer syntaxes (PS3.5 annex A)."""
+    """The syntaxes are implicit and explicit VR, big endian, compressed, and private (PS3.5 annex A)."""
     data_set = encode(syntax if syntax in SYNTAXES else ExplicitVRLittleEndian)
 
     assert identify(data_set, syntax) == IDENTITY
@@ -118,7 +118,7 @@ def test_an_instance_is_identified_in_every_transfer_syntax(syntax: UID) -> None
 
 @pytest.mark.parametrize("length", ["defined", "undefined"])
 def test_attributes_in_sequences_are_ignored(length: str) -> None:
-    """The UIDs of a referenced image and the ID of another patient in a sequence are not the instance's own."""
+    """The UIDs of a referenced image and the ID of another patient in a sequence are not those of the instance."""
     inner = element(0x00080018, b"UI", b"9.9") + element(0x00100020, b"LO", b"OTHER")
     item = struct.pack("<HHL", 0xFFFE, 0xE000, len(inner)) + inner
     sequence = element(0x00081140, b"SQ", item)
@@ -178,7 +178,7 @@ def test_an_unknown_transfer_syntax_is_read_as_explicit_vr_little_endian() -> No
     ids=lambda value: repr(value[:10]),
 )
 def test_a_uid_that_is_missing_or_malformed_is_refused(tag: str, value: bytes) -> None:
-    """PS3.5 section 9: 1 to 64 digits and periods. The message does not quote the value."""
+    """A UID has 1 to 64 digits and periods (PS3.5 section 9). The message does not quote the value."""
     with pytest.raises(Mismatch) as refusal:
         identify(encode(**{tag: value}), ExplicitVRLittleEndian)
     assert value.strip() == b"" or value.decode("latin-1") not in str(refusal.value)
@@ -202,7 +202,7 @@ def test_a_uid_that_is_missing_or_malformed_is_refused(tag: str, value: bytes) -
     ],
 )
 def test_a_patient_id_is_read_in_its_character_set(raw: bytes, character_set: bytes, text: str) -> None:
-    """PS3.3 C.12.1.1.2, without padding. The text is never interpreted."""
+    """The text is decoded (PS3.3 C.12.1.1.2) and its padding removed; it is never interpreted."""
     assert text == patient_id_of(raw, character_set)
 
 
@@ -226,5 +226,5 @@ def test_a_character_set_named_like_a_python_codec_is_harmless(raw: bytes, chara
 
 @pytest.mark.filterwarnings("ignore:Unknown encoding")
 def test_an_unknown_character_set_does_not_refuse_an_instance() -> None:
-    """pydicom warns about it. The instance is kept, and different bytes give different texts."""
+    """pydicom warns about the character set. The instance is kept, and different bytes give different texts."""
     assert "MÜLLER" == patient_id_of(b"M\xdcLLER", b"KLINGON")

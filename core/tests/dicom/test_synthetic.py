@@ -71,12 +71,12 @@ def test_a_validator_finds_no_error(modality: str, tmp_path: Path) -> None:
     made = synthetic.make_study(modality=modality, series=1, instances=2)[1]
     synthetic.write(made, tmp_path / "instance.dcm")
     run = subprocess.run([validator, tmp_path / "instance.dcm"], capture_output=True, text=True, check=False)
-    assert (0, 1) == (run.returncode, len(run.stderr.splitlines())), run.stderr  # the one line names the IOD
+    assert (0, 1) == (run.returncode, len(run.stderr.splitlines())), run.stderr  # the only line names the IOD
 
 
 @pytest.mark.parametrize("modality", IMAGES)
 def test_pixel_data_has_the_size_that_its_attributes_define(modality: str) -> None:
-    """Rows x columns x bytes, padded to an even length. The values are not all equal."""
+    """The size is rows x columns x bytes, padded to an even length. The values are not all equal."""
     made = synthetic.make_instance(modality=modality, rows=5, columns=7)
     size = 5 * 7 * made.BitsAllocated // 8
     assert size + size % 2 == len(made.PixelData)

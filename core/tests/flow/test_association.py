@@ -37,7 +37,7 @@ def configured(*callers: CallerConfig, storage: StorageConfig | None = None) -> 
     )
 
 
-def asked(called: str = "LUNG", calling: str = "CT1", peer: str = "10.0.0.7", *names: str) -> AssociationRequest:
+def make_request(called: str = "LUNG", calling: str = "CT1", peer: str = "10.0.0.7", *names: str) -> AssociationRequest:
     """Return an association request. `names` are those of the caller's certificate."""
     return AssociationRequest(
         called_ae_title=called, calling_ae_title=calling, peer_address=peer, certificate_names=frozenset(names)
@@ -64,18 +64,18 @@ FULL = Capacity(total_bytes=100 * GB, free_bytes=1)
 @pytest.mark.parametrize(
     ("request_", "load", "answer"),
     [
-        (asked(), busy(), None),
-        (asked(called="KIDNEY"), busy(), NOT_CALLED),
-        (asked(called="lung"), busy(), NOT_CALLED),
-        (asked(called=""), busy(), NOT_CALLED),
-        (asked(called="OPEN", calling=""), busy(), None),
-        (asked(calling="PET"), busy(), NOT_CALLING),
-        (asked(), STOPPED, CONGESTED),
-        (asked(called="OPEN"), STOPPED, None),
-        (asked(), busy(associations=1), None),
-        (asked(), busy(associations=2), AT_ITS_LIMIT),
-        (asked(), busy(capacity=FULL), AT_ITS_LIMIT),
-        (asked(), busy(capacity=None), None),
+        (make_request(), busy(), None),
+        (make_request(called="KIDNEY"), busy(), NOT_CALLED),
+        (make_request(called="lung"), busy(), NOT_CALLED),
+        (make_request(called=""), busy(), NOT_CALLED),
+        (make_request(called="OPEN", calling=""), busy(), None),
+        (make_request(calling="PET"), busy(), NOT_CALLING),
+        (make_request(), STOPPED, CONGESTED),
+        (make_request(called="OPEN"), STOPPED, None),
+        (make_request(), busy(associations=1), None),
+        (make_request(), busy(associations=2), AT_ITS_LIMIT),
+        (make_request(), busy(capacity=FULL), AT_ITS_LIMIT),
+        (make_request(), busy(capacity=None), None),
     ],
 )
 def test_each_rejection_has_the_result_source_and_reason_of_the_standard(
@@ -86,31 +86,31 @@ def test_each_rejection_has_the_result_source_and_reason_of_the_standard(
 
 
 def test_every_rejection_has_a_reason_for_operators() -> None:
-    """An acceptance has none."""
+    """An acceptance has no reason."""
     config = configured(caller("CT1"))
-    cases = [asked(called="KIDNEY"), asked(calling="PET"), asked()]
+    cases = [make_request(called="KIDNEY"), make_request(calling="PET"), make_request()]
     assert all(judge(request, config, STOPPED).reason for request in cases)
-    assert "its processor failed" == judge(asked(), config, STOPPED).reason
-    assert "max-associations = 2 are open" == judge(asked(), config, busy(associations=2)).reason
-    assert AssociationDecision() == judge(asked(), config, busy())
+    assert "its processor failed" == judge(make_request(), config, STOPPED).reason
+    assert "max-associations = 2 are open" == judge(make_request(), config, busy(associations=2)).reason
+    assert AssociationDecision() == judge(make_request(), config, busy())
 
 
 def test_permanent_reasons_come_before_transient_ones() -> None:
-    """All checks fail at first. Each time one is fixed, the next reason is returned.
+    """All checks fail at first. Each time the cause of a reason is corrected, the next reason is returned.
 
     Verified to fail when two of the checks are swapped (any pair).
     """
     config = configured(caller("CT1"))
     everything = busy(associations=9, capacity=FULL, stopped={"LUNG": "its processor failed"})
     told_in_turn = [
-        rejection_of(judge(asked(called="KIDNEY", calling="PET"), config, everything)),
-        rejection_of(judge(asked(calling="PET"), config, everything)),
-        rejection_of(judge(asked(), config, everything)),
+        rejection_of(judge(make_request(called="KIDNEY", calling="PET"), config, everything)),
+        rejection_of(judge(make_request(calling="PET"), config, everything)),
+        rejection_of(judge(make_request(), config, everything)),
     ]
     assert [NOT_CALLED, NOT_CALLING, CONGESTED] == told_in_turn
 
-    many = judge(asked(), config, busy(associations=9, capacity=FULL))
-    full = judge(asked(), config, busy(capacity=FULL))
+    many = judge(make_request(), config, busy(associations=9, capacity=FULL))
+    full = judge(make_request(), config, busy(capacity=FULL))
     assert [AT_ITS_LIMIT, AT_ITS_LIMIT] == [rejection_of(many), rejection_of(full)]
     assert many.reason.startswith("max-associations")
     assert full.reason.startswith("storage")
@@ -149,7 +149,7 @@ def test_a_caller_is_allowed_by_ae_title_by_network_or_by_both(
     callers: tuple[CallerConfig, ...], calling: str, peer: str, allowed: bool
 ) -> None:
     """One matching entry is enough. All keys of an entry must match. Without entries, all callers are allowed."""
-    decision = judge(asked(calling=calling, peer=peer), configured(*callers), busy())
+    decision = judge(make_request(calling=calling, peer=peer), configured(*callers), busy())
 
     assert (None if allowed else NOT_CALLING) == rejection_of(decision)
 
@@ -157,8 +157,8 @@ def test_a_caller_is_allowed_by_ae_title_by_network_or_by_both(
 def test_each_ae_title_has_its_own_callers() -> None:
     config = configured(caller("CT1"))
 
-    assert NOT_CALLING == rejection_of(judge(asked(calling="CT2"), config, busy()))
-    assert None is rejection_of(judge(asked(called="OPEN", calling="CT2"), config, busy()))
+    assert NOT_CALLING == rejection_of(judge(make_request(calling="CT2"), config, busy()))
+    assert None is rejection_of(judge(make_request(called="OPEN", calling="CT2"), config, busy()))
 
 
 # --- free space -------------------------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ def test_each_ae_title_has_its_own_callers() -> None:
     [
         (50 * GB, 85, 5 * GB, False),
         (15 * GB + 1, 85, 5 * GB, False),
-        (15 * GB, 85, 5 * GB, True),  # 85 % is used
+        (15 * GB, 85, 5 * GB, True),  # 85 % are used
         (5 * GB, 100, 5 * GB, False),
         (5 * GB - 1, 100, 5 * GB, True),
         (0, 100, 0, False),  # both limits are off
@@ -184,12 +184,12 @@ def test_storage_is_full_at_the_watermark_and_below_the_reserve(
     capacity = Capacity(total_bytes=100 * GB, free_bytes=free)
 
     assert full == bool(storage_full(capacity, storage))
-    decision = judge(asked(), configured(storage=storage), busy(capacity=capacity))
+    decision = judge(make_request(), configured(storage=storage), busy(capacity=capacity))
     assert (Rejection.LOCAL_LIMIT_EXCEEDED if full else None) == decision.rejection
 
 
 def test_the_reason_names_the_setting_that_decides() -> None:
-    """The operator sees the limit and the current value."""
+    """The reason has the limit and the current value."""
     by_share = StorageConfig(path=Path("data"), watermark_percent=85, reserve=0)
     by_room = StorageConfig(path=Path("data"), watermark_percent=100, reserve=5 * GB)
     capacity = Capacity(total_bytes=100 * GB, free_bytes=4 * GB)
@@ -213,8 +213,8 @@ ENOUGH = LEDGER_RESERVE_BYTES + SMALLEST_ASSOCIATION_BYTES
 
 @pytest.mark.parametrize(("free", "full"), [(None, False), (ENOUGH, False), (ENOUGH - 1, True)])
 def test_storage_is_full_without_free_space_for_the_ledger(free: int | None, full: bool) -> None:
-    """This holds for all limits of the storage. A ledger on another machine has no such check."""
-    decision = judge(asked(), configured(), evolve(busy(), ledger_free=free))
+    """The storage is full for any limits of the storage. A ledger on another machine has no such check."""
+    decision = judge(make_request(), configured(), evolve(busy(), ledger_free=free))
     assert (Rejection.LOCAL_LIMIT_EXCEEDED if full else None) == decision.rejection
     assert full == ("the ledger's disk" in decision.reason)
 
@@ -248,7 +248,7 @@ def test_a_calling_ae_title_can_require_a_certificate(calling: str, names: tuple
 
     Verified to fail when parts of a name are compared.
     """
-    decision = judge(asked("LUNG", calling, "10.0.0.7", *names), configured(*BY_CERTIFICATE), busy())
+    decision = judge(make_request("LUNG", calling, "10.0.0.7", *names), configured(*BY_CERTIFICATE), busy())
     assert (None if allowed else NOT_CALLING) == rejection_of(decision)
 
 
@@ -256,16 +256,16 @@ def test_the_number_of_associations_from_one_address_is_limited() -> None:
     """Further associations are rejected as transient."""
     config = configured()
     limited = evolve(config, dicom=evolve(config.dicom, max_associations=9, max_associations_per_peer=2))
-    assert AssociationDecision() == judge(asked(), limited, evolve(busy(associations=5), associations_of_peer=1))
-    decision = judge(asked(), limited, evolve(busy(associations=5), associations_of_peer=2))
+    assert AssociationDecision() == judge(make_request(), limited, evolve(busy(associations=5), associations_of_peer=1))
+    decision = judge(make_request(), limited, evolve(busy(associations=5), associations_of_peer=2))
     assert AT_ITS_LIMIT == rejection_of(decision)
     assert "max-associations-per-peer = 2 are open from this address" == decision.reason
 
 
 def test_an_accepted_association_has_the_rules_of_its_ae_title() -> None:
-    """They decide about its presentation contexts."""
+    """The rules determine the accepted presentation contexts."""
     config = configured()
-    assert ContextRules() == judge(asked(), config, busy()).contexts
+    assert ContextRules() == judge(make_request(), config, busy()).contexts
     lossless = AeTitleConfig(
         transfer_syntaxes=("1.2.840.10008.1.2", "1.2.840.10008.1.2.4.70"),
         unknown_transfer_syntaxes=True,
@@ -278,5 +278,5 @@ def test_an_accepted_association_has_the_rules_of_its_ae_title() -> None:
             accepts_unknown_transfer_syntaxes=True,
             ignored_sop_classes=frozenset({"1.2.840.10008.5.1.4.38.1"}),
         )
-        == judge(asked(), config, busy()).contexts
+        == judge(make_request(), config, busy()).contexts
     )

@@ -1,4 +1,4 @@
-"""Names from the network never become names of files or folders, and never lead out of the adapter's folders."""
+"""Names from the network never become names of files or folders, and never refer to files elsewhere."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def results(
 
 
 def test_the_client_registers_and_reads_pipelines(results: dict[str, Any]) -> None:
-    """The client can create pipelines, list them and read their details, but not create a job for a removed pipeline."""
+    """The client can create, list and read pipelines; it cannot create a job for a removed pipeline."""
     assert [[results["pipeline"], "lung"]] == results["pipelines"]
     assert "lung" == results["pipeline name"]
     assert f"no pipeline {results['pipeline']}" == results["removed pipeline"]

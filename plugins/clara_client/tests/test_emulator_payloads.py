@@ -220,13 +220,13 @@ def test_only_reusable_payloads_have_metadata(platform: EmulatedPlatform, job: C
 
 
 def test_reusable_payloads_are_copied_into_a_job(platform: EmulatedPlatform) -> None:
-    """The files of the payload are in the job's input folder, even after the reusable payload was changed or deleted."""
-    one, two = platform.payloads.create(), platform.payloads.create()
-    platform.payloads.upload(one.payload_id, "a/1", [b"one"])
-    platform.payloads.upload(two.payload_id, "a/2", [b"two"])
-    job = platform.create_job(LUNG, "name", input_payloads=[one.payload_id, two.payload_id])
-    platform.payloads.upload(one.payload_id, "a/1", [b"changed"])
-    platform.payloads.delete(two.payload_id)
+    """The payload's files are in the job's input folder, even after the payload was changed or deleted."""
+    first, second = platform.payloads.create(), platform.payloads.create()
+    platform.payloads.upload(first.payload_id, "a/1", [b"one"])
+    platform.payloads.upload(second.payload_id, "a/2", [b"two"])
+    job = platform.create_job(LUNG, "name", input_payloads=[first.payload_id, second.payload_id])
+    platform.payloads.upload(first.payload_id, "a/1", [b"changed"])
+    platform.payloads.delete(second.payload_id)
     assert ["input/a/1", "input/a/2"] == names(platform, job.payload_id)
     assert (b"one", b"two") == (
         read(platform, job.payload_id, "input/a/1"),
@@ -236,10 +236,10 @@ def test_reusable_payloads_are_copied_into_a_job(platform: EmulatedPlatform) -> 
 
 def test_invalid_input_payloads_are_refused(platform: EmulatedPlatform, job: ClaraJob) -> None:
     """Unknown payloads, payloads of jobs, and two files with the same name are refused; no job is created."""
-    one, two = platform.payloads.create(), platform.payloads.create()
-    for payload in (one, two):
+    first, second = platform.payloads.create(), platform.payloads.create()
+    for payload in (first, second):
         platform.payloads.upload(payload.payload_id, "same", [b"x"])
-    for inputs in ([32 * "0"], ["bad"], [job.payload_id], [one.payload_id, two.payload_id]):
+    for inputs in ([32 * "0"], ["bad"], [job.payload_id], [first.payload_id, second.payload_id]):
         with pytest.raises((InvalidValue, Conflict)):
             platform.create_job(LUNG, "name", input_payloads=inputs)
     assert (job,) == platform.jobs.list()

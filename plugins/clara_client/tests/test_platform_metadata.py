@@ -74,7 +74,7 @@ def test_surrogates_are_replaced() -> None:
 
 @given(st.dictionaries(TEXTS, TEXTS), st.randoms(use_true_random=False))
 def test_any_metadata_of_a_processor_is_accepted_by_the_platform(metadata: dict[str, str], random: Random) -> None:
-    """No entry is refused or lost. The result does not depend on the order of the keys, so that a repetition sends the same."""
+    """No entry is refused or lost. The result does not depend on the order of the keys."""
     fitting = fitting_metadata(metadata)
     assert len(metadata) == len(with_metadata({}, fitting.items(), ClaraCode.JOB_METADATA_REFUSED))
     shuffled = random.sample(sorted(metadata.items()), len(metadata))

@@ -95,5 +95,5 @@ def _is_map(field: Any) -> bool:
 
 
 def _is_repeated(field: Any) -> bool:
-    """Return whether a field is repeated. Older versions of protobuf have only `label`, which newer versions deprecate."""
+    """Return whether a field is repeated. Older versions of protobuf have only `label`."""
     return bool(field.is_repeated if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED)

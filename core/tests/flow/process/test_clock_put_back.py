@@ -1,4 +1,4 @@
-"""The clock was put back while the service was stopped: what the ledger contains lies in the future."""
+"""The clock was put back while the service was stopped, so that times in the ledger are in the future."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RETRY_FOR_S = 100
 
 
 class Patient(JobProcessorBase[NoSettings]):
-    """Submits each instance a minute after its arrival."""
+    """Processor that submits each instance a minute after its arrival."""
 
     name = "patient"
 
@@ -41,8 +41,8 @@ class Patient(JobProcessorBase[NoSettings]):
         self.call_later(seconds, lambda: called.append(name))
 
 
-class Brought:
-    """The plugin with the processor."""
+class PatientPlugin:
+    """The plugin with the processor `Patient`."""
 
     @hookimpl
     def dicom_adapter_processors(self) -> list[type[JobProcessorBase[Any]]]:
@@ -51,7 +51,7 @@ class Brought:
 
 @pytest.fixture
 def adapter(make_adapter: Any) -> Adapter:
-    made: Adapter = make_adapter(CONFIGURATION, Plugin(Brought()))
+    made: Adapter = make_adapter(CONFIGURATION, Plugin(PatientPlugin()))
     return made
 
 
@@ -74,7 +74,7 @@ def test_a_group_waits_no_longer_than_its_processor_requests(adapter: Adapter) -
     assert [due_at] == [job.created_at.timestamp() for job in adapter.jobs]
 
 
-def test_an_instance_that_arrives_afterwards_is_not_held_either(adapter: Adapter) -> None:
+def test_an_instance_that_arrives_after_the_change_is_not_delayed(adapter: Adapter) -> None:
     adapter.receive(make_instance(rows=2, columns=2))
     put_back_while_stopped(adapter)
     adapter.receive(make_instance(rows=2, columns=2))
@@ -83,7 +83,7 @@ def test_an_instance_that_arrives_afterwards_is_not_held_either(adapter: Adapter
 
 
 def test_timers_are_called_in_the_order_in_which_they_are_due(adapter: Adapter) -> None:
-    """A timer that is due soon is not held by one with an earlier time that is due later.
+    """A timer that is due soon does not wait for a timer with an earlier time that is due later.
 
     Verified to fail when timers are sorted by the times of their turns.
     """
@@ -111,9 +111,9 @@ def test_a_retry_comes_no_later_than_the_longest_pause(adapter: Adapter) -> None
 
 
 def test_retries_end_after_their_total_time(adapter: Adapter) -> None:
-    """The time in the future of the first failure does not prolong the retries.
+    """The first failure has a time in the future, which does not prolong the retries.
 
-    Verified to fail when that time is used as the ledger contains it.
+    Verified to fail when the time in the ledger is used unchanged.
     """
     adapter.platform.fail("create_job", Retriable("busy"), times=1000)
     adapter.receive(make_instance(rows=2, columns=2))

@@ -40,7 +40,7 @@ Serve = Callable[..., Adapter]
 
 @pytest.fixture
 def serve(make_adapter: Any) -> Serve:
-    """Return a function that makes an adapter whose processors call `handle` and have these other `methods`."""
+    """Return a function that creates an adapter whose processors call `handle` and have these other `methods`."""
 
     def make(handle: Callable[[Processor, Instance], object], **methods: Any) -> Adapter:
         class UnderTest(JobProcessorBase[NoSettings]):
@@ -102,7 +102,7 @@ def later(action: Callable[..., object]) -> Callable[[Processor, Instance], obje
 
 
 def test_a_turn_that_raises_is_rolled_back_and_instances_are_delivered_to_a_new_processor(serve: Serve) -> None:
-    """They are delivered in order, with the original times.
+    """The instances are delivered in order, with the original times.
 
     Verified to fail when the turn is committed after the exception.
     """
@@ -145,7 +145,9 @@ WRONG: dict[str, Take] = {
 
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG.keys())
 def test_an_invalid_submission_fails_the_whole_turn(serve: Serve, wrong: Take) -> None:
-    """Two valid submissions in the same turn are not committed. It is a failure of the processor, not an outage.
+    """Two valid submissions in the same turn are not committed.
+
+    The turn counts as a failure of the processor, not an outage.
 
     Verified to fail when invalid values count as an outage of the ledger (then metadata that is not text is retried
     forever).
@@ -183,7 +185,10 @@ def test_a_processor_can_only_act_within_its_turns(serve: Serve) -> None:
 
 
 def test_submitting_does_not_release_instances(serve: Serve) -> None:
-    """A submitted instance stays pending until it is removed. One that is removed without a job is reclaimed."""
+    """A submitted instance stays pending until it is removed.
+
+    An instance that is removed without a job is reclaimed.
+    """
 
     def handle(processor: Processor, instance: Instance) -> None:
         if instance.instance_id == 1:
@@ -226,7 +231,7 @@ def test_timers_run_in_the_order_of_their_times_unless_cancelled(serve: Serve) -
 
 @pytest.mark.parametrize("late", [False, True], ids=["in time", "made up for"])
 def test_the_time_of_a_turn_is_that_of_its_arrival_or_timer(serve: Serve, monkeypatch: Any, late: bool) -> None:
-    """now() is the time of arrival or the due time of the timer. New timers count from it.
+    """now() is the time of arrival or the due time of the timer. New timers count from this time.
 
     Verified to fail when the turn gets the current time of the host (then turns that are delayed by an hour have other
     results).
@@ -394,7 +399,7 @@ def test_failures_of_one_ae_title_do_not_affect_another(serve: Serve, capsys: An
 
 
 def test_an_instance_that_always_fails_is_quarantined_after_three_attempts(serve: Serve, capsys: Any) -> None:
-    """The pauses are 1 s and 2 s. Earlier instances are delivered again each time, later ones continue."""
+    """The pauses are 1 s and 2 s. Each time, earlier instances are delivered again; later instances are processed."""
     seen: list[int] = []
 
     def handle(_processor: Processor, instance: Instance) -> None:
@@ -417,7 +422,7 @@ def test_an_instance_that_always_fails_is_quarantined_after_three_attempts(serve
 
 
 def test_an_unprocessable_instance_is_quarantined_at_once(serve: Serve) -> None:
-    """The processor gives the reason. The turn is rolled back, and the processor keeps its state."""
+    """The reason is that of the processor. The turn is rolled back, and the processor keeps its state."""
     seen: list[tuple[Processor, int]] = []
 
     def handle(processor: Processor, instance: Instance) -> None:
@@ -478,7 +483,7 @@ class Panic(BaseException):
 def test_the_host_survives_every_exception_of_a_processor(
     serve: Serve, method: str, state: LaneState, becomes: str, error: BaseException
 ) -> None:
-    """This includes sys.exit() in the processor.
+    """The exceptions include SystemExit of sys.exit() in the processor.
 
     Verified to fail when a BaseException ends the thread of the lane, or is not caught in the turn (then the instance
     is lost).
@@ -493,7 +498,7 @@ def test_the_host_survives_every_exception_of_a_processor(
 
 
 def test_a_processor_that_keeps_submitting_a_replaced_instance_has_failed(serve: Serve, monkeypatch: Any) -> None:
-    """It keeps its state outside of the object.
+    """The processor keeps its state outside of the object, so that a new processor has the same state.
 
     Verified to fail when a conflict never counts as a failure (then the lane rebuilds the processor forever).
     """
@@ -529,7 +534,7 @@ INVALID = {
 
 @pytest.mark.parametrize("invalid", INVALID.values(), ids=INVALID.keys())
 def test_invalid_waiting_information_does_not_block_the_lane(serve: Serve, invalid: Any) -> None:
-    """`waiting` is only information for operators.
+    """The values of `waiting` are only information for operators.
 
     Verified to fail when the values are not checked (then saving them fails outside of all turns).
     """

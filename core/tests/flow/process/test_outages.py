@@ -1,4 +1,4 @@
-"""Outages of the storage backend: they count as no failure, and work continues when they are over."""
+"""Outages of the storage backend: outages do not count as failures, and work continues after their end."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def test_a_processor_that_reads_headers_waits_until_they_can_be_read(
 
 
 def test_one_unreadable_file_does_not_block_others(make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If it is the only unreadable file, it is quarantined after three attempts. Until then, the lane shows the reason.
+    """The instance of the only unreadable file is quarantined after three attempts.
+
+    Until then, the lane shows the reason.
 
     Verified to fail when the number of attempts has no limit (then the lane rebuilds its processor forever), or
     attempts also count while no file can be read (then the previous test fails).
@@ -122,7 +124,7 @@ def reason(adapter: Adapter) -> str:
 def test_an_instance_without_its_stored_object_is_quarantined(
     make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This is no outage that will end. Other instances are processed."""
+    """A missing object is not an outage that will end. Other instances are processed."""
     adapter = make_adapter(CONFIGURATION)
     sync = adapter.storage.sync
 

@@ -51,7 +51,7 @@ SERVED = ("A", "B")
 
 
 class Picky:
-    """A plugin with a processor that refuses, or submits each instance as a job, as the test sets it."""
+    """A plugin with a processor that either refuses instances or submits each as a job, as the test sets it."""
 
     def __init__(self) -> None:
         self.taken: list[tuple[int, float]] = []  # id of each accepted instance, and the time of its turn
@@ -122,7 +122,7 @@ def recorded_events(adapter: Adapter, *names: str) -> list[tuple[str, int | None
 
 
 def test_a_requeued_instance_is_delivered_in_its_original_order(adapter: Adapter, picky: Picky) -> None:
-    """It is delivered among the pending instances, at its time of arrival.
+    """The instance is delivered among the pending instances, in the order of the times of arrival.
 
     Verified to fail when a requeue does not restart the lane (then the instance is never delivered).
     """
@@ -152,7 +152,7 @@ def test_an_instance_requeued_while_the_service_is_stopped_is_delivered_at_the_n
 
 
 def test_an_instance_is_not_requeued_while_a_newer_duplicate_is_pending(adapter: Adapter, picky: Picky) -> None:
-    """Only one of them can be pending.
+    """Only one of the two duplicates can be pending.
 
     Verified to fail when the command does not check this (then a constraint of the ledger fails the whole command).
     """
@@ -166,7 +166,7 @@ def test_an_instance_is_not_requeued_while_a_newer_duplicate_is_pending(adapter:
     assert {"quarantined": 1, "pending": 2} == adapter.states
 
 
-def test_of_several_quarantined_duplicates_the_newest_is_requeued(adapter: Adapter, picky: Picky) -> None:
+def test_the_newest_of_several_quarantined_duplicates_is_requeued(adapter: Adapter, picky: Picky) -> None:
     """The same SOP instance at another AE title does not matter."""
     first, second = send(adapter, seed="same"), send(adapter, seed="same")
     elsewhere = send(adapter, ae_title="B", seed="same")
@@ -186,7 +186,7 @@ def test_the_refusal_of_a_requeue_names_the_pending_duplicate(adapter: Adapter, 
 
 
 def test_only_quarantined_instances_can_be_requeued(adapter: Adapter, picky: Picky) -> None:
-    """Others are refused with their state, and not changed."""
+    """Other instances are refused with their state, and not changed."""
     picky.refusing, picky.holding = False, True
     pending = send(adapter)
     picky.holding = False
@@ -231,7 +231,7 @@ def test_an_operator_can_restart_a_stopped_lane(
     restart_lane(adapter)
     assert (LaneState.RUNNING, "") == (adapter.lanes["A"].state, adapter.lanes["A"].reason)
     adapter.advance(1)
-    assert LaneState.RUNNING is adapter.lanes["A"].state  # two failures of the five that stop it
+    assert LaneState.RUNNING is adapter.lanes["A"].state  # two of the five failures after which the lane stops
     picky.failure = None
     adapter.advance(60)
     assert 1 == len(adapter.jobs)
@@ -256,10 +256,10 @@ def test_a_running_lane_is_restarted_once_for_each_request(adapter: Adapter, pic
     assert [1, 2] == sorted(number for number, _at in picky.taken[3:])
 
 
-def test_a_lane_stops_only_when_the_ledger_has_recorded_it(
+def test_a_lane_stops_only_when_the_ledger_has_recorded_the_stop(
     adapter: Adapter, picky: Picky, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the ledger fails, it tries again.
+    """While the ledger fails, the lane tries again.
 
     Verified to fail when the error is not handled (then the lane stays between two states).
     """
@@ -283,7 +283,7 @@ def test_a_lane_stops_only_when_the_ledger_has_recorded_it(
 
 
 def test_a_discarded_instance_is_reclaimed(adapter: Adapter) -> None:
-    """Its file is deleted. The row has the reason, the event has the operator."""
+    """The file is deleted. The row has the reason, the event has the operator."""
     quarantined = send(adapter)
     assert Intervention([quarantined.instance_id], {}) == discard(adapter, quarantined.instance_id)
     adapter.advance(60)
@@ -319,7 +319,7 @@ def test_an_instance_that_a_processor_has_is_not_discarded(
 
 
 def test_instances_of_a_removed_ae_title_are_held_with_the_reason(adapter: Adapter, picky: Picky) -> None:
-    """They are held until they are discarded, or the AE title is configured again.
+    """The instances are held until they are discarded, or the AE title is configured again.
 
     Verified to fail when a start deletes the row of the lane (then the time since when the instances are held is lost).
     """
@@ -355,7 +355,7 @@ def test_a_removed_ae_title_is_deleted_with_its_last_instance(adapter: Adapter) 
 
 
 def rejection(adapter: Adapter, ae_title: str = "A") -> Rejection | None:
-    """Return why a receiver rejects an association, from the load in the ledger."""
+    """Return the rejection of an association by a receiver, from the load in the ledger, or None."""
     with adapter.ledger.read() as transaction:
         load = Load(associations=0, capacity=None, stopped={}, full=lanes.full(transaction))
     request = AssociationRequest(called_ae_title=ae_title, calling_ae_title="X", peer_address="::1")
@@ -429,7 +429,7 @@ def test_an_ae_title_below_its_quota_is_accepted_again(adapter: Adapter, picky: 
 
 
 def test_an_instance_of_a_faulted_job_counts_once_and_only_without_open_jobs(adapter: Adapter, picky: Picky) -> None:
-    """It counts when its last other job has ended, and once, even if several faulted jobs have it.
+    """An instance counts when its last other job has ended; it counts once, even if several faulted jobs contain it.
 
     Verified to fail when the query joins the jobs (then an instance of two jobs counts twice).
     """
@@ -459,14 +459,14 @@ def test_an_instance_of_a_faulted_job_counts_once_and_only_without_open_jobs(ada
 def test_a_full_ae_title_is_reopened_only_below_95_percent(
     held: int, quota: int, was_full: bool, is_full: bool
 ) -> None:
-    """It is full at its quota. An AE title without held instances is never full."""
+    """The AE title is full at its quota. An AE title without held instances is never full."""
     assert is_full is reaches_quota(held, quota, was_full=was_full)
 
 
 # --- export -----------------------------------------------------------------------------------------------------------
 
 
-def test_an_export_is_a_copy_of_the_stored_file_that_only_its_user_can_read(adapter: Adapter, tmp_path: Path) -> None:
+def test_an_export_is_a_copy_of_the_stored_file_that_only_the_user_can_read(adapter: Adapter, tmp_path: Path) -> None:
     """The adapter chooses the name, and never overwrites a file."""
     quarantined = send(adapter)
     path = export(adapter.storage, quarantined, tmp_path)
@@ -483,7 +483,7 @@ def test_an_export_is_a_copy_of_the_stored_file_that_only_its_user_can_read(adap
 def test_a_changed_or_missing_file_is_not_exported(
     adapter: Adapter, tmp_path: Path, change: str, error: type[Exception]
 ) -> None:
-    """No partial file is left.
+    """No partial file remains.
 
     Verified to fail when an export does not compare the checksum.
     """

@@ -23,7 +23,7 @@ ERRORS = [
 
 
 def can_raise(kind: TurnKind, error: BaseException) -> bool:
-    """Return whether a turn of this kind can raise this error: only requests wrap, and only a commit is superseded."""
+    """Return whether a turn of this kind can raise this error. Only requests wrap errors."""
     if isinstance(error, RequestFailed):
         return kind in (TurnKind.REQUEST, TurnKind.NOTICE)
     return not (isinstance(error, Superseded) and kind is TurnKind.BUILD)

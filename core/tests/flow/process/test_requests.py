@@ -1,4 +1,4 @@
-"""Requests to a processor: they are turns like any other, and never count as failures of the processor."""
+"""Requests to a processor: each request is a turn, but never counts as a failure of the processor."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ class Keeper(JobProcessorBase[NoSettings]):
 
 @pytest.fixture
 def adapter(make_adapter: Callable[..., Adapter]) -> Adapter:
-    class Brought:
+    class KeeperPlugin:
         @hookimpl
         def dicom_adapter_processors(self) -> list[type[Keeper]]:
             return [Keeper]
 
     Keeper.built = 0
-    return make_adapter(CONFIGURATION, Plugin(Brought()))
+    return make_adapter(CONFIGURATION, Plugin(KeeperPlugin()))
 
 
 def receive(adapter: Adapter, count: int = 1) -> None:
@@ -114,7 +114,7 @@ def test_a_refused_request_is_rolled_back_and_keeps_the_processor(adapter: Adapt
 def test_an_unexpected_error_of_a_request_is_logged_and_passed_to_the_caller(
     adapter: Adapter, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The log has its type and location. The lane keeps its processor."""
+    """The log has the type and location of the error. The lane keeps its processor."""
     for failure in (KeyError("PID-4711"), SystemExit()):
 
         def fail(_processor: Keeper, failure: BaseException = failure) -> None:
@@ -169,12 +169,12 @@ def test_a_processor_that_differs_from_the_ledger_is_replaced(adapter: Adapter) 
 def test_a_request_whose_instance_is_replaced_is_repeated(make_adapter: Callable[..., Adapter]) -> None:
     """With `overwrite-same-instance`, the newer arrival is used, although the lane had not seen it at the request."""
 
-    class Brought:
+    class KeeperPlugin:
         @hookimpl
         def dicom_adapter_processors(self) -> list[type[Keeper]]:
             return [Keeper]
 
-    adapter = make_adapter(CONFIGURATION + "overwrite-same-instance = true\n", Plugin(Brought()))
+    adapter = make_adapter(CONFIGURATION + "overwrite-same-instance = true\n", Plugin(KeeperPlugin()))
     instance = make_instance(rows=2, columns=2)
     adapter.receive(instance, ae_title="A")
     asked: list[int] = []
@@ -210,7 +210,7 @@ def test_requests_fail_when_the_service_stops(adapter: Adapter) -> None:
 
 
 def test_a_cancelled_request_is_not_performed(adapter: Adapter) -> None:
-    """For example, its client has disconnected."""
+    """A request is cancelled if, for example, its client has disconnected."""
     receive(adapter)
     assert adapter.host.handles["A"].ask(compose).cancel()
     adapter.advance(1)
@@ -266,7 +266,7 @@ def test_a_processor_can_choose_submitter_and_id_of_a_job(adapter: Adapter) -> N
 
 
 def test_a_processor_finds_its_jobs_and_is_notified_of_their_states(adapter: Adapter) -> None:
-    """It sees only jobs of its AE title. Each notification is a separate turn."""
+    """The processor finds only jobs of its AE title. Each notification is a separate turn."""
     receive(adapter)
     job = adapter.ask("A", compose)
     found = adapter.ask("A", lambda processor: processor.find_job(job.job_id))
@@ -330,7 +330,7 @@ def test_processors_must_free_space_before_the_limit_is_reached(
 
 
 def test_now_in_open_is_the_time_of_the_call(adapter: Adapter) -> None:
-    """Therefore `open` can set timers."""
+    """`open` can therefore set timers."""
     assert adapter.lanes["A"].since == adapter.ask("A", lambda processor: processor.opened_at)
 
 

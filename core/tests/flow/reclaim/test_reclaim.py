@@ -35,7 +35,7 @@ def stored(adapter: Adapter) -> int:
 
 
 def with_a_study(adapter: Adapter, count: int = 2) -> Adapter:
-    """Bring a study to the moment at which it becomes three jobs."""
+    """Receive a study and advance the clock until the study becomes three jobs."""
     study = [make_instance(seed="study", instance_number=number + 1) for number in range(count)]
     adapter.receive(*study, ae_title="LUNG")
     assert count == stored(adapter)
@@ -44,7 +44,7 @@ def with_a_study(adapter: Adapter, count: int = 2) -> Adapter:
 
 
 def test_instances_are_reclaimed_after_the_last_of_their_jobs(make_adapter: MakeAdapter) -> None:
-    """A study has three jobs. It is kept until all three are submitted."""
+    """A study has three jobs. The study is kept until all three jobs are submitted."""
     adapter = make_adapter(THREE)
     adapter.platform.fail("start", Retriable("busy"), times=1, pipeline_id="p2")
     adapter.platform.fail("start", Retriable("busy"), times=2, pipeline_id="p3")
@@ -73,7 +73,7 @@ def test_pending_instances_are_never_reclaimed(make_adapter: MakeAdapter) -> Non
 
 
 def test_a_faulted_job_keeps_only_its_instances(make_adapter: MakeAdapter) -> None:
-    """An operator may retry it, also after a restart. Studies of submitted jobs are reclaimed."""
+    """An operator may retry the job, also after a restart. Studies of submitted jobs are reclaimed."""
     adapter = make_adapter(THREE)
     adapter.platform.fail("start", Permanent("refused"), pipeline_id="p2")
     with_a_study(adapter)
@@ -112,7 +112,7 @@ def test_a_replaced_instance_is_reclaimed_and_the_newer_one_kept(make_adapter: M
 
 
 class Crash(BaseException):
-    """Simulates the end of the process."""
+    """Exception that simulates the end of the process."""
 
 
 def crash(*_arguments: Any) -> None:
@@ -135,7 +135,10 @@ def test_instances_released_before_a_crash_are_reclaimed_after_the_start(
 def test_a_deletion_is_repeated_if_its_row_was_not_updated(
     make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The process ended between both. The second deletion has no effect, and the row is updated."""
+    """The process ended between the deletion and the update.
+
+    The second deletion has no effect, and the row is updated.
+    """
     adapter = make_adapter(THREE)
     with monkeypatch.context() as patch, pytest.raises(Crash):
         patch.setattr(instances, "mark_reclaimed", crash)
@@ -167,7 +170,7 @@ def test_a_deletion_that_failed_is_repeated_without_a_restart(
 def test_an_object_that_cannot_be_deleted_does_not_block_others(
     make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
-    """Others are deleted, in its batch and in later ones. The log names it, and it is deleted when that is possible.
+    """Other objects are deleted, in the same batch and in later ones. The log names the object, which is deleted later.
 
     Verified to fail when the batch is deleted as a whole, or the sweep ends with a batch without deletions (then all
     three stay).
@@ -198,7 +201,7 @@ def test_an_object_that_cannot_be_deleted_does_not_block_others(
 
 
 def test_observers_are_notified_of_reclaimed_instances(make_adapter: MakeAdapter) -> None:
-    """They are notified once, after the rows are updated."""
+    """Observers are notified once, after the rows are updated."""
     notified: list[list[int]] = []
 
     def observe(instances: Sequence[InstanceStorageInfo]) -> None:

@@ -113,7 +113,7 @@ def test_needed_rows_are_never_deleted(make_adapter: MakeAdapter) -> None:
 
 
 def test_an_instance_is_kept_as_long_as_its_job(make_adapter: MakeAdapter) -> None:
-    """A platform that is polled has twice the days to report the end of a job. Then the job is deleted, too."""
+    """A platform that is polled has twice the days to report the end of a job. After that, the job is deleted, too."""
     adapter = with_history(make_adapter(configured(platform="status-every = 3600")))
     pass_days(adapter, 3)
     assert {"instances": 6, "jobs": 6, "job_instances": 12} == {
@@ -124,7 +124,7 @@ def test_an_instance_is_kept_as_long_as_its_job(make_adapter: MakeAdapter) -> No
 
 
 def test_a_job_is_deleted_when_the_platform_has_reported_its_end(make_adapter: MakeAdapter) -> None:
-    """Its instances are deleted with it."""
+    """The instances of the job are deleted together with the job."""
     adapter = with_history(make_adapter(configured(platform="status-every = 3600")))
     with adapter.ledger.write() as transaction:
         for row in jobs.newest(transaction, 9):
@@ -141,7 +141,9 @@ def test_a_job_is_kept_until_all_its_instances_are_reclaimed(make_adapter: MakeA
     adapter = make_adapter(configured())
     with adapter.ledger.write() as transaction:
         kept = instances.insert(transaction, evolve(an_instance(adapter.clock), ae_title="UNSERVED"))
-        jobs.insert(transaction, a_job(adapter.clock), [kept.instance_id])  # its processor has not released it
+        jobs.insert(
+            transaction, a_job(adapter.clock), [kept.instance_id]
+        )  # the processor has not released the instance
     pass_days(adapter, 9)
     assert 1 == len(adapter.jobs)
     with adapter.ledger.write() as transaction:
@@ -300,7 +302,7 @@ def test_the_ledger_file_stops_growing(ledger: Ledger) -> None:
         assert [] == transaction.execute(text("PRAGMA foreign_key_check")).all()
 
 
-def test_a_transaction_deletes_a_few_rows_so_that_others_can_write_in_between(
+def test_a_transaction_deletes_a_few_rows_so_that_other_processes_can_write(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A job is deleted in one transaction with all its rows."""
@@ -330,7 +332,7 @@ def held_rows(ledger: Ledger) -> tuple[int, int]:
 
 
 def test_old_rows_that_are_kept_do_not_block_others(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There are more of them than a transaction reads.
+    """The number of kept rows is larger than the number of rows that a transaction reads.
 
     Verified to fail when transactions always start at the oldest row (then rows behind the kept ones are never
     deleted).
@@ -338,7 +340,7 @@ def test_old_rows_that_are_kept_do_not_block_others(ledger: Ledger, monkeypatch:
     for size in ("BATCH", "JOBS", "JOB_ROWS"):
         monkeypatch.setattr(retention, size, 3)
     clock = VirtualClock()
-    a_day(ledger, clock, jobs_a_day=10, instances_a_job=1)  # of a submitter that is polled
+    a_day(ledger, clock, jobs_a_day=10, instances_a_job=1)  # jobs of a submitter that is polled
     clock.advance(60)
     a_day(ledger, clock, jobs_a_day=2, instances_a_job=1)
     with ledger.write() as transaction:
@@ -350,7 +352,7 @@ def test_old_rows_that_are_kept_do_not_block_others(ledger: Ledger, monkeypatch:
 
 
 def test_a_failed_run_is_repeated_with_the_next_step(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not delayed until the next regular run, ten minutes later."""
+    """The next attempt does not wait for the next regular run, ten minutes later."""
     clock = VirtualClock()
     a_day(ledger, clock, jobs_a_day=1, instances_a_job=1)
     clock.advance(2 * DAY_S)

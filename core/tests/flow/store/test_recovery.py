@@ -72,7 +72,7 @@ class SmallSegmentsPlugin:
 
 
 class Ticking:
-    """A clock that advances by a second with every reading."""
+    """A clock that advances by a second each time it is read."""
 
     def __init__(self) -> None:
         self._now = EPOCH + timedelta(days=365)
@@ -222,7 +222,7 @@ def request(uid: str, ae_title: str) -> StoreRequest:
 
 
 def test_lost_rows_are_entered_again_in_order(site: Site) -> None:
-    """They have all columns, including the time when the data set was complete."""
+    """The rows have all columns, including the time when the data set was complete."""
     first = site.start()
     first.send("1.1", "1.2")
     kept = site.keep_ledger()
@@ -247,7 +247,7 @@ def test_lost_rows_are_entered_again_in_order(site: Site) -> None:
 
 
 def test_ids_of_lost_rows_are_not_reused(site: Site) -> None:
-    """Another component may have stored id 3, and must not find a different instance with it."""
+    """Another component may have stored id 3; the id must not refer to a different instance later."""
     first = site.start()
     first.send("1.1", "1.2")
     kept = site.keep_ledger()
@@ -323,7 +323,7 @@ def test_recovered_newer_arrivals_replace_older_ones(site: Site) -> None:
 
 
 def test_instances_of_a_removed_ae_title_are_recovered(site: Site) -> None:
-    """They are pending."""
+    """The recovered instances are pending."""
     first = site.start()
     kept = site.keep_ledger()
     first.send("1.1", "1.2")
@@ -399,7 +399,7 @@ def test_refused_instances_are_not_recovered(site: Site, monkeypatch: pytest.Mon
     refused = first.arrive("1.1")
     with monkeypatch.context() as broken:
         broken.setattr(arrivals, "enter", failing)
-        broken.setattr(first.storage, "delete", lambda _keys: None)  # as if a power loss restored it
+        broken.setattr(first.storage, "delete", lambda _keys: None)  # as after a power loss that restored the object
         [answer] = first.store.commit([refused])
     assert StoreOutcome.FAILED is answer.outcome
     first.send("1.2")
@@ -414,7 +414,7 @@ def failing(*_arguments: object) -> None:
     raise LedgerUnavailable("disk I/O error", is_io_error=True)
 
 
-def test_after_a_stop_no_recovery_record_is_read(site: Site) -> None:
+def test_a_start_after_an_orderly_stop_reads_no_recovery_record(site: Site) -> None:
     """A checkpoint covers all instances, so the start reads no segment."""
     first = site.start()
     first.send("1.1", "1.2")
@@ -428,7 +428,7 @@ def test_after_a_stop_no_recovery_record_is_read(site: Site) -> None:
 
 
 def test_recovery_records_of_other_versions_are_ignored(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their objects are kept. An audit finds objects without a row."""
+    """The objects of these records are kept. An audit finds objects without a row."""
     first = site.start()
     kept = site.keep_ledger()
     with monkeypatch.context() as later:
@@ -444,7 +444,7 @@ def test_recovery_records_of_other_versions_are_ignored(site: Site, monkeypatch:
 
 
 def test_an_acknowledged_replacement_is_kept_after_a_change_of_the_setting(site: Site) -> None:
-    """The audit reports it."""
+    """The audit reports the older instance."""
     first = site.start()
     kept = site.keep_ledger()
     first.send("1.1", ae_title="OVER")
@@ -457,7 +457,7 @@ def test_an_acknowledged_replacement_is_kept_after_a_change_of_the_setting(site:
 
 
 def test_a_recovered_older_arrival_does_not_replace_a_newer_one(site: Site) -> None:
-    """Another receiver acknowledged the newer one while the receiver of the older one was down."""
+    """Another receiver acknowledged the newer arrival while the receiver of the older one was down."""
     first = site.start()
     older = first.arrive("1.1", ae_title="OVER")
     first.storage.sync([older.storage_key])
@@ -491,7 +491,7 @@ def test_a_clock_that_is_set_back_does_not_change_the_order(site: Site) -> None:
 
 
 def test_a_failed_recovery_loses_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It raises, and the next recovery succeeds."""
+    """The failed recovery raises an error, and the next recovery succeeds."""
     first = site.start()
     kept = site.keep_ledger()
     first.send("1.1", "1.2")
@@ -561,7 +561,10 @@ def test_deletions_by_the_host_do_not_disturb_a_recovery(site: Site, monkeypatch
 
 
 def test_a_failed_checkpoint_does_not_affect_responses(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This holds for every exception. After an error of the disk, recovery records are kept until the next start."""
+    """The checkpoint may fail with any exception.
+
+    After an error of the disk, recovery records are kept until the next start.
+    """
     process = site.start(checkpoint_seconds=0)
     seen = synced_commits(process, monkeypatch)
     with monkeypatch.context() as broken:
@@ -585,7 +588,7 @@ def test_instances_of_a_running_process_are_not_recovered(site: Site) -> None:
 
 
 def test_a_repair_enters_lost_rows_as_a_start_does(site: Site, tmp_path: Path) -> None:
-    """It does not report an object without a row."""
+    """The repair does not report an object without a row."""
     first = site.start()
     first.storage.sync([first.arrive("1.1").storage_key])
     first.kill()
@@ -634,12 +637,12 @@ def test_commits_are_covered_by_regular_checkpoints(site: Site, monkeypatch: pyt
 
 
 def unconfirmed(process: Process) -> list[tuple[str, bytes]]:
-    """Return the recovery records that a start must read."""
+    """Return the recovery records that the next start must read."""
     with process.storage.unconfirmed_records() as records:
         return list(records)
 
 
-def test_without_recovery_records_every_commit_is_synced(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_commit_without_recovery_records_is_synced(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """The backend `files` does not support recovery records."""
     process = site.start(backend="files")
     seen = synced_commits(process, monkeypatch)
@@ -662,7 +665,7 @@ def test_an_instance_with_a_recovery_record_that_is_too_long_is_committed_with_a
 
 
 def test_the_high_water_mark_is_committed_with_the_rows(site: Site) -> None:
-    """It is deleted with the checkpoint of the next receiver run."""
+    """The mark is deleted with the checkpoint of the next receiver run."""
     first = site.start()
     first.send("1.1", "1.2")
     first.send("1.3")
@@ -722,7 +725,7 @@ def test_an_inline_commit_does_not_wait_for_the_ledger(site: Site, who: str) -> 
 
 
 def test_an_inline_commit_does_not_sync_the_ledger(site: Site) -> None:
-    """An instance without a recovery record, and one for which a checkpoint is due, are not committed inline."""
+    """An instance is not committed inline without a recovery record, or if a checkpoint is due."""
     process = site.start()
     assert process.store.commit_inline(process.arrive("1.1", patient=b"P" * 5000)) is None
     process = site.start(checkpoint_seconds=0)

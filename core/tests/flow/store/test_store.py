@@ -48,7 +48,7 @@ pipeline-one = "p1"
 
 
 class Site:
-    """An adapter that instances are sent to one by one, without its host noticing before `settle` or `advance`."""
+    """An adapter to which instances are sent one by one. Its host processes them only in `settle` or `advance`."""
 
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
@@ -59,7 +59,7 @@ class Site:
         return self.store.keep(request(**changes), data_set)
 
     @property
-    def kept(self) -> list[bytes]:
+    def stored_contents(self) -> list[bytes]:
         """The content of all stored objects."""
         return list(map(self.content, sorted(self.storage.keys())))
 
@@ -91,7 +91,7 @@ class Site:
 
     def assert_nothing_was_kept(self) -> None:
         """Check that there is no object, no incomplete object, and no row."""
-        assert [] == self.kept
+        assert [] == self.stored_contents
         for path in (self.folder / "instances").glob("*.segment"):
             segment = Segment.open(path)
             assert [] == list(segment.walk())
@@ -153,7 +153,7 @@ def test_an_acknowledged_instance_is_stored_unchanged_and_has_a_row(site: Site) 
     answer = site.send(encode(), peer_address="10.0.0.7", association_id="a" * 32)
 
     assert answer.outcome is StoreOutcome.STORED
-    assert [part10(encode())] == site.kept
+    assert [part10(encode())] == site.stored_contents
     sent = request(peer_address="10.0.0.7", association_id="a" * 32)
     expected = InstanceStorageInfo(
         **asdict(sent),
@@ -175,7 +175,7 @@ def test_an_acknowledged_instance_is_stored_unchanged_and_has_a_row(site: Site) 
 def test_the_times_of_rows_are_in_the_order_of_their_ids(site: Site, monkeypatch: Any) -> None:
     """The time is read after the lock of the ledger is acquired.
 
-    Verified to fail when the time is read before.
+    Verified to fail when the time is read before the lock is acquired.
     """
     write = site.ledger.write
 
@@ -211,7 +211,7 @@ def test_an_ignored_sop_class_is_acknowledged_and_not_stored(site: Site) -> None
 
 @pytest.mark.parametrize("caller", ["CT1", "LONGER_AE_TITLE"])
 def test_an_identical_duplicate_is_acknowledged_and_not_stored_again(site: Site, caller: str) -> None:
-    """This holds for any sender. The duplicate does not extend the wait of its group.
+    """The sender may be another one. The duplicate does not extend the wait of its group.
 
     Verified to fail when the sizes of files are compared (the AE title of another sender changes the size).
     """
@@ -221,7 +221,7 @@ def test_an_identical_duplicate_is_acknowledged_and_not_stored_again(site: Site,
 
     assert [StoreOutcome.STORED, StoreOutcome.ALREADY_STORED] == [first.outcome, again.outcome]
     assert None is again.instance
-    assert ({"pending": 1}, [part10(encode())]) == (site.adapter.states, site.kept)
+    assert ({"pending": 1}, [part10(encode())]) == (site.adapter.states, site.stored_contents)
     site.adapter.advance(2)
     assert [[part10(encode())]] == site.submitted
 
@@ -235,7 +235,7 @@ def stored_by_an_earlier_version(site: Site) -> str:
 
 
 def test_an_instance_stored_by_an_earlier_version_is_compared_and_submitted(site: Site) -> None:
-    """Its header is shorter.
+    """The header of such an instance is shorter.
 
     Verified to fail when header lengths are computed instead of read (then the duplicate is refused, and the job
     faults).
@@ -257,18 +257,18 @@ def test_a_duplicate_of_an_instance_with_a_damaged_object_is_not_acknowledged(
     site.storage.delete([key]) if content is None else site.exchange(content)
 
     assert StoreOutcome.FAILED == site.send(encode()).outcome
-    assert site.kept == ([] if content is None else [content])
+    assert site.stored_contents == ([] if content is None else [content])
 
 
 @pytest.mark.parametrize("other", [encode(notes=b"++"), encode(notes=b"****"), encode(patient=b"P2")])
 def test_a_different_instance_with_the_same_uid_is_refused(site: Site, other: bytes) -> None:
-    """With overwrite-same-instance = false, the first one is kept."""
+    """With overwrite-same-instance = false, the first instance is kept."""
     site.send(encode())
     answer = site.send(other)
 
     assert StoreOutcome.DUPLICATE_REFUSED == answer.outcome
     assert "overwrite-same-instance" in answer.reason
-    assert ({"pending": 1}, [part10(encode())]) == (site.adapter.states, site.kept)
+    assert ({"pending": 1}, [part10(encode())]) == (site.adapter.states, site.stored_contents)
 
 
 @pytest.mark.parametrize("newer", [encode(notes=b"newer!"), encode()], ids=["different", "identical"])
@@ -282,15 +282,15 @@ def test_a_newer_arrival_replaces_the_pending_one_if_configured(site: Site, newe
     site.adapter.advance(4.999)
 
     assert [] == site.submitted
-    assert ({"reclaimed": 1, "pending": 1}, [part10(newer, "OVER")]) == (site.adapter.states, site.kept)
+    assert ({"reclaimed": 1, "pending": 1}, [part10(newer, "OVER")]) == (site.adapter.states, site.stored_contents)
     site.adapter.advance(0.001)
     assert [[part10(newer, "OVER")]] == site.submitted
-    assert ({"reclaimed": 2}, []) == (site.adapter.states, site.kept)
+    assert ({"reclaimed": 2}, []) == (site.adapter.states, site.stored_contents)
 
 
 @pytest.mark.parametrize("ae_title", ["KEEP", "OVER"])
 def test_an_instance_that_is_sent_again_after_its_submission_is_a_new_arrival(site: Site, ae_title: str) -> None:
-    """It is no duplicate, because the first one is not pending."""
+    """The second arrival is not a duplicate, because the first is not pending."""
     for notes in (b"**", b"**", b"++"):
         answer = site.send(encode(notes=notes), ae_title=ae_title)
         assert answer.instance is not None
@@ -305,7 +305,7 @@ HOSTILE = [b"../../etc/passwd", b"..\\..\\x", b"1.2\0.3", b"9" * 10_000, b"/", b
 OURS = r"data/(instances/[0-9a-f]{32}\.segment|ledger\.sqlite-...)"
 
 
-def of_others(new: set[str]) -> list[str]:
+def names_not_of_the_adapter(new: set[str]) -> list[str]:
     """Return the files whose names the adapter did not choose."""
     return [path for path in new if not re.fullmatch(OURS, path)]
 
@@ -320,7 +320,7 @@ def test_an_instance_with_invalid_uids_is_refused(site: Site, tmp_path: Path, ui
 
     assert StoreOutcome.DOES_NOT_MATCH == site.send(data_set, **named).outcome
     site.assert_nothing_was_kept()
-    assert [] == of_others(tree(tmp_path) - before)
+    assert [] == names_not_of_the_adapter(tree(tmp_path) - before)
 
 
 @pytest.mark.parametrize("changes", [{"sop_instance_uid": "1.2.3.5"}, {"sop_class_uid": CT + ".1"}])
@@ -348,12 +348,12 @@ def test_a_patient_id_never_becomes_a_path(site: Site, tmp_path: Path, patient: 
     answer = site.send(encode(patient=patient), calling_ae_title="../../../x")
 
     assert answer.instance is not None
-    assert [] == of_others(tree(tmp_path) - before)
-    assert 1 == len(site.kept)
+    assert [] == names_not_of_the_adapter(tree(tmp_path) - before)
+    assert 1 == len(site.stored_contents)
     site.adapter.advance(5)
     assert {"reclaimed": 1} == site.adapter.states
-    assert [] == site.kept
-    assert [] == of_others(tree(tmp_path) - before)
+    assert [] == site.stored_contents
+    assert [] == names_not_of_the_adapter(tree(tmp_path) - before)
 
 
 # --- failures ---------------------------------------------------------------------------------------------------------
@@ -379,7 +379,7 @@ def raising(failure: Exception) -> Callable[..., Any]:
 
 @pytest.mark.parametrize(("failure", "outcome"), STORAGE_FAILURES, ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("where", ["writer", "write_pieces", "finish", "sync"])
-def test_a_storage_failure_is_reported_and_leaves_no_data(
+def test_a_storage_failure_is_reported_and_no_data_is_kept(
     site: Site, monkeypatch: Any, where: str, failure: Exception, outcome: StoreOutcome
 ) -> None:
     """The outcome is "out of space" if a later attempt may succeed, otherwise "failed".
@@ -403,7 +403,7 @@ def test_a_storage_failure_is_reported_and_leaves_no_data(
     ids=["full", "broken", "unwritable"],
 )
 @pytest.mark.parametrize("where", ["begin", "insert", "commit"])
-def test_a_ledger_failure_is_reported_and_leaves_no_data(
+def test_a_ledger_failure_is_reported_and_no_data_is_kept(
     site: Site, monkeypatch: Any, where: str, failure: Exception, outcome: StoreOutcome
 ) -> None:
     """An object without a row is deleted.
@@ -455,7 +455,7 @@ def test_a_row_that_was_committed_although_the_commit_raised_keeps_its_object(si
         assert StoreOutcome.FAILED == site.send(encode()).outcome
 
     assert StoreOutcome.STORED == site.send(encode()).outcome
-    assert ({"pending": 1}, [part10(encode())]) == (site.adapter.states, site.kept)
+    assert ({"pending": 1}, [part10(encode())]) == (site.adapter.states, site.stored_contents)
 
 
 def test_every_refusal_and_failure_has_a_reason_without_patient_data(site: Site, capsys: Any) -> None:

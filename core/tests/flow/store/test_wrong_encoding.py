@@ -1,4 +1,4 @@
-"""Data sets that are not encoded as negotiated: refused with the true reason, or acknowledged and quarantined."""
+"""Data sets that are not encoded as negotiated are refused with the reason, or acknowledged and quarantined."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def request(ae_title: str, transfer_syntax_uid: str) -> StoreRequest:
     )
 
 
-def test_it_is_refused_with_both_encodings_in_the_reason(adapter: Adapter) -> None:
+def test_a_wrong_encoding_is_refused_with_both_encodings_in_the_reason(adapter: Adapter) -> None:
     """The status is *cannot understand*: no platform could read the instance."""
     result = keep(adapter, "REFUSE", ImplicitVRLittleEndian)
     assert StoreOutcome.CANNOT_UNDERSTAND is result.outcome
@@ -69,8 +69,8 @@ def test_it_is_refused_with_both_encodings_in_the_reason(adapter: Adapter) -> No
     assert {} == adapter.states
 
 
-def test_it_is_quarantined_where_the_ae_title_keeps_such_instances(adapter: Adapter) -> None:
-    """It is acknowledged, its identity is that of the data set as it is encoded, and no processor receives it.
+def test_a_wrong_encoding_is_quarantined_at_an_ae_title_that_keeps_such_instances(adapter: Adapter) -> None:
+    """The instance is acknowledged. Its identity is read in the actual encoding, and no processor receives it.
 
     Verified to fail when the row is entered without the reason.
     """
@@ -87,8 +87,8 @@ def test_it_is_quarantined_where_the_ae_title_keeps_such_instances(adapter: Adap
     assert [("instance_quarantined", {"reason": row.reason})] == [(event.event, event.detail) for event in history]
 
 
-def test_it_does_not_replace_a_pending_instance(make_adapter: Any) -> None:
-    """Otherwise an instance that the processor can use would be lost to one that it cannot use."""
+def test_an_instance_in_a_wrong_encoding_does_not_replace_a_pending_one(make_adapter: Any) -> None:
+    """Otherwise an instance that no processor can use would replace a usable instance."""
     adapter: Adapter = make_adapter(
         CONFIGURATION.replace("wrong-encoding", "overwrite-same-instance = true\nwrong-encoding")
     )
@@ -97,8 +97,10 @@ def test_it_does_not_replace_a_pending_instance(make_adapter: Any) -> None:
     assert {"pending": 1} == adapter.states
 
 
-def test_after_a_power_loss_it_is_quarantined_again(adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reason is in the recovery record: the row may be lost with the power.
+def test_an_instance_in_a_wrong_encoding_is_quarantined_again_after_a_power_loss(
+    adapter: Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recovery record contains the reason, because a power loss may have removed the row.
 
     Verified to fail when the record has no reason.
     """

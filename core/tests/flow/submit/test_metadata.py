@@ -41,7 +41,7 @@ def test_several_distinct_values_are_numbered_in_the_order_of_the_instances() ->
 
 
 def test_instances_without_the_attribute_are_ignored() -> None:
-    """Absent and empty attributes are no values."""
+    """Absent and empty attributes have no value."""
     files = [stored(), stored(PatientComments=""), stored(PatientComments="HEAD")]
     assert {"00104000": "HEAD"} == read_metadata(files, ["PatientComments", "PatientAge"])
 
@@ -83,7 +83,7 @@ def test_zero_is_a_value() -> None:
 
 
 def test_sequences_and_bytes_are_ignored() -> None:
-    """They have no text. The elements of a sequence are not configured, and may contain anything."""
+    """Sequences and bytes have no text. The elements of a sequence are not configured, and may contain anything."""
     item = Dataset()
     item.CodeValue = "T-D4000"
     files = [stored(ProcedureCodeSequence=[item], EncapsulatedDocument=b"%PDF")]

@@ -42,7 +42,7 @@ settings = { priority = "higher", pipeline-one = "p2" }
 
 
 class Platform(ScriptedPlatform):
-    """A platform that records its calls. Each call can be made to fail."""
+    """A platform that records its calls. Tests can make each call fail."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ def test_a_repeated_step_is_marked_as_a_repetition(adapter: Adapter, platform: P
 
 
 def test_a_step_interrupted_by_a_crash_is_marked_as_a_repetition(adapter: Adapter, platform: Platform) -> None:
-    """The start of the step is recorded before the call, so it is known after a restart."""
+    """The start of the step is recorded before the call, so that the host knows of the call after a restart."""
     platform.failing["start"] = KeyboardInterrupt()  # type: ignore[assignment] # as if the process ended during the call
     adapter.receive(make_instance(), ae_title="LUNG")
     with pytest.raises(KeyboardInterrupt):
@@ -131,7 +131,7 @@ def test_a_step_interrupted_by_a_crash_is_marked_as_a_repetition(adapter: Adapte
 def test_a_cancelled_job_is_cancelled_on_the_platform_and_its_instances_are_reclaimed(
     adapter: Adapter, platform: Platform
 ) -> None:
-    """A job that exists on the platform is cancelled there first."""
+    """If the job exists on the platform, it is cancelled there first."""
     platform.failing["upload"] = Permanent("refused")
     send_one(adapter)
     operators.cancel(adapter.ledger, adapter.clock, only_job(adapter).job_id)
@@ -155,8 +155,8 @@ def test_a_job_whose_create_may_have_reached_the_platform_is_created_again_and_c
 
 
 @pytest.fixture
-def job_in_line(adapter: Adapter, platform: Platform) -> Job:
-    """A queued job without a first step: the platform is down, and other jobs are before it."""
+def queued_job(adapter: Adapter, platform: Platform) -> Job:
+    """Return a queued job without a first step: the platform is down, and other jobs are first."""
     platform.failing["create"] = Retriable("down")
     for number in range(2 + FAILURES_TO_OPEN):
         send_one(adapter, seed=f"lung-{number}", patient_id=f"P{number}")
@@ -203,7 +203,7 @@ def test_a_job_without_a_first_step_is_cancelled_at_once(
 def test_jobs_without_their_submitter_are_logged_at_the_start(
     adapter: Adapter, job_in_line: Job, capsys: Any, table: str, reason: str
 ) -> None:
-    """The event has their number. A job without a first step can be cancelled.
+    """The event has the number of these jobs. A job without a first step can be cancelled.
 
     Verified to fail when no event is added.
     """
@@ -228,10 +228,13 @@ def test_a_submitted_job_can_be_neither_retried_nor_cancelled(adapter: Adapter) 
         operators.retry(adapter.ledger, adapter.clock, "ffff")
 
 
-def test_after_an_outage_jobs_are_submitted_in_order_and_without_a_burst_of_calls(
+def test_jobs_are_submitted_in_order_and_without_a_burst_of_calls_after_an_outage(
     adapter: Adapter, platform: Platform
 ) -> None:
-    """During the outage one job tries at a time, at growing intervals. Then each is submitted once, in order."""
+    """During the outage, one job at a time calls the platform, at growing intervals.
+
+    Later, each job is submitted once, in order.
+    """
     platform.failing["create"] = Retriable("down")
     for number in range(4):
         send_one(adapter, ae_title="LUNG", seed=f"lung-{number}", patient_id=f"P{number}")
@@ -246,11 +249,11 @@ def test_after_an_outage_jobs_are_submitted_in_order_and_without_a_burst_of_call
     assert [JobState.SUBMITTED] * 5 == [job.state for job in adapter.jobs]
     created = [pipeline for name, pipeline, _repeated in platform.calls if name == "create"]
     assert ["p1", "p1", "p1", "p1", "p2"] == sorted(created)
-    assert "p2" in created[:2]  # it has the highest priority, but some turns go to the oldest job
+    assert "p2" in created[:2]  # p2 has the highest priority, but some steps go to the oldest job
 
 
 class Forgetful(Platform):
-    """A platform on which every call for one job, the most urgent, fails with a transient error."""
+    """A platform on which every call for the most urgent job fails with a transient error."""
 
     def handle(self, call: str, job: Job, position: int | None = None) -> None:
         super().handle(call, job)
@@ -259,7 +262,7 @@ class Forgetful(Platform):
 
 
 def test_a_job_that_keeps_failing_does_not_delay_others(make_adapter: MakeAdapter) -> None:
-    """It is retried after its own pauses. Other jobs are submitted at once.
+    """The job is retried after pauses. Other jobs are submitted at once.
 
     Verified to fail when failures of one job count as failures of the platform.
     """
@@ -272,7 +275,7 @@ def test_a_job_that_keeps_failing_does_not_delay_others(make_adapter: MakeAdapte
 
 
 def test_the_end_of_an_outage_is_detected_although_one_job_still_fails(make_adapter: MakeAdapter) -> None:
-    """The failing job is the first in the queue during the outage. Other jobs try, too.
+    """The failing job is the first in the queue during the outage. Other jobs call the platform, too.
 
     Verified to fail when only the first job in the queue is attempted.
     """
@@ -289,7 +292,7 @@ def test_the_end_of_an_outage_is_detected_although_one_job_still_fails(make_adap
 
 
 def test_a_cancellation_that_faulted_is_repeated_by_a_retry(adapter: Adapter, platform: Platform) -> None:
-    """The job never starts.
+    """After the retry, the job is cancelled and never starts.
 
     Verified to fail when a fault deletes the request to cancel.
     """

@@ -62,7 +62,10 @@ PATIENCE_S = 30.0  # time limit of each wait
 
 
 class OneByOne(JobProcessorBase):  # type: ignore[type-arg] # without settings
-    """Submits each instance as a job. Its accession number is the priority of the job."""
+    """Processor that submits each instance as a job.
+
+    The accession number of the instance is the priority of the job.
+    """
 
     name = "one-by-one"
 
@@ -150,17 +153,17 @@ def test_a_huge_job_yields_to_others_after_each_batch(make_adapter: MakeAdapter,
 
 
 def uploading(adapter: Adapter, platform: Platform, *, huge: int, small: int) -> None:
-    """Bring a job of LUNG and one of LIVER with this many files to their first upload, and postpone that."""
+    """Create a job of LUNG with `huge` and one of LIVER with `small` files; postpone their first upload by a minute."""
     platform.on_upload = raising(Retriable("away"))
     for ae_title, count in (("LUNG", huge), ("LIVER", small)):
         adapter.receive(*make_study(modality="CT", instances=count, rows=2, columns=2), ae_title=ae_title)
     adapter.advance(5)
     assert [JobState.METADATA_SENT] * 2 == [job.state for job in adapter.jobs]
-    adapter.clock.advance(60)  # both are due again
+    adapter.clock.advance(60)  # both jobs are due again
 
 
 class CountingExecutor(BoundedExecutor):
-    """Counts the calls of `submit`, including those that wait for a place."""
+    """Executor that counts the calls of `submit`, including those that wait for a place."""
 
     submitted = 0
 
@@ -174,7 +177,7 @@ def test_jobs_on_a_slow_platform_alternate_before_their_batches_are_complete(
 ) -> None:
     """The next job is chosen when the time of a batch is over.
 
-    Verified to fail when the time has no limit.
+    Verified to fail when the time of a batch has no limit.
     """
     monkeypatch.setattr("dicom_adapter.flow.submit.steps.BATCH_SECONDS", 0.0)
     adapter = make_adapter(TOGETHER, Plugin(platform))
@@ -196,7 +199,7 @@ def test_slow_uploads_of_one_ae_title_delay_another_by_a_few_files_only(
     """
     monkeypatch.setattr(
         "dicom_adapter.flow.submit.steps.BATCH_SECONDS", 10 * PATIENCE_S
-    )  # so that it never ends on a slow machine
+    )  # so that the time of a batch never ends on a slow machine
     adapter = make_adapter(TOGETHER, Plugin(platform))
     uploading(adapter, platform, huge=100, small=1)
     begun, ended, other_uploaded = threading.Semaphore(0), threading.Semaphore(0), threading.Event()
@@ -231,8 +234,8 @@ def test_slow_uploads_of_one_ae_title_delay_another_by_a_few_files_only(
 # --- opening --------------------------------------------------------------------------------------------------------
 
 
-def test_a_submitter_that_does_not_open_delays_only_its_own_jobs(make_adapter: MakeAdapter, platform: Platform) -> None:
-    """Jobs of the other submitter are submitted. Its own follow as soon as it opens."""
+def test_a_submitter_that_does_not_open_delays_only_its_jobs(make_adapter: MakeAdapter, platform: Platform) -> None:
+    """Jobs of the other submitter are submitted. The delayed jobs are submitted as soon as their submitter opens."""
     adapter = make_adapter(CONFIGURATION, Plugin(platform))
     platform.on_open = raising(OSError("no licence"))
     with pytest.raises(OSError, match="no licence"):
@@ -279,7 +282,7 @@ def submission(adapter: Adapter, platform: Platform, uploads: Executor) -> Submi
 
 
 def interrupted(adapter: Adapter, sending: Submission) -> None:
-    """Check that the next step is interrupted: it counts as no failure and does not change the job."""
+    """Check that the next step is interrupted: the step does not count as a failure and does not change the job."""
     before = adapter.jobs
     with adapter.ledger.read() as transaction:
         row = ledger_jobs.get(transaction, before[0].job_id)
@@ -290,7 +293,7 @@ def interrupted(adapter: Adapter, sending: Submission) -> None:
 
 
 def test_uploads_that_can_no_longer_start_do_not_fault_the_job(waiting: Adapter, platform: Platform) -> None:
-    """A stop does not wait for a huge job. The next start continues it."""
+    """A stop does not wait for a huge job, which continues after the next start."""
     executor = ThreadPoolExecutor(1)
     executor.shutdown()
     interrupted(waiting, submission(waiting, platform, executor))

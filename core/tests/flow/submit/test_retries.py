@@ -34,13 +34,13 @@ SECOND = timedelta(seconds=1)
 def test_pauses_double_up_to_the_longest_until_the_retry_time_is_over(
     attempts: int, failing_for: float, jitter: float, pause: float | None
 ) -> None:
-    """The defaults are two seconds to five minutes, for a day. Jitter shortens a pause by up to half."""
+    """By default, the pauses are two seconds to five minutes, for a day. Jitter shortens a pause by up to half."""
     retries = Retries.of(SubmitterConfig(type="memory"))
     expected = None if pause is None else NOW + pause * SECOND
     assert expected == retries.next_attempt(attempts, NOW - failing_for * SECOND, NOW, jitter)
 
 
 def test_the_longest_pauses_that_can_be_configured_can_be_computed() -> None:
-    """The pause is a day, for a year."""
+    """The longest pause is a day, and retries end after a year."""
     retries = Retries.of(SubmitterConfig(type="memory", retry_first=86_400, retry_most=86_400, retry_for=366 * 86_400))
     assert NOW + timedelta(days=1) == retries.next_attempt(365, NOW, NOW, 0.0)

@@ -32,11 +32,11 @@ def chosen(*candidates: JobRow, served: dict[str, int] | None = None, number: in
     return None if found is None else found.number
 
 
-def test_without_candidates_no_job_is_chosen() -> None:
+def test_no_job_is_chosen_without_candidates() -> None:
     assert chosen() is None
 
 
-def test_the_most_urgent_job_is_first_and_the_oldest_of_equal_ones() -> None:
+def test_the_most_urgent_job_is_first_and_of_equally_urgent_jobs_the_oldest() -> None:
     assert 3 == chosen(row(1), row(2, "lower"), row(3, "immediate"), row(4, "immediate"))
     assert 1 == chosen(row(2), row(1))
 
@@ -49,14 +49,14 @@ def test_every_nth_choice_is_the_oldest_job() -> None:
 
 
 def test_ae_titles_take_turns() -> None:
-    """The AE title that was served longest ago is first. One that was never served is before all others."""
+    """The AE title that was served longest ago is first. An AE title that was never served is before all others."""
     candidates = [row(1, ae_title="LUNG"), row(2, ae_title="HEAD"), row(3, ae_title="KNEE")]
     assert 3 == chosen(*candidates, served={"LUNG": 7, "HEAD": 5})
     assert 2 == chosen(*candidates, served={"LUNG": 7, "HEAD": 5, "KNEE": 6})
 
 
 def test_a_platform_is_down_after_consecutive_failures() -> None:
-    """Then one job at a time tries, after a pause."""
+    """During the outage, one job at a time calls the platform, after a pause."""
     breaker = Breaker()
     for number in range(FAILURES_TO_OPEN - 1):
         breaker.step_failed(number, NOW, PAUSE)
@@ -69,7 +69,7 @@ def test_a_platform_is_down_after_consecutive_failures() -> None:
 
 
 def test_one_success_ends_an_outage() -> None:
-    """The end is reported once."""
+    """The end of the outage is reported once."""
     breaker = Breaker()
     for number in range(FAILURES_TO_OPEN):
         breaker.step_failed(number, NOW, PAUSE)
@@ -79,7 +79,7 @@ def test_one_success_ends_an_outage() -> None:
 
 
 def test_failures_of_one_job_do_not_mark_the_platform_as_down() -> None:
-    """The cause may be the job. It has its own pauses."""
+    """The cause may be the job, which is retried after pauses."""
     breaker = Breaker()
     for _attempt in range(FAILURES_TO_OPEN + 1):
         breaker.step_failed(7, NOW, PAUSE)

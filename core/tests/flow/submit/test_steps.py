@@ -88,7 +88,7 @@ def platform() -> Platform:
 
 
 def with_jobs(make_adapter: MakeAdapter, platform: Platform, configuration: str = ONE, instances: int = 1) -> Adapter:
-    """Make an adapter whose group of instances becomes jobs at the current time."""
+    """Return an adapter whose group of instances becomes jobs at the current time."""
     adapter = make_adapter(configuration, Plugin(platform))
     study = [make_instance(seed="study", instance_number=number + 1) for number in range(instances)]
     adapter.receive(*study, ae_title="LUNG")
@@ -104,7 +104,7 @@ def states(adapter: Adapter) -> dict[str, str]:
 
 
 def test_a_job_goes_through_its_states_in_order(make_adapter: MakeAdapter, platform: Platform) -> None:
-    """There is one call for each step and one event for each state. The platform's id of the job is stored."""
+    """Each step is one call, and each state has one event. The platform's id of the job is stored."""
     adapter = with_jobs(make_adapter, platform, instances=2)
     (job,) = adapter.jobs
     assert ["create", "metadata", "upload", "upload", "start"] == platform.names()
@@ -134,7 +134,7 @@ def test_a_submitted_job_is_not_repeated_after_a_restart(make_adapter: MakeAdapt
 def test_a_retriable_failure_postpones_only_the_failed_step(
     make_adapter: MakeAdapter, platform: Platform, call: str, state: str
 ) -> None:
-    """It is repeated after a pause. Earlier steps are not. Success resets the count of failures."""
+    """The failed step is repeated after a pause, earlier steps are not. Success resets the count of failures."""
     platform.fail(call, Retriable("the platform is busy"), times=2)
     adapter = with_jobs(make_adapter, platform)
     (job,) = adapter.jobs
@@ -170,7 +170,7 @@ def test_a_restart_does_not_shorten_the_pause_of_a_postponed_job(make_adapter: M
 
 
 def test_a_job_that_keeps_failing_faults_after_the_retry_time(make_adapter: MakeAdapter, platform: Platform) -> None:
-    """`retry-for` starts at the first failure. Then an operator must decide."""
+    """`retry-for` starts at the first failure. After the fault, an operator must decide."""
     platform.fail("start", Retriable("still down"), times=1000)
     adapter = with_jobs(make_adapter, platform, ONE.replace("retry-first = 2", "retry-first = 2\nretry-for = 60"))
     adapter.advance(59)
@@ -222,15 +222,15 @@ def test_an_unexpected_exception_faults_the_job_without_its_message(
 def test_an_invalid_result_of_the_submitter_faults_the_job(
     make_adapter: MakeAdapter, platform: Platform, answer: object
 ) -> None:
-    """A value that the ledger cannot store must not fail there on every attempt."""
+    """The host checks results before it stores them: the ledger would refuse such a value on every attempt."""
     platform.answer = answer
     adapter = with_jobs(make_adapter, platform)
     assert {"p1": "faulted"} == states(adapter)
     assert adapter.jobs[0].last_error.startswith("bug in submitter 'platform': ")
 
 
-def test_of_several_failed_uploads_a_permanent_failure_decides(make_adapter: MakeAdapter, platform: Platform) -> None:
-    """Retrying for a day is useless after a refusal."""
+def test_a_permanent_failure_decides_if_several_uploads_fail(make_adapter: MakeAdapter, platform: Platform) -> None:
+    """Retries are useless after a refusal."""
     platform.fail("upload 0", Retriable("busy"))
     platform.fail("upload 1", Permanent("refused"))
     adapter = with_jobs(make_adapter, platform, instances=3)
@@ -255,7 +255,7 @@ def test_uploads_continue_where_they_stopped(make_adapter: MakeAdapter, platform
 
 def test_a_crash_during_uploads_repeats_at_most_one_batch(make_adapter: MakeAdapter, platform: Platform) -> None:
     """Files whose upload is recorded are not sent again."""
-    platform.fail(f"upload {UPLOADS_PER_COMMIT + 2}", KeyboardInterrupt())  # as if the process ended here
+    platform.fail(f"upload {UPLOADS_PER_COMMIT + 2}", KeyboardInterrupt())  # simulates the end of the process
     with pytest.raises(KeyboardInterrupt):
         with_jobs(adapters := _Keeping(make_adapter), platform, instances=UPLOADS_PER_COMMIT + 5)
     adapters.adapter.restart()
@@ -265,7 +265,7 @@ def test_a_crash_during_uploads_repeats_at_most_one_batch(make_adapter: MakeAdap
 
 
 class _Keeping:
-    """Keeps the adapter that it made, for a test whose set-up raises."""
+    """Factory that keeps the created adapter, for a test whose set-up raises."""
 
     def __init__(self, make: MakeAdapter) -> None:
         self._make = make
@@ -294,7 +294,7 @@ def test_a_missing_stored_object_faults_only_its_job(make_adapter: MakeAdapter, 
 def test_a_temporary_failure_of_the_storage_does_not_fault_jobs(
     make_adapter: MakeAdapter, platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A network share may be unavailable for a moment. This is no error of the submitter."""
+    """A network share may be unavailable for a moment. Such a failure is not an error of the submitter."""
     adapter = make_adapter(ONE, Plugin(platform))
     adapter.receive(make_instance(), ae_title="LUNG")
     with monkeypatch.context() as patch:
@@ -310,7 +310,7 @@ def test_a_temporary_failure_of_the_storage_does_not_fault_jobs(
 def test_a_temporary_failure_of_the_ledger_does_not_fault_jobs(
     make_adapter: MakeAdapter, platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The step is repeated, and counts as no error of the submitter."""
+    """The step is repeated, and does not count as an error of the submitter."""
     adapter = make_adapter(ONE, Plugin(platform))
     adapter.receive(make_instance(), ae_title="LUNG")
     with monkeypatch.context() as patch:
