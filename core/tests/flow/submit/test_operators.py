@@ -166,7 +166,7 @@ def queued_job(adapter: Adapter, platform: Platform) -> Job:
 
 
 def test_a_job_without_a_first_step_is_cancelled_at_once(
-    adapter: Adapter, platform: Platform, job_in_line: Job
+    adapter: Adapter, platform: Platform, queued_job: Job
 ) -> None:
     """The platform is not called, so its outage does not matter. Observers are notified, and instances are reclaimed.
 
@@ -174,15 +174,15 @@ def test_a_job_without_a_first_step_is_cancelled_at_once(
     """
     before = adapter.states["released"]
     platform.observed.clear()
-    cancelled = operators.cancel(adapter.ledger, adapter.clock, job_in_line.job_id)
+    cancelled = operators.cancel(adapter.ledger, adapter.clock, queued_job.job_id)
     assert [JobState.CANCELLED] * 2 == [cancelled.state, adapter.jobs[-1].state]
-    happened = [event.event for event in adapter.events if event.job_id == job_in_line.job_id]
+    happened = [event.event for event in adapter.events if event.job_id == queued_job.job_id]
     assert ["job_queued", "job_cancel_requested", "job_cancelled"] == happened
     adapter.advance(2)
     assert [cancelled] == [job for job in platform.observed if job.state is JobState.CANCELLED]
     assert (before - 1, 1) == (adapter.states["released"], adapter.states["reclaimed"])
     with pytest.raises(Refused, match="is cancelled"):
-        operators.cancel(adapter.ledger, adapter.clock, job_in_line.job_id)
+        operators.cancel(adapter.ledger, adapter.clock, queued_job.job_id)
     del platform.failing["create"]
     adapter.advance(200)
     assert [cancelled] == [job for job in platform.observed if job.state is JobState.CANCELLED]
@@ -201,7 +201,7 @@ def test_a_job_without_a_first_step_is_cancelled_at_once(
     ids=["renamed", "unavailable"],
 )
 def test_jobs_without_their_submitter_are_logged_at_the_start(
-    adapter: Adapter, job_in_line: Job, capsys: Any, table: str, reason: str
+    adapter: Adapter, queued_job: Job, capsys: Any, table: str, reason: str
 ) -> None:
     """The event has the number of these jobs. A job without a first step can be cancelled.
 
@@ -214,7 +214,7 @@ def test_jobs_without_their_submitter_are_logged_at_the_start(
     assert f"jobs={len(adapter.jobs)}" in line
     assert "submitter=platform" in line
     assert reason in line
-    assert JobState.CANCELLED is operators.cancel(adapter.ledger, adapter.clock, job_in_line.job_id).state
+    assert JobState.CANCELLED is operators.cancel(adapter.ledger, adapter.clock, queued_job.job_id).state
 
 
 def test_a_submitted_job_can_be_neither_retried_nor_cancelled(adapter: Adapter) -> None:
