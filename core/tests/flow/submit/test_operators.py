@@ -165,9 +165,7 @@ def queued_job(adapter: Adapter, platform: Platform) -> Job:
     return job
 
 
-def test_a_job_without_a_first_step_is_cancelled_at_once(
-    adapter: Adapter, platform: Platform, queued_job: Job
-) -> None:
+def test_a_job_without_a_first_step_is_cancelled_at_once(adapter: Adapter, platform: Platform, queued_job: Job) -> None:
     """The platform is not called, so its outage does not matter. Observers are notified, and instances are reclaimed.
 
     Verified to fail when the cancellation waits for the turn of the job, or the host does not look for cancelled jobs.
