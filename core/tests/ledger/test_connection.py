@@ -17,6 +17,7 @@ from sqlalchemy import text
 
 from dicom_adapter import InstanceStorageInfo, Refused
 from dicom_adapter.api.errors import LedgerUnavailable
+from dicom_adapter.config.model import default_ledger_url
 from dicom_adapter.ledger import Ledger, instances
 from dicom_adapter.ledger.connection import exists
 from dicom_adapter.ledger.migration import MIGRATIONS, REVISION, create, upgrade
@@ -117,11 +118,53 @@ def test_a_ledger_without_tables_is_refused_with_the_next_step(untouched: Ledger
 
 
 def test_a_ledger_of_another_version_is_refused(ledger: Ledger) -> None:
-    """An older program does not write to a newer schema."""
+    """An older program neither reads nor writes a newer schema. The message names the way out.
+
+    Verified to fail when the upgrade is left to Alembic, which raises an error of its own.
+    """
     with ledger.write() as transaction:
         transaction.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(Refused, match=f"has schema 9999, this version needs {newest()}; "):
+    before = statements(ledger)
+    for check in (ledger.require_current, ledger.migrate):
+        with pytest.raises(Refused, match=rf"has schema 9999, which .* \(its newest is {newest()}\): a newer version"):
+            check()
+    assert before == statements(ledger)
+
+
+def test_an_earlier_ledger_is_refused_by_commands_that_only_read(ledger: Ledger) -> None:
+    """The service upgrades it."""
+    with ledger.write() as transaction:
+        transaction.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    with pytest.raises(Refused, match=f"has schema 0001, this version needs {newest()}; start the service once"):
         ledger.require_current()
+
+
+def test_a_database_of_another_program_is_not_changed(untouched: Ledger) -> None:
+    """Verified to fail when a database that has tables, but no revision, is upgraded."""
+    with untouched.write() as transaction:
+        transaction.execute(text("CREATE TABLE patients (name TEXT)"))
+    before = statements(untouched)
+    with pytest.raises(Refused, match="it belongs to another program; name another file"):
+        untouched.migrate()
+    assert before == statements(untouched)
+
+
+@pytest.mark.parametrize(
+    "name", ["a?b", "a#b", "a%20b", "a b", "ä", "a:b@c", ":memory:", "file:x", "a&b=c;d", "'\"", "a\nb"]
+)
+def test_the_folder_of_a_ledger_may_have_any_name(tmp_path: Path, name: str) -> None:
+    """The database is in the file that the URL names. Verified to fail when SQLAlchemy parses the URL."""
+    folder = tmp_path / name
+    folder.mkdir()
+    url = default_ledger_url(folder)
+    assert not exists(url)
+    made = Ledger(url, durable=False)
+    made.migrate()
+    made.free_bytes()
+    assert exists(url)
+    made.close()
+    assert [folder] == list(tmp_path.iterdir())
+    assert (folder / "ledger.sqlite").read_bytes().startswith(b"SQLite format 3\0")
 
 
 @pytest.mark.parametrize("content", [None, b"this is not a database, whatever its name may say. " * 40])

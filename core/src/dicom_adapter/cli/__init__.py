@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ import typer
 from attrs import frozen
 
 from dicom_adapter import __version__
+from dicom_adapter.cli import early_signals
+from dicom_adapter.cli.streams import OutputFailed, complete_output, open_streams
 
 if TYPE_CHECKING:
     app: typer.Typer  # with all commands of the core; created by `__getattr__`
@@ -23,6 +26,7 @@ class CommandEntry:
     name: str
     module: str
     summary: str
+    failed_status: int = 1  # exit status if the output cannot be written
 
     def load(self) -> Any:
         """Import the command: a function, or a `typer.Typer` with subcommands."""
@@ -35,7 +39,7 @@ COMMANDS = (
         "check", "check", "Check a configuration without starting the service: errors, plugins, each AE title."
     ),
     CommandEntry("reload", "reload", "Show or apply the difference between the running service and the file."),
-    CommandEntry("audit", "audit", "Compare ledger and storage, and account for every received instance."),
+    CommandEntry("audit", "audit", "Compare ledger and storage, and account for every received instance.", 2),
     CommandEntry("plugins", "plugins", "List the installed plugins, also unusable and disabled ones."),
     CommandEntry("doctor", "doctor", "Test plugins with synthetic instances, each in a separate process."),
     CommandEntry("demo", "demo", "Start the service in a temporary folder and show how studies become jobs."),
@@ -91,6 +95,17 @@ def _common(
 def main() -> None:
     """Run the command line: the entry point of the console script."""
     wanted = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), None)
+    if not open_streams() and wanted == "run":
+        with suppress(OutputFailed):  # also if standard output is closed
+            typer.echo("warning: standard error is closed: the service runs without a log")
+    if wanted == "run":
+        early_signals.stop_at_once()
+    failed_status = next((entry.failed_status for entry in COMMANDS if entry.name == wanted), 1)
+    with complete_output(failed_status):
+        _call(wanted)
+
+
+def _call(wanted: str | None) -> None:
     made = make_app(lambda name: name == wanted)
     if wanted not in CORE_COMMANDS and sys.argv[1:] != ["--version"]:
         # Importing plugins takes time. They are loaded only if the command may be one of theirs.

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from dicom_adapter.api.errors import StorageUnavailable, reports_no_free_space
+from dicom_adapter.cli import early_signals
 from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, ReadConfiguration, find_file, read
 from dicom_adapter.cli.messages import fail, warn
 from dicom_adapter.config.model import Config
@@ -81,6 +82,7 @@ def _become_the_service(blueprint: Blueprint) -> None:
     with os.fdopen(os.memfd_create("blueprint", flags=0), "w", encoding="utf-8") as file:
         json.dump(blueprint.to_json(), file)
         file.flush()
+        early_signals.hold()
         command = [sys.executable, "-m", SERVICE_MODULE, str(file.fileno())]
         os.execv(sys.executable, command)  # noqa: S606 - our own module
 

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Executor, wait
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
 from select import select
@@ -13,6 +14,7 @@ from select import select
 import structlog
 
 from dicom_adapter import __version__
+from dicom_adapter.api.errors import LedgerUnavailable
 from dicom_adapter.api.server import Server
 from dicom_adapter.config.listening import HttpConfig
 from dicom_adapter.config.model import Config
@@ -60,9 +62,11 @@ class HostProcess:
         folder = DataFolder.of(config)
         marker = folder.prepare() if first else folder.require_marker()
         self._storage = folder.open_storage(config.storage, self._catalogue, plugins.trace_storage)
+        self._ledger = folder.open_ledger(config.ledger_url)
+        with suppress(LedgerUnavailable):  # on a full disk
+            self._ledger.require_known()  # before anything is changed
         if first:
             self._storage.recover()  # before the ledger is written: this frees space on a full disk
-        self._ledger = folder.open_ledger(config.ledger_url)
         self._ledger.migrate()
         extended, draining = self._with_draining(config)
         wake = self._groups.wake

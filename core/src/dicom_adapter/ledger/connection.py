@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from sqlalchemy import Connection, CursorResult, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, CursorResult, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from dicom_adapter.api.errors import LedgerUnavailable, Refused
@@ -20,6 +20,7 @@ from dicom_adapter.ledger.placed_database import PlacedDatabase
 
 Transaction: TypeAlias = Connection
 
+SQLITE = "sqlite:///"
 WAIT_SECONDS = 6.0  # for another transaction; the host waits longer for the steps in progress when it stops
 CLOSING_SECONDS = 1.0  # the same, while the process stops
 
@@ -28,7 +29,7 @@ class Ledger:
     """The open ledger: connections to the database, and transactions on them. Thread-safe."""
 
     def __init__(self, url: str, *, durable: bool = True, wait_seconds: float = WAIT_SECONDS) -> None:
-        """Connect to a database URL of SQLAlchemy. `durable`: a committed transaction survives a power loss.
+        """Connect to `sqlite:///<file>`. `durable`: a committed transaction survives a power loss.
 
         `wait_seconds`: after this time (half as much more if threads of this process wait, too), a transaction stops
         waiting for others. Then LedgerUnavailable is raised, with
@@ -38,7 +39,7 @@ class Ledger:
         self._durable = durable
         self._wait_seconds = wait_seconds
         file = database_file(url)
-        self._folder = None if file is None else file.parent
+        self._folder = file.parent
         self._placed = PlacedDatabase(file)
         self._engine = self._connect()
         # SQLite allows one writing transaction. Threads of one process wait for this lock instead of polling the file.
@@ -48,7 +49,8 @@ class Ledger:
         self._has_recorded_logs = False  # of the current writer
 
     def _connect(self) -> Engine:
-        engine = create_engine(self.url, connect_args={"timeout": self._wait_seconds}, pool_size=32)
+        url = _sqlalchemy_url(self.url)
+        engine = create_engine(url, connect_args={"timeout": self._wait_seconds}, pool_size=32)
         event.listen(engine, "do_connect", lambda *_: self._placed.require())  # before SQLite creates another file
         event.listen(engine, "connect", self._prepare)
         event.listen(engine, "begin", _begin)
@@ -123,10 +125,8 @@ class Ledger:
         """Shorten the waits of all further transactions: the process stops, and must not wait long. Thread-safe."""
         self._wait_seconds = min(self._wait_seconds, CLOSING_SECONDS)
 
-    def free_bytes(self) -> int | None:
-        """Return the free space of the disk with the database; None if the database is not a local file."""
-        if self._folder is None:
-            return None
+    def free_bytes(self) -> int:
+        """Return the free space of the disk with the database."""
         found = os.statvfs(self._folder)
         return found.f_bavail * found.f_frsize
 
@@ -136,8 +136,11 @@ class Ledger:
         return problem and f"the ledger is not the one that the service has opened: {problem}"
 
     def migrate(self) -> None:
-        """Create or upgrade the schema. One process does this before the others start."""
-        if self._revision() == migration.REVISION:
+        """Create or upgrade the schema. One process does this before the others start.
+
+        Raises Refused, and changes nothing, if the database belongs to a newer version or to another program.
+        """
+        if self.require_known() == migration.REVISION:
             return
         with self.write() as transaction:  # check again: another process may have created the tables meanwhile
             if not migration.has_tables(transaction):
@@ -151,6 +154,27 @@ class Ledger:
         except SQLAlchemyError as failure:
             raise ledger_error(failure) from None
 
+    def require_known(self) -> str | None:
+        """Return the revision of the schema; None if there are no tables. Raises Refused if it is not a known one."""
+        with self.read() as transaction:
+            found = migration.read_revision(transaction)
+            is_foreign = found is None and migration.has_tables(transaction)
+        if is_foreign:
+            raise Refused(
+                f"the database {self.url} has tables, but not those of a ledger: it belongs to another program; name "
+                "another file in [ledger] url"
+            )
+        if found is not None and found not in migration.known_revisions():
+            raise Refused(self._unknown(found))
+        return found
+
+    def _unknown(self, revision: str) -> str:
+        return (
+            f"the ledger {self.url} has schema {revision}, which this version does not know (its newest is "
+            f"{migration.REVISION}): a newer version of dicom-adapter has upgraded it; install that version, or "
+            "restore a backup of the data folder from before the upgrade"
+        )
+
     def _revision(self) -> str | None:
         with self.read() as transaction:
             return migration.read_revision(transaction)
@@ -161,6 +185,8 @@ class Ledger:
             found = self._revision()
         except LedgerUnavailable as failure:
             raise Refused(f"the ledger {self.url} cannot be opened: {failure.reason}") from failure
+        if found is not None and found not in migration.known_revisions():
+            raise Refused(self._unknown(found))
         if found != migration.REVISION:
             raise Refused(
                 f"the ledger {self.url} has schema {found or 'none'}, this version needs {migration.REVISION}; "
@@ -194,15 +220,16 @@ def _set(writer: Connection, pragma: str) -> None:
 
 def exists(url: str) -> bool:
     """Return whether the ledger exists, without creating it."""
-    file = database_file(url)
-    return file is not None and file.exists()
+    return database_file(url).exists()
 
 
-def database_file(url: str) -> Path | None:
-    """Return the file of the database; None if it is not a local file."""
-    parts = make_url(url)
-    embedded = parts.get_backend_name() == "sqlite" and parts.database not in (None, "", ":memory:")
-    return Path(str(parts.database)) if embedded else None
+def database_file(url: str) -> Path:
+    """Return the file of `sqlite:///<file>`. It may contain any character, also `?`, `#` and `%`."""
+    return Path(url.removeprefix(SQLITE))
+
+
+def _sqlalchemy_url(url: str) -> URL:
+    return URL.create("sqlite", database=str(database_file(url)))
 
 
 def inserted_id(result: CursorResult[Any]) -> int:

@@ -48,6 +48,11 @@ def read_revision(connection: Connection) -> str | None:
     return connection.execute(select(_version.c.version_num)).scalar()
 
 
+def known_revisions() -> frozenset[str]:
+    """Return the revisions of this version and of all earlier ones."""
+    return frozenset(path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*_*.py"))
+
+
 def has_tables(connection: Connection) -> bool:
     """Return whether the database has any table."""
     return bool(inspect(connection).get_table_names())

@@ -24,7 +24,7 @@ from dicom_adapter.api.errors import Refused
 from dicom_adapter.ledger import Ledger
 from dicom_adapter.ledger.configurations import Configuration
 from dicom_adapter.ledger.health import HOST, SERVICE, PartState, receiver_names
-from dicom_adapter.runtime.channel import ENDED, FAILED, Child, Report, Start
+from dicom_adapter.runtime.channel import ENDED, FAILED, SIGNALS, Child, Report, Start
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.parts import Part, process_part
 from dicom_adapter.runtime.watch import PartFinding, Watch
@@ -119,6 +119,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stop())
         signal.signal(signal.SIGHUP, lambda *_: self.hang_up())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # `run` has blocked them
         try:
             for slot in self._receivers:
                 slot.preloaded = self._make_child(slot)

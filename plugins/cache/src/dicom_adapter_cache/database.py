@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import structlog
-from sqlalchemy import Connection, Engine, NullPool, StaticPool, create_engine, event, inspect, make_url, select
+from sqlalchemy import URL, Connection, Engine, NullPool, StaticPool, create_engine, event, inspect, make_url, select
 from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
 
 from dicom_adapter import Retriable
@@ -25,7 +25,7 @@ Transaction: TypeAlias = Connection
 class Database:
     """A database of the index. Thread-safe; keep transactions short."""
 
-    def __init__(self, url: str, *, writes: bool) -> None:
+    def __init__(self, url: str | URL, *, writes: bool) -> None:
         """Create the engine; nothing is opened yet. `writes`: True for the processor, which is the only writer."""
         self._url = make_url(url)
         self._writes = writes

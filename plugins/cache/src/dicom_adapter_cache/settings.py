@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from attrs import Attribute, field, frozen
-from sqlalchemy import make_url
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from dicom_adapter import ByteSize, Secret, at_least, between, setting
@@ -137,6 +137,6 @@ class CacheSettings:
             raise InvalidRequest(f"there is no pipeline {name!r} (there are: {known})", field="pipeline")
         return name
 
-    def index_location(self, folder: Path) -> str:
-        """Return the URL of the index; `folder` is the AE title's data folder."""
-        return self.index_url or f"sqlite:///{folder / INDEX_FILE}"
+    def index_location(self, folder: Path) -> URL:
+        """Return the URL of the index; `folder` is the AE title's data folder, which may have any name."""
+        return make_url(self.index_url) if self.index_url else URL.create("sqlite", database=str(folder / INDEX_FILE))
