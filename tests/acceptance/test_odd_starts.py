@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from dicom_adapter.ledger.migration import REVISION
 from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, send, wait_until_submitted, write_study
@@ -91,6 +92,29 @@ def test_the_data_folder_may_have_any_name(launch_service: LaunchService) -> Non
     assert {"ledger.sqlite"} <= {path.name for path in (folder / name).iterdir()}
     assert [] == [path.name for path in folder.iterdir() if path.name != name and path.name.startswith("a?")]
     assert [] == [path.name for path in folder.iterdir() if path.name in ("a", "a?b")]
+
+
+@pytest.mark.parametrize(("command", "status"), [("status", 1), ("jobs list --config", 1), ("audit", 2)])
+@pytest.mark.parametrize("folder", ["x" * 300, "broken"])
+def test_a_ledger_that_cannot_be_read_is_one_line_and_a_failure(
+    tmp_path: Path, folder: str, command: str, status: int
+) -> None:
+    """A name that is too long for the disk, and a ledger without its tables.
+
+    Verified to fail when a command raises what the disk or the ledger raised.
+    """
+    path = tmp_path / "adapter.toml"
+    path.write_text(CONFIGURATION.replace('"data"', f'"{folder}"'), encoding="utf-8")
+    if folder == "broken":
+        (tmp_path / folder).mkdir()
+        with closing(sqlite3.connect(tmp_path / folder / "ledger.sqlite")) as ledger:
+            ledger.executescript(
+                f"CREATE TABLE alembic_version (version_num TEXT); INSERT INTO alembic_version VALUES ('{REVISION}');"
+            )
+    done = run(*command.split(), path)
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert (status, "") == (done.returncode, done.stdout)
 
 
 # --- standard streams -------------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from dicom_adapter.api.errors import DicomAdapterError
+
 STDIN, STDOUT, STDERR = 0, 1, 2
 
 
@@ -81,8 +83,8 @@ def _text(raw: io.FileIO, replaced: Any) -> io.TextIOWrapper:
 
 
 @contextmanager
-def complete_output(failed_status: int) -> Iterator[None]:
-    """End the process with an error and this exit status if the output of the block cannot be written."""
+def clear_failures(failed_status: int) -> Iterator[None]:
+    """End the process with one line and this exit status if a file, the ledger or the output of the block fails."""
     try:
         try:
             yield
@@ -91,4 +93,11 @@ def complete_output(failed_status: int) -> Iterator[None]:
     except OutputFailed as failure:
         if failure.reason:
             sys.stderr.write(f"error: standard output cannot be written: {failure.reason}\n")
+        sys.exit(failed_status)
+    except OSError as failure:
+        where = "" if failure.filename is None else f"{failure.filename}: "
+        sys.stderr.write(f"error: {where}{failure.strerror or failure}\n")
+        sys.exit(failed_status)
+    except DicomAdapterError as failure:
+        sys.stderr.write(f"error: {failure}\n")
         sys.exit(failed_status)
