@@ -218,10 +218,7 @@ def test_a_signal_while_the_configuration_is_read_ends_the_command_with_status_0
 def test_a_signal_in_the_first_moments_of_the_service_stops_it_in_order(
     launch_service: LaunchService, whole_group: bool
 ) -> None:
-    """As soon as the host was started, to the supervisor or, as systemd and terminals do, to all of its processes.
-
-    Verified to fail when a child is started with signals that it does not ignore yet.
-    """
+    """As soon as the host was started, to the supervisor or, as systemd and terminals do, to all of its processes."""
     service = launch_service(CONFIGURATION)
     service.wait_for("process_started", name="host")
     (os.killpg if whole_group else os.kill)(service.pids()[0], signal.SIGTERM)

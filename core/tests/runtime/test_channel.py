@@ -91,3 +91,32 @@ def test_a_process_limits_its_heaps_unless_its_environment_does(
     finally:
         os.close(read)
         os.close(write)
+
+
+SIGNALLED = """
+import os, signal
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    os.kill(os.getpid(), number)
+from dicom_adapter.runtime.channel import Channel
+channel = Channel()
+channel.start()
+channel.report("started")
+"""
+
+
+def test_a_signal_to_the_group_does_not_end_a_process_that_has_just_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Service managers and terminals send signals to all processes. The supervisor decides when a child ends.
+
+    Verified to fail when `Child` does not block the signals.
+    """
+    (tmp_path / "signalled.py").write_text(SIGNALLED, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    reports: queue.SimpleQueue[tuple[Any, Report]] = queue.SimpleQueue()
+    with Path("/dev/null").open("wb") as wake:
+        child = Child("signalled", "signalled", wake.fileno(), reports)
+        child.configure(evolve(START, wake_fd=wake.fileno()))
+        with child._process:
+            assert (child, {"event": "started"}) == reports.get(timeout=60)
+            assert (child, {"event": "ended", "status": 0}) == reports.get(timeout=60)
