@@ -10,6 +10,9 @@ import errno
 import traceback
 from pathlib import Path
 
+NO_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+NO_RESOURCES_TEXT = "the system has no free file descriptors or memory"
+LONGEST_CHAIN = 10  # causes of an error that are examined
 SHOWN_FRAMES = 3  # number of innermost frames of a traceback in a failure description
 
 
@@ -120,3 +123,18 @@ def reports_no_free_space(failure: Exception) -> bool:
     if isinstance(failure, LedgerUnavailable):
         return failure.is_full
     return isinstance(failure, StorageFull) or getattr(failure, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+
+
+def reports_no_resources(failure: BaseException) -> bool:
+    """Return whether the failure, or its cause, reports that the system has no free file descriptors or memory.
+
+    The same call may succeed later. MemoryError is not included: the input may be the cause, such as a wrong length.
+    """
+    cause: BaseException | None = failure
+    for _number in range(LONGEST_CHAIN):
+        if cause is None:
+            return False
+        if isinstance(cause, OSError) and cause.errno in NO_RESOURCES:
+            return True
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return False

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, TypeVar
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from dicom_adapter.api.errors import describe_failure
+from dicom_adapter.api.errors import describe_failure, reports_no_resources
 from dicom_adapter.dicom.identity import UnreadableDataSet
 
 T = TypeVar("T")
@@ -28,8 +28,10 @@ def read_header(file: BinaryIO, **options: Any) -> Dataset:
     source = _Source(file)
     try:
         header = dcmread(source, stop_before_pixels=True, **options)
-    except Exception as failure:  # noqa: BLE001 - pydicom raises many types for bytes that are not a data set
+    except Exception as failure:
         source.raise_failure()
+        if isinstance(failure, OSError) and reports_no_resources(failure):
+            raise  # by the import of a module
         raise UnreadableDataSet(f"its header cannot be parsed ({describe_failure(failure)})") from None
     source.raise_failure()  # pydicom takes some errors for the end of the file
     return header

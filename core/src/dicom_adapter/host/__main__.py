@@ -11,7 +11,13 @@ from pathlib import Path
 
 import structlog
 
-from dicom_adapter.api.errors import Refused, StorageUnavailable, describe_failure, reports_no_free_space
+from dicom_adapter.api.errors import (
+    Refused,
+    StorageUnavailable,
+    describe_failure,
+    reports_no_free_space,
+    reports_no_resources,
+)
 from dicom_adapter.config import load, plugin_settings
 from dicom_adapter.config.model import Config
 from dicom_adapter.dicom.part10 import keep_values_out_of_warnings
@@ -62,7 +68,9 @@ def main() -> None:
         channel.report("failed", reason=str(failure))
     except OSError as failure:
         reason = f"the data folder {config.storage.path} cannot be created: {failure.strerror}"
-        channel.report("failed", reason=reason, transient=reports_no_free_space(failure))
+        channel.report(
+            "failed", reason=reason, transient=reports_no_free_space(failure) or reports_no_resources(failure)
+        )
 
 
 def _log_plugins(plugins: Plugins) -> None:

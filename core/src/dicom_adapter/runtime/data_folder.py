@@ -19,6 +19,7 @@ from dicom_adapter.api.errors import (
     StorageUnavailable,
     reports_busy_ledger,
     reports_no_free_space,
+    reports_no_resources,
 )
 from dicom_adapter.api.hookspecs import Catalogue
 from dicom_adapter.api.local_disk import PlacedFile, sync_folder
@@ -194,7 +195,7 @@ class DataFolder:
 
 def report_unusable(channel: Channel, subject: str, failure: Exception) -> None:
     """Report why a process cannot start, and whether that is transient."""
-    is_transient = reports_no_free_space(failure) or reports_busy_ledger(failure)
+    is_transient = reports_no_free_space(failure) or reports_busy_ledger(failure) or reports_no_resources(failure)
     channel.report("failed", reason=f"{subject}: {failure}", transient=is_transient)
 
 

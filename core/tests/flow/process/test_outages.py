@@ -116,6 +116,32 @@ def test_an_odd_data_set_never_blocks_its_lane(
     assert adapter.states in ({"quarantined": 1, "reclaimed": 1}, {"reclaimed": 2})
 
 
+def test_no_instance_is_quarantined_because_descriptors_are_missing(
+    make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even if other stored objects can be read: who gets a descriptor is a matter of chance.
+
+    Verified to fail when the failure counts as one of the stored object.
+    """
+    adapter = make_adapter(CONFIGURATION)
+    read = adapter.storage.read
+    unlucky: list[str] = []
+
+    def reading(key: str) -> BinaryIO:
+        if not unlucky or key in unlucky:
+            unlucky[:] = [key]
+            raise OSError(errno.EMFILE, "Too many open files")
+        return read(key)
+
+    monkeypatch.setattr(adapter.storage, "read", reading)
+    adapter.receive(*(make_instance(accession_number=f"A-{n}") for n in range(3)), ae_title="LUNG")
+    adapter.advance(600)
+    assert {"pending": 3} == adapter.states
+    monkeypatch.undo()
+    adapter.advance(10)
+    assert {"reclaimed": 3} == adapter.states
+
+
 def reason(adapter: Adapter) -> str:
     assert LaneState.RUNNING is adapter.lanes["LUNG"].state
     return adapter.lanes["LUNG"].reason

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from dicom_adapter import Retriable, Unprocessable
@@ -19,6 +21,7 @@ ERRORS = [
     SystemExit(),
     RequestFailed(Retriable("later")),
     RequestFailed(ValueError()),
+    OSError(errno.EMFILE, "Too many open files"),
 ]
 
 
@@ -49,3 +52,17 @@ def test_only_a_second_turn_without_the_same_arrival_is_a_failure() -> None:
     """A new processor receives the newer arrival. If it still ignores that arrival, it would do so forever."""
     assert TurnOutcome.SUPERSEDED is classify(TurnKind.INSTANCE, Superseded(7), superseded_by=3)
     assert TurnOutcome.SUPERSEDED_AGAIN is classify(TurnKind.INSTANCE, Superseded(7), superseded_by=7)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_a_lack_of_descriptors_or_memory_is_an_outage(number: int) -> None:
+    """A processor is neither replaced nor stopped because of it, and no instance is quarantined.
+
+    Verified to fail when such an error counts as a crash.
+    """
+    failure = OSError(number, "")
+    assert {TurnOutcome.UNAVAILABLE} == {classify(kind, failure, superseded_by=0) for kind in TurnKind}
+    assert TurnOutcome.REQUEST_WAITS is classify(TurnKind.NOTICE, RequestFailed(failure), superseded_by=0)
+    wrapped = RuntimeError()
+    wrapped.__cause__ = failure
+    assert TurnOutcome.UNAVAILABLE is classify(TurnKind.INSTANCE, wrapped, superseded_by=0)

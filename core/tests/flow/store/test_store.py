@@ -365,6 +365,9 @@ STORAGE_FAILURES = [
     (StorageFull("no room"), StoreOutcome.OUT_OF_SPACE),
     (OSError(errno.ENOSPC, "No space left on device"), StoreOutcome.OUT_OF_SPACE),
     (OSError(errno.EDQUOT, "Disk quota exceeded"), StoreOutcome.OUT_OF_SPACE),
+    (OSError(errno.EMFILE, "Too many open files"), StoreOutcome.OUT_OF_SPACE),
+    (OSError(errno.ENFILE, "Too many open files in system"), StoreOutcome.OUT_OF_SPACE),
+    (OSError(errno.ENOMEM, "Cannot allocate memory"), StoreOutcome.OUT_OF_SPACE),
     (OSError(errno.EIO, "Input/output error"), StoreOutcome.FAILED),
     (RuntimeError("bug in a storage backend, with PID-4711"), StoreOutcome.FAILED),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
@@ -201,6 +202,47 @@ def test_a_permanent_failure_faults_only_its_job_and_at_once(
     )
     adapter.advance(400)
     assert 1 == platform.names("p2").count(call)
+
+
+def caused_by(failure: Exception, cause: Exception) -> Exception:
+    """Return a failure as a library raises it that wraps another one."""
+    failure.__cause__ = cause
+    return failure
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        OSError(errno.EMFILE, "Too many open files"),
+        OSError(errno.ENFILE, "Too many open files in system"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        MemoryError(),
+        caused_by(RuntimeError("no connection"), OSError(errno.EMFILE, "Too many open files")),
+        caused_by(Permanent("the file cannot be read"), OSError(errno.EMFILE, "Too many open files")),
+    ],
+)
+@pytest.mark.parametrize("call", ["create", "metadata", "upload", "start"])
+def test_a_lack_of_descriptors_or_memory_faults_no_job(
+    make_adapter: MakeAdapter, platform: Platform, call: str, failure: Exception
+) -> None:
+    """The step is repeated with back-off. The platform is not the cause, so it does not count as unavailable.
+
+    Verified to fail when the failure counts as a bug of the submitter.
+    """
+    platform.fail(call, failure, times=3)
+    adapter = with_jobs(make_adapter, platform)
+    assert "the system has no free file descriptors or memory" in adapter.jobs[0].last_error
+    adapter.advance(60)
+    assert {"p1": "submitted"} == states(adapter)
+
+
+def test_a_lack_of_descriptors_does_not_hide_the_permanent_failure_of_another_upload(
+    make_adapter: MakeAdapter, platform: Platform
+) -> None:
+    platform.fail("upload 0", OSError(errno.EMFILE, "Too many open files"))
+    platform.fail("upload 1", Permanent("refused"))
+    adapter = with_jobs(make_adapter, platform, instances=2)
+    assert ({"p1": "faulted"}, "refused") == (states(adapter), adapter.jobs[0].last_error)
 
 
 @pytest.mark.parametrize("failure", [ZeroDivisionError("Müller^Jörg"), SystemExit("Müller^Jörg")])

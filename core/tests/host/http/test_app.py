@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 import pytest
@@ -77,6 +78,7 @@ def test_every_error_is_problem_json(client_of: Any, request_of: Any, status: in
     [
         (Refused("there is no such study"), 409, "there is no such study"),
         (Retriable("the service stops"), 503, "the service stops"),
+        (OSError(errno.EMFILE, PATIENT), 503, "The system has no free file descriptors or memory."),
         (
             KeyError(PATIENT),
             500,

@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dicom_adapter.api.errors import StoredObjectMissing, Unprocessable
+from dicom_adapter.api.errors import NO_RESOURCES_TEXT, StoredObjectMissing, Unprocessable, reports_no_resources
 from dicom_adapter.api.processor import Timer
 from dicom_adapter.api.values import InstanceStorageInfo, Job, JobRequest
 from dicom_adapter.dicom.identity import UnreadableDataSet
 from dicom_adapter.flow.process.settings import LaneSettings
 from dicom_adapter.flow.process.timers import LATEST_TIMER, Timers
-from dicom_adapter.flow.process.turn import Turn, Unreadable
+from dicom_adapter.flow.process.turn import Turn, Unavailable, Unreadable
 from dicom_adapter.ledger import Ledger, jobs
 from dicom_adapter.runtime.resources import Resources
 
@@ -95,6 +95,8 @@ class Context:
         except (StoredObjectMissing, UnreadableDataSet) as failure:
             raise Unprocessable(str(failure)) from None
         except OSError as failure:
+            if reports_no_resources(failure):
+                raise Unavailable(NO_RESOURCES_TEXT) from failure
             raise Unreadable(instance, failure) from failure
 
     def _current_turn(self) -> Turn:

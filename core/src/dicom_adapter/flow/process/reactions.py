@@ -9,7 +9,7 @@ from typing import Any
 
 from attrs import frozen
 
-from dicom_adapter.api.errors import Retriable, Unprocessable
+from dicom_adapter.api.errors import Retriable, Unprocessable, reports_no_resources
 from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.flow.process.requests import ProcessorRequest, RequestFailed
 from dicom_adapter.flow.process.turn import Superseded, Unavailable, Unreadable
@@ -108,13 +108,14 @@ class TurnResult:
 def classify(kind: TurnKind, error: BaseException, superseded_by: int) -> TurnOutcome:
     """Return the outcome of a turn that raised `error`. `superseded_by` is the arrival that superseded a turn."""
     if isinstance(error, RequestFailed):
-        return TurnOutcome.REQUEST_WAITS if isinstance(error.reason, Retriable) else TurnOutcome.REQUEST_FAILED
+        waits = isinstance(error.reason, Retriable) or reports_no_resources(error.reason)
+        return TurnOutcome.REQUEST_WAITS if waits else TurnOutcome.REQUEST_FAILED
     if isinstance(error, Superseded):
         return TurnOutcome.SUPERSEDED_AGAIN if error.by == superseded_by else TurnOutcome.SUPERSEDED
     if isinstance(error, Unprocessable) and kind is TurnKind.INSTANCE:
         return TurnOutcome.UNPROCESSABLE
     if isinstance(error, Unreadable):
         return TurnOutcome.UNREADABLE
-    if isinstance(error, (Unavailable, Retriable)):
+    if isinstance(error, (Unavailable, Retriable)) or reports_no_resources(error):
         return TurnOutcome.UNAVAILABLE
     return TurnOutcome.CRASHED

@@ -7,7 +7,13 @@ from collections.abc import Sequence
 import structlog
 from attrs import define, field
 
-from dicom_adapter.api.errors import StorageUnavailable, reports_busy_ledger, reports_no_free_space
+from dicom_adapter.api.errors import (
+    NO_RESOURCES_TEXT,
+    StorageUnavailable,
+    reports_busy_ledger,
+    reports_no_free_space,
+    reports_no_resources,
+)
 from dicom_adapter.api.receiving import StoreOutcome, StoreRequest, StoreResult
 from dicom_adapter.api.storage import InstanceWriter
 from dicom_adapter.dicom.checksum import crc32
@@ -127,8 +133,8 @@ class IncomingInstance:
 def failed(failure: Exception) -> StoreResult:
     """Return the result after a failure of storage or ledger.
 
-    That is OUT_OF_SPACE, so that senders retry, if there is no free space, the ledger is locked, or storage or ledger
-    are not those that were opened, else FAILED.
+    That is OUT_OF_SPACE, so that senders retry, if there is no free space, descriptor or memory, the ledger is locked,
+    or storage or ledger are not those that were opened, else FAILED.
     """
     if isinstance(failure, StorageUnavailable):
         return StoreResult(outcome=StoreOutcome.OUT_OF_SPACE, reason=str(failure))
@@ -137,4 +143,6 @@ def failed(failure: Exception) -> StoreResult:
     if reports_busy_ledger(failure):
         return StoreResult(outcome=StoreOutcome.OUT_OF_SPACE, reason="the ledger is locked by another transaction")
     log.error("store_failed", error=type(failure).__name__, errno=getattr(failure, "errno", None))
+    if reports_no_resources(failure):
+        return StoreResult(outcome=StoreOutcome.OUT_OF_SPACE, reason=NO_RESOURCES_TEXT)
     return StoreResult(outcome=StoreOutcome.FAILED, reason=f"it could not be stored ({type(failure).__name__})")

@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 from attrs import frozen
 
-from dicom_adapter.api.errors import LedgerUnavailable, describe_failure
+from dicom_adapter.api.errors import LedgerUnavailable, describe_failure, reports_no_resources
 from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.config.model import Config
@@ -69,7 +69,9 @@ class Recovery:
             return self._enter([one])
         except LedgerUnavailable:
             raise
-        except Exception as failure:  # noqa: BLE001 - as above; an audit finds the object, which is kept
+        except Exception as failure:
+            if reports_no_resources(failure):
+                raise  # it is recovered at the next start
             log.error("instance_recovery_failed", ae_title=one.ae_title, error=describe_failure(failure))
             return 0
 

@@ -27,7 +27,7 @@ from typing import Any, BinaryIO, cast
 import structlog
 from attrs import field, frozen
 
-from dicom_adapter.api.errors import LedgerError, Permanent, Retriable
+from dicom_adapter.api.errors import LedgerError, Permanent, Retriable, reports_no_resources
 from dicom_adapter.api.submitter import Submitter, Upload
 from dicom_adapter.api.values import InstanceStorageInfo, Job, JobState
 from dicom_adapter.flow.submit.metadata import Omitted, read_metadata
@@ -208,6 +208,15 @@ def _error(future: Future[None]) -> BaseException | None:
 
 def _raise_worst(errors: Iterable[BaseException]) -> None:
     """Raise the most severe of several errors, if any: permanent errors come before transient ones."""
-    found = sorted(errors, key=lambda error: isinstance(error, (Retriable, LedgerError, Interrupted)))
+    found = sorted(errors, key=_is_transient)
     if found:
         raise found[0]
+
+
+def _is_transient(error: BaseException) -> bool:
+    return isinstance(error, (Retriable, LedgerError, Interrupted)) or lacks_resources(error)
+
+
+def lacks_resources(failure: BaseException) -> bool:
+    """Return whether a step failed because the system has no free descriptors or memory."""
+    return isinstance(failure, MemoryError) or reports_no_resources(failure)

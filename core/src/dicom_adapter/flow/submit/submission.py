@@ -11,11 +11,18 @@ from typing import Any
 import structlog
 from attrs import frozen
 
-from dicom_adapter.api.errors import IllegalTransition, LedgerError, Permanent, Retriable, describe_failure
+from dicom_adapter.api.errors import (
+    NO_RESOURCES_TEXT,
+    IllegalTransition,
+    LedgerError,
+    Permanent,
+    Retriable,
+    describe_failure,
+)
 from dicom_adapter.api.submitter import Submitter
 from dicom_adapter.api.values import Job, JobState
 from dicom_adapter.flow.submit.scheduling import Retries
-from dicom_adapter.flow.submit.steps import NEXT, CannotRead, Done, Interrupted, PlatformContact, Steps
+from dicom_adapter.flow.submit.steps import NEXT, CannotRead, Done, Interrupted, PlatformContact, Steps, lacks_resources
 from dicom_adapter.ledger import Transaction, events, jobs
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.jobs import JobRow
@@ -89,21 +96,28 @@ class Submission:
             return StepResult(self._postpone(row, str(failure)), PlatformContact.UNKNOWN)
         try:
             done = self._steps.run(row)
-        except (CannotRead, LedgerError) as failure:  # probably transient, and not caused by this job
-            return StepResult(self._postpone(begun, str(failure)), PlatformContact.UNKNOWN)
-        except Retriable as failure:
-            return StepResult(self._postpone(begun, str(failure)), PlatformContact.FAILED)
-        except Permanent as failure:
-            return StepResult(self._fault(begun, str(failure)), PlatformContact.UNKNOWN)
         except (Interrupted, IllegalTransition, KeyboardInterrupt):
             raise
-        except BaseException as failure:  # a plugin may raise anything, even SystemExit
-            if self._is_closing:
-                raise Interrupted from failure
-            # A bug: a retry would not help.
-            error = f"bug in submitter '{row.job.submitter}': {describe_failure(failure)}"
-            return StepResult(self._fault(begun, error), PlatformContact.UNKNOWN)
+        except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even SystemExit
+            return self._end_failed(begun, failure)
         return StepResult(self._complete(begun, done), done.platform)
+
+    def _end_failed(self, row: JobRow, failure: BaseException) -> StepResult:
+        """Record the failure of a step: the job is postponed if a retry may help, otherwise it becomes faulted."""
+        if lacks_resources(failure):
+            error = f"{NO_RESOURCES_TEXT} ({type(failure).__name__})"
+            return StepResult(self._postpone(row, error), PlatformContact.UNKNOWN)
+        if isinstance(failure, (CannotRead, LedgerError)):  # probably transient, and not caused by this job
+            return StepResult(self._postpone(row, str(failure)), PlatformContact.UNKNOWN)
+        if isinstance(failure, Retriable):
+            return StepResult(self._postpone(row, str(failure)), PlatformContact.FAILED)
+        if isinstance(failure, Permanent):
+            return StepResult(self._fault(row, str(failure)), PlatformContact.UNKNOWN)
+        if self._is_closing:
+            raise Interrupted from failure
+        # A bug: a retry would not help.
+        error = f"bug in submitter '{row.job.submitter}': {describe_failure(failure)}"
+        return StepResult(self._fault(row, error), PlatformContact.UNKNOWN)
 
     def _begin_step(self, row: JobRow) -> JobRow:
         """Record in the ledger that the step has begun, if that is not recorded yet."""

@@ -11,7 +11,7 @@ import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
-from dicom_adapter.api.errors import Refused, Retriable, describe_failure
+from dicom_adapter.api.errors import NO_RESOURCES_TEXT, Refused, Retriable, describe_failure, reports_no_resources
 
 log = structlog.get_logger("dicom_adapter.http")
 
@@ -33,6 +33,9 @@ def respond_to_failure(_request: Request[Any, Any, Any], failure: Exception) -> 
         return _respond(HTTPStatus.SERVICE_UNAVAILABLE, str(failure), {"Retry-After": RETRY_AFTER_S})
     if isinstance(failure, Refused):
         return _respond(HTTPStatus.CONFLICT, str(failure))
+    if reports_no_resources(failure):
+        text = f"{NO_RESOURCES_TEXT[0].upper()}{NO_RESOURCES_TEXT[1:]}."
+        return _respond(HTTPStatus.SERVICE_UNAVAILABLE, text, {"Retry-After": RETRY_AFTER_S})
     log.error("http_request_failed", error=describe_failure(failure))
     return _respond(
         HTTPStatus.INTERNAL_SERVER_ERROR,
