@@ -143,7 +143,7 @@ def test_unknown_keys_are_reported_with_the_nearest_key(problems: Problems) -> N
     assert {"dicom.max_pdu", "log.lvl", "lgo", "ae-titles.X.submiter"} == found.keys()
     assert "did you mean 'max-pdu'?" in found["dicom.max_pdu"]
     assert "did you mean 'submitter'?" in found["ae-titles.X.submiter"]
-    assert "(known: format, level)" in found["log.lvl"]
+    assert "(known: core-dumps, format, level)" in found["log.lvl"]
 
 
 def test_an_unknown_key_of_the_storage_table_is_compared_with_all_its_keys(read: Read, minimal: str) -> None:

@@ -12,7 +12,7 @@ import typer
 from attrs import frozen
 
 from dicom_adapter import __version__
-from dicom_adapter.cli import early_signals
+from dicom_adapter.cli import core_dumps, early_signals
 from dicom_adapter.cli.streams import OutputFailed, clear_failures, open_streams
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ def main() -> None:
     if not open_streams() and wanted == "run":
         with suppress(OutputFailed):  # also if standard output is closed
             typer.echo("warning: standard error is closed: the service runs without a log")
+    core_dumps.disable()
     if wanted == "run":
         early_signals.stop_at_once()
     failed_status = next((entry.failed_status for entry in COMMANDS if entry.name == wanted), 1)

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from dicom_adapter.api.errors import StorageUnavailable, reports_no_free_space
-from dicom_adapter.cli import early_signals
+from dicom_adapter.cli import core_dumps, early_signals
 from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, ReadConfiguration, find_file, read
 from dicom_adapter.cli.messages import fail, warn
 from dicom_adapter.config.model import Config
@@ -57,6 +57,8 @@ def run(
     if found.unavailable and strict:
         raise fail(*found.unavailable, "not started, because of --strict")
     warn(*found.unavailable)
+    if found.loaded.config.log.core_dumps:
+        core_dumps.enable()
     _prepare_storage(found.loaded.config, is_new=new)
     _become_the_service(_blueprint(found, path, port, trace_hooks=trace_hooks, stop_with_stdin=stop_with_stdin))
 

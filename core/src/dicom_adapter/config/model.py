@@ -144,12 +144,19 @@ class LedgerConfig:
 
 @frozen(kw_only=True)
 class LogConfig:
-    """[log]: the format and the level of the log."""
+    """[log]: the format and the level of the log, and core dumps."""
 
     format: LogFormat = setting(
         default=LogFormat.AUTO, help="`auto` means `console` on a terminal and `json` otherwise."
     )
     level: LogLevel = setting(default=LogLevel.INFO, help="Lowest level of the events to show.")
+    core_dumps: bool = setting(
+        default=False,
+        help=(
+            "If true, the system may write core dumps of processes that crash, up to the hard limit of the "
+            "environment. **They contain patient data**."
+        ),
+    )
 
 
 @frozen(kw_only=True)
@@ -290,7 +297,7 @@ class Config:
     )
     storage: StorageConfig = setting(help="The storage backend and its limits.")
     ledger: LedgerConfig = setting(factory=LedgerConfig, help="The database of instances, jobs and events.")
-    log: LogConfig = setting(factory=LogConfig, help="The format and the level of the log.")
+    log: LogConfig = setting(factory=LogConfig, help="The format and the level of the log, and core dumps.")
     plugins: PluginsConfig = setting(factory=PluginsConfig, help="The selection of the installed plugins.")
     submitters: Mapping[SubmitterName, SubmitterConfig] = setting(
         factory=dict,
