@@ -3,6 +3,7 @@
 This is the public interface: a plugin imports `dicom_adapter` and `dicom_adapter.testing`, and nothing deeper.
 """
 
+from dicom_adapter.api.certificates import Certificate, certificate_of_server, certificates_in_file
 from dicom_adapter.api.configuration_file import find_configuration
 from dicom_adapter.api.declare import NoSettings
 from dicom_adapter.api.errors import (
@@ -40,6 +41,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ByteSize",
     "Capacity",
+    "Certificate",
     "ConfigurationError",
     "DicomAdapterError",
     "InstanceStorageInfo",
@@ -72,6 +74,8 @@ __all__ = [
     "Waiting",
     "at_least",
     "between",
+    "certificate_of_server",
+    "certificates_in_file",
     "find_configuration",
     "hookimpl",
     "not_empty",

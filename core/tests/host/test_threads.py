@@ -8,11 +8,13 @@ import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+import trustme
 from structlog.testing import capture_logs
 
 from dicom_adapter import InstanceStorageInfo, JobProcessorBase, LaneHandle, NoSettings, Retriable, Server, hookimpl
@@ -197,3 +199,22 @@ def test_a_difference_between_the_clocks_is_reported(tmp_path: Path, wake_ups: i
     [entry] = [entry for entry in logged if entry["event"] == "part_degraded"]
     assert "clock" == entry["part"]
     assert "put back: the clock of the service is 3600 s ahead" in entry["reason"]
+
+
+def test_a_certificate_that_expires_soon_is_reported(tmp_path: Path, wake_ups: int) -> None:
+    """The part is yellow, so `status` and `/health` are. Verified to fail when the host does not read the files."""
+    plugins = load_plugins([*installed(), MEMORY, Plugin(SlowPlugin(), name="slowly")])
+    issued = trustme.CA().issue_cert("127.0.0.1", not_after=datetime.now(timezone.utc) + timedelta(days=9, hours=1))
+    issued.private_key_and_cert_chain_pem.write_to_path(tmp_path / "own.pem")
+    text = CONFIGURATION + '[dicom.tls]\ncertificate = "own.pem"\n'
+    config = load(text, folder=tmp_path, catalogue=plugins.catalogue()).config
+    assert config is not None
+    host = HostProcess(config, plugins, SystemClock(), first=True)
+    with capture_logs() as logged:
+        host.start(wake_ups)
+        host._read_certificates()
+        host._watch.examine()
+    host.stop()
+    [entry] = [entry for entry in logged if entry["event"] == "part_degraded"]
+    assert "certificates" == entry["part"]
+    assert f"dicom.tls: certificate {tmp_path / 'own.pem'}: 9 days left" in entry["reason"]

@@ -8,12 +8,13 @@ returns the job that the first call created.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO, ClassVar, Generic, TypeVar
 
 from attrs import frozen
 
+from dicom_adapter.api.certificates import Certificate
 from dicom_adapter.api.declare import set_settings_type
 from dicom_adapter.api.values import InstanceStorageInfo, Job, PlatformJob, PlatformStatus
 
@@ -85,6 +86,14 @@ class Submitter(ABC, Generic[SettingsT]):
     @abstractmethod
     def cancel(self, job: Job) -> None:
         """Cancel the job on the platform in any state. A job that has already ended is not an error."""
+
+    def certificates(self) -> Iterable[Certificate]:
+        """Return the certificates on which the connection depends: those of its files, and the platform's.
+
+        Called once per hour, for the health of the adapter, and by `check`, also before `open`. It may connect to the
+        platform, for at most ten seconds. Use `certificates_in_file` and `certificate_of_server`.
+        """
+        return ()
 
     def close(self) -> None:
         """Release everything that `open` acquired. Running calls may be aborted."""

@@ -11,13 +11,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dicom_adapter.api.certificates import Certificate
 from dicom_adapter.api.errors import Refused
+from dicom_adapter.api.submitter import Submitter
 from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, ReadConfiguration, find_file, read
 from dicom_adapter.cli.messages import fail
 from dicom_adapter.config.model import Config
 from dicom_adapter.net.tls import server_context
+from dicom_adapter.operations.certificates import certificates_of_listener, certificates_of_submitters, describe
 from dicom_adapter.plugins.isolation import describe_settings, make_submitter
 from dicom_adapter.plugins.registry import PROCESSOR, SUBMITTER, ComponentKind, PluginInfo
+from dicom_adapter.runtime.clock import SystemClock
 
 
 @frozen(kw_only=True)
@@ -27,6 +31,7 @@ class PluginTrials:
     described: dict[str, str] = field(factory=dict)  # by AE title: what its processor will do
     undescribed: dict[str, str] = field(factory=dict)  # by AE title: why its processor cannot describe its settings
     broken: dict[str, str] = field(factory=dict)  # by submitter: why it cannot be created
+    submitters: dict[str, Submitter[Any]] = field(factory=dict)  # the submitters that can be created
     problems: list[str] = field(factory=list)  # all of these reasons, each with the name of the plugin
 
 
@@ -44,11 +49,16 @@ def check(
     trials = try_plugins(found)
     problems = list_problems(found, trials)
     usable = found.loaded.config
+    certificates = _certificates(usable, trials)
     served = [] if usable is None else [_entry(usable, ae_title, trials) for ae_title in usable.ae_titles]
     if as_json:
-        typer.echo(json.dumps({"ok": not problems, "problems": problems, "aeTitles": served}, indent=2))
+        found_certificates = [_certificate_entry(one) for one in certificates]
+        shown = {"ok": not problems, "problems": problems, "aeTitles": served, "certificates": found_certificates}
+        typer.echo(json.dumps(shown, indent=2))
     else:
         _show(served)
+        for one in certificates:
+            typer.echo(describe(one, SystemClock().now()))
     if problems and as_json:
         raise typer.Exit(1)
     if problems:
@@ -71,7 +81,7 @@ def try_plugins(found: ReadConfiguration) -> PluginTrials:
     for name, submitter in config.submitters.items():
         if not submitter.unavailable:
             try:
-                make_submitter(config, plugins, name)
+                trials.submitters[name] = make_submitter(config, plugins, name)
             except Refused as refusal:
                 trials.broken[name] = str(refusal)
                 trials.problems.append(f"{_provider(found, SUBMITTER, submitter.type)}: {refusal}")
@@ -96,6 +106,23 @@ def _tls_problems(found: ReadConfiguration) -> list[str]:
     except Refused as refusal:
         return [str(refusal)]
     return []
+
+
+def _certificates(config: Config | None, trials: PluginTrials) -> list[Certificate]:
+    """Return the certificates that expire, the next one first."""
+    if config is None:
+        return []
+    found = [*certificates_of_listener(config), *certificates_of_submitters(trials.submitters)]
+    return sorted(found, key=lambda one: one.expires_at)
+
+
+def _certificate_entry(certificate: Certificate) -> dict[str, Any]:
+    left = certificate.expires_at - SystemClock().now()
+    return {
+        "subject": certificate.subject,
+        "expiresAt": certificate.expires_at.isoformat(),
+        "daysLeft": left.days,
+    }
 
 
 def _provider(found: ReadConfiguration, kind: ComponentKind, name: str) -> PluginInfo:

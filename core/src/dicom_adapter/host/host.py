@@ -19,6 +19,7 @@ from attrs import frozen
 
 from dicom_adapter.api.errors import LedgerError, Refused
 from dicom_adapter.api.lane import LaneHandle
+from dicom_adapter.api.submitter import Submitter
 from dicom_adapter.api.values import InstanceStorageInfo, Job
 from dicom_adapter.config.model import Config
 from dicom_adapter.flow.notify import Notify
@@ -188,6 +189,11 @@ class Host:
             for name, processor in processors.items()
             if self._plugins.provider(PROCESSOR, processor) == plugin
         }
+
+    @property
+    def submitters(self) -> Mapping[str, Submitter[Any]]:
+        """The submitters that are in use, by name."""
+        return self._submitters.in_use
 
     # --- the parts --------------------------------------------------------------------------------------------------
 

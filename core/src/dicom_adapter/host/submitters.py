@@ -42,6 +42,7 @@ class NewSubmitters:
 @frozen(kw_only=True)
 class _SubmitterEntry:
     table: SubmitterConfig
+    submitter: Submitter[Any]
     uploads: Executor
     submission: Submission
     queue: JobQueue
@@ -119,7 +120,9 @@ class Submitters:
         if table.status_every is not None:
             every = timedelta(seconds=table.status_every)
             watch = PlatformWatch(name, submitter, submission, every, self._resources, self._on_change)
-        return _SubmitterEntry(table=table, uploads=uploads, submission=submission, queue=queue, watch=watch)
+        return _SubmitterEntry(
+            table=table, submitter=submitter, uploads=uploads, submission=submission, queue=queue, watch=watch
+        )
 
     def _log_stranded_jobs(self, config: Config) -> None:
         """Log the jobs whose submitter does not exist: no part of the host reports them."""
@@ -130,6 +133,11 @@ class Submitters:
                 table = config.submitters.get(name)
                 reason = "it is not configured" if table is None else f"it needs {table.unavailable}"
                 log.error("jobs_stranded", submitter=name, jobs=count, reason=self.broken.get(name, reason))
+
+    @property
+    def in_use(self) -> Mapping[str, Submitter[Any]]:
+        """The submitters that are in use, by name."""
+        return {name: entry.submitter for name, entry in list(self._entries.items())}
 
     def parts(self) -> dict[Part, PartWork]:
         """Return the work of each submitter, and of each status watch."""

@@ -14,6 +14,7 @@ from select import select
 import structlog
 
 from dicom_adapter import __version__
+from dicom_adapter.api.certificates import Certificate
 from dicom_adapter.api.errors import LedgerUnavailable
 from dicom_adapter.api.server import Server
 from dicom_adapter.config.listening import HttpConfig
@@ -24,6 +25,11 @@ from dicom_adapter.host.servers import SupervisedServer
 from dicom_adapter.ledger import configurations, health
 from dicom_adapter.ledger.configurations import Draining
 from dicom_adapter.ledger.health import HOST, PartState
+from dicom_adapter.operations.certificates import (
+    assess_certificates,
+    certificates_of_listener,
+    certificates_of_submitters,
+)
 from dicom_adapter.plugins.isolation import close_within
 from dicom_adapter.plugins.leaked_threads import describe_leak
 from dicom_adapter.plugins.registry import Plugins
@@ -45,6 +51,8 @@ HTTP = "http"
 THREADS = Part(PartKind.THREADS)
 CLOCK = Part(PartKind.CLOCK)
 STORAGE = Part(PartKind.STORAGE)
+CERTIFICATES = Part(PartKind.CERTIFICATES)
+READ_CERTIFICATES_EVERY = timedelta(hours=1)
 CHECK_STORAGE_EVERY = timedelta(seconds=5)
 REPLACE_SECONDS = 30.0  # for current turns of replaced processors; a turn that hangs is reported before that
 WAKE_UP_SECONDS = 5.0  # for a wake-up, in one step
@@ -59,6 +67,8 @@ class HostProcess:
         self._clock, self._clock_check = clock, ClockCheck(clock)
         self._groups = WorkerGroups(self._clock)
         self._wake_ups: dict[Part, PartWork] = {}
+        self._checks = {STORAGE: PartWork(self._check_storage), CERTIFICATES: PartWork(self._read_certificates)}
+        self._certificates: list[Certificate] = []
         folder = DataFolder.of(config)
         marker = folder.prepare() if first else folder.require_marker()
         self._storage = folder.open_storage(config.storage, self._catalogue, plugins.trace_storage)
@@ -128,12 +138,20 @@ class HostProcess:
 
     def _parts(self) -> Parts:
         servers = {_server_part(name): PartWork(server.step) for name, server in self._servers.items()}
-        return {**self._host.parts(), **servers, **self._wake_ups, STORAGE: PartWork(self._check_storage)}
+        return {**self._host.parts(), **servers, **self._wake_ups, **self._checks}
 
     def _check_storage(self) -> datetime:
         """Check that storage and ledger are those that were opened. `_examine`, which uses no disk, reports it."""
         self._storage_problem = self._resources.problem()
         return self._clock.now() + CHECK_STORAGE_EVERY
+
+    def _read_certificates(self) -> datetime:
+        """Read the certificates that connections depend on. `_examine` reports those that expire."""
+        self._certificates = [
+            *certificates_of_listener(self._config),
+            *certificates_of_submitters(self._host.submitters),
+        ]
+        return self._clock.now() + READ_CERTIFICATES_EVERY
 
     def _wait_for_wake_ups(self, wake_fd: int) -> datetime | None:
         """Wait until a receiver reports stored instances, then wake the part that notifies the lanes."""
@@ -153,6 +171,8 @@ class HostProcess:
         found = {part: examine(part, own) for part, own in conditions.items()}
         if self._storage_problem and found.get(STORAGE) == PartFinding():
             found[STORAGE] = PartFinding(state=PartState.FAILING, reason=self._storage_problem)
+        if found.get(CERTIFICATES) == PartFinding():
+            found[CERTIFICATES] = assess_certificates(self._certificates, self._clock.system_time())
         known = with_slow(found, self._plugins.statistics.slow_calls())
         own = {process_part(HOST): PartFinding(), THREADS: self._examine_threads(conditions)}
         return {**own, CLOCK: self._clock_check.examine(), **known}
@@ -190,6 +210,7 @@ class HostProcess:
                 close_within(part, close)
         # Start the new parts after the old ones are closed: both may use the same folder or connection.
         self._groups.start(self._parts())
+        self._groups.wake(CERTIFICATES)
         self._record_configured(config)
         wait(changes.changed.values(), REPLACE_SECONDS)
         self._log_ae_titles(served.keys() - changes.changed.keys())

@@ -31,6 +31,7 @@ class PartKind(Enum):
     THREADS = "threads", OTHER_DEADLINE_SECONDS  # the number of threads of the host
     CLOCK = "clock", OTHER_DEADLINE_SECONDS  # the system clock, compared with the clock of the service
     PLUGINS = "plugins", OTHER_DEADLINE_SECONDS  # loading of plugins, and their registration hooks
+    CERTIFICATES = "certificates", OTHER_DEADLINE_SECONDS  # asks each platform for its certificate
     STORAGE = "storage", 30.0  # a few calls of stat(2); on a network file system that does not answer, they hang
     PROCESS = "", OTHER_DEADLINE_SECONDS  # the name is that of the process: host, receiver 1
 

@@ -14,9 +14,10 @@ code for that case is not published.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from dicom_adapter import (
+    Certificate,
     Job,
     JobPriority,
     Permanent,
@@ -31,8 +32,9 @@ from dicom_adapter_clara_client.grpc_calls import HEADER, GrpcConnection
 from dicom_adapter_clara_client.grpc_job import GrpcJob, check_same, checked_id, query_job, subject_of
 from dicom_adapter_clara_client.grpc_payload import is_stored
 from dicom_adapter_clara_client.grpc_search import find_job
-from dicom_adapter_clara_client.grpc_settings import ClaraGrpcSettings
+from dicom_adapter_clara_client.grpc_settings import ClaraGrpcSettings, ClaraTls
 from dicom_adapter_clara_client.grpc_upload import OutgoingFile
+from dicom_adapter_clara_client.platform_certificates import platform_certificates
 from dicom_adapter_clara_client.platform_errors import PermanentRefusal, Refusal, invalid_response
 from dicom_adapter_clara_client.platform_metadata import (
     fitting_metadata,
@@ -63,6 +65,13 @@ class ClaraGrpcSubmitter(Submitter[ClaraGrpcSettings]):
 
     def open(self) -> None:
         self._open_connection = GrpcConnection(self.settings)
+
+    def certificates(self) -> Iterable[Certificate]:
+        tls = ClaraTls() if self.settings.tls is True else self.settings.tls
+        if not tls:
+            return ()
+        url = f"https://{self.settings.endpoint}"
+        return platform_certificates(url, tls.ca_file, tls.client_certificate, tls.server_name)
 
     def close(self) -> None:
         if self._open_connection is not None:

@@ -12,12 +12,23 @@ cancel        POST …:cancel                              a stopped job does no
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta, timezone
 from http import HTTPStatus
 from urllib.parse import quote, urlencode
 
-from dicom_adapter import Job, Permanent, PlatformJob, PlatformStatus, Retriable, Submitter, SubmitterContext, Upload
+from dicom_adapter import (
+    Certificate,
+    Job,
+    Permanent,
+    PlatformJob,
+    PlatformStatus,
+    Retriable,
+    Submitter,
+    SubmitterContext,
+    Upload,
+)
+from dicom_adapter_clara_client.platform_certificates import platform_certificates
 from dicom_adapter_clara_client.platform_metadata import (
     fitting_metadata,
     is_of_job,
@@ -52,6 +63,12 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
     def open(self) -> None:
         """Allow calls. The first call creates the connection, so that an error is reported with its job."""
         self._is_open = True
+
+    def certificates(self) -> Iterable[Certificate]:
+        settings = self.settings
+        if not settings.endpoint.startswith("https:"):
+            return ()
+        return platform_certificates(settings.endpoint, settings.ca_file, settings.client_certificate)
 
     def close(self) -> None:
         with self._lock:

@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -249,6 +250,19 @@ def test_a_platform_with_a_certificate_of_the_authority_is_trusted(
     submitter = connect(site.server.address, tls=ClaraTls(ca_file=tmp_path / "ca.pem"))
     submit(submitter, job, [make_upload()])
     assert 1 == len(site.platform.jobs.list())
+
+
+def test_the_certificates_of_files_and_platform_are_reported(
+    tmp_path: Path, authority: trustme.CA, make_site: Make, connect: Make
+) -> None:
+    """Operators see in time when they expire. Without TLS there are none."""
+    expires_at = datetime(2049, 1, 2, tzinfo=timezone.utc)
+    site = make_site(tls=served(authority.issue_cert("127.0.0.1", not_after=expires_at)))
+    submitter = connect(site.server.address, tls=ClaraTls(ca_file=tmp_path / "ca.pem"))
+    from_file, from_platform = submitter.certificates()
+    assert (f"authority in ca-file {tmp_path / 'ca.pem'}", True) == (from_file.subject, from_file.is_authority)
+    assert (f"certificate of {site.server.address}", expires_at) == (from_platform.subject, from_platform.expires_at)
+    assert [] == list(connect(make_site().server.address).certificates())
 
 
 def test_a_certificate_with_another_name_or_authority_is_refused(

@@ -151,6 +151,27 @@ def test_a_configured_authority_is_trusted(
     assert submitter.create_job(known).job_id
 
 
+def test_the_certificates_of_files_and_platform_are_reported(
+    against: Against, server_context: ssl.SSLContext, certificate: tuple[Path, Path]
+) -> None:
+    """Operators see in time when they expire. Without TLS there are none."""
+    submitter = against(
+        answer(GOOD),
+        context=server_context,
+        ca_file=certificate[0],
+        client_certificate=certificate[0],
+        client_key=certificate[1],
+    )
+    own, authority, platform = submitter.certificates()
+    assert [f"client-certificate {certificate[0]}", f"authority in ca-file {certificate[0]}"] == [
+        own.subject,
+        authority.subject,
+    ]
+    assert platform.subject.startswith("certificate of 127.0.0.1:")
+    assert own.expires_at == authority.expires_at == platform.expires_at
+    assert () == against().certificates()
+
+
 def test_an_unknown_authority_is_not_trusted(against: Against, server_context: ssl.SSLContext, known: Job) -> None:
     """No request is sent, and the error names the reason."""
     submitter = against(answer(GOOD), context=server_context, timeout=MOST_S)

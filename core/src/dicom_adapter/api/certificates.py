@@ -1,0 +1,115 @@
+"""Certificates that expire: read from PEM files or from a server, for `check`, `status` and the health."""
+
+from __future__ import annotations
+
+import base64
+import re
+import socket
+import ssl
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+from attrs import field, frozen
+
+PROBE_SECONDS = 3.0  # for a connection to a server; a platform that is down is reported elsewhere
+PEM = re.compile(rb"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----")
+SEQUENCE, CONTEXT_0, UTC_TIME, GENERALIZED_TIME = 0x30, 0xA0, 0x17, 0x18  # tags of DER (X.690)
+
+
+@frozen(kw_only=True)
+class Certificate:
+    """A certificate on whose validity connections depend."""
+
+    subject: str  # such as "client certificate /etc/adapter.pem", "certificate of platform:8443"
+    expires_at: datetime  # UTC
+    is_authority: bool = False  # of a file of trusted authorities
+    name: bytes = field(default=b"", repr=False)  # the distinguished name, DER, to find a newer certificate of the name
+
+
+def certificates_in_file(path: Path | None, subject: str, *, is_authority: bool = False) -> list[Certificate]:
+    """Return the certificates of a PEM file; none if there is no file, or if it cannot be used.
+
+    `subject` is followed by the path, for example "client certificate". Of authorities with the same name, only the one
+    that expires last is returned: the other one has been replaced.
+    """
+    if path is None:
+        return []
+    try:
+        found = PEM.findall(path.read_bytes())
+    except OSError:
+        return []  # the start, or the submitter, reports it
+    certificates = [
+        read for text in found if (read := _read(_decode(text), f"{subject} {path}", is_authority=is_authority))
+    ]
+    if is_authority:
+        certificates = list({one.name: one for one in sorted(certificates, key=lambda one: one.expires_at)}.values())
+    return certificates
+
+
+def certificate_of_server(host: str, port: int, server_name: str | None = None) -> list[Certificate]:
+    """Return the certificate that a TLS server presents; none if it does not answer. Nothing is sent to the server.
+
+    It is not verified: an expired one is returned, too.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2", "http/1.1"])  # gRPC servers require the first one
+    try:
+        with (
+            socket.create_connection((host, port), timeout=PROBE_SECONDS) as connection,
+            context.wrap_socket(connection, server_hostname=server_name or host) as secured,
+        ):
+            content = secured.getpeercert(binary_form=True)
+    except (OSError, ValueError):  # ValueError: a name that is no host name
+        return []
+    read = _read(content or b"", f"certificate of {host}:{port}", is_authority=False)
+    return [] if read is None else [read]
+
+
+def _decode(text: bytes) -> bytes:
+    """Return the content of a certificate in PEM; empty if it is not base64."""
+    try:
+        return base64.b64decode(text)
+    except ValueError:
+        return b""
+
+
+def _read(content: bytes, subject: str, *, is_authority: bool) -> Certificate | None:
+    """Return the name and the end of the validity of a certificate (RFC 5280 section 4.1); None if it is none."""
+    try:
+        [(_tag, certificate)] = _elements(content)
+        (_tag, to_be_signed), *_signature = _elements(certificate)
+        fields = [element for element in _elements(to_be_signed) if element[0] != CONTEXT_0]
+        _serial, _algorithm, _issuer, (_tag, validity), (_tag, name), *_rest = fields
+        _begin, (tag, end) = _elements(validity)
+        return Certificate(subject=subject, expires_at=_time(tag, end), is_authority=is_authority, name=name)
+    except (ValueError, IndexError):
+        return None
+
+
+def _elements(content: bytes) -> Sequence[tuple[int, bytes]]:
+    """Return the tags and contents of consecutive elements of DER. Raises ValueError or IndexError."""
+
+    def each() -> Iterator[tuple[int, bytes]]:
+        at = 0
+        while at < len(content):
+            tag, length, at = content[at], content[at + 1], at + 2
+            if length >= 0x80:
+                count = length - 0x80
+                length, at = int.from_bytes(content[at : at + count], "big"), at + count
+            if at + length > len(content):
+                raise ValueError("an element is longer than its content")
+            yield tag, content[at : at + length]
+            at += length
+
+    return list(each())
+
+
+def _time(tag: int, content: bytes) -> datetime:
+    text = content.decode("ascii")
+    if tag == UTC_TIME:  # two digits: 1950 to 2049
+        text = ("19" if text[:2] >= "50" else "20") + text
+    elif tag != GENERALIZED_TIME:
+        raise ValueError("no time")
+    return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=timezone.utc)

@@ -1,0 +1,70 @@
+"""Certificates that expire: those of the configuration, and the problems that follow from their dates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+from attrs import evolve
+
+from dicom_adapter.api.certificates import Certificate, certificates_in_file
+from dicom_adapter.api.errors import describe_failure
+from dicom_adapter.api.submitter import Submitter
+from dicom_adapter.config.model import Config
+from dicom_adapter.ledger.health import PartState
+from dicom_adapter.runtime.deadline import TookTooLong, call_within
+from dicom_adapter.runtime.watch import PartFinding
+
+log = structlog.get_logger("dicom_adapter.certificates")
+
+WARN_BEFORE = timedelta(days=30)
+CALL_SECONDS = 10.0  # for a submitter, which may connect to its platform
+
+
+def certificates_of_listener(config: Config) -> list[Certificate]:
+    """Return the certificates of the table [dicom.tls]."""
+    tls = config.dicom.tls
+    if tls is None:
+        return []
+    return [
+        *certificates_in_file(tls.certificate, "dicom.tls: certificate"),
+        *certificates_in_file(tls.client_ca, "dicom.tls: authority in", is_authority=True),
+    ]
+
+
+def certificates_of_submitters(submitters: Mapping[str, Submitter[Any]]) -> list[Certificate]:
+    """Return the certificates that the submitters report. A submitter that fails is logged, and reports none."""
+    found: list[Certificate] = []
+    for name, submitter in submitters.items():
+        try:
+            reported = list(call_within(CALL_SECONDS, submitter.certificates))
+        except (Exception, SystemExit) as failure:  # noqa: BLE001 - a plugin may raise anything, even SystemExit
+            error = str(failure) if isinstance(failure, TookTooLong) else describe_failure(failure)
+            log.warning("certificates_unknown", submitter=name, error=error)
+        else:
+            found += [evolve(one, subject=f"submitter {name}: {one.subject}") for one in reported]
+    return found
+
+
+def describe(certificate: Certificate, now: datetime) -> str:
+    """Return for example `client certificate /etc/adapter.pem: 12 days left (until 2026-12-12)`."""
+    day = f"{certificate.expires_at:%Y-%m-%d}"
+    if certificate.expires_at <= now:
+        return f"{certificate.subject}: expired on {day}"
+    days = (certificate.expires_at - now).days
+    return f"{certificate.subject}: {days} day{'' if days == 1 else 's'} left (until {day})"
+
+
+def assess_certificates(certificates: Iterable[Certificate], now: datetime) -> PartFinding:
+    """Return the finding: degraded 30 days before a certificate expires, failing when it has expired.
+
+    An expired authority is never failing: connections to peers with certificates of other authorities work.
+    """
+    due = sorted((one for one in certificates if one.expires_at - now < WARN_BEFORE), key=lambda one: one.expires_at)
+    if not due:
+        return PartFinding()
+    has_expired = any(one.expires_at <= now and not one.is_authority for one in due)
+    reason = "; ".join(describe(one, now) for one in due)
+    return PartFinding(state=PartState.FAILING if has_expired else PartState.DEGRADED, reason=reason)
