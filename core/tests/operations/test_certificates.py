@@ -176,7 +176,9 @@ def test_a_submitter_that_fails_does_not_hide_the_certificates_of_others() -> No
         "c": Reporting(SystemExit()),
         "d": Reporting(3),
     }
-    found = certificates_of_submitters(submitters)
+    failed: list[str] = []
+    found = certificates_of_submitters(submitters, lambda name, _error: failed.append(name))
+    assert ["a", "c", "d"] == failed
     assert ["submitter b: certificate a.pem"] == [each.subject for each in found]
     assert () == Submitter.certificates(None)  # type: ignore[arg-type] # the default needs no submitter
 

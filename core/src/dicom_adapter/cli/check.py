@@ -112,7 +112,7 @@ def _certificates(config: Config | None, trials: PluginTrials) -> list[Certifica
     """Return the certificates that expire, the next one first."""
     if config is None:
         return []
-    found = [*certificates_of_listener(config), *certificates_of_submitters(trials.submitters)]
+    found = [*certificates_of_listener(config), *certificates_of_submitters(trials.submitters, lambda *_: None)]
     return sorted(found, key=lambda one: one.expires_at)
 
 

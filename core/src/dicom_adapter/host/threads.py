@@ -149,7 +149,7 @@ class HostProcess:
         """Read the certificates that connections depend on. `_examine` reports those that expire."""
         self._certificates = [
             *certificates_of_listener(self._config),
-            *certificates_of_submitters(self._host.submitters),
+            *certificates_of_submitters(self._host.submitters, _log_unknown_certificates),
         ]
         return self._clock.now() + READ_CERTIFICATES_EVERY
 
@@ -259,6 +259,10 @@ def _join(workers: Workers) -> set[Part]:
     if hanging:
         log.warning("workers_abandoned", workers=names(hanging))
     return hanging
+
+
+def _log_unknown_certificates(submitter: str, error: str) -> None:
+    log.warning("certificates_unknown", submitter=submitter, error=error)
 
 
 def _server_part(name: str) -> Part:

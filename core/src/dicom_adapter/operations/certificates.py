@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-import structlog
 from attrs import evolve
 
 from dicom_adapter.api.certificates import Certificate, certificates_in_file
@@ -16,8 +15,6 @@ from dicom_adapter.config.model import Config
 from dicom_adapter.ledger.health import PartState
 from dicom_adapter.runtime.deadline import TookTooLong, call_within
 from dicom_adapter.runtime.watch import PartFinding
-
-log = structlog.get_logger("dicom_adapter.certificates")
 
 WARN_BEFORE = timedelta(days=30)
 CALL_SECONDS = 10.0  # for a submitter, which may connect to its platform
@@ -34,15 +31,19 @@ def certificates_of_listener(config: Config) -> list[Certificate]:
     ]
 
 
-def certificates_of_submitters(submitters: Mapping[str, Submitter[Any]]) -> list[Certificate]:
-    """Return the certificates that the submitters report. A submitter that fails is logged, and reports none."""
+def certificates_of_submitters(
+    submitters: Mapping[str, Submitter[Any]], on_failure: Callable[[str, str], None]
+) -> list[Certificate]:
+    """Return the certificates that the submitters report.
+
+    `on_failure` gets the name of a submitter that fails, and the error; its certificates are unknown.
+    """
     found: list[Certificate] = []
     for name, submitter in submitters.items():
         try:
             reported = list(call_within(CALL_SECONDS, submitter.certificates))
         except (Exception, SystemExit) as failure:  # noqa: BLE001 - a plugin may raise anything, even SystemExit
-            error = str(failure) if isinstance(failure, TookTooLong) else describe_failure(failure)
-            log.warning("certificates_unknown", submitter=name, error=error)
+            on_failure(name, str(failure) if isinstance(failure, TookTooLong) else describe_failure(failure))
         else:
             found += [evolve(one, subject=f"submitter {name}: {one.subject}") for one in reported]
     return found
