@@ -175,4 +175,4 @@ def test_received_instances_are_recorded_without_patient_data(
         (100.0, "p-lu", 2, ["patient-1/study-3"]),
     ] == jobs(output)
     status, _output, errors = simulate(config, schedule, "--record")
-    assert (1, [f"error: {schedule}: the file already exists; name a new one"]) == (status, errors)
+    assert (1, [f"error: {schedule}: the file already exists; name a new file"]) == (status, errors)

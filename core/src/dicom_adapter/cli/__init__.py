@@ -40,14 +40,14 @@ COMMANDS = (
     ),
     CommandEntry("reload", "reload", "Show or apply the difference between the running service and the file."),
     CommandEntry("audit", "audit", "Compare ledger and storage, and account for every received instance.", 2),
-    CommandEntry("plugins", "plugins", "List the installed plugins, also unusable and disabled ones."),
+    CommandEntry("plugins", "plugins", "List the installed plugins, also unusable and disabled plugins."),
     CommandEntry("doctor", "doctor", "Test plugins with synthetic instances, each in a separate process."),
     CommandEntry("demo", "demo", "Start the service in a temporary folder and show how studies become jobs."),
     CommandEntry("simulate", "simulate", "Replay a schedule of arrivals through your processors on a simulated clock."),
     CommandEntry("send", "send", "Send DICOM files to a peer (C-STORE), exactly as they are encoded."),
     CommandEntry("echo", "send", "Verify the connection to a peer (C-ECHO)."),
     CommandEntry(
-        "status", "status", "Show whether the service runs, whether it works, and what waits at each AE title."
+        "status", "status", "Show whether the service runs and works, and the instances and jobs of each AE title."
     ),
     CommandEntry("explain", "explain", "Show the story of a study, SOP instance or job: its events in order."),
     CommandEntry("jobs", "jobs", "List, show, watch, retry and cancel jobs."),
@@ -109,7 +109,7 @@ def main() -> None:
 def _call(wanted: str | None) -> None:
     made = make_app(lambda name: name == wanted)
     if wanted not in CORE_COMMANDS and sys.argv[1:] != ["--version"]:
-        # Importing plugins takes time. They are loaded only if the command may be one of theirs.
+        # Importing plugins takes time. They are loaded only if the command may belong to a plugin.
         from dicom_adapter.cli.plugin_commands import add_commands
         from dicom_adapter.plugins.registry import discover
 

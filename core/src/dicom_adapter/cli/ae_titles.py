@@ -58,7 +58,7 @@ def restart(
 ) -> None:
     """Restart AE titles, stopped or running. A new processor receives all pending instances.
 
-    The service does this within seconds. Exit status: 0 if all will be restarted, 1 otherwise.
+    The service restarts them within seconds. Exit status: 0 if all AE titles will be restarted, 1 otherwise.
     """
     path = find_file(config)
     ledger, settings = open_ledger(path), require(path)

@@ -26,19 +26,19 @@ from dicom_adapter.runtime.data_folder import DataFolder, with_pids
 from dicom_adapter.runtime.resources import Resources
 
 FAILED_STATUS = 2  # exit status if the audit could not be made
-SHOWN = 20  # findings of each kind; `--json` has more
+SHOWN = 20  # number of findings of each kind that the text shows; `--json` has more
 
 MEANING = {
     Kind.ORPHAN: "Stored objects that belong to no instance",
     Kind.MISSING: "Instances without their stored objects",
-    Kind.CHANGED: "Stored objects that differ from what was received",
+    Kind.CHANGED: "Stored objects that differ from the received data sets",
     Kind.UNREADABLE: "Stored objects that cannot be read",
     Kind.NOT_DELETED: "Reclaimed instances whose stored objects still exist",
     Kind.UNFINISHED: "Released instances whose objects are deleted, but that are not marked as reclaimed",
     Kind.OVERDUE: "Instances that are no longer needed, but not reclaimed",
     Kind.INCOMPLETE: "Jobs without all their instances",
     Kind.WITHOUT_DATA: "Jobs that need reclaimed instances",
-    Kind.REPLACEMENT_MISSING: "Instances replaced by others that do not exist",
+    Kind.REPLACEMENT_MISSING: "Instances whose replacements do not exist",
     Kind.BALANCE: "Instances that are not accounted for",
     Kind.DISPLACED: "The service writes to files that were moved, replaced or deleted",
 }
@@ -57,8 +57,8 @@ def audit(
 ) -> None:
     """Compare ledger and storage, and account for every received instance. The service may be running.
 
-    Exit status: 0 if there is no problem, or all were repaired; 1 if there are problems; 2 if the audit could not be
-    made.
+    Exit status: 0 if there is no problem, or all problems were repaired; 1 if there are problems; 2 if the audit could
+    not be made.
     """
     keep_values_out_of_warnings()
     try:
@@ -94,8 +94,8 @@ def _run_audit(path: Path, *, verify: bool, repair: bool) -> tuple[AuditReport, 
         if displaced:
             fail(displaced)
             raise typer.Exit(FAILED_STATUS)
-        with folder.exclusive() as unused:
-            if not unused:
+        with folder.exclusive() as got_lock:
+            if not got_lock:
                 user = with_pids("the service or another repair", folder.user_pids)
                 fail(f"{user} is using {folder.path}: stop the service first, or wait until the repair has ended")
                 raise typer.Exit(FAILED_STATUS)

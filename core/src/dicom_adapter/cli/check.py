@@ -28,11 +28,11 @@ from dicom_adapter.runtime.clock import SystemClock
 class PluginTrials:
     """The results of creating submitters and describing processors with the configured settings."""
 
-    described: dict[str, str] = field(factory=dict)  # by AE title: what its processor will do
-    undescribed: dict[str, str] = field(factory=dict)  # by AE title: why its processor cannot describe its settings
-    broken: dict[str, str] = field(factory=dict)  # by submitter: why it cannot be created
-    submitters: dict[str, Submitter[Any]] = field(factory=dict)  # the submitters that can be created
-    problems: list[str] = field(factory=list)  # all of these reasons, each with the name of the plugin
+    described: dict[str, str] = field(factory=dict)  # for each AE title, the processor's description of its settings
+    undescribed: dict[str, str] = field(factory=dict)  # for each AE title without a description, the reason
+    broken: dict[str, str] = field(factory=dict)  # for each submitter that cannot be created, the reason
+    submitters: dict[str, Submitter[Any]] = field(factory=dict)  # the submitters that can be created, by name
+    problems: list[str] = field(factory=list)  # all these reasons, each with the name of the plugin
 
 
 def check(
@@ -97,7 +97,7 @@ def try_plugins(found: ReadConfiguration) -> PluginTrials:
 
 
 def _tls_problems(found: ReadConfiguration) -> list[str]:
-    """Return why a receiver cannot use the files of [dicom.tls]; empty if it can."""
+    """Return why a receiver cannot use the files of [dicom.tls]; an empty list if it can use them."""
     config = found.loaded.config
     if config is None or config.dicom.tls is None:
         return []

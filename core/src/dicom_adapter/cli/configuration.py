@@ -1,4 +1,4 @@
-"""Shared by all commands: find and read the configuration file, and report its problems."""
+"""Functions of all commands: find and read the configuration file, and report its problems."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ReadConfiguration:
 
 
 def find_file(argument: Path | None, option: Path | None = None) -> Path:
-    """Return the configuration file of a command; end the command if there is none or if two are named."""
+    """Return the configuration file of a command. End the command if there is no file, or if two files are named."""
     if argument is not None and option is not None and argument.resolve() != option.resolve():
         raise typer.BadParameter(f"two configuration files: {argument} and --config {option}; name one of them")
     try:
@@ -63,7 +63,7 @@ def find_file(argument: Path | None, option: Path | None = None) -> Path:
 
 
 def find_optional_file(option: Path | None, argument: Path | None = None) -> Path | None:
-    """Return the configuration file of a command that works without one, too."""
+    """Return the configuration file of a command that also works without a file; None if there is no file."""
     if option is None and argument is None and not os.environ.get(VARIABLE) and not Path(DEFAULT_NAME).exists():
         return None
     return find_file(argument, option)
@@ -80,7 +80,7 @@ def read(path: Path) -> ReadConfiguration:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a configuration file. Ends the command with status 1 if it cannot be read."""
+    """Return the text of a configuration file. Ends the command with status 1 if the file cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError as failure:
@@ -90,7 +90,7 @@ def read_text(path: Path) -> str:
 
 
 def require(path: Path) -> Config:
-    """Return a valid configuration. Ends the command with status 1 and all errors if it is not valid."""
+    """Return a valid configuration. Ends the command with status 1 and all errors if the file is not valid."""
     found = read(path)
     if found.loaded.config is None:
         raise fail(*found.invalid)
@@ -100,7 +100,7 @@ def require(path: Path) -> Config:
 def open_ledger(path: Path) -> Ledger:
     """Open the ledger of a service, which may be running or stopped.
 
-    Ends the command with status 1 if there is no ledger, or its schema is not the current one.
+    Ends the command with status 1 if there is no ledger, or if its schema is not current.
     """
     url = ledger_url(read_text(path), folder=path.resolve().parent) or require(path).ledger_url
     if not exists(url):

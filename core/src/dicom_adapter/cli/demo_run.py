@@ -32,11 +32,11 @@ from dicom_adapter.net.address import parse_address
 from dicom_adapter.service.launch import LaunchedService, ServiceEnded
 
 EXAMPLE = "two-ae-titles.toml"
-PATIENT_STUDIES = 5  # of one patient, each in an association of its own
-HEAD_STUDIES = 3  # in one association
-EXPECTED_JOBS = 3 + HEAD_STUDIES  # one for each pipeline of LUNG, one for each study of HEAD
-LONGEST_S = 80.0  # on a busy machine; usually the demo takes about 15 s
-PAUSE_S = 0.8  # between two studies of the patient
+PATIENT_STUDIES = 5  # number of studies of one patient, each in a separate association
+HEAD_STUDIES = 3  # number of studies in one association
+EXPECTED_JOBS = 3 + HEAD_STUDIES  # one job for each pipeline of LUNG, one job for each study of HEAD
+LONGEST_S = 80.0  # time limit for a busy machine; usually the demo takes about 15 s
+PAUSE_S = 0.8  # pause between two studies of the patient
 
 
 @define
@@ -63,7 +63,7 @@ class LedgerView:
     """The contents of the ledger at one time."""
 
     lanes: dict[str, LaneReport]
-    counts: dict[tuple[str, str], int]  # of instances by AE title and state
+    counts: dict[tuple[str, str], int]  # number of instances by AE title and state
     jobs: list[Job]  # oldest first
 
 
@@ -174,7 +174,7 @@ def _render(demo: DemoState, view: LedgerView) -> Group:
 
 
 def _print_news(demo: DemoState, view: LedgerView) -> None:
-    """Print a line for each change; used if the output is no terminal."""
+    """Print a line for each change; used if the output is not a terminal."""
     for line in list(demo.messages):
         _once(demo, line, line)
     for ae_title, report in view.lanes.items():

@@ -32,7 +32,7 @@ def explain(
 ) -> None:
     """Show the story of a study, SOP instance or job: its events from association to reclaim.
 
-    Exit status: 0, or 1 if the ledger has nothing about it.
+    Exit status: 0, or 1 if the ledger does not have this study, SOP instance or job.
     """
     path = find_file(config)
     ledger = open_ledger(path)

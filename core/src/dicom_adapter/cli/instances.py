@@ -115,7 +115,7 @@ def requeue(
 ) -> None:
     """Deliver quarantined instances to their processors again, in the order of their arrival.
 
-    The service does this within seconds. Exit status: 0 if all were requeued, 1 otherwise.
+    The service delivers them within seconds. Exit status: 0 if all instances were requeued, 1 otherwise.
     """
     ledger = open_ledger(find_file(config))
     with ledger.read() as transaction:
@@ -139,10 +139,9 @@ def discard(
 ) -> None:
     """Discard instances permanently: their files are deleted, and no job will contain them.
 
-    Allowed are quarantined instances, and pending ones of AE titles that are no longer configured or whose plugin is
-    missing.
+    The instances must be quarantined, or pending at AE titles that are no longer configured or whose plugin is missing.
 
-    Exit status: 0 if all were discarded, 1 otherwise.
+    Exit status: 0 if all instances were discarded, 1 otherwise.
     """
     path = find_file(config)
     ledger, settings = open_ledger(path), require(path)
@@ -166,9 +165,9 @@ def export(
     reason: Reason = "",
     as_json: AsJson = False,
 ) -> None:
-    """Copy the stored DICOM files to FOLDER as <ID>.dcm, and verify them. They contain patient data.
+    """Copy the stored DICOM files to FOLDER as <ID>.dcm, and verify them. The files contain patient data.
 
-    No file is overwritten. Exit status: 0 if all were copied, 1 otherwise.
+    No file is overwritten. Exit status: 0 if all files were copied, 1 otherwise.
     """
     path = find_file(config)
     ledger = open_ledger(path)
@@ -284,7 +283,7 @@ def _lines(row: InstanceRow, stopped: Mapping[str, str]) -> str:
 
 
 def _held_because(row: InstanceRow, stopped: Mapping[str, str]) -> str:
-    """Return why a pending instance is not delivered to its processor; "" if it is."""
+    """Return why a pending instance is not delivered to its processor; "" if it is delivered."""
     return stopped.get(row.instance.ae_title, "") if row.state is InstanceState.PENDING else ""
 
 

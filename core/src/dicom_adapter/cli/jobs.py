@@ -31,10 +31,10 @@ jobs = typer.Typer(
     no_args_is_help=True,
 )
 
-SHORT_ID = 8  # characters of a job id in tables, which commands accept
-WATCHED = 1000  # newest jobs that `watch` follows
+SHORT_ID = 8  # number of characters of a job id in tables; commands accept such a prefix
+WATCHED = 1000  # number of newest jobs that `watch` follows
 WATCH_EVERY_S = 0.5
-PIPELINE_WIDTH = 9  # characters of a pipeline id in tables; `show` has all of it
+PIPELINE_WIDTH = 9  # number of characters of a pipeline id in tables; `show` prints the whole id
 STATE_WIDTH = max(len(state.value) for state in JobState)
 COLOURS = {JobState.SUBMITTED: "green", JobState.FAULTED: "red", JobState.CANCELLED: "dim"}
 
@@ -88,7 +88,7 @@ def retry(
 ) -> None:
     """Retry faulted jobs from the step that failed, and postponed jobs immediately.
 
-    The service does this within seconds. Exit status: 0 if all jobs will be retried, 1 otherwise.
+    The service retries them within seconds. Exit status: 0 if all jobs will be retried, 1 otherwise.
     """
     _intervene(find_file(config), job_ids, operators.retry, "will be retried")
 
@@ -100,7 +100,7 @@ def cancel(
 ) -> None:
     """Cancel jobs, here and on the platform; their instances are reclaimed when no other job needs them.
 
-    The service does this within seconds. Exit status: 0 if all jobs will be cancelled, 1 otherwise.
+    The service cancels them within seconds. Exit status: 0 if all jobs will be cancelled, 1 otherwise.
     """
     _intervene(find_file(config), job_ids, operators.cancel, "will be cancelled")
 
@@ -156,7 +156,7 @@ def _intervene(path: Path, job_ids: list[str], action: Callable[[Ledger, Clock, 
 
 @frozen
 class JobTable:
-    """A table with a line for each job, and a second line if the job has a problem. It fits in 80 columns.
+    """A table with a line for each job, and a second line if the job has a problem. The table fits in 80 columns.
 
     Names that are too long are cut; `show` prints them in full.
     """
@@ -186,7 +186,7 @@ def _cut(cell: str, width: int) -> str:
 
 
 def _note(job: Job) -> str:
-    """Return the problem of a job that makes no progress; "" if it has none."""
+    """Return the problem of a job that makes no progress; "" if the job has no problem."""
     if job.cancel_requested and job.state is not JobState.FAULTED:
         return "is being cancelled"
     if not job.last_error:

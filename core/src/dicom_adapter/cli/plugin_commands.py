@@ -1,4 +1,4 @@
-"""Commands of plugins. Each is checked separately, so that an invalid one does not affect the others."""
+"""Commands of plugins. Each command is checked separately: an invalid command does not affect other commands."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from dicom_adapter.runtime.deadline import TookTooLong
 
 
 def add_commands(app: typer.Typer, found: Plugins, own: Collection[str]) -> None:
-    """Add the commands of plugins. Omit those of a plugin that cannot be used, and print a warning."""
+    """Add the commands of plugins. Omit the commands of a plugin that cannot be used, and print a warning."""
     for command in found.commands(_failed, partial(commands.check, reserved=own)):
         commands.add(app, command)
 
 
 def _failed(plugin: PluginInfo, hook: str, failure: BaseException) -> None:
-    is_ours = isinstance(failure, (TookTooLong, Refused))  # then its message is enough
+    is_ours = isinstance(failure, (TookTooLong, Refused))  # the message of such an error is enough
     warn(f"{plugin}: {hook} failed: {failure if is_ours else f'{type(failure).__name__}: {failure}'}")

@@ -22,7 +22,9 @@ def plugins(
     config: ConfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")] = False,
 ) -> None:
-    """List the installed plugins: processors, submitters, storage backends, observers; also unusable and disabled ones.
+    """List the installed plugins: processors, submitters, storage backends and observers.
+
+    The list includes plugins that cannot be used or are disabled.
 
     The configuration file is optional: it may disable plugins. Exit status: 0 if all plugins that are not disabled can
     be used, 1 otherwise.

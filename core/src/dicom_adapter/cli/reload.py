@@ -47,7 +47,7 @@ class ReloadOutcome:
     """The result of the command."""
 
     plan: Plan | None = None  # None: the file is not valid, or no service runs
-    applied: int | None = None  # the number of the configuration that runs now
+    applied: int | None = None  # number of the applied configuration; None: nothing was applied
     problems: tuple[str, ...] = ()
 
 
@@ -60,8 +60,8 @@ def reload(
     removed: Annotated[
         RemovalPolicy,
         typer.Option(
-            help="Instances and jobs of removed AE titles and submitters: keep them until these are configured "
-            "again, or finish them first (drain)."
+            help="Instances and jobs of removed AE titles and submitters: keep them until the AE titles and submitters "
+            "are configured again, or finish them first (drain)."
         ),
     ] = RemovalPolicy.KEEP,
     seconds: Annotated[
@@ -71,7 +71,7 @@ def reload(
 ) -> None:
     """Show the differences between the running service and the file, or let the service apply the file.
 
-    Exit status: 0 if the file was applied, could be applied (--plan), or changes nothing; 1 if not.
+    Exit status: 0 if the file was applied, could be applied (--plan), or changes nothing; 1 otherwise.
     """
     outcome = _reload(find_file(file, config), apply, removed, time.monotonic() + seconds)
     if as_json:
@@ -109,7 +109,7 @@ class ReloadOptions:
     path: Path
     apply: bool
     removed: RemovalPolicy
-    deadline: float  # monotonic
+    deadline: float  # monotonic time at which the command gives up
 
 
 def _compare(ledger: Ledger, found: ReadConfiguration, config: Config, request: ReloadOptions) -> ReloadOutcome:
@@ -152,7 +152,7 @@ def _wait(ledger: Ledger, config: Config, plan: Plan, number: int, deadline: flo
     while True:
         with ledger.read() as transaction:
             requested = configurations.get(transaction, number)
-        assert requested is not None  # the newest ones are kept
+        assert requested is not None  # the newest configurations are kept
         if requested.state is ConfigurationState.REFUSED:
             return ReloadOutcome(plan=plan, problems=(f"not applied: {requested.reason}",))
         if requested.state is not ConfigurationState.REQUESTED:

@@ -30,7 +30,7 @@ def run(
     strict: Annotated[bool, typer.Option("--strict", help="Do not start if a plugin is broken or missing.")] = False,
     port: Annotated[
         int | None,
-        typer.Option(min=0, max=65535, help="Listen on this port instead of the configured one; 0: any free port."),
+        typer.Option(min=0, max=65535, help="Listen on this port instead of the configured port; 0: any free port."),
     ] = None,
     trace_hooks: Annotated[
         bool,
@@ -42,12 +42,14 @@ def run(
     ] = False,
     stop_with_stdin: Annotated[
         bool,
-        typer.Option("--stop-with-stdin", help="Also stop when standard input closes, that is, when the parent exits."),
+        typer.Option(
+            "--stop-with-stdin", help="Also stop when standard input closes, that is, when the parent process exits."
+        ),
     ] = False,
 ) -> None:
     """Run the service until SIGTERM or Ctrl-C. After SIGHUP it applies the changed file, as `reload --apply` does.
 
-    AE titles whose plugins are missing or broken reject associations; all others are served. Logs go to stderr.
+    AE titles whose plugins are missing or broken reject associations; other AE titles are served. Logs go to stderr.
     Exit status: 0 after an orderly stop, 1 if the service cannot start.
     """
     path = find_file(file, config)
@@ -93,7 +95,7 @@ def _blueprint(
     found: ReadConfiguration, path: Path, port: int | None, *, trace_hooks: bool, stop_with_stdin: bool
 ) -> Blueprint:
     config = found.loaded.config
-    assert config is not None  # the caller has checked
+    assert config is not None  # the caller has checked this
     provider = found.plugins.provider(STORAGE, config.storage.backend)
     assert provider is not None  # a missing storage backend makes the configuration invalid
     return Blueprint(

@@ -20,7 +20,7 @@ from dicom_adapter.net.address import Address, InvalidAddress, parse_address, pa
 from dicom_adapter.net.results import DEFAULT_TIMEOUT, Grouping, SendResult, SendSummary
 from dicom_adapter.net.tls import UnusableCertificate, client_context
 
-LISTED = 20  # failures that the text lists; --json has all of them
+LISTED = 20  # number of failures that the text lists; --json has all failures
 
 ValueT = TypeVar("ValueT")
 
@@ -55,7 +55,7 @@ Tls = Annotated[bool, typer.Option("--tls", help="Connect with TLS.")]
 TlsCa = Annotated[
     Path | None,
     typer.Option(
-        help="With --tls: PEM file of the trusted certificate authorities, instead of those of the system.",
+        help="With --tls: PEM file of the trusted certificate authorities, instead of the system's authorities.",
         dir_okay=False,
     ),
 ]
@@ -64,7 +64,10 @@ TlsCertificate = Annotated[
 ]
 TlsKey = Annotated[
     Path | None,
-    typer.Option(help="PEM file of its private key. Default: the key is in --tls-certificate.", dir_okay=False),
+    typer.Option(
+        help="PEM file of the client certificate's private key. Default: the key is in --tls-certificate.",
+        dir_okay=False,
+    ),
 ]
 
 
@@ -93,7 +96,7 @@ def send(
 
     Example: dicom-adapter send ~/studies --to LUNG@localhost:11112
 
-    Exit status: 0 if all files were sent, 1 if any was not, or none was found.
+    Exit status: 0 if all files were sent, 1 if a file was not sent or no file was found.
     """
     grouping = _grouping(association_per_study, association_per_instance)
     from dicom_adapter.net import link, scu  # load pynetdicom, which other commands do not need
@@ -131,7 +134,7 @@ def echo(
 
     Example: dicom-adapter echo --to LUNG@localhost:11112
 
-    Exit status: 0 if the peer answered, 1 if not; the reason is on stderr.
+    Exit status: 0 if the peer answered, 1 otherwise; the reason is on stderr.
     """
     from dicom_adapter.net import link, scu  # load pynetdicom, which other commands do not need
 
@@ -172,7 +175,7 @@ def _grouping(per_study: bool, per_instance: bool) -> Grouping | None:
 class _Found:
     files: list[Path] = field(factory=list)
     skipped: int = 0
-    invalid: list[SendResult] = field(factory=list)  # named by the user, but no DICOM file
+    invalid: list[SendResult] = field(factory=list)  # paths that the user named and that are not DICOM files
 
     def skip(self, file: SkippedFile) -> None:
         if file.is_failure:

@@ -104,7 +104,7 @@ def _record(path: Path, schedule: Path) -> None:
         with schedule.open("x", encoding="utf-8") as file:
             file.write(to_csv(arrivals))
     except FileExistsError:
-        raise fail(f"{schedule}: the file already exists; name a new one") from None
+        raise fail(f"{schedule}: the file already exists; name a new file") from None
     except OSError as failure:
         raise fail(f"{schedule}: {failure.strerror}") from None
     typer.echo(f"{schedule}: {sum(arrival.count for arrival in arrivals)} instances in {len(arrivals)} lines")

@@ -38,7 +38,7 @@ from dicom_adapter.runtime.data_folder import DataFolder
 NOT_RUNNING_STATUS = 3  # as in the Linux Standard Base; 2 is for usage errors
 COLOURS = {Level.GREEN: typer.colors.GREEN, Level.YELLOW: typer.colors.YELLOW, Level.RED: typer.colors.RED}
 MARGIN = 18  # width of the left column, enough for an AE title of 16 characters
-WIDEST = 100  # columns; longer lines are hard to read
+WIDEST = 100  # maximum number of columns; longer lines are hard to read
 UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 
 
@@ -66,9 +66,9 @@ def status(
     config: ConfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead of text.")] = False,
 ) -> None:
-    """Show whether the service runs, whether everything in it works, and what waits at each AE title.
+    """Show whether the service runs and works, and the instances and jobs of each AE title.
 
-    Exit status: 0 if it is green or yellow; 1 if it is red or could not be read; 3 if the service is not running.
+    Exit status: 0 if the health is green or yellow; 1 if it is red or cannot be read; 3 if the service is not running.
     """
     report = _examine(find_file(file, config))
     if as_json:
@@ -146,7 +146,7 @@ def _service(report: StatusReport) -> str:
 
 
 def _configuration(facts: LedgerStatus) -> str:
-    """Describe the configuration that runs, and the result of the one that was requested last."""
+    """Describe the running configuration, and the result of the last requested configuration."""
     running, newest = facts.running, facts.newest
     if running is None or newest is None:
         return "not known yet"

@@ -1,8 +1,9 @@
 """Compare the ledger with the storage backend, and the ledger with itself, to account for every received instance.
 
-The service may run. It stores an object before it inserts the row, and deletes the object before it updates the row.
-Therefore the audit lists the storage keys first, then reads the rows and compares each with its object. It checks every
-mismatch again after a pause, because the service completes open transactions in the meantime.
+The service may run during an audit. The service stores an object before it inserts the row, and deletes the object
+before it updates the row. Therefore the audit lists the storage keys first, then reads the rows and compares each row
+with its object. The audit checks every mismatch again after a pause, because the service completes open transactions in
+the meantime.
 """
 
 from __future__ import annotations
@@ -22,28 +23,28 @@ from dicom_adapter.ledger.balance import Account, ObjectRow
 from dicom_adapter.ledger.schema import InstanceState
 from dicom_adapter.runtime.resources import Resources
 
-BATCH = 1000  # rows read at a time
-PIECE_BYTES = 1 << 20  # read at a time to verify an object
-PAUSES_S = (0.5, 1, 2, 4)  # between checks of the mismatches, while the service runs
-RECLAIM_TIME = timedelta(minutes=5)  # allowed after a release: the host reclaims every minute
-LISTED = 10_000  # findings of a kind that are listed, and repaired by one run; more are only counted
+BATCH = 1000  # number of rows that are read together
+PIECE_BYTES = 1 << 20  # number of bytes that are read together to verify an object
+PAUSES_S = (0.5, 1, 2, 4)  # pauses between checks of the mismatches, while the service runs
+RECLAIM_TIME = timedelta(minutes=5)  # time limit for a reclaim after a release: the host reclaims every minute
+LISTED = 10_000  # number of findings of a kind that are listed, and repaired by one run; more are only counted
 
 
 class Kind(str, Enum):
     """The kinds of findings, as `audit --json` names them."""
 
-    ORPHAN = "object-without-row"
-    MISSING = "object-missing"
-    CHANGED = "object-changed"
-    UNREADABLE = "object-unreadable"
-    NOT_DELETED = "object-not-deleted"
-    UNFINISHED = "reclaim-unfinished"
-    OVERDUE = "not-reclaimed"
-    INCOMPLETE = "job-incomplete"
-    WITHOUT_DATA = "job-without-data"
-    REPLACEMENT_MISSING = "replacement-missing"
-    BALANCE = "balance"
-    DISPLACED = "files-replaced"
+    ORPHAN = "object-without-row"  # a stored object that belongs to no instance
+    MISSING = "object-missing"  # an instance without its stored object
+    CHANGED = "object-changed"  # a stored object with another size or checksum than the ledger
+    UNREADABLE = "object-unreadable"  # a stored object that cannot be read
+    NOT_DELETED = "object-not-deleted"  # a reclaimed instance whose stored object still exists
+    UNFINISHED = "reclaim-unfinished"  # a released instance whose object is deleted, but which is not marked
+    OVERDUE = "not-reclaimed"  # a released instance that was not reclaimed in time
+    INCOMPLETE = "job-incomplete"  # a job that does not have all its instances
+    WITHOUT_DATA = "job-without-data"  # a job that needs a reclaimed instance
+    REPLACEMENT_MISSING = "replacement-missing"  # an instance that was replaced by an unknown instance
+    BALANCE = "balance"  # an AE title whose received instances are not all accounted for
+    DISPLACED = "files-replaced"  # files of a running service that are not in its data folder any more
 
 
 @frozen(kw_only=True)
@@ -60,10 +61,10 @@ class Finding:
 
 @define
 class FindingList:
-    """The findings of one kind: all are counted, the first are listed."""
+    """The findings of one kind."""
 
-    count: int = 0
-    listed: list[Finding] = Factory(list)  # the first of them
+    count: int = 0  # number of all findings
+    listed: list[Finding] = Factory(list)  # the first findings, LISTED at most
 
     def add(self, finding: Finding) -> None:
         self.count += 1
@@ -77,18 +78,20 @@ class AuditReport:
 
     balance: Sequence[Account]
     found: dict[Kind, FindingList]  # only kinds with at least one finding
-    running: bool  # the service was running: unfinished stores and reclaims may be among the findings
+    running: bool  # True if the service was running: unfinished stores and reclaims may be among the findings
 
     @property
     def count(self) -> int:
         return sum(found.count for found in self.found.values())
 
 
-ProgressCallback = Callable[[str, int, "int | None"], None]  # the step, the number done, the total
+ProgressCallback = Callable[
+    [str, int, "int | None"], None
+]  # arguments: step, number of done items, number of all items
 
 
 class Audit:
-    """One audit. Not thread-safe: create one for each audit."""
+    """One audit. Not thread-safe: create a new object for each audit."""
 
     def __init__(
         self,
@@ -102,8 +105,8 @@ class Audit:
     ) -> None:
         """Create an audit.
 
-        `is_running` returns whether a process may change ledger or storage. `displaced` returns why a running service
-        uses other files than those of the audit; "" if it does not. With `verify` every object that is still
+        `is_running` returns whether another process may change ledger or storage. `displaced` returns why a running
+        service uses other files than the audit; "" if it uses the same files. With `verify`, every object that is still
         needed is read and compared with its checksum. `on_progress` is called after every batch.
         """
         self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
@@ -113,10 +116,10 @@ class Audit:
         self._pause = pause
         self._on_progress = on_progress
         self._found: dict[Kind, FindingList] = {}
-        self._last_id = 0  # the newest row that was read
+        self._last_id = 0  # id of the newest row that was read
 
     def run(self) -> AuditReport:
-        """Compare everything. Errors of the ledger, and of listing the storage keys, are raised."""
+        """Run the audit. Raises errors of the ledger, and errors of the storage backend while it lists its keys."""
         running = self._is_running()
         orphans = self._list_keys()
         suspects = self._compare(orphans)
@@ -182,7 +185,7 @@ class Audit:
             yield from rows
 
     def _mismatch(self, row: ObjectRow) -> Finding | None:
-        """Return what is wrong with a row and its object; None if they match."""
+        """Return the mismatch of a row and its object; None if they match."""
         try:
             size = self._size(row)
         except Changed as failure:
@@ -207,7 +210,7 @@ class Audit:
         return _finding(row, Kind.MISSING, f"{_name(row)} has no object")
 
     def _size(self, row: ObjectRow) -> int | None:
-        """Return the size of the object in bytes; None if it does not exist."""
+        """Return the size of the object in bytes; None if the object does not exist."""
         try:
             file = self._storage.read(row.storage_key)
         except StoredObjectMissing:

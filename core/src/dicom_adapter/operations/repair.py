@@ -1,8 +1,8 @@
 """Repair the findings of an audit, as far as this is safe. No other process may use the data folder during a repair.
 
-A repair never deletes the only copy of a data set. It deletes an object without a row only if the ledger has another
-arrival of the same data set, and that arrival is no longer needed or its own object was read and is complete. Every
-other object without a row gets a row as quarantined, and an operator decides.
+A repair never deletes the only copy of a data set. A repair deletes an object without a row only if the ledger has
+another arrival of the same data set, and this arrival is no longer needed, or its own object was read and is complete.
+Every other object without a row gets a row as a quarantined instance, and an operator decides.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class RepairResult:
 
 
 class NotRepairable(Refused):
-    """Raised if a finding cannot be repaired safely."""
+    """A finding cannot be repaired safely."""
 
 
 class Repair:
@@ -56,7 +56,7 @@ class Repair:
         }
 
     def run(self, report: AuditReport) -> Iterator[RepairResult]:
-        """Repair the listed findings, as far as their kinds can be repaired, and yield the result of each."""
+        """Repair the listed findings whose kinds can be repaired. Yield the result of each repair."""
         for kind, repair in self._repairs.items():
             for finding in report.found[kind].listed if kind in report.found else ():
                 try:
@@ -119,7 +119,7 @@ class Repair:
     # --- objects without rows ---------------------------------------------------------------------------------------
 
     def _resolve_orphan(self, finding: Finding) -> str:
-        """Delete an object whose data set is already in the ledger; insert a row for any other."""
+        """Delete an object whose data set is already in the ledger; insert a row for any other object."""
         key = finding.storage_key
         assert key is not None  # findings of this kind have one
         with self._storage.read(key) as file:
@@ -152,7 +152,7 @@ class Repair:
         return f"object {key}: quarantined as instance {number} of {instance.ae_title}"
 
     def _find_arrival(self, stored: StoredFile) -> ObjectRow | None:
-        """Return another arrival of this data set at the same AE title that makes the object redundant, if any."""
+        """Return another arrival of this data set at the same AE title that makes the object redundant, or None."""
         with self._ledger.read() as transaction:
             found = balance.arrivals(transaction, stored.receiving_ae_title, stored.identity.sop_instance_uid)
         checksum = zlib.crc32(stored.data_set)

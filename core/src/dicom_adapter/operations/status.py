@@ -1,4 +1,4 @@
-"""The status of the service: whether it runs, what does not work, and what each AE title holds.
+"""The status of the service: its state, its problems, and the instances and jobs of each AE title.
 
 `gather` reads the facts from the ledger. `assess` derives the problems from them, and is a pure function.
 """
@@ -29,8 +29,8 @@ class Level(str, Enum):
     """Severity, in ascending order."""
 
     GREEN = "green"
-    YELLOW = "yellow"  # everything works; an operator has to decide something
-    RED = "red"  # something that should work does not
+    YELLOW = "yellow"  # all parts work; an operator has to decide something
+    RED = "red"  # a part does not work
 
 
 class ServiceState(str, Enum):
@@ -46,7 +46,7 @@ class Problem:
     """One reason why the status is not green."""
 
     level: Level
-    part: str  # such as "AE title LUNG", "storage", "receiver"
+    part: str  # part with the problem, such as "AE title LUNG", "storage" or "receiver"
     reason: str = field(repr=False)
 
 
@@ -56,16 +56,16 @@ class AeTitleStatus:
 
     ae_title: str
     is_configured: bool
-    lane: LaneReport | None  # as last reported by the host; None: not reported yet
+    lane: LaneReport | None  # last report of the host; None: there is no report yet
     held: Held
     held_bytes: HeldBytes
-    jobs: Mapping[JobState, int]
-    oldest: Job | None  # its oldest unfinished job
-    is_draining: bool = False  # a reload removed it; its open work is finished first
+    jobs: Mapping[JobState, int]  # number of jobs in each state
+    oldest: Job | None  # oldest unfinished job
+    is_draining: bool = False  # a reload removed this AE title; its open work is finished first
 
     @property
     def state(self) -> str:
-        """Return the state in one or two words. Valid only while the service runs."""
+        """The state in one or two words. Valid only while the service runs."""
         if not self.is_configured:
             return "draining" if self.is_draining else "not configured"
         if self.lane is None:
@@ -83,8 +83,8 @@ class LedgerStatus:
     parts: Mapping[str, PartHealth]
     ae_titles: Sequence[AeTitleStatus]
     jobs_without_submitter: Mapping[str, int]  # unfinished jobs, by name of a submitter that is not available
-    running: Configuration | None = None  # the one that the service uses
-    newest: Configuration | None = None  # the one that was requested last
+    running: Configuration | None = None  # the configuration that the service uses
+    newest: Configuration | None = None  # the configuration that was requested last
 
 
 @frozen(kw_only=True)
@@ -92,7 +92,7 @@ class StorageStatus:
     """The capacity of the storage backend."""
 
     capacity: Capacity | None  # None: unlimited, or unknown
-    failure: str = ""  # why the capacity could not be read
+    failure: str = ""  # reason why the capacity could not be read
 
 
 def gather(transaction: Transaction, config: Config, now: datetime) -> LedgerStatus:
@@ -146,7 +146,7 @@ def _count_jobs_without_submitter(counts: Sequence[JobCount], config: Config) ->
 
 
 def service_state(facts: LedgerStatus, *, host_runs: bool) -> ServiceState:
-    """Return the state of the service. `host_runs`: a host uses the data folder."""
+    """Return the state of the service. `host_runs` is True if a host uses the data folder."""
     service = facts.parts.get(SERVICE)
     stopped = service is None or service.state is PartState.STOPPED
     if host_runs:
@@ -171,7 +171,7 @@ def assess(facts: LedgerStatus, service: ServiceState, storage: StorageStatus, c
 
 
 def worst_level(problems: Sequence[Problem]) -> Level:
-    """Return the level of the worst problem; green if there is none."""
+    """Return the level of the worst problem; green if there is no problem."""
     return problems[0].level if problems else Level.GREEN
 
 
@@ -253,7 +253,7 @@ def _storage_problems(storage: StorageStatus, config: Config) -> Iterator[Proble
 
 
 def _is_stale(part: PartHealth, now: datetime) -> bool:
-    return abs(now - part.seen_at) > STALE_AFTER  # a time in the future: the system clock was put back since
+    return abs(now - part.seen_at) > STALE_AFTER  # `seen_at` is in the future if the system clock was put back
 
 
 def _red(part: str, reason: str) -> Problem:

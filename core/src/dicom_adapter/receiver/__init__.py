@@ -1,1 +1,1 @@
-"""The receiver process: it runs the steps association and store. Begin with `receiver`."""
+"""The receiver process: runs steps 1 (association) and 2 (store) of the flow. Read `receiver` first."""

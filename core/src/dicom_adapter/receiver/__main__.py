@@ -107,10 +107,10 @@ def _config_of_receiver(config: Config, start: Start) -> Config:
 
 
 class ReceiverCheck:
-    """Checks that the receiver accepts connections and commits. If not, the service restarts it."""
+    """Checks that the receiver accepts connections and commits. If not, the service restarts the receiver."""
 
     def __init__(self, server: DicomServer, receiver: Receiver, channel: Channel, name: str = RECEIVER) -> None:
-        """`name`: of the receiver, if there are several."""
+        """Check the receiver `name`."""
         self._server = server
         self._receiver = receiver
         self._channel = channel

@@ -1,8 +1,8 @@
 """Group commit: while one group of instances is committed, the next group is collected.
 
-It adds no delay, and the cost of each instance falls with the number that arrive at the same time. If only one
-connection is open, a single instance is committed inline, in the network thread: without two thread switches, a single
-sender is a quarter faster. An instance that would wait for the ledger is committed in a group.
+A group adds no delay, and the cost of each instance falls with the number of instances that arrive at the same time. If
+only one connection is open, a single instance is committed inline, in the network thread: without two thread switches,
+a single sender is a quarter faster. An instance that would wait for the ledger is committed in a group.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class GroupCommit:
         """`commit` is called on the commit thread, and must not raise. The other functions are called in the loop.
 
         `commit_inline` is called only if no commit is waiting or in progress, and if `may_commit_inline()` returns
-        True: no other sender has to wait for it. It returns None for an instance that would wait for the ledger.
+        True, so that no other sender has to wait. `commit_inline` returns None for an instance that would wait for the
+        ledger.
         """
         self._loop = loop
         self._commit = commit
@@ -47,12 +48,12 @@ class GroupCommit:
         self._may_commit_inline = may_commit_inline
         self._waiting: list[_Waiting] = []
         self._is_due = False  # a commit of a group is scheduled or in progress
-        self._groups: SimpleQueue[list[_Waiting] | None] = SimpleQueue()  # None: the end
+        self._groups: SimpleQueue[list[_Waiting] | None] = SimpleQueue()  # None ends the commit thread
         self._thread = threading.Thread(target=self._run, name="commit", daemon=True)
         self._thread.start()
 
     def put(self, received: ReceivedInstance, ticket: Any) -> StoreResult | None:
-        """Commit the instance inline and return its result, or return None: the result is delivered later."""
+        """Commit the instance inline and return its result, or return None if the result will be delivered later."""
         if not self._is_due:
             if self._may_commit_inline():
                 result = self._commit_inline(received)

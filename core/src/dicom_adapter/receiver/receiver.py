@@ -1,6 +1,6 @@
-"""The receiver: it decides about associations, stores instances and enters their rows (steps 1 and 2).
+"""The receiver: decides about associations, stores instances and enters their rows (steps 1 and 2 of the flow).
 
-Then it wakes the host, which does all further steps. It calls no processor, submitter or observer.
+The receiver then wakes the host, which runs all further steps. It calls no processor, submitter or observer.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Receiver:
         wake_fd: int | None,
         name: str = RECEIVER,
     ) -> None:
-        """`wake_fd`: a pipe to the host; None if there is no host. `name`: of the receiver, if there are several."""
+        """Create the receiver `name`. `wake_fd` is a pipe to the host; None if there is no host."""
         self._config = config
         self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
         self._problem = resources.problem
@@ -54,12 +54,12 @@ class Receiver:
         self._commits: GroupCommit | None = None
 
     def configure(self, config: Config) -> None:
-        """Apply another configuration. Called by one thread at a time."""
+        """Apply another configuration. Only one thread at a time may call this method."""
         self._store.configure(config)
         self._config = config
 
     def recover(self) -> None:
-        """Enter rows that were lost in a crash or power loss. Call it before anything is received."""
+        """Enter rows that were lost in a crash or power loss. Call this method before an instance is received."""
         if self._store.recover():
             self._wake_host()
 
@@ -148,7 +148,7 @@ class Receiver:
         )
 
     def close(self) -> None:
-        """Write pending events and a checkpoint. Call it after the network has stopped."""
+        """Write pending events and a checkpoint. Call this method after the network has stopped."""
         if self._commits is not None:
             self._commits.close()
         self._events.close()
@@ -174,7 +174,7 @@ class Receiver:
 
 
 def _duplicate_event(received: ReceivedInstance, result: StoreResult, pending_id: int, now: datetime) -> Event:
-    """Return an event about a duplicate. It refers to the pending instance, because the duplicate has no row."""
+    """Return an event about a duplicate. The event refers to the pending instance: the duplicate has no row."""
     return Event(
         at=now,
         event="instance_ignored" if result.outcome.is_acknowledged else "instance_refused",

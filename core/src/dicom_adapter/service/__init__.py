@@ -1,1 +1,1 @@
-"""The supervisor process: it starts, watches and stops the host and the receivers. Begin with `supervisor`."""
+"""The supervisor process: starts, watches and stops the host and the receivers. Read `supervisor` first."""

@@ -1,7 +1,8 @@
-"""The supervisor process: `python -m dicom_adapter.service DESCRIPTOR`. `dicom-adapter run` replaces itself by it.
+"""The supervisor process: `python -m dicom_adapter.service DESCRIPTOR`.
 
-To check a configuration, `run` has to load every plugin. The supervisor, which runs for months, loads none: so no
-plugin can end it, and it uses half of the memory.
+The command `dicom-adapter run` replaces its own process by the supervisor. To check a configuration, `run` has to load
+every plugin. The supervisor, which runs for months, loads no plugin: so no plugin can end the supervisor, and its
+process uses half of the memory.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ log = structlog.get_logger("dicom_adapter.service")
 
 
 def main() -> None:
-    """Read the blueprint from the descriptor, and supervise the processes until the service stops."""
+    """Read the blueprint from the file descriptor, and supervise the processes until the service stops."""
     with os.fdopen(int(sys.argv[1]), encoding="utf-8") as file:
         file.seek(0)
         blueprint = Blueprint.from_json(json.load(file))

@@ -13,22 +13,22 @@ from dicom_adapter.service.reload.snapshot import Snapshot
 
 @frozen(kw_only=True)
 class Blueprint:
-    """The input of the supervisor, from `dicom-adapter run`.
+    """The input of the supervisor, which `dicom-adapter run` creates.
 
     The supervisor loads no plugin and parses no configuration: it passes the text to the processes, and uses only the
-    values below.
+    values in this class.
     """
 
-    path: str  # of the configuration file
-    configuration: str  # the text of the file
-    folder: str  # base of relative paths in the text
-    settings: Snapshot  # the values of the configuration, for comparisons
-    log_style: str
-    port: int | None  # replaces the configured one
-    storage_plugin: str  # the only entry point that receivers load
-    receivers: int
+    path: str  # path of the configuration file
+    configuration: str  # text of the configuration file
+    folder: str  # folder at which relative paths in the text start
+    settings: Snapshot  # values of the configuration, for comparisons
+    log_style: str  # style of the log: "console" or "json"
+    port: int | None  # port that replaces the configured port; None: the configured port
+    storage_plugin: str  # name of the only entry point that receivers load
+    receivers: int  # number of receivers
     ledger_url: str
-    is_durable: bool  # rows of the ledger survive a power loss
+    is_durable: bool  # True if rows of the ledger must survive a power loss
     log_level: str
     trace_hooks: bool = False  # log every call of a plugin
     stop_with_stdin: bool = False  # also stop when standard input is closed

@@ -27,11 +27,11 @@ class LaunchedService:
     """`dicom-adapter run` in a separate process group, with its log in a file and in memory."""
 
     def __init__(self, configuration: Path, *arguments: str, python: str = sys.executable) -> None:
-        """Start the service. `port` waits until it listens. `python`: the interpreter of its environment."""
+        """Start the service. `port` waits until it listens. `python` is the Python interpreter of its environment."""
         self.configuration = configuration
         self.log_file = configuration.parent / "service.log"
         self._entries: list[LogEntry] = []
-        self._changed = threading.Condition()  # notified of new entries and of the end
+        self._changed = threading.Condition()  # notified when entries are added and when the service ends
         self._ended = False
         self._is_read = True
         self._process = subprocess.Popen(  # noqa: S603 - our own program
@@ -74,7 +74,7 @@ class LaunchedService:
         return port
 
     def wait_for(self, event: str, seconds: float = PATIENCE_S, times: int = 1, **fields: object) -> LogEntry:
-        """Wait until the log has `times` events of this name with these fields. Return the last one.
+        """Wait until the log has `times` events of this name with these fields. Return the last of these entries.
 
         Raises ServiceEnded with the end of the log if the service ends first, or after `seconds`.
         """
@@ -121,6 +121,6 @@ class LaunchedService:
         self._process.stdin.close()
 
     def pids(self) -> Sequence[int]:
-        """Return the process ids of supervisor, host and receivers, as last started."""
+        """Return the process ids of the supervisor, and of the latest host and receivers."""
         started = {entry["name"]: entry["child"] for entry in self.logged("process_started")}
         return [self._process.pid, *started.values()]

@@ -2,9 +2,9 @@
 
 Start: first the host, because it migrates the ledger and records which AE titles are served. Then the receivers, which
 load their modules while the host starts.
-Stop: first the receivers, which finish open associations and accept no new ones. Then the host.
-A process that dies is restarted after a pause; the others continue undisturbed. The package `reload` rolls another
-configuration out to all processes.
+Stop: first the receivers, which finish open associations and accept no new associations. Then the host.
+A process that dies is restarted after a pause; the other processes continue. The package `reload` applies another
+configuration to all processes.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ STOP, HANG_UP = "stop", "hang-up"  # reports of the signal handlers
 FIRST_PAUSE = 0.5  # seconds before a process that died is restarted; doubles with each death
 LONGEST_PAUSE = 30.0
 HEALTHY_SECONDS = 60.0  # after this time, earlier deaths of a process do not count any more
-DEATHS_TO_REPORT = 3  # consecutive ones: fewer are over before an operator can react
-HOST_STOP_SECONDS = 30.0  # for a restart of the host
-STOP_SECONDS = 28.0  # for a stop of the service, after the drain timeout; documented as half a minute
-RECEIVER_STOP_SECONDS = 10.0  # of these, for the receivers to end
+DEATHS_TO_REPORT = 3  # number of consecutive deaths to report; fewer are over before an operator can react
+HOST_STOP_SECONDS = 30.0  # time limit for the stop of the host at its restart
+STOP_SECONDS = 28.0  # time limit for a stop of the service, after the drain timeout; documented as half a minute
+RECEIVER_STOP_SECONDS = 10.0  # time limit for the stop of the receivers, included in STOP_SECONDS
 
 StartChild = Callable[[str, str, int, "queue.SimpleQueue[tuple[Any, Report]]"], Child]
 
@@ -59,16 +59,16 @@ class ProcessSlot:
 
     name: str
     module: str
-    number: int = 1  # of a receiver
-    child: Child | None = None
+    number: int = 1  # number of a receiver, counted from 1
+    child: Child | None = None  # the running process; None: it has died
     preloaded: Child | None = None  # the first child, which loads its modules while the host starts
-    is_ready: bool = False
-    started_at: float = 0.0
-    pause: float = FIRST_PAUSE
-    start_at: float | None = None  # when to restart it
-    deaths: int = 0  # consecutive ones, before the process was healthy
+    is_ready: bool = False  # the process has reported the end of its start
+    started_at: float = 0.0  # monotonic time of the last start
+    pause: float = FIRST_PAUSE  # seconds between the last death and the restart
+    start_at: float | None = None  # monotonic time of the next restart
+    deaths: int = 0  # number of consecutive deaths before the process was healthy
     last_status: int = 0  # exit status of the last death
-    is_restarting: bool = False  # a stop was requested; start it again immediately when it has ended
+    is_restarting: bool = False  # a stop was requested; the process is started again as soon as it has ended
 
     def record_death(self, status: int) -> None:
         """Record that the process ended without a request, and when to restart it."""
@@ -95,7 +95,7 @@ class Supervisor:
     """Supervises the processes until a signal. Not thread-safe, except `stop`: used by the main thread only."""
 
     def __init__(self, blueprint: Blueprint, start_child: StartChild = Child) -> None:
-        """`start_child` starts a process."""
+        """Supervise the processes of `blueprint`. `start_child` starts one process."""
         self._blueprint = blueprint
         self._start_child = start_child
         # A SimpleQueue, because signal handlers use it, too: a Queue would deadlock if a `put` interrupted another.
@@ -107,7 +107,7 @@ class Supervisor:
         self._port = blueprint.port
         self._ledger: Ledger | None = None  # opened after the host has created it
         self._watch: Watch | None = None
-        self._next: Blueprint | None = None  # the host has it already, the receivers get it next
+        self._next: Blueprint | None = None  # blueprint of the host during a rollout; the receivers get it next
         self._requests: ReloadRequests | None = None
         self._is_hung_up = False
         self._had_terminal = os.isatty(0)
@@ -146,7 +146,7 @@ class Supervisor:
     # --- starting ---------------------------------------------------------------------------------------------------
 
     def _start_first(self, slots: list[ProcessSlot]) -> bool:
-        """Start these processes for the first time. Return False if a stop was requested before they are ready."""
+        """Start these processes for the first time. Return False if a stop is requested before they are ready."""
         for slot in slots:
             self._start(slot, first=slot in (self._host, self._receivers[0]))
         return self._wait_for(slots)
@@ -235,7 +235,7 @@ class Supervisor:
             self._continue_rollout(self._rollout, child, report)
 
     def _set_ready(self, child: Child, report: Report) -> None:
-        """Record that a process is ready. All receivers use the port of the first one, also after a restart."""
+        """Record that a process is ready. All receivers use the port of the first receiver, also after a restart."""
         for slot in self._slots:
             if slot.child is child:
                 slot.is_ready = True
@@ -284,7 +284,7 @@ class Supervisor:
         return watch
 
     def _examine(self) -> Mapping[Part, PartFinding]:
-        """Return the finding for the service. It reports processes that die repeatedly."""
+        """Return the finding for the service: a problem if processes die repeatedly."""
         problems = [problem for slot in self._slots if (problem := slot.problem())]
         if problems:
             return {process_part(SERVICE): PartFinding(state=PartState.FAILING, reason="; ".join(problems))}

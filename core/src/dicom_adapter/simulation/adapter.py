@@ -31,7 +31,7 @@ from dicom_adapter.runtime.resources import Resources
 from dicom_adapter.simulation.clock import VirtualClock
 
 NOTHING = Draining()
-POLL_EVERY = timedelta(hours=1)  # for changes by other processes; here there are none, and every call polls anyway
+POLL_EVERY = timedelta(hours=1)  # interval of polls for changes by other processes, of which a simulation has none
 
 T = TypeVar("T")
 
@@ -88,7 +88,7 @@ class SimulatedAdapter:
         self._start()
 
     def configure(self, config: Config, draining: Draining = NOTHING) -> None:
-        """Apply another configuration, as a reload does. `draining`: removed parts that first finish their work."""
+        """Apply another configuration, as a reload does. The removed parts in `draining` first finish their work."""
         self._previous = [PreviousConfig(config=self.config, draining=draining), *self._previous]
         for close in self.host.configure(*with_draining(config, self._previous)).removed.values():
             close()
@@ -116,7 +116,7 @@ class SimulatedAdapter:
         return results
 
     def advance(self, seconds: float) -> None:
-        """Advance the clock; everything that becomes due runs at its due time."""
+        """Advance the clock. Groups and timers that become due run at their due times."""
         self.advance_to(self.clock.now() + timedelta(seconds=seconds))
 
     def advance_to(self, end: datetime) -> None:
@@ -133,7 +133,7 @@ class SimulatedAdapter:
 
     @contextmanager
     def down(self) -> Iterator[None]:
-        """Context in which the host is down; instances are received, time passes. At its end the adapter restarts."""
+        """Context manager: the host is down, while instances are received. At the end of the block, it restarts."""
         self._is_down = True
         try:
             yield
@@ -185,9 +185,9 @@ class InlineExecutor(Executor):
         future: Future[T] = Future()
         try:
             future.set_result(fn(*args, **kwargs))
-        except KeyboardInterrupt:  # interrupts the test, not the function
+        except KeyboardInterrupt:  # the user interrupted the test
             raise
-        except BaseException as failure:  # noqa: BLE001 - as every executor does
+        except BaseException as failure:  # noqa: BLE001 - executors catch every exception
             future.set_exception(failure)
         return future
 

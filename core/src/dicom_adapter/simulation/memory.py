@@ -17,8 +17,8 @@ class MemoryStorage(StorageBackend[NoSettings]):
     """Base class of the classes that `memory_storage` creates."""
 
     name = "memory"
-    objects: ClassVar[MutableMapping[str, bytes]]  # by key; synced
-    finished: ClassVar[MutableMapping[str, bytes]]  # by key; not synced yet
+    objects: ClassVar[MutableMapping[str, bytes]]  # synced objects by key
+    finished: ClassVar[MutableMapping[str, bytes]]  # finished objects that are not synced yet, by key
 
     def recover(self) -> None:
         self.finished.clear()
@@ -70,7 +70,7 @@ class _Writer(InstanceWriter):
 
 
 def memory_storage() -> type[MemoryStorage]:
-    """Create a storage class whose instances share their objects. Each call creates a class with objects of its own."""
+    """Create a storage class whose instances share their stored objects. Classes of several calls share nothing."""
 
     class SharedMemoryStorage(MemoryStorage):
         objects: ClassVar[MutableMapping[str, bytes]] = {}

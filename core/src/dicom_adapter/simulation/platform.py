@@ -1,4 +1,4 @@
-"""A platform in memory, and the submitter that hands jobs to it."""
+"""A platform in memory, and the submitter that submits jobs to this platform."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ CALLS = ("create_job", "add_metadata", "upload", "start", "status", "cancel")
 
 @frozen(kw_only=True)
 class ReceivedJob:
-    """The parts of one job that the platform has received."""
+    """One job as the platform has received it."""
 
-    job: Job  # as it was created
+    job: Job  # the argument of `create_job`
     metadata: Mapping[str, str] = field(factory=dict, repr=False)
     files: Mapping[int, bytes] = field(factory=dict, repr=False)  # Part 10 files by their 0-based position in the job
     started: bool = False
@@ -39,7 +39,7 @@ class _Fault:
 
 
 class Platform:
-    """A platform in memory: keeps all that it receives, is idempotent, and fails on request. Thread-safe."""
+    """A platform in memory: keeps everything that it receives, is idempotent, and fails on request. Thread-safe."""
 
     def __init__(self) -> None:
         self.jobs: dict[str, ReceivedJob] = {}  # by job id
@@ -61,13 +61,13 @@ class Platform:
             self.jobs.setdefault(job.job_id, ReceivedJob(job=job))
 
     def find(self, job: Job, call: str) -> ReceivedJob:
-        """Return the job. Raises Permanent if it was never created."""
+        """Return the job. Raises Permanent if the job was never created."""
         with self._lock:
             self._raise_fault(call, job)
             return self._get(job)
 
     def change(self, job: Job, call: str, **changes: Any) -> None:
-        """Change the job. Raises Permanent if it was never created, or if it is cancelled and would be started."""
+        """Change the job. Raises Permanent if the job was never created, or was cancelled before `start`."""
         with self._lock:
             self._raise_fault(call, job)
             found = self._get(job)

@@ -12,10 +12,10 @@ from dicom_adapter.dicom.synthetic import MODALITIES
 from dicom_adapter.ledger import Ledger, instances
 from dicom_adapter.simulation.schedule import ScheduledArrival
 
-BATCH = 1000  # rows read at a time
-LONGEST_GAP_S = 1.0  # between two instances of one line; a longer pause starts a new line
+BATCH = 1000  # number of rows that are read together
+LONGEST_GAP_S = 1.0  # longest pause between two instances of one line; a longer pause starts a new line
 BY_SOP_CLASS = {str(kind.sop_class): modality for modality, kind in MODALITIES.items()}
-OTHER = "OT"  # for SOP classes without synthetic instances
+OTHER = "OT"  # modality for SOP classes without synthetic instances
 
 
 @define
@@ -66,7 +66,7 @@ def _all(ledger: Ledger) -> Iterator[InstanceStorageInfo]:
 
 
 def _runs(arrived: Iterable[InstanceStorageInfo]) -> Iterator[list[InstanceStorageInfo]]:
-    """Yield runs of instances of one series in one association, without a pause in between."""
+    """Yield consecutive instances of one series in one association, without a long pause, as one list."""
     run: list[InstanceStorageInfo] = []
     for instance in arrived:
         if run and not _continues(run[-1], instance):

@@ -30,8 +30,8 @@ from dicom_adapter.simulation.platform import MemoryPlugin
 from dicom_adapter.simulation.schedule import Schedule, ScheduledArrival
 from dicom_adapter.simulation.timeline import Timeline, TimelineEntry, clock
 
-PIXELS = 4  # rows and columns: processors read only headers
-DIGEST = re.compile(r"#[0-9a-f]{6,}")  # stands for a patient in a label; differs in each run
+PIXELS = 4  # number of rows and columns of an image: processors read only headers
+DIGEST = re.compile(r"#[0-9a-f]{6,}")  # digest of a patient in a label, which differs in each run
 EVENT_KINDS = {"instance_quarantined": "quarantined", "processor_failed": "failed", "lane_stopped": "stopped"}
 YEAR = timedelta(days=366)
 
@@ -54,7 +54,7 @@ class Names:
     groups: dict[str, str] = field(factory=dict)
 
     def label(self, label: str) -> str:
-        """Replace UIDs and digests in a label by names of the schedule, so that it is the same in each run."""
+        """Replace UIDs and digests in a label by names of the schedule, so that the label is the same in each run."""
         found = " ".join(self.by_uid.get(word, word) for word in label.split(" "))
         return DIGEST.sub(lambda match: self.groups.setdefault(match[0], f"#{len(self.groups) + 1}"), found)
 
@@ -62,7 +62,7 @@ class Names:
 def rehearse(config: Config, schedule: Schedule, folder: Path, quiet: timedelta) -> Timeline:
     """Replay the schedule, then advance the clock by `quiet`, or further while a group still waits.
 
-    `folder`: an empty folder for the simulation. Raises Refused if an AE title cannot be served.
+    `folder` is an empty folder for the simulation. Raises Refused if an AE title cannot be served.
     """
     memory = MemoryPlugin()
     plugins = discover(Plugin(memory, name="simulated"), disable=config.plugins.disable)
@@ -76,7 +76,7 @@ def rehearse(config: Config, schedule: Schedule, folder: Path, quiet: timedelta)
 
 
 def _simulated(config: Config, memory: MemoryPlugin, folder: Path) -> Config:
-    """Return a configuration with the same AE titles and processors; everything else is simulated."""
+    """Return a configuration with the same AE titles and processors, and simulated storage, ledger and submitters."""
     storage = StorageConfig(
         backend=memory.storage.name,
         path=folder,

@@ -18,7 +18,7 @@ from dicom_adapter.config.suggest import listed, suggestion
 from dicom_adapter.dicom.synthetic import MODALITIES
 from dicom_adapter.simulation.clock import BEGINNING
 
-MOST_INSTANCES = 100_000  # in one arrival; more is probably a typing error
+MOST_INSTANCES = 100_000  # maximum number of instances in one arrival; a larger number is probably a mistake
 DAY_S = 86_400
 
 
@@ -26,15 +26,15 @@ DAY_S = 86_400
 class ScheduledArrival:
     """Instances of one series that arrive in one association."""
 
-    time: float  # of the first instance, in seconds since the start
-    ae_title: str
-    patient: str  # any names; Patient IDs and UIDs are derived from them
-    study: str
-    series: str = "1"
-    count: int = 1
+    time: float  # arrival of the first instance, in seconds since the start
+    ae_title: str  # called AE title
+    patient: str  # any name, from which the Patient ID is derived
+    study: str  # any name, from which the Study Instance UID is derived
+    series: str = "1"  # any name, from which the Series Instance UID is derived
+    count: int = 1  # number of instances
     over: float = 0.0  # seconds from the first instance to the last
     modality: str = "CT"
-    association: str = ""  # arrivals with the same name share one; "": a separate one
+    association: str = ""  # arrivals with the same name share an association; "": a separate association
     calling_ae_title: str = "SIMULATED"
     attributes: Mapping[str, str] = field(factory=dict, repr=False)  # values of further DICOM keywords
 
@@ -43,7 +43,7 @@ class ScheduledArrival:
 class Schedule:
     """Arrivals in the order of time."""
 
-    start: datetime = BEGINNING  # UTC
+    start: datetime = BEGINNING  # time in UTC that is 0 s of the schedule
     arrivals: tuple[ScheduledArrival, ...]
 
 

@@ -8,14 +8,14 @@ from typing import Any
 
 from attrs import field, frozen
 
-WIDTHS = (8, 16)  # of the kind, and of the AE title
+WIDTHS = (8, 16)  # widths of the columns with the kind and the AE title, in characters
 
 
 @frozen(kw_only=True)
 class TimelineEntry:
     """One entry of a timeline."""
 
-    at: datetime  # UTC
+    at: datetime  # time in UTC
     kind: str  # "arrived", "waits", "job", "quarantined", "failed" or "stopped"
     ae_title: str
     text: str

@@ -6,8 +6,8 @@
             adapter.receive(instance, at=second)
         adapter.expect_jobs(ExpectedJob("pipeline-1", instances=study, at=13), by=60)
 
-The pytest fixtures `adapter`, `make_adapter` and `launch_service` are installed with the package. The suites
-`BaseProcessorTests`, `BaseSubmitterTests` and `BaseStorageBackendTests` check all the rules that plugins must follow.
+The pytest fixtures `adapter`, `make_adapter` and `launch_service` are installed with the package. The conformance
+suites `BaseProcessorTests`, `BaseSubmitterTests` and `BaseStorageBackendTests` test the rules that plugins must follow.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 
 def _read_stub() -> dict[str, str]:
-    """Return the module of each public name, from the stub `__init__.pyi`, which is the only list of them."""
+    """Return the module of each public name, from the stub `__init__.pyi`, which is the only list of public names."""
     stub = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
     imports = (node for node in stub.body if isinstance(node, ast.ImportFrom) and node.module)
     return {alias.name: node.module for node in imports for alias in node.names}  # type: ignore[misc] # filtered above

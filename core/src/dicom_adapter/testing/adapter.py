@@ -52,8 +52,8 @@ class Adapter(SimulatedAdapter):
         used. Raises ConfigurationError with all problems of the configuration.
         """
         memory = MemoryPlugin()
-        self.platform: Platform = memory.platform  # of the submitter `memory`
-        self.refused: list[StoreResult] = []  # of `receive`: results of instances that were not stored
+        self.platform: Platform = memory.platform  # platform of the submitter `memory`
+        self.refused: list[StoreResult] = []  # results of `receive` for instances that were not stored
         self._folder = folder
         self._loopback: Loopback | None = None
         found = discover(*plugins, Plugin(memory, name="memory"), disable=plugin_settings(configuration).disable)
@@ -77,7 +77,8 @@ class Adapter(SimulatedAdapter):
     ) -> list[StoreResult]:
         """Receive instances in one association, and deliver them to their processor.
 
-        `ae_title` may be omitted if only one is configured. `at` is in seconds since the start and defaults to now.
+        `ae_title` may be omitted if only one AE title is configured. `at` is the time in seconds since the start; by
+        default, the current time.
         """
         self._move_to(at)
         results = self.receive_association(
@@ -147,7 +148,7 @@ class Adapter(SimulatedAdapter):
         return when
 
     def ask(self, ae_title: str, request: Callable[[Any], T]) -> T:
-        """Call `request` with the processor of an AE title, as `LaneHandle.ask` does. Raises what `request` raises."""
+        """Call `request` with the processor of an AE title, as `LaneHandle.ask` does. Raises errors of `request`."""
         future = self.host.handles[ae_title].ask(request)
         self.host.run_until_idle()
         return future.result(0)
@@ -160,10 +161,10 @@ class Adapter(SimulatedAdapter):
         return JobList(super().jobs, self.describe)
 
     def expect_jobs(self, *expected: ExpectedJob, by: float | None = None) -> None:
-        """Compare all jobs, in the order of their submission, with the expected ones.
+        """Compare all jobs, in the order of their submission, with the expected jobs.
 
-        If `by` is given, first advance the clock to it (seconds since the start). Raises AssertionError with the
-        differences and a description of the adapter.
+        If `by` is given, first advance the clock to this time (in seconds since the start). Raises AssertionError with
+        the differences and a description of the adapter.
         """
         __tracebackhide__ = True
         self._move_to(by)

@@ -13,7 +13,7 @@ from dicom_adapter.simulation.adapter import SimulatedAdapter
 from dicom_adapter.testing.expectation import ActualJob
 
 FAILURES = ("processor_failed", "instance_quarantined", "lane_stopped")
-SHOWN_FAILURES = 5  # of an AE title: the latest
+SHOWN_FAILURES = 5  # number of failures of an AE title that are shown: the latest
 
 
 def describe(adapter: SimulatedAdapter, started_at: datetime, refused: Sequence[StoreResult]) -> Iterator[str]:

@@ -16,15 +16,15 @@ from dicom_adapter.api.values import InstanceStorageInfo, Job, JobPriority, JobS
 class ExpectedJob:
     """An expected job. Omitted values are not compared."""
 
-    pipeline: str  # the pipeline id
-    # the number of instances, or the instances in the order of the job
+    pipeline: str  # pipeline id
+    # Number of instances, or the instances in the order of the job.
     instances: int | Sequence[Dataset] | None = field(default=None, kw_only=True)
-    at: float | None = field(default=None, kw_only=True)  # seconds since the adapter's start
+    at: float | None = field(default=None, kw_only=True)  # time of the submission, in seconds since the adapter's start
     ae_title: str | None = field(default=None, kw_only=True)
     name: str | None = field(default=None, kw_only=True)
     priority: JobPriority | None = field(default=None, kw_only=True)
     state: JobState | None = field(default=None, kw_only=True)
-    metadata: Mapping[str, str] | None = field(default=None, kw_only=True)  # further entries are allowed
+    metadata: Mapping[str, str] | None = field(default=None, kw_only=True)  # the job may have further entries
 
     def __str__(self) -> str:
         instances = self.instances if self.instances is None or isinstance(self.instances, int) else len(self.instances)
@@ -47,7 +47,7 @@ class ActualJob:
 
     job: Job
     instances: Sequence[InstanceStorageInfo]
-    started_at: datetime  # of the adapter
+    started_at: datetime  # start of the adapter
 
     @property
     def at(self) -> float:
@@ -69,7 +69,7 @@ class ActualJob:
 
 
 def find_differences(expected: Sequence[ExpectedJob], actual: Sequence[ActualJob]) -> list[str]:
-    """Return a heading and one line for each difference; an empty list if there is none."""
+    """Return a heading and one line for each difference; an empty list if there is no difference."""
     found = []
     for number, (wanted, seen) in enumerate(zip_longest(expected, actual), start=1):
         if seen is None:

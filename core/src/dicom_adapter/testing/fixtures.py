@@ -1,4 +1,4 @@
-"""The pytest plugin of the package. It imports the adapter only when a test uses one of its fixtures."""
+"""The pytest plugin of the package. The plugin imports the adapter only when a test uses a fixture of this module."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LaunchService = Callable[..., "Service"]
 
 @pytest.fixture
 def adapter_configuration() -> str:
-    """The configuration of the fixture `adapter`: TOML with at least one AE title. Tests override it."""
+    """The configuration of the fixture `adapter`: TOML with at least one AE title. Tests override this fixture."""
     pytest.fail(
         "the fixture `adapter` needs a configuration: define a fixture `adapter_configuration`, in the test's module "
         "or in conftest.py, that returns TOML with a table [ae-titles.<AE title>]",
@@ -34,7 +34,7 @@ def adapter_configuration() -> str:
 
 @pytest.fixture
 def adapter_plugins() -> Sequence[Plugin]:
-    """Plugins that the fixture `adapter` uses in addition to the installed ones. Override it to add some."""
+    """Plugins that the fixture `adapter` uses in addition to the installed plugins. Tests may override this fixture."""
     return ()
 
 
@@ -64,8 +64,8 @@ def make_adapter(tmp_path: Path) -> Iterator[MakeAdapter]:
 def launch_service(tmp_path: Path) -> Iterator[LaunchService]:
     """A function that starts `dicom-adapter run` on a free port. The service is killed after the test.
 
-    `configuration` is TOML. It is written to the folder `tmp_path / name`, which also holds the data: a second launch
-    with the same name restarts the service there.
+    `configuration` is TOML, which is written to the folder `tmp_path / name`. This folder also contains the data: a
+    second launch with the same name restarts the service with the same data.
     """
     from dicom_adapter.testing.service import Service
 

@@ -19,7 +19,7 @@ from dicom_adapter.receiver.receiver import Receiver
 from dicom_adapter.runtime.resources import Resources
 
 HOST = "127.0.0.1"
-TIMEOUT_S = 30.0  # of each exchange: long enough for a busy machine
+TIMEOUT_S = 30.0  # time limit of each exchange: long enough for a busy machine
 
 
 class Loopback:

@@ -40,7 +40,7 @@ class InjectedFailure(Exception):
 
 
 class UnusableContext:
-    """A context whose use raises: constructors must not use it."""
+    """A context whose use raises an error: constructors must not use their context."""
 
     ae_title = AE_TITLE
 
@@ -49,25 +49,26 @@ class UnusableContext:
 
 
 class BaseProcessorTests:
-    """Subclass it with `processor`, `settings` and other attributes as needed. Pytest collects the subclass.
+    """Base class of tests: subclass it with `processor`, `settings` and other attributes as needed.
 
         class TestExpectedSeries(BaseProcessorTests):
             processor = ExpectedSeries
             settings = 'series = 2\\npipeline-a = "pipeline-1"'
 
-    Most tests send the same instances to an adapter of their own, each with another failure, and expect the same jobs.
+    Pytest collects the subclass. Most tests send the same instances to a new adapter, each test with another failure,
+    and expect the same jobs.
     """
 
     processor: ClassVar[type[JobProcessorBase[Any]]]
     settings: ClassVar[str] = ""  # the TOML of the table [ae-titles.<AE title>.settings]
-    modality: ClassVar[str] = "CT"  # of the instances that the suite sends
+    modality: ClassVar[str] = "CT"  # modality of the instances that the suite sends
     all_jobs_after: ClassVar[float] = 600.0  # seconds after which every group has become a job
     holds: ClassVar[bool] = False  # True for a processor that keeps instances until a request
 
     _expected_jobs: ClassVar[list[JobSummary]]
 
     def traffic(self) -> Sequence[Arrival]:
-        """Return the instances to send. Override it if the processor makes no job of the usual ones."""
+        """Return the instances to send. Override this method if the processor makes no job of the usual instances."""
         return usual_traffic(self.modality)
 
     # --- fixtures
@@ -127,7 +128,7 @@ class BaseProcessorTests:
     # --- class, constructor, description, threads
 
     def test_processor_is_complete_and_has_a_name(self) -> None:
-        """All abstract methods are implemented, and `name` is set: the configuration selects the processor by it."""
+        """All abstract methods are implemented, and `name`, by which the configuration selects the class, is set."""
         missing = sorted(getattr(self.processor, "__abstractmethods__", ()))
         assert [] == missing, f"these methods are missing: {', '.join(missing)}"
         name = getattr(self.processor, "name", None)
@@ -236,7 +237,7 @@ class BaseProcessorTests:
     def test_turn_that_fails_at_its_end_has_no_effect(
         self, make: Callable[..., Adapter], expected_jobs: list[JobSummary], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """`handle_instance` fails once, after it has done its work."""
+        """`handle_instance` fails once, at its end: a new processor submits the same jobs."""
         for number in range(1, FAILING_TURNS + 1):
             adapter = make()
             with _failing(monkeypatch, self.processor, "handle_instance", number, at_end=True):

@@ -31,7 +31,7 @@ class Arrival:
 class JobSummary:
     """A job without the values that differ between runs."""
 
-    at: datetime  # when it was submitted
+    at: datetime  # time of the submission
     name: str
     pipeline_id: str
     priority: str

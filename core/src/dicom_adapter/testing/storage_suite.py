@@ -20,16 +20,16 @@ from dicom_adapter.testing.stored_objects import INVALID_KEYS, confirm_records, 
 MakeBackend = Callable[[], StorageBackend[Any]]
 MIB = 1 << 20
 LARGE = 64 * MIB
-MAX_MEMORY = 16 * MIB  # for writing and reading an object of LARGE bytes
+MAX_MEMORY = 16 * MIB  # maximum memory for writing and reading an object of LARGE bytes
 
 
 class BaseStorageBackendTests:
-    """Subclass it with `backend`, and with `settings` if your backend has any. Pytest collects the subclass.
+    """Base class of tests: subclass it with `backend`, and with `settings` if your backend has settings.
 
         class TestPlainFolder(BaseStorageBackendTests):
             backend = PlainFolder
 
-    Each test uses a folder of its own and runs twice: with `durable` true and false.
+    Pytest collects the subclass. Each test uses a new folder and runs twice: with `durable` true and false.
     """
 
     backend: ClassVar[type[StorageBackend[Any]]]
@@ -54,7 +54,7 @@ class BaseStorageBackendTests:
 
     @pytest.fixture
     def no_space(self) -> Callable[[StorageBackend[Any]], AbstractContextManager[None]]:
-        """A function that returns, for a backend, a context without free space. Override it to test that case."""
+        """A function that returns, for a backend, a context without free space. Override it to test a full storage."""
         pytest.skip("the fixture `no_space` is not overridden: a full storage is not tested")
 
     # --- fixtures
@@ -89,7 +89,7 @@ class BaseStorageBackendTests:
     # --- life cycle
 
     def test_backend_is_complete_and_has_a_name(self) -> None:
-        """All abstract methods are implemented, and `name` is defined: the configuration selects the backend by it."""
+        """All abstract methods are implemented, and `name`, by which the configuration selects the class, is set."""
         missing = sorted(getattr(self.backend, "__abstractmethods__", ()))
         assert [] == missing, f"these methods are missing: {', '.join(missing)}"
         name = getattr(self.backend, "name", None)
@@ -272,7 +272,7 @@ class BaseStorageBackendTests:
             assert b"kept" == read_content(started, kept)
             assert self.leftovers(started) in (None, len(keys)), "recover() did not delete a partial object"
         finally:
-            half.discard()  # releases what the killed process held
+            half.discard()  # releases the locks and descriptors of the killed process
 
     # --- recovery records: the adapter restores lost rows of the ledger from them
 
@@ -290,8 +290,7 @@ class BaseStorageBackendTests:
         with pytest.raises(InterruptedError), started.unconfirmed_records():
             raise InterruptedError
         assert expected == dict(confirm_records(started)), (
-            "unconfirmed_records() must return all records until a `with unconfirmed_records()` block ends without an "
-            "exception"
+            "unconfirmed_records() must return all records until a `with unconfirmed_records()` block succeeds"
         )
         assert [] == confirm_records(make_backend()), "unconfirmed_records() returned confirmed records"
         assert bytes(MIB + 5) == read_content(started, keys[-1]), "the recovery record is part of the object's content"
@@ -307,7 +306,7 @@ class BaseStorageBackendTests:
         assert [] == confirm_records(make_backend()), "unconfirmed_records() returned a record from before checkpoint()"
 
     def test_a_checkpoint_keeps_the_records_of_later_objects(self, make_backend: MakeBackend) -> None:
-        """A checkpoint covers the objects that were synced before it, not those that were only finished."""
+        """A checkpoint covers the objects that were synced before it, not the objects that were only finished."""
         killed = make_backend()
         if not self._keeps_recovery_records(killed):
             return
@@ -320,7 +319,7 @@ class BaseStorageBackendTests:
         )
 
     def test_recovery_record_may_have_1000_bytes(self, storage: StorageBackend[Any]) -> None:
-        """A record that is too long for the backend raises ValueError. The object can be stored without it."""
+        """A record that is too long for the backend raises ValueError. The object can be stored without the record."""
         if not self._keeps_recovery_records(storage):
             return
         storage.sync([finish_object(storage, b"object", record=bytes(1000))])
@@ -365,7 +364,7 @@ class BaseStorageBackendTests:
         assert self.leftovers(storage) in (None, 1), "a deleted object still uses space"
 
     def test_missing_object_raises_stored_object_missing(self, storage: StorageBackend[Any]) -> None:
-        """The adapter treats any other error as a transient outage, and would retry forever."""
+        """After any other error, the adapter would retry forever, because it treats the error as transient."""
         key = store(storage, b"x")
         storage.delete([key])
         with pytest.raises(StoredObjectMissing):

@@ -6,7 +6,7 @@ from typing import Any
 
 from dicom_adapter.api.storage import StorageBackend
 
-# Not keys of any backend; some are paths outside of the backend's folder
+# Strings that are not keys of any backend; some are paths outside of the backend's folder.
 INVALID_KEYS = [
     "",
     ".",

@@ -12,7 +12,7 @@ from attrs import evolve, field, frozen
 from dicom_adapter.api.submitter import Submitter, Upload
 from dicom_adapter.api.values import InstanceStorageInfo, Job, JobPriority
 
-PATIENT_ID = "NOBODY-4711"  # must not appear in any error
+PATIENT_ID = "NOBODY-4711"  # patient data that no error message may contain
 
 
 @frozen(kw_only=True)
@@ -21,8 +21,8 @@ class PlatformRecord:
 
     platform_job_id: str
     metadata: Mapping[str, str] = field(repr=False)  # may contain additional entries of the submitter
-    files: Sequence[bytes] = field(repr=False)  # in the job's order
-    started: bool  # now or earlier
+    files: Sequence[bytes] = field(repr=False)  # uploaded files in the order of the job
+    started: bool  # the job was started, even if it was cancelled later
     cancelled: bool
 
 
@@ -104,7 +104,7 @@ class FailingFile(RawIOBase):
 
 
 def open_failing(data: bytes, failure: Exception) -> Callable[[], BinaryIO]:
-    """Return a function that opens a file, which raises `failure` after `data`."""
+    """Return a function that opens a file. The file returns `data` and then raises `failure`."""
     return lambda: cast(BinaryIO, FailingFile(data, failure))
 
 
@@ -115,7 +115,7 @@ class JobSteps:
         self.job = job
 
     def create(self, submitter: Submitter[Any], *, repeated: bool = False) -> Job:
-        """Create the job on the platform. Return it with the platform's ids."""
+        """Create the job on the platform. Return the job with the platform's ids."""
         created = submitter.create_job(self._with_repeated(repeated))
         self.job = evolve(self.job, platform_job_id=created.job_id, platform_payload_id=created.payload_id)
         return self.job

@@ -28,21 +28,21 @@ from dicom_adapter.testing.submitter_jobs import (
 MakeSubmitter = Callable[[], Submitter[Any]]
 OnPlatform = Callable[[], Sequence[PlatformRecord]]
 MIB = 1 << 20
-MAX_MEMORY = 16 * MIB  # for the upload of a large instance
+MAX_MEMORY = 16 * MIB  # maximum memory for the upload of a large instance
 FIRST, SECOND = b"first instance", b"the second instance"
 MALFORMED_UIDS = ["../../../outside", "/etc/hostname", "a\nb", "名前", "x" * 300]
 
 
 class BaseSubmitterTests:
-    """Subclass it with two fixtures, and with attributes as needed. Pytest collects the subclass.
+    """Base class of tests: subclass it with two fixtures, and with attributes as needed. Pytest collects the subclass.
 
     - `make_submitter` returns a function that makes a submitter, not yet open. All submitters use the same platform.
     - `on_platform` returns a function that returns a `PlatformRecord` for each job of that platform.
     """
 
     pipeline_id: ClassVar[str] = "pipeline-1"  # a pipeline of the platform
-    unknown_pipeline_id: ClassVar[str | None] = None  # not on the platform; None: not tested
-    large_upload_bytes: ClassVar[int | None] = 64 * MIB  # None: not tested
+    unknown_pipeline_id: ClassVar[str | None] = None  # a pipeline that the platform does not have; None: not tested
+    large_upload_bytes: ClassVar[int | None] = 64 * MIB  # size of the largest uploaded instance; None: not tested
 
     @pytest.fixture
     def make_submitter(self) -> MakeSubmitter:
@@ -54,7 +54,7 @@ class BaseSubmitterTests:
 
     @pytest.fixture
     def unreachable(self) -> MakeSubmitter:
-        """A factory of submitters, not yet open, whose platform is unreachable. Override it to test that case."""
+        """A factory of submitters, not yet open, whose platform is unreachable. Override it to test this failure."""
         pytest.skip("the fixture `unreachable` is not overridden: an unreachable platform is not tested")
 
     # --- fixtures
@@ -85,7 +85,7 @@ class BaseSubmitterTests:
     # --- class, constructor, restart
 
     def test_submitter_is_complete_and_has_a_name(self, make_submitter: MakeSubmitter) -> None:
-        """All abstract methods are implemented, and `name` is set: the configuration selects the submitter by it."""
+        """All abstract methods are implemented, and `name`, by which the configuration selects the class, is set."""
         assert isinstance(getattr(type(make_submitter()), "name", None), str), "the class attribute `name` is missing"
 
     def test_constructor_has_no_side_effects(self, make_submitter: MakeSubmitter, tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ class BaseSubmitterTests:
         assert [FIRST, SECOND] == list(only(on_platform()).files), "files must be in the order of their positions"
 
     def test_status_reports_the_state_of_a_job(self, submitter: Submitter[Any], steps: JobSteps) -> None:
-        """`status` returns a PlatformStatus for a running job and for a cancelled one."""
+        """`status` returns a PlatformStatus for a running job and for a cancelled job."""
         steps.all(submitter, [make_upload(0, FIRST)])
         self._query_status(submitter, steps)
         submitter.cancel(steps.job)
@@ -243,7 +243,7 @@ class BaseSubmitterTests:
     def test_job_can_be_cancelled_in_any_state(
         self, submitter: Submitter[Any], steps: JobSteps, on_platform: OnPlatform
     ) -> None:
-        """A job can be cancelled before and after its start, and twice. It does not run afterwards."""
+        """A job can be cancelled before and after its start, and twice. A cancelled job does not run."""
         steps.create(submitter)
         running = JobSteps(make_job(2, self.pipeline_id))
         running.all(submitter, [make_upload(0, FIRST)])

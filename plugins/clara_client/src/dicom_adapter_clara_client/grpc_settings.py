@@ -44,11 +44,12 @@ class ClaraTls:
     """The table `tls`."""
 
     ca_file: Path | None = setting(
-        default=None, help="PEM file of the trusted authorities; default: those of the gRPC library."
+        default=None, help="PEM file of the trusted authorities; default: the authorities of the gRPC library."
     )
     client_certificate: Path | None = setting(default=None, help="PEM file of the client certificate.")
     client_key: Path | None = setting(
-        default=None, help="PEM file of its private key, without a password; default: `client-certificate` contains it."
+        default=None,
+        help="PEM file of the client's private key, without a password; default: the key is in `client-certificate`.",
     )
     server_name: str | None = setting(
         default=None, help="Name in the platform's certificate; default: the endpoint's host."
@@ -72,7 +73,7 @@ class ClaraGrpcSettings:
         default=False,
         help=(
             "TLS, if the platform supports it; NVIDIA's does not. `true` trusts the authorities of the gRPC library; "
-            "a table (below) may name others."
+            "a table (below) may name other authorities."
         ),
     )
     metadata: Mapping[str, Secret | str] = setting(

@@ -59,13 +59,15 @@ class ClaraRestSettings:
     )
     token: Secret | None = setting(default=None, validator=_token, help="Bearer token for the platform.")
     ca_file: Path | None = setting(
-        default=None, help="PEM file of the trusted authorities; default: those of the system. Requires `https`."
+        default=None,
+        help="PEM file of the trusted authorities; default: the authorities of the system. Requires `https`.",
     )
     client_certificate: Path | None = setting(
         default=None, help="PEM file of the client certificate. Requires `https`."
     )
     client_key: Path | None = setting(
-        default=None, help="PEM file of its private key, without a password; default: `client-certificate` contains it."
+        default=None,
+        help="PEM file of the client's private key, without a password; default: the key is in `client-certificate`.",
     )
     timeout: float = setting(
         default=30.0,

@@ -17,8 +17,8 @@ from dicom_adapter.net.codes import CStoreStatus
 from dicom_adapter.operations.story.values import Entry, StoryFacts
 from dicom_adapter.operations.story.words import clock, counted, listed, sentence, short, until, was
 
-MOST_SINGLE = 3  # associations of a visit; more are merged into one entry
-MOST_VISITS = 8  # visits; more are merged into one for each sender
+MOST_SINGLE = 3  # number of associations of a visit with separate entries; more are merged into one entry
+MOST_VISITS = 8  # number of visits with separate entries; more are merged into one visit for each sender
 
 ENDED = {"released": "was released", "aborted": "was aborted", "lost": "lost its connection"}
 OUTCOMES = {
@@ -28,7 +28,7 @@ OUTCOMES = {
     InstanceOutcome.REPLACED: "after being replaced by newer arrivals",
     InstanceOutcome.DISCARDED: "after being discarded by an operator",
 }
-ACTIONS = {  # the text of all other events is derived from their names
+ACTIONS = {  # texts of events; the texts of all other events are derived from their names
     "instance_recovered": "entered in the ledger at a later start of the service",
 }
 # Duplicates have no row of their own: their entries are made from the events of the pending instances.
@@ -57,7 +57,7 @@ def stored(facts: StoryFacts) -> Iterator[Entry]:
 
 
 def duplicated(facts: StoryFacts) -> Iterator[Entry]:
-    """Yield the duplicates: they replaced the pending instance, were not kept, or were refused."""
+    """Yield the duplicates that replaced the pending instance, were not kept, or were refused."""
     old = [arrival for arrival in facts.arrivals if arrival.replaced_by is not None]
     if old:
         yield _replaced(facts, old)
@@ -108,7 +108,7 @@ def _visits(facts: StoryFacts) -> list[Visit]:
 def _cut(arrivals: Iterable[InstanceTrace], due: Sequence[datetime]) -> list[Visit]:
     visits: dict[tuple[str, str, int], Visit] = {}
     for arrival in arrivals:
-        # An instance that arrives exactly when its group is due still belongs to it.
+        # An instance that arrives exactly when its group is due still belongs to the group.
         key = (arrival.calling_ae_title, arrival.peer_address, bisect_left(due, arrival.received_at))
         visit = visits.get(key)
         if visit is None:
@@ -142,7 +142,7 @@ def _received(facts: StoryFacts, visit: Visit, part: dict[str, list[InstanceTrac
 
 
 def _recorded_end(facts: StoryFacts, association_id: str) -> str | None:
-    """Return how the association ended, as the receiver recorded it; None if it is open or its end was not recorded."""
+    """Return the recorded end of the association; None if the association is open or its end was not recorded."""
     end = facts.associations.get(association_id)
     return None if end is None else str(end.detail["how"])
 
@@ -214,7 +214,7 @@ def _sender_of(end: Event | None) -> str:
 
 
 def _action(event: Event) -> str:
-    """Return what was done with an instance; a processor may have recorded its own text."""
+    """Return the action on an instance as text; a processor may have recorded its own text."""
     kind = event.event
     return str(event.detail.get("what", ACTIONS.get(kind, kind.removeprefix("instance_").replace("_", " "))))
 

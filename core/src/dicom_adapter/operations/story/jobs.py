@@ -1,4 +1,4 @@
-"""Entries about jobs: their steps, failures and states, and the commands for faulted ones."""
+"""Entries about jobs: their steps, failures and states, and the commands for faulted jobs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dicom_adapter.ledger.jobs import UNFINISHED, JobRow
 from dicom_adapter.operations.story.values import Entry, StoryFacts
 from dicom_adapter.operations.story.words import clock, counted, due, listed, sentence, short, until
 
-MOST_JOBS = 6  # jobs of an AE title with entries of their own; if there are more, those without failures share one
+MOST_JOBS = 6  # number of jobs of an AE title with separate entries; if there are more, jobs without failures share one
 
 STEPS = {  # the next step in each state
     JobState.QUEUED: "create it on the platform",
@@ -46,7 +46,7 @@ def happened(facts: StoryFacts) -> Iterator[Entry]:
 
 
 def standing(facts: StoryFacts) -> Iterator[Entry]:
-    """Yield the next step of each unfinished job, and the commands for each faulted one."""
+    """Yield the next step of each unfinished job, and the commands for each faulted job."""
     single, _quiet, _rest = _select(facts)
     for row, _count in single:
         job = row.job
@@ -64,7 +64,7 @@ Counted = Sequence[tuple[JobRow, int]]
 
 
 def _select(facts: StoryFacts) -> tuple[Counted, Counted, Counted]:
-    """Return the jobs with entries of their own, those without failures that share one entry, and the rest."""
+    """Return the jobs with separate entries, the jobs without failures that share one entry, and the other jobs."""
     if len(facts.subject_jobs) <= MOST_JOBS:
         return facts.subject_jobs, (), ()
     quiet = [entry for entry in facts.subject_jobs if _had_no_failure(facts, entry[0].job)]
@@ -121,7 +121,7 @@ def _queued(facts: StoryFacts, job: Job, count: int) -> Entry:
 
 
 def _steps(job: Job, events: Sequence[Event]) -> Iterator[Entry]:
-    """Yield one entry for consecutive successful steps, and one for consecutive failed attempts."""
+    """Yield one entry for consecutive successful steps, and one entry for consecutive failed attempts."""
     state = JobState.QUEUED
     for kind, run in groupby(events, key=_kind):
         own = list(run)

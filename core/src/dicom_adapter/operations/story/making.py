@@ -1,4 +1,4 @@
-"""Read from the ledger what it has about a study, SOP instance or job, and create its story."""
+"""Read the rows about a study, SOP instance or job from the ledger, and create its story."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dicom_adapter.operations.story.words import counted, listed
 
 
 class Unknown(Refused):
-    """Raised if the ledger has no such study, SOP instance or job."""
+    """The ledger does not have the study, SOP instance or job."""
 
 
 @frozen(kw_only=True)
@@ -29,15 +29,15 @@ class Subject:
     """The study, SOP instance or job that a story describes."""
 
     kind: str  # "study", "sop-instance" or "job"
-    name: str
-    which: InstanceSelection  # its instances
-    job: JobRow | None = None
+    name: str  # UID or job id
+    which: InstanceSelection  # selects the instances of the study, SOP instance or job
+    job: JobRow | None = None  # None if the subject is not a job
 
 
 def make_story(transaction: Transaction, name: str, now: datetime) -> Story:
     """Return the story of a Study Instance UID, a SOP Instance UID, or a job id or its prefix.
 
-    Raises Unknown if the ledger has no such study, SOP instance or job, Refused if several job ids begin with `name`.
+    Raises Unknown if the ledger does not have it, and Refused if several job ids begin with `name`.
     """
     subject, arrivals = _find(transaction, name)
     facts = _gather(transaction, subject, arrivals, now)
@@ -119,7 +119,7 @@ def _gather(
 
 
 def _end(arrivals: Sequence[InstanceTrace], now: datetime) -> datetime:
-    """Return until when events of the AE title concern these arrivals: until the processor released the last."""
+    """Return the end of the time in which events of the AE title concern these arrivals: the last release."""
     open_ones = any(one.state in (InstanceState.PENDING.value, InstanceState.QUARANTINED.value) for one in arrivals)
     return now if open_ones else max(arrival.changed_at for arrival in arrivals)
 
@@ -141,6 +141,6 @@ def _entries(facts: StoryFacts) -> list[Entry]:
         *jobs.happened(facts),
         *arriving.reclaimed(facts),
     ]
-    # The sort is stable: entries of the same time keep this order.
+    # The sort is stable: entries with the same time keep their order.
     past.sort(key=lambda entry: entry.at or facts.now)
     return [*past, *waiting.standing(facts), *jobs.standing(facts)]

@@ -1,4 +1,4 @@
-"""The parts of a story, and the facts that it is made from."""
+"""The values of a story, and the facts from which a story is made."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from dicom_adapter.ledger.traces import InstanceTrace
 class Entry:
     """One event, which may have occurred several times in a row, or one current state."""
 
-    kind: str  # a stable name: the name of the log event if there is one
-    at: datetime | None  # UTC; the first occurrence; None: a current state
-    text: str  # sentences; times are UTC; a time without a date is on the day of `at`
+    kind: str  # stable name of the entry: the name of the log event, if there is a log event
+    at: datetime | None  # time of the first occurrence in UTC; None: a current state
+    text: str  # text in sentences, with times in UTC; a time without a date is on the day of `at`
     fields: Mapping[str, object] = field(factory=dict)  # the content of `text` as values
 
 
@@ -36,9 +36,9 @@ class Story:
     """Everything that the ledger has about one study, SOP instance or job."""
 
     kind: str  # "study", "sop-instance" or "job"
-    name: str  # its UID or id
+    name: str  # UID or job id
     title: str
-    created_at: datetime  # UTC
+    created_at: datetime  # time in UTC at which the story was made
     sections: Sequence[Section]
 
 
@@ -50,12 +50,12 @@ class StoryFacts:
     ae_title: str
     study: str  # the UID of the study if it is the subject of the story; otherwise ""
     arrivals: Sequence[InstanceTrace]
-    associations: Mapping[str, Event]  # their closing events, by association id
+    associations: Mapping[str, Event]  # event of the end of each association, by association id
     instance_events: Sequence[Event]
     ae_title_events: Sequence[Event]
-    jobs: Sequence[tuple[JobRow, int]]  # each with the number of its instances among the arrivals
-    subject_jobs: Sequence[tuple[JobRow, int]]  # the jobs that get entries: all, or the subject only
-    job_events: Mapping[str, Sequence[Event]]  # by job id
-    uploaded: Mapping[str, int]  # number of uploaded files, of jobs that are being uploaded
+    jobs: Sequence[tuple[JobRow, int]]  # jobs, each with the number of its instances among the arrivals
+    subject_jobs: Sequence[tuple[JobRow, int]]  # the jobs with entries: all jobs, or only the subject
+    job_events: Mapping[str, Sequence[Event]]  # events of jobs, by job id
+    uploaded: Mapping[str, int]  # for each job in upload, the number of uploaded files
     moved_to: Sequence[str]  # other studies, to which newer arrivals of these instances belong
     lane: LaneReport | None  # None: no host has served this AE title yet

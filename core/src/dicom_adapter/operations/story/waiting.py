@@ -1,4 +1,4 @@
-"""Entries about the AE title: its events, what its instances wait for now, and what an operator can do next."""
+"""Entries about the AE title: its events, the reason why its instances wait now, and the next step for an operator."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ EVENTS = {
     "ae_title_full": "AE title {} was full and refused instances",
     "ae_title_below_quota": "AE title {} accepted instances again",
 }
-MOST_EVENTS = 8  # events of an AE title that are shown: the newest
-MOST_JOBS = 3  # jobs that are named as the reason why instances are kept
+MOST_EVENTS = 8  # number of events of an AE title that are shown: the newest events
+MOST_JOBS = 3  # number of jobs that are named as the reason why instances are kept
 
 
 def happened(facts: StoryFacts) -> Iterator[Entry]:
-    """Yield the events of the AE title while it had these instances; if there are many, only the last ones."""
+    """Yield the events of the AE title while it had these instances; if there are many, only the last events."""
     runs = [
         (kind, reason, list(run))
         for (kind, reason), run in groupby(facts.ae_title_events, key=lambda event: (event.event, _reason(event)))

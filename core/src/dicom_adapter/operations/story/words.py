@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
-SHORT = 8  # characters of an id in a sentence
+SHORT = 8  # number of characters of an id in a sentence
 
 
 def clock(moment: datetime, beside: datetime) -> str:
-    """Return the time of day, with the date if it differs from that of `beside`."""
+    """Return the time of day, with the date if the date differs from the date of `beside`."""
     return f"{moment:%H:%M:%S}" if moment.date() == beside.date() else f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
 def due(when: datetime, now: datetime) -> str:
-    """Return the time of a future step; if it is in the past, with the likely reason."""
+    """Return the time of a future step; if the time is in the past, with the likely reason."""
     past = "" if when >= now else ", which is in the past: the service is late or not running"
     return f"at {clock(when, now)}{past}"
 
@@ -42,7 +42,7 @@ def listed(words: Iterable[str]) -> str:
 
 
 def sentence(text: str) -> str:
-    """Return the text with a full stop at its end, which many reasons lack."""
+    """Return the text with a full stop at its end."""
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 

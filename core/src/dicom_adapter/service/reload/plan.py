@@ -11,8 +11,8 @@ from dicom_adapter.ledger.configurations import Draining
 from dicom_adapter.service.reload.snapshot import SECRET, Snapshot
 
 CORE = "dicom-adapter-core"
-# The keys that a reload applies, in addition to those of AE titles and submitters. All others need a restart: a port,
-# the data folder or the ledger cannot be exchanged without an interruption.
+# The keys that a reload applies, in addition to the keys of AE titles and submitters. All other keys need a restart: a
+# port, the data folder or the ledger cannot be exchanged without an interruption.
 RELOADABLE = frozenset(
     {
         "default-submitter",
@@ -37,11 +37,11 @@ PROCESSOR_KEYS = ("processor", "submitter", "settings.")  # keys of an AE title 
 
 @frozen(kw_only=True)
 class Change:
-    """The change of one key. A value of None means that the key is missing."""
+    """The change of one key."""
 
     key: str
-    before: str | None
-    after: str | None
+    before: str | None  # old value; None: the key was not set
+    after: str | None  # new value; None: the key is not set
 
     def __str__(self) -> str:
         if SECRET in (self.before or "") + (self.after or ""):
@@ -67,13 +67,13 @@ class Plan:
 
     ae_titles: Tables
     submitters: Tables
-    settings: tuple[Change, ...]  # reloadable keys of other tables
-    plugins: tuple[Change, ...]  # applied by a restart of the host
-    restart: tuple[Change, ...]  # not reloadable: the service must be restarted
+    settings: tuple[Change, ...]  # changes of reloadable keys in other tables
+    plugins: tuple[Change, ...]  # changes of plugins, which a restart of the host applies
+    restart: tuple[Change, ...]  # changes that a reload cannot apply: the service must be restarted
 
     @property
     def is_empty(self) -> bool:
-        """Return whether nothing changes."""
+        """True if there is no change."""
         return not (self.ae_titles or self.submitters or self.settings or self.plugins or self.restart)
 
     @property
@@ -87,7 +87,7 @@ class Plan:
 
 
 def compare(before: Snapshot, after: Snapshot) -> Plan:
-    """Return the plan to change `before` to `after`. Both need the same salt."""
+    """Return the plan to change `before` to `after`. Both snapshots must have the same salt."""
     settings, plugins = _changes(before.service, after.service), _changes(before.plugins, after.plugins)
     return Plan(
         ae_titles=_tables(before.ae_titles, after.ae_titles),
@@ -108,8 +108,8 @@ def _is_reloadable(key: str) -> bool:
 def _concerns_receivers(plugin: Change, running: Snapshot) -> bool:
     """Return whether receivers, which a reload does not restart, have loaded the plugin.
 
-    They have loaded the storage backend, and the core: another version of a plugin of the core means another version
-    of the core. A removed plugin of the core does not count, because it was only disabled.
+    Receivers have loaded the plugin of the storage backend, and the core: another version of a plugin of the core means
+    another version of the core. A removed plugin of the core does not count, because it was only disabled.
     """
     is_other_core = plugin.after is not None and f"{plugin.before} ".startswith(f"{CORE} ")
     return plugin.key == running.storage_plugin or is_other_core

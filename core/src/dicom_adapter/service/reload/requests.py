@@ -1,4 +1,4 @@
-"""Requests to reload. They are received through the ledger, and their results are recorded there.
+"""Requests to reload: they are read from the ledger, and their results are written to the ledger.
 
 The command `dicom-adapter reload` writes a request to the ledger. On SIGHUP, the service runs this command: so each
 configuration is checked in a separate process, with the plugins that are installed at that time. Nothing in this module
@@ -34,7 +34,7 @@ RELOAD = "reload"  # the report to the supervisor that a configuration is reques
 class RolloutResult:
     """The result of a rollout."""
 
-    refusal: str = ""  # why the configuration was not applied; "" if it was
+    refusal: str = ""  # why the configuration was not applied; "" if it was applied
     note: str = ""  # a problem, although the configuration was applied
 
 
@@ -53,14 +53,14 @@ class ReloadRequests:
         self._ledger = ledger
         self._clock = clock
         self._report = report
-        self._current: Configuration | None = None  # its rollout is in progress
+        self._current: Configuration | None = None  # the configuration whose rollout is in progress
         self._result: RolloutResult | None = None
         self._poller = Worker("reload", self.poll, clock)
         self._caller = Worker("reload on SIGHUP", self.run_command, clock)
         self._hung_up = False
 
     def begin(self) -> None:
-        """Record the configuration of the start: commands compare files with it."""
+        """Record the configuration of the start, with which commands compare files."""
         try:
             self._record_start()
         except LedgerError as failure:  # for example, the disk is full; the first poll retries
@@ -72,7 +72,7 @@ class ReloadRequests:
         self._caller.start()
 
     def finish(self, result: RolloutResult) -> None:
-        """Receive the result of the current rollout, to be recorded."""
+        """Receive the result of the current rollout. `poll` records the result."""
         self._result = result
         self._poller.wake()
 

@@ -28,16 +28,16 @@ class Processes(Protocol):
     """The processes of the service, as a rollout controls them."""
 
     def configure_host(self, requested: Configuration) -> bool:
-        """Send the configuration to the host. Return False if no host runs: the next one is started with it."""
+        """Send the configuration to the host. Return False if no host runs: the next host starts with it."""
 
     def restart_host(self, requested: Configuration) -> bool:
-        """Restart the host with the configuration. Return whether a host runs, which has to end first."""
+        """Restart the host with the configuration. Return True if a host runs, which has to end first."""
 
     def configure_receivers(self) -> set[str]:
         """Send the configuration of the host to the running receivers. Return their names."""
 
     def restart_receiver(self, name: str) -> None:
-        """Stop a receiver. It is started again with the current configuration."""
+        """Stop a receiver, which is then started again with the current configuration."""
 
     def roll_back(self) -> None:
         """Start processes with the previous configuration from now on."""

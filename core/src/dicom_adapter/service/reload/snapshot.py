@@ -1,6 +1,6 @@
 """Snapshots: a configuration as strings, which can be stored, compared and displayed. Secrets are digests.
 
-So another process, which may have other plugins, can compare the running configuration with a file.
+Another process, which may have other plugins, uses a snapshot to compare the running configuration with a file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dicom_adapter.config.model import Config
 from dicom_adapter.config.tables import DERIVED
 from dicom_adapter.plugins.registry import STORAGE, Plugins
 
-SECRET = "secret "  # noqa: S105 - the prefix of a digest
+SECRET = "secret "  # noqa: S105 - the prefix of the digest of a secret
 TABLES = ("ae_titles", "submitters")
 
 
@@ -27,12 +27,12 @@ TABLES = ("ae_titles", "submitters")
 class Snapshot:
     """A configuration, and the plugins with which it was read."""
 
-    salt: str  # of the digests: only digests with the same salt can be compared
-    service: Mapping[str, str]  # the keys of all tables, except AE titles and submitters
-    submitters: Mapping[str, Mapping[str, str]]
-    ae_titles: Mapping[str, Mapping[str, str]]
-    plugins: Mapping[str, str]  # distribution and version of each enabled plugin, by its entry point
-    storage_plugin: str  # the entry point of the storage backend
+    salt: str  # salt of the digests: only digests with the same salt can be compared
+    service: Mapping[str, str]  # values by key, for all tables except AE titles and submitters
+    submitters: Mapping[str, Mapping[str, str]]  # for each submitter, values by key
+    ae_titles: Mapping[str, Mapping[str, str]]  # for each AE title, values by key
+    plugins: Mapping[str, str]  # distribution and version of each enabled plugin, by the name of its entry point
+    storage_plugin: str  # name of the entry point of the storage backend
 
     def to_json(self) -> dict[str, Any]:
         """Return the snapshot as JSON values: the keyword arguments of its constructor."""

@@ -1,4 +1,4 @@
-"""The parent process of the doctor: start a process for each plugin, collect its reports, and end it."""
+"""The parent process of the doctor: start a process for each plugin, collect its reports, and end the process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECONDS = 120.0  # time limit of one trial, which may import a large library
 
 
 def examine(point: PluginPoint, configuration: Path | None, seconds: float = SECONDS) -> Diagnosis:
-    """Test a plugin, even a disabled one. `configuration`: the one whose settings are used."""
+    """Test a plugin, even a disabled plugin, with the settings in the file `configuration`."""
     named = Diagnosis(
         plugin=point.name,
         distribution=point.dist.name if point.dist else "an unknown distribution",
@@ -45,7 +45,7 @@ def examine(point: PluginPoint, configuration: Path | None, seconds: float = SEC
 
 
 def _follow(process: subprocess.Popen[str], seconds: float) -> Iterator[Trial]:
-    """Yield the trials that the process reports. If it hangs or dies, the current trial has a problem."""
+    """Yield the trials that the process reports. If the process hangs or dies, the current trial has a problem."""
     assert process.stdout is not None  # it is a pipe
     reports: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
     listener = threading.Thread(target=_listen, args=(process.stdout, reports), daemon=True)

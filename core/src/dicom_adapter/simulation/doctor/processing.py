@@ -1,4 +1,4 @@
-"""The plugin that the sandbox itself needs, and test traffic through a simulated adapter."""
+"""The sandbox's own plugin, and test traffic through a simulated adapter."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dicom_adapter.simulation.adapter import SimulatedAdapter
 from dicom_adapter.simulation.clock import VirtualClock
 from dicom_adapter.simulation.platform import MemoryPlugin
 
-FIRST_S, SECOND_S = 3600.0, 600.0  # of virtual time, before and after a restart
+FIRST_S, SECOND_S = 3600.0, 600.0  # seconds of virtual time before and after a restart
 FREED_BYTES = 1
 
 

@@ -44,8 +44,8 @@ class Sandbox:
     def __init__(self, name: str, folder: Path, tables: Tables, relative_to: Path, logged: Logged) -> None:
         """Create the environment.
 
-        `tables`: the tables of a configuration, for the settings of the plugin; paths in them are relative to
-        `relative_to`. `logged`: the list to which the log entries of the adapter are added.
+        `tables` are the tables of a configuration, for the settings of the plugin; paths in them are relative to
+        `relative_to`. `logged` is the list to which the log entries of the adapter are added.
         """
         self._name = name
         self._folder = folder
@@ -172,7 +172,7 @@ class Sandbox:
 
 
 class Skipped(DicomAdapterError):
-    """Raised if a trial cannot be run."""
+    """A trial cannot be run."""
 
 
 def _try(name: str, attempt: Callable[[], str]) -> Trial:
@@ -194,7 +194,7 @@ def _message(failure: BaseException) -> str:
 
 
 def _guesses(cls: type[Any]) -> list[dict[str, Any]]:
-    """Return settings that may be valid: none, then one entry for each prefix, for example `pipeline-doctor`."""
+    """Return settings that may be valid: no key, then one key for each prefix, for example `pipeline-doctor`."""
     prefixes = prefixes_of(cls.settings_type)
     return [{}, {f"{prefix}doctor": "doctor" for prefix in prefixes}] if prefixes else [{}]
 

@@ -11,10 +11,10 @@ from attrs import asdict, field, frozen
 class Trial:
     """The result of one trial."""
 
-    trial: str  # its name, for example "processor 'aetitle'"
-    seconds: float
+    trial: str  # name of the trial, for example "processor 'aetitle'"
+    seconds: float  # duration
     observed: str = ""  # the result if there is no problem
-    problem: str = ""  # the problem and the next step; "" if there is none
+    problem: str = ""  # the problem and the next step; "" if there is no problem
     skipped: str = ""  # why the trial was not run, and the next step
 
 
@@ -22,14 +22,14 @@ class Trial:
 class Diagnosis:
     """The results of one plugin."""
 
-    plugin: str  # the name of its entry point
+    plugin: str  # name of the plugin's entry point
     distribution: str
     version: str
     trials: tuple[Trial, ...] = field(factory=tuple)
 
     @property
     def has_no_problem(self) -> bool:
-        """Return whether no trial found a problem."""
+        """True if no trial found a problem."""
         return not any(trial.problem for trial in self.trials)
 
     def to_json(self) -> dict[str, Any]:
