@@ -42,7 +42,7 @@ def test_the_most_urgent_job_is_first_and_of_equally_urgent_jobs_the_oldest() ->
 
 
 def test_every_nth_choice_is_the_oldest_job() -> None:
-    """A job of low priority is submitted although more urgent ones keep arriving."""
+    """A job of low priority is submitted although more urgent jobs keep arriving."""
     choices = [chosen(row(1, "lower"), row(9, "immediate"), number=number) for number in range(2 * OLDEST_EVERY)]
     assert 2 == choices.count(1)
     assert 9 == choices[0]
