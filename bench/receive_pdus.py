@@ -24,7 +24,7 @@ CONTEXTS = {
 }
 ACCEPT, REJECT, P_DATA, RELEASE_ANSWER = 0x02, 0x03, 0x04, 0x06  # PDU types
 HEADER = struct.Struct(">BxI")
-FRAGMENT = struct.Struct(">IBB")  # of a PDVerified to fail when length of the rest, context ID, control
+FRAGMENT = struct.Struct(">IBB")  # header of a PDV: length of the rest, context ID, control
 COMMAND, LAST = 0x01, 0x02  # control bits
 MOST_RECEIVED = 16384  # maximum length of PDUs that the sender receives
 RELEASE_REQUEST = HEADER.pack(0x05, 4) + bytes(4)

@@ -34,7 +34,7 @@ timeout = 6
 pipeline-one = "o1"
 """
 PIPELINES = {"KEEP": {"k1": 1, "k2": 1}, "OVER": {"o1": 1}}
-LONGEST_WAIT = 6 + 1 + 2 + 4 + 8  # seconds: for a group, and after failures
+LONGEST_WAIT = 6 + 1 + 2 + 4 + 8  # seconds: the wait of a group, and the pauses after failures
 
 
 @frozen
@@ -45,7 +45,7 @@ class Arrive:
     study: int
     sop_instance: int
     content: int
-    noticed: bool  # by the host; otherwise as if the host was down until the next step
+    noticed: bool  # whether the host notices the arrival at once; otherwise with the next step
 
 
 @frozen
@@ -92,12 +92,12 @@ def flaky(trouble: Iterator[bool]) -> Plugin:
         if next(trouble, False):
             raise RuntimeError
 
-    class Brought:
+    class FlakyPlugin:
         @hookimpl
         def dicom_adapter_processors(self) -> list[type[JobProcessorBase[Any]]]:
             return [Flaky]
 
-    return Plugin(Brought())
+    return Plugin(FlakyPlugin())
 
 
 def take(adapter: Adapter, step: Step) -> list[int]:
@@ -129,7 +129,7 @@ def arrive(adapter: Adapter, step: Arrive) -> list[int]:
 
 
 def check(adapter: Adapter, acknowledged: list[int]) -> None:
-    """Check each acknowledged instance: it is in one job of each pipeline, or in none and counted by its state."""
+    """Check each acknowledged instance: in one job of each pipeline, or in no job and counted by its state."""
     jobs: dict[int, Counter[str]] = {number: Counter() for number in acknowledged}
     for job in adapter.jobs:
         for instance in adapter.instances_of(job):
@@ -151,7 +151,7 @@ def check(adapter: Adapter, acknowledged: list[int]) -> None:
 def test_every_acknowledged_instance_is_submitted_once_or_held_or_quarantined(
     tmp_path_factory: pytest.TempPathFactory, schedule: list[Step], trouble: list[bool]
 ) -> None:
-    """This holds after every step, over two AE titles. At the end, no instance is pending.
+    """The check follows every step, over two AE titles. At the end, no instance is pending.
 
     Verified to fail when releases are not committed, a failure counts as success, a processor is kept after it raised,
     or a new processor does not get all pending instances.

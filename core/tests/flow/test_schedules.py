@@ -74,7 +74,7 @@ class Send:
     group: int  # a study
     sent: Sequence[tuple[int, int]]  # SOP instances and their contents
     aborted_after: int | None  # instances
-    noticed: bool  # by the host at once; otherwise as if the host was down until the next step
+    noticed: bool  # whether the host notices the arrival at once; otherwise with the next step
 
 
 @frozen
@@ -173,12 +173,12 @@ class Model:
     quarantined: list[int] = field(factory=list)
     replaced: list[int] = field(factory=list)
     jobs: list[tuple[str, str, tuple[int, ...]]] = field(factory=list)  # name, pipeline, instances
-    unseen: list[tuple[datetime, int, Key]] = field(factory=list)  # by the host
+    unseen: list[tuple[datetime, int, Key]] = field(factory=list)  # arrivals that the host has not noticed
     groups: dict[Key, list[int]] = field(factory=dict)
     due: dict[Key, datetime] = field(factory=dict)
 
     def expected(self, ae_title: str, uid: str, content: int) -> tuple[StoreOutcome, bool]:
-        """Return the outcome of an arrival now, and whether it is stored."""
+        """Return the outcome of an arrival at the current time, and whether the instance is stored."""
         _number, already = self.pending.get((ae_title, uid), (0, None))
         if already is None or ae_title == "OVER":
             return StoreOutcome.STORED, True
@@ -228,7 +228,7 @@ class Model:
 
 
 class Platform:
-    """A platform that stores jobs by their ids. Its mood decides if calls fail."""
+    """A platform that stores jobs by id. Its mood determines whether calls fail."""
 
     def __init__(self) -> None:
         self.mood = "well"
@@ -288,8 +288,8 @@ class World:
         self.adapter = adapter
         self.platform = platform
         self.model = Model()
-        self.content: dict[int, int] = {}  # by instance
-        self.cancelled: set[str] = set()  # jobs, by operators
+        self.content: dict[int, int] = {}  # content number by instance id
+        self.cancelled: set[str] = set()  # ids of the jobs that operators have cancelled
 
     def take(self, step: Step) -> None:
         """Perform a step in the adapter and in the model."""
@@ -316,7 +316,7 @@ class World:
         for sop_instance, content in step.sent[: step.aborted_after]:
             uid = f"1.2.{step.group}.{sop_instance}"
             answer = arrive(self.adapter, step, uid, content)
-            outcome, kept = self.model.expected(step.ae_title, uid, content)
+            outcome, is_stored = self.model.expected(step.ae_title, uid, content)
             assert (outcome, kept) == (answer.outcome, answer.instance is not None)
             if answer.instance is not None:
                 number, key = answer.instance.instance_id, (step.ae_title, step.group)
@@ -374,7 +374,7 @@ class World:
         assert needed <= set(self.adapter.storage.keys())
 
     def check_at_rest(self) -> None:
-        """Check the final state: only quarantined instances are left, and the platform has started all other jobs.
+        """Check the final state: only quarantined instances remain, and the platform has started all other jobs.
 
         Cancelled jobs are excluded. Each instance has the content that was acknowledged.
         """
@@ -401,7 +401,7 @@ def contents(uploads: Mapping[int, bytes]) -> list[int]:
 
 
 def arrive(adapter: Adapter, step: Send, uid: str, content: int) -> StoreResult:
-    """Receive an instance that the host sees later."""
+    """Receive an instance that the host notices later."""
     instance = make_instance(
         rows=2,
         columns=2,
@@ -431,7 +431,7 @@ def adapter(make_adapter: MakeAdapter, platform: Platform) -> Adapter:
 
 
 def ct(sop_instance: int, content: int = 1) -> Dataset:
-    """Make an instance. All of them belong to one study."""
+    """Return an instance; all instances belong to one study."""
     return make_instance(
         patient_id="P1",
         study_uid="1.2.1",
@@ -449,7 +449,7 @@ def numbers(adapter: Adapter, pipeline: str) -> list[list[int]]:
 
 @pytest.mark.parametrize("pause", [0, 60], ids=["at once", "much later"])
 def test_an_arrival_after_its_group_became_jobs_starts_a_new_group(adapter: Adapter, pause: float) -> None:
-    """The new group waits as long as the first one, and has its own jobs.
+    """The new group waits as long as the first one and becomes separate jobs.
 
     Verified to fail when groups stay open.
     """
@@ -519,7 +519,7 @@ def test_an_instance_sent_again_after_its_group_became_jobs_is_a_new_arrival(
 
 
 def test_instances_received_before_an_abort_are_kept_and_submitted(adapter: Adapter) -> None:
-    """The association is real.
+    """The instances are sent over a real association.
 
     Verified to fail when an end other than a release deletes the received instances.
     """
@@ -541,7 +541,7 @@ def test_instances_received_before_an_abort_are_kept_and_submitted(adapter: Adap
 
 @pytest.mark.xfail(strict=True, reason="a new processor does not get replaced instances, and so misses their times")
 def test_a_replaced_instance_extends_the_wait_of_its_group_also_after_a_restart(adapter: Adapter) -> None:
-    """The second arrival is within the quiet period of the first, the third within that of the second.
+    """The second arrival is within the quiet period of the first, the third within the quiet period of the second.
 
     Without a restart this is one group. After a restart, the time of the second arrival is not known.
     """
@@ -583,7 +583,7 @@ def test_the_adapter_agrees_with_the_model_after_every_step(
 @settings(max_examples=EXAMPLES // 2, deadline=None)
 @given(schedule=quiet_schedules)
 def test_restarts_change_no_job(tmp_path_factory: pytest.TempPathFactory, schedule: list[Step]) -> None:
-    """With and without restarts, the jobs have the same names, and the same instances in the same order.
+    """The jobs have the same names, instances and order of instances with and without restarts.
 
     Verified to fail when instances are delivered again with the time of the restart.
     """

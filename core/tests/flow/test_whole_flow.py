@@ -101,7 +101,7 @@ def test_only_submitted_instances_are_reclaimed(make_adapter: Any) -> None:
 def test_turns_that_were_delayed_by_an_outage_of_the_host_are_in_the_order_of_their_times(
     make_adapter: Any,
 ) -> None:
-    """Two groups that arrived an hour apart are two jobs, with the times that they would have had.
+    """Two groups that arrived an hour apart are two jobs, with the times that they would have had without the outage.
 
     Verified to fail when all instances are delivered before any timer (then there is one job).
     """
@@ -121,7 +121,7 @@ def test_turns_that_were_delayed_by_an_outage_of_the_host_are_in_the_order_of_th
 
 
 def test_one_study_sent_to_two_ae_titles_is_two_groups(make_adapter: Any) -> None:
-    """Each AE title has its own instances and settings."""
+    """The AE titles have separate instances and settings."""
     kidney = '[ae-titles.KIDNEY]\nprocessor = "by-study"\nsettings = { timeout = 10, pipeline-kidney = "p-kidney" }\n'
     adapter = make_adapter(LUNG + kidney)
     study = make_study(instances=2)
@@ -175,7 +175,7 @@ def test_a_lane_reads_ahead_without_skipping_anything(make_adapter: Any, monkeyp
 def test_a_replaced_instance_is_not_in_a_group_that_was_due_before_the_replacement(
     make_adapter: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The older instance is no longer pending. The newer one arrived too late and is in the next group."""
+    """The older instance is no longer pending. The newer instance arrived too late and is in the next group."""
     adapter = make_adapter(LUNG + "overwrite-same-instance = true\n")
     study = make_study(instances=2)
     adapter.receive(*study, ae_title="LUNG")
@@ -261,7 +261,7 @@ def test_a_turn_is_repeated_until_the_ledger_can_commit_it(make_adapter: Any, mo
 def test_arrivals_are_not_forgotten_when_the_ledger_cannot_be_read(
     make_adapter: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next read finds them.
+    """The next read returns the arrivals.
 
     Verified to fail when the notification is cleared before the read (then there is no next read).
     """

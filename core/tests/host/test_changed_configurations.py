@@ -49,7 +49,7 @@ def test_an_ae_title_that_is_removed_and_added_again_submits_to_its_new_pipeline
 
 
 def test_a_failing_pipeline_causes_no_second_job_of_another_pipeline(make_adapter: MakeAdapter) -> None:
-    """Its job continues with the failed step, also after a restart.
+    """The job of the failing pipeline continues with the failed step, also after a restart.
 
     Verified to fail when a failure restarts the job from the beginning.
     """

@@ -80,11 +80,11 @@ class FaultMode(Enum):
 
 
 class Panic(BaseException):
-    """A BaseException, like one raised by a library in another language."""
+    """A BaseException, as libraries in other languages raise it."""
 
 
 class InjectedFault:
-    """The fault of the bad plugin. It occurs in one spot only."""
+    """The fault of the bad plugin, which occurs only at one `spot` (a hook or method)."""
 
     def __init__(self, spot: str, mode: FaultMode, invalid_value: Any = None) -> None:
         self.spot = spot
@@ -103,7 +103,7 @@ class InjectedFault:
         return self.invalid_value
 
 
-def made(fault: InjectedFault, prefix: str, **answers: Any) -> dict[str, Any]:
+def make_methods(fault: InjectedFault, prefix: str, **answers: Any) -> dict[str, Any]:
     """Return methods that return these values, or have the fault."""
 
     def make(name: str, answer: Any) -> Callable[..., Any]:
@@ -122,7 +122,7 @@ def bad_processor(fault: InjectedFault) -> type:
         JobProcessorBase.__init__(self, settings, context)
         return fault.at("processor.__init__")
 
-    body = made(fault, "processor", open=None, job_changed=None, free_space=None, waiting=(), close=None)
+    body = make_methods(fault, "processor", open=None, job_changed=None, free_space=None, waiting=(), close=None)
     body |= {"name": "bad", "__init__": init, "handle_instance": handle_instance}
     body |= {"describe": classmethod(lambda _cls, _settings: fault.at("processor.describe", ""))}
     return type("BadProcessor", (JobProcessorBase,), body)
@@ -139,14 +139,16 @@ def bad_submitter(fault: InjectedFault) -> type:
         return fault.at("submitter.upload")
 
     created, status = PlatformJob(job_id="p"), PlatformStatus(state="runs", finished=False)
-    body = made(fault, "submitter", open=None, create_job=created, add_metadata=None, start=None, status=status)
-    body |= made(fault, "submitter", cancel=None, close=None)
+    body = make_methods(fault, "submitter", open=None, create_job=created, add_metadata=None, start=None, status=status)
+    body |= make_methods(fault, "submitter", cancel=None, close=None)
     return type("BadSubmitter", (Submitter,), body | {"name": "bad", "__init__": init, "upload": upload})
 
 
 def bad_plugin(fault: InjectedFault) -> object:
     """Return a plugin that implements every hook and has one fault."""
-    server = type("BadServer", (Server,), made(fault, "server", start=None, is_alive=True, stop=None) | {"name": "bad"})
+    server = type(
+        "BadServer", (Server,), make_methods(fault, "server", start=None, is_alive=True, stop=None) | {"name": "bad"}
+    )
     answers = {
         "dicom_adapter_processors": [bad_processor(fault)],
         "dicom_adapter_submitters": [bad_submitter(fault)],
@@ -162,7 +164,7 @@ def bad_plugin(fault: InjectedFault) -> object:
 
 
 class Healthy:
-    """A valid plugin: it submits each instance as a job, and sets events when one is submitted and reclaimed."""
+    """A valid plugin that submits each instance as a job, and sets events for submitted jobs and reclaimed instances."""
 
     def __init__(self) -> None:
         self.submitted = threading.Event()
@@ -179,7 +181,7 @@ class Healthy:
         class GoodSubmitter(MemorySubmitter):
             platform: ClassVar[Platform] = Platform()
 
-        class ShortOfSpace(memory_storage()):  # type: ignore[misc] # made at run time
+        class ShortOfSpace(memory_storage()):  # type: ignore[misc] # a class created at run time
             name = "short-of-space"
 
             def capacity(self) -> Capacity:
@@ -213,7 +215,7 @@ class Healthy:
 
 
 class LogBook:
-    """Collects log entries, and waits for them."""
+    """Log processor that collects entries; tests can wait for an entry."""
 
     def __init__(self) -> None:
         self.entries: list[Mapping[str, Any]] = []
@@ -344,7 +346,7 @@ CASES = [*of_hooks(), *of_processors(), *of_submitters(), *of_servers()]
 
 
 def test_there_is_a_case_for_every_hook_and_method_with_every_kind_of_fault() -> None:
-    """New hooks must be added above. Commands have separate tests, and storage backends their conformance suite."""
+    """New hooks must be added above. Commands have separate tests, storage backends have a conformance suite."""
     methods = [f"processor.{name}" for name in (*PROCESSOR.methods, "__init__", "describe", "timer")]
     methods += [f"submitter.{name}" for name in (*SUBMITTER.methods, "__init__")]
     methods += [f"server.{name}" for name in ("start", "is_alive", "stop")]
@@ -395,7 +397,7 @@ def start_host(folder: Path, fault: InjectedFault) -> Running:
 
     def close() -> None:
         process.stop()
-        os.close(write_end)  # ends the thread that reads it
+        os.close(write_end)  # ends the thread that reads the pipe
         for thread in threading.enumerate():
             if thread.name == threads.WAKE_UPS:
                 thread.join(PATIENCE_S)

@@ -196,7 +196,7 @@ def test_a_processor_that_cannot_describe_its_settings_affects_only_its_ae_title
 def test_a_submitter_that_hangs_in_open_does_not_delay_the_close(
     monkeypatch: pytest.MonkeyPatch, make_adapter: MakeAdapter
 ) -> None:
-    """A submitter that is not open needs no close.
+    """A submitter that is not open is not closed.
 
     Verified to fail when `close` waits for the end of `open` (then this test hangs).
     """

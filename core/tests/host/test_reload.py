@@ -57,7 +57,7 @@ def pipelines(adapter: Adapter) -> list[tuple[str, int]]:
 
 
 def test_unchanged_lanes_and_submitters_are_not_replaced(make_adapter: MakeAdapter, calls: Calls) -> None:
-    """The unchanged processor keeps its group and its submitter. The changed one is replaced.
+    """The unchanged processor keeps its group and its submitter. The changed processor is replaced.
 
     Verified to fail when a reload replaces all lanes.
     """
@@ -73,7 +73,7 @@ def test_unchanged_lanes_and_submitters_are_not_replaced(make_adapter: MakeAdapt
 
 
 def test_changed_callers_and_metadata_do_not_replace_the_processor(make_adapter: MakeAdapter, calls: Calls) -> None:
-    """They are not settings of the processor. New jobs have the new metadata."""
+    """Callers and metadata are not settings of the processor. New jobs have the new metadata."""
     adapter = make_adapter(BOTH)
     adapter.receive(make_instance(StudyDate="20260102"), ae_title="LUNG")
     calls.clear()
@@ -139,7 +139,7 @@ def test_a_group_that_is_due_under_the_new_settings_becomes_a_job_at_once(make_a
 
 
 def test_a_stopped_lane_runs_again_when_its_settings_change(make_adapter: MakeAdapter) -> None:
-    """The change may fix the cause."""
+    """The change may correct the cause of the failures."""
 
     class Picky(JobProcessorBase):
         name = "picky"
@@ -162,7 +162,7 @@ def test_a_stopped_lane_runs_again_when_its_settings_change(make_adapter: MakeAd
 
 
 def test_a_removed_ae_title_is_held_until_it_is_configured_again(make_adapter: MakeAdapter) -> None:
-    """Its lane ends. It is listed while it has instances or jobs."""
+    """The lane of the AE title ends. The AE title is listed while it has instances or jobs."""
     adapter = make_adapter(BOTH)
     adapter.receive(make_instance(), ae_title="LUNG")
     adapter.reload(PLATFORM + HEAD)
@@ -176,7 +176,7 @@ def test_a_removed_ae_title_is_held_until_it_is_configured_again(make_adapter: M
 
 
 def test_instances_of_an_open_association_with_a_removed_ae_title_are_kept(make_adapter: MakeAdapter) -> None:
-    """They are acknowledged, and held with the other instances."""
+    """The instances are acknowledged, and held with the other instances of the AE title."""
     adapter = make_adapter(BOTH)
     adapter.reload(PLATFORM + HEAD)
     [answer] = adapter.receive(make_instance(), ae_title="LUNG")
@@ -187,7 +187,10 @@ def test_instances_of_an_open_association_with_a_removed_ae_title_are_kept(make_
 
 
 def test_a_draining_ae_title_submits_its_jobs_and_is_removed(make_adapter: MakeAdapter, calls: Calls) -> None:
-    """Its processor and settings stay the same. Later instances of an open association become jobs, too."""
+    """The processor and settings of the AE title do not change.
+
+    Later instances of an open association become jobs, too.
+    """
     adapter = make_adapter(BOTH)
     adapter.receive(make_instance(), ae_title="LUNG")
     adapter.advance(3)
@@ -204,7 +207,7 @@ def test_a_draining_ae_title_submits_its_jobs_and_is_removed(make_adapter: MakeA
 
 
 def test_a_draining_submitter_finishes_its_jobs(make_adapter: MakeAdapter) -> None:
-    """It is the default submitter of an AE title that is removed with it. Another submitter is the only one left."""
+    """The submitter is the default of an AE title that is removed with it. Only one other submitter remains."""
     both = 'default-submitter = "second"\n' + PLATFORM + SECOND
     adapter = make_adapter(both + LUNG + HEAD + LUNG.replace("LUNG", "OLD").replace('"old"', '"drained"'))
     adapter.platform.fail("start", Retriable("busy"), times=3, pipeline_id="drained")
@@ -234,7 +237,7 @@ def test_an_ae_title_that_is_configured_again_while_it_drains_keeps_its_processo
 
 
 def test_an_added_ae_title_is_served(make_adapter: MakeAdapter) -> None:
-    """It is served as soon as the reload is complete."""
+    """The AE title is served as soon as the reload is complete."""
     adapter = make_adapter(PLATFORM + HEAD)
     adapter.reload(BOTH)
     adapter.receive(make_instance(), ae_title="LUNG")
@@ -243,7 +246,7 @@ def test_an_added_ae_title_is_served(make_adapter: MakeAdapter) -> None:
 
 
 def test_a_changed_submitter_is_replaced_and_continues_the_jobs(make_adapter: MakeAdapter, calls: Calls) -> None:
-    """The old one is closed. A job that has already started continues with its next step."""
+    """The old submitter is closed. A job that has already started continues with its next step."""
     adapter = make_adapter(PLATFORM + "retry-first = 100\nretry-most = 100\n" + LUNG)
     adapter.platform.fail("start", Retriable("busy"))
     adapter.receive(make_instance(), ae_title="LUNG")

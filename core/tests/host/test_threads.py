@@ -47,11 +47,11 @@ class Slow(JobProcessorBase[NoSettings]):
     name = "slow"
 
     def handle_instance(self, instance: InstanceStorageInfo) -> None:
-        """Do nothing: no instance arrives."""
+        """Do nothing, because no instance arrives."""
 
 
 class Front(Server):
-    """Records which requests are answered when it is stopped, as an HTTP server that waits for them."""
+    """Server that records the requests that are answered when it stops, like an HTTP server that waits for them."""
 
     name = "front"
 
@@ -61,7 +61,7 @@ class Front(Server):
         self.answered: list[bool] = []
 
     def start(self) -> None:
-        """Do nothing: it has no port."""
+        """Do nothing, because this server has no port."""
 
     def is_alive(self) -> bool:
         return True
@@ -88,7 +88,7 @@ class SlowPlugin:
 
 @pytest.fixture
 def wake_ups() -> Iterator[int]:
-    """The read end of a pipe through which receivers notify the host of arrivals."""
+    """Return the read end of a pipe through which receivers notify the host of arrivals."""
     reading, writing = os.pipe()
     yield reading
     os.close(writing)
@@ -98,7 +98,9 @@ def wake_ups() -> Iterator[int]:
 def test_requests_to_a_lane_are_answered_before_servers_stop(
     tmp_path: Path, wake_ups: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A started request is completed. A later one fails with `Retriable` while the server can still pass that on.
+    """A started request is completed.
+
+    A later request fails with `Retriable`, and the server can still return this error.
 
     Verified to fail when lanes are closed after the servers.
     """
@@ -146,7 +148,7 @@ class Exclusive(MemorySubmitter):
 def test_a_submitter_is_closed_before_its_replacement_opens(
     tmp_path: Path, wake_ups: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both may use the same folder or connection. The first one finishes its step before it is closed.
+    """Both may use the same folder or connection. The first submitter finishes its step before it is closed.
 
     Verified to fail when new workers start before the old ones have stopped (then the `open` of a submitter with a
     folder deletes the incomplete files of a running upload, and its job faults).
@@ -185,7 +187,7 @@ def test_a_submitter_is_closed_before_its_replacement_opens(
 def test_a_difference_between_the_clocks_is_reported(tmp_path: Path, wake_ups: int) -> None:
     """The clock of the service, which the host continues, is an hour ahead: the system clock was put back.
 
-    Verified to fail when the host starts a clock of its own.
+    Verified to fail when the host starts another clock.
     """
     plugins = load_plugins([*installed(), MEMORY, Plugin(SlowPlugin(), name="slowly")])
     config = load(CONFIGURATION, folder=tmp_path, catalogue=plugins.catalogue()).config

@@ -60,15 +60,15 @@ def test_a_new_ledger_begins_with_the_revision_of_the_newest_migration() -> None
     assert newest() == REVISION
 
 
-def test_the_migrations_make_exactly_the_tables_of_the_schema(migrated: Ledger) -> None:
+def test_the_migrations_create_exactly_the_tables_of_the_schema(migrated: Ledger) -> None:
     """Every change of a table has a migration."""
     with migrated.read() as transaction:
         context = MigrationContext.configure(transaction, opts={"compare_type": True})
         assert [] == compare_metadata(context, metadata)
 
 
-def test_the_migrations_make_exactly_the_statements_of_the_schema(migrated: Ledger, tmp_path: Path) -> None:
-    """Compare what columns do not show: defaults, conditions of partial indexes, AUTOINCREMENT, foreign keys."""
+def test_the_migrations_create_exactly_the_statements_of_the_schema(migrated: Ledger, tmp_path: Path) -> None:
+    """The statements include defaults, conditions of partial indexes, AUTOINCREMENT and foreign keys."""
     direct = Ledger(f"sqlite:///{tmp_path / 'direct.sqlite'}")
     with direct.write() as transaction:
         create(transaction)
@@ -78,7 +78,10 @@ def test_the_migrations_make_exactly_the_statements_of_the_schema(migrated: Ledg
 
 
 def indexes_in_order(ledger: Ledger) -> list[str]:
-    """Return the names of the indexes as they were created: SQLite prefers the newer one of two that cost the same."""
+    """Return the names of the indexes as they were created:
+
+    SQLite prefers the newer of two indexes with the same cost.
+    """
     query = "SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL ORDER BY rowid"
     with ledger.read() as transaction:
         return list(transaction.execute(text(query)).scalars())
@@ -92,7 +95,7 @@ def statements(ledger: Ledger) -> dict[str, list[str]]:
 
 
 def test_migrating_again_changes_nothing(ledger: Ledger, an_instance: MakeInstance) -> None:
-    """Every start migrates, and keeps the rows of the ledger."""
+    """Every start runs the migrations; the rows of the ledger do not change."""
     with ledger.write() as transaction:
         kept = instances.insert(transaction, an_instance())
     before = statements(ledger)
@@ -179,7 +182,7 @@ def test_a_ledger_that_cannot_be_opened_is_refused_with_the_reason(tmp_path: Pat
     ledger.close()
 
 
-def test_looking_for_a_ledger_does_not_make_one(url: str, tmp_path: Path) -> None:
+def test_a_check_for_a_ledger_creates_no_file(url: str, tmp_path: Path) -> None:
     """`exists` creates no file."""
     assert not exists(url)
     assert [] == list(tmp_path.iterdir())
@@ -191,7 +194,7 @@ def test_looking_for_a_ledger_does_not_make_one(url: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("durable", "synchronous"), [(True, 2), (False, 1)])
-def test_each_commit_is_synced_when_a_power_loss_must_not_take_it(url: str, durable: bool, synchronous: int) -> None:
+def test_each_commit_is_synced_if_it_must_survive_a_power_loss(url: str, durable: bool, synchronous: int) -> None:
     """FULL syncs every commit of the write-ahead log, NORMAL does not."""
     ledger = Ledger(url, durable=durable)
     assert synchronous == pragma(ledger, "synchronous")
@@ -200,7 +203,7 @@ def test_each_commit_is_synced_when_a_power_loss_must_not_take_it(url: str, dura
     ledger.close()
 
 
-def test_a_write_that_raises_leaves_nothing(ledger: Ledger, an_instance: MakeInstance) -> None:
+def test_a_write_that_raises_changes_nothing(ledger: Ledger, an_instance: MakeInstance) -> None:
     """A failed transaction changes nothing, and the next one can write at once."""
     with pytest.raises(ZeroDivisionError), ledger.write() as transaction:
         instances.insert(transaction, an_instance())
@@ -210,7 +213,7 @@ def test_a_write_that_raises_leaves_nothing(ledger: Ledger, an_instance: MakeIns
         assert 1 == instances.insert(transaction, an_instance()).instance_id
 
 
-def test_a_reader_sees_one_moment_and_hinders_no_writer(ledger: Ledger, an_instance: MakeInstance) -> None:
+def test_a_reader_sees_one_snapshot_and_does_not_block_writers(ledger: Ledger, an_instance: MakeInstance) -> None:
     """A commit during a read is visible to the next read only."""
     with ledger.read() as reading:
         assert 0 == instances.last_number(reading)
@@ -267,8 +270,8 @@ def test_two_processes_that_write_at_once_both_succeed(url: str) -> None:
     ledger.close()
 
 
-def test_a_commit_that_is_to_be_synced_is_not_taken_when_that_cannot_be_set(untouched: Ledger) -> None:
-    """The settings of the connection follow each request: a setting that failed is set again."""
+def test_a_commit_that_must_be_synced_fails_if_the_setting_fails(untouched: Ledger) -> None:
+    """The setting of the connection is changed for each transaction; a setting that failed is set again."""
 
     class Refusing:
         def __init__(self, connection: Any) -> None:

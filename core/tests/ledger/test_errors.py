@@ -30,7 +30,7 @@ PATIENT = "PID-4711"
 
 @pytest.fixture
 def other(url: str) -> Iterator[Ledger]:
-    """Return a ledger with the same file, as another process has it."""
+    """Return a second ledger object for the same file, as in another process."""
     opened = Ledger(url, durable=False)
     yield opened
     opened.close()
@@ -73,7 +73,7 @@ def test_a_ledger_that_another_process_writes_is_busy(ledger: Ledger, other: Led
 
 
 def test_a_ledger_without_its_tables_is_unavailable(url: str) -> None:
-    """No row could be written, with any values."""
+    """No row can be written, with any values."""
     empty = Ledger(url)
     with pytest.raises(LedgerUnavailable, match="no such table") as raised, empty.read() as transaction:
         instances.last_number(transaction)
@@ -83,7 +83,7 @@ def test_a_ledger_without_its_tables_is_unavailable(url: str) -> None:
 
 @pytest.mark.parametrize("begins_with", [b"SQLite format 3\0", b"not SQLite at all"])
 def test_a_file_that_is_damaged_is_unavailable(url: str, tmp_path: Path, begins_with: bytes) -> None:
-    """SQLite reports it with another class of errors, and no transaction can succeed."""
+    """SQLite reports the damage with another class of errors, and no transaction can succeed."""
     (tmp_path / "ledger.sqlite").write_bytes(begins_with + b"garbage " * 1000)
     damaged = Ledger(url)
     for begin in (damaged.read, damaged.write):
@@ -109,7 +109,7 @@ def test_a_file_that_is_damaged_is_unavailable(url: str, tmp_path: Path, begins_
 def test_the_kind_is_decided_by_the_error_code(
     damage: str, code: int, message: str, expected: tuple[bool, bool, bool]
 ) -> None:
-    """In Python 3.10 only the message identifies the error: its driver passes no code."""
+    """In Python 3.10 only the message identifies the error, because the driver passes no code."""
     failure = sqlite3.OperationalError(message if damage == "text" else "in other words")
     if damage == "code":
         failure.sqlite_errorcode = code
@@ -118,7 +118,7 @@ def test_the_kind_is_decided_by_the_error_code(
     assert expected == kinds(error)
 
 
-def test_a_ledger_that_is_unavailable_may_be_tried_again() -> None:
+def test_an_unavailable_ledger_is_a_retriable_error() -> None:
     """Code that retries after any Retriable also retries after errors of the ledger."""
     assert issubclass(LedgerUnavailable, Retriable)
     assert not issubclass(RowRejected, Retriable)
@@ -146,7 +146,7 @@ def rejected_by_the_driver(ledger: Ledger, _an_instance: MakeInstance) -> None:
 
 
 @pytest.mark.parametrize("reject", [rejected_by_constraint, rejected_by_type, rejected_by_the_driver])
-def test_a_row_with_wrong_values_is_another_error(
+def test_a_row_with_wrong_values_is_not_an_unavailable_ledger(
     ledger: Ledger, an_instance: MakeInstance, reject: Callable[[Ledger, MakeInstance], None]
 ) -> None:
     """The ledger works: a retry would not help, and other rows can be written."""
@@ -170,12 +170,12 @@ def missing_table(ledger: Ledger, an_instance: MakeInstance) -> None:
     [rejected_by_constraint, rejected_by_type, rejected_by_the_driver, missing_table],
     ids=lambda each: each.__name__,
 )
-def test_no_value_of_a_statement_is_in_the_text(
+def test_no_value_of_a_statement_is_in_the_error(
     ledger: Ledger, an_instance: MakeInstance, fail: Callable[[Ledger, MakeInstance], None]
 ) -> None:
     """No value is in the message nor in a printed traceback.
 
-    Verified to fail when it is raised `from` the original error.
+    Verified to fail when the error is raised `from` the original error.
     """
     with pytest.raises(LedgerError) as raised:
         fail(ledger, an_instance)
@@ -184,7 +184,7 @@ def test_no_value_of_a_statement_is_in_the_text(
 
 
 def test_the_place_where_a_statement_failed_is_known(ledger: Ledger, an_instance: MakeInstance) -> None:
-    """The traceback is the one of the driver's error, not just the end of the transaction."""
+    """The traceback is that of the driver's error, not only that of the end of the transaction."""
     with pytest.raises(RowRejected) as raised:
         rejected_by_constraint(ledger, an_instance)
     assert "rejected_by_constraint" in [frame.name for frame in traceback.extract_tb(raised.value.__traceback__)]

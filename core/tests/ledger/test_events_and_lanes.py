@@ -60,7 +60,7 @@ def test_lanes_round_trip(ledger: Ledger) -> None:
 
 
 def test_saving_a_lane_replaces_its_report(ledger: Ledger) -> None:
-    """A lane has one report, the last one."""
+    """A lane has only its last report."""
     again = evolve(STOPPED, ae_title="LUNG")
     with ledger.write() as transaction:
         lanes.save(transaction, RUNNING)

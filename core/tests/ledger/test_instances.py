@@ -44,7 +44,7 @@ def states(ledger: Ledger) -> list[str]:
 # --- arrival --------------------------------------------------------------------------------------------------------
 
 
-def test_an_instance_comes_back_as_it_was_inserted(ledger: Ledger, an_instance: MakeInstance) -> None:
+def test_an_instance_is_read_as_it_was_inserted(ledger: Ledger, an_instance: MakeInstance) -> None:
     """Every field is read as it was written; only the number is new."""
     given_one = an_instance(patient_id="Müller \U0001f600 \\ 'x'", issuer_of_patient_id="ISS")
     with ledger.write() as transaction:
@@ -55,7 +55,7 @@ def test_an_instance_comes_back_as_it_was_inserted(ledger: Ledger, an_instance: 
 
 
 def test_numbers_follow_the_order_of_arrival_and_are_never_used_again(ledger: Ledger, arrive: MakeInstance) -> None:
-    """A reader of everything after the newest number misses no later row, even if the newest row was deleted."""
+    """A reader that continues after the newest number misses no later row, even if the newest row was deleted."""
     arrive()
     newest = arrive()
     with ledger.write() as transaction:
@@ -64,7 +64,10 @@ def test_numbers_follow_the_order_of_arrival_and_are_never_used_again(ledger: Le
 
 
 def test_one_sop_instance_is_pending_once_for_an_ae_title(ledger: Ledger, arrive: MakeInstance) -> None:
-    """The database refuses a duplicate. Another AE title, or the same one after the release, may have the instance."""
+    """The database refuses a duplicate.
+
+    Another AE title, or the same AE title after the release, may have the instance.
+    """
     first = arrive(sop_instance_uid="1.2.3")
     with pytest.raises(RowRejected):
         arrive(sop_instance_uid="1.2.3")
@@ -96,7 +99,7 @@ def test_instances_are_read_as_json_without_loss(ledger: Ledger, arrive: MakeIns
 
 
 def test_the_newest_of_the_next_instances_is_found_by_ae_title(ledger: Ledger, arrive: MakeInstance) -> None:
-    """Instances in any state count; those beyond the limit do not."""
+    """Instances in any state count, but only those up to the limit."""
     for name in ("LUNG", "LIVER", "LUNG", "LUNG", "LIVER"):
         arrive(ae_title=name)
     with ledger.write() as transaction:
@@ -137,7 +140,7 @@ def test_ids_without_a_pending_instance_are_omitted(
         assert {} == instances.resolve_pending(transaction, asked)
 
 
-def test_more_instances_than_one_statement_may_name_are_resolved(ledger: Ledger, an_instance: MakeInstance) -> None:
+def test_more_instances_than_the_limit_of_one_statement_are_resolved(ledger: Ledger, an_instance: MakeInstance) -> None:
     """A study of any size is resolved by one call."""
     with ledger.write() as transaction:
         numbers = [instances.insert(transaction, an_instance()).instance_id for _ in range(2 * CHUNK + 1)]
@@ -171,7 +174,10 @@ def test_each_change_of_state_starts_from_the_state_that_allows_it(ledger: Ledge
 def test_an_instance_can_be_reclaimed_when_no_job_needs_it(
     ledger: Ledger, arrive: MakeInstance, a_job: MakeJob, state: JobState
 ) -> None:
-    """Submitted and cancelled jobs no longer need their instances. A faulted job does: an operator may retry it."""
+    """Submitted and cancelled jobs no longer need their instances.
+
+    A faulted job needs them, because it may be retried.
+    """
     held, free, pending = arrive(), arrive(), arrive()
     with ledger.write() as transaction:
         jobs.insert(transaction, a_job(state=JobState.SUBMITTED), [held.instance_id, free.instance_id])
@@ -205,7 +211,7 @@ def test_a_time_round_trips_exactly(moment: datetime) -> None:
 
 
 def test_times_are_ordered_in_the_ledger(ledger: Ledger, arrive: MakeInstance) -> None:
-    """The order holds around the epoch and in the far future, to the microsecond."""
+    """Times are ordered around the epoch and in the far future, to the microsecond."""
     epoch = datetime(1970, 1, 1, tzinfo=timezone.utc)
     future = datetime(2999, 12, 31, 23, 59, 59, 999_998, tzinfo=timezone.utc)
     tick = timedelta(microseconds=1)
@@ -219,7 +225,7 @@ def test_times_are_ordered_in_the_ledger(ledger: Ledger, arrive: MakeInstance) -
 
 
 def test_a_time_without_a_time_zone_is_refused(arrive: MakeInstance) -> None:
-    """Guessing the zone could shift a deadline by hours."""
+    """A guessed time zone could shift a deadline by hours."""
     with pytest.raises(RowRejected):
         arrive(received_at=datetime(2026, 1, 5))  # noqa: DTZ001 - the mistake under test
 

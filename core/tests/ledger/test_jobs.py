@@ -35,7 +35,7 @@ def enter(ledger: Ledger, an_instance: MakeInstance, a_job: MakeJob) -> Callable
 Enter = Callable[..., JobRow]
 
 
-def test_a_job_comes_back_as_it_was_inserted(ledger: Ledger, enter: Enter) -> None:
+def test_a_job_is_read_as_it_was_inserted(ledger: Ledger, enter: Enter) -> None:
     """Every field is read as it was written, with any names in the metadata."""
     row = enter(metadata={"Source": "LUNG (by-study)", "Größe": "1\n2"}, priority=JobPriority.IMMEDIATE)
     with ledger.read() as transaction:
@@ -58,7 +58,7 @@ def test_the_heads_are_the_oldest_of_each_ae_title_and_priority(ledger: Ledger, 
     assert sorted(row.number for row in first.values()) == sorted(row.number for row in found)
 
 
-def test_only_jobs_that_can_go_on_now_are_due(ledger: Ledger, enter: Enter) -> None:
+def test_only_jobs_that_can_continue_now_are_due(ledger: Ledger, enter: Enter) -> None:
     """Jobs of other submitters, and finished, faulted, postponed and excluded jobs, are not due."""
     ready = [enter(state=state, ae_title=f"AE{number}") for number, state in enumerate(jobs.UNFINISHED)]
     now = ready[0].job.created_at
@@ -76,7 +76,7 @@ def test_only_jobs_that_can_go_on_now_are_due(ledger: Ledger, enter: Enter) -> N
 
 
 def test_a_next_attempt_or_poll_that_is_too_far_in_the_future_is_due(ledger: Ledger, enter: Enter) -> None:
-    """The clock was put back since it was written.
+    """The clock was put back after the time was written.
 
     Verified to fail when only times up to the present are due.
     """
@@ -120,7 +120,7 @@ def test_a_change_is_refused_after_the_state_has_changed(ledger: Ledger, enter: 
         assert cancelled == jobs.get(transaction, row.job.job_id)
 
 
-def test_the_instances_of_a_job_keep_their_order_and_what_was_uploaded(ledger: Ledger, enter: Enter) -> None:
+def test_the_instances_of_a_job_keep_their_order_and_their_uploads(ledger: Ledger, enter: Enter) -> None:
     """Positions count from 0; instances marked as uploaded are no longer missing."""
     row = enter(4)
     with ledger.write() as transaction:
@@ -131,7 +131,7 @@ def test_the_instances_of_a_job_keep_their_order_and_what_was_uploaded(ledger: L
         assert [member.instance_id for _position, member in members] == jobs.instance_ids(transaction, row.number)
 
 
-def test_a_job_of_an_unknown_instance_leaves_nothing(ledger: Ledger, a_job: MakeJob) -> None:
+def test_a_job_of_an_unknown_instance_is_not_inserted(ledger: Ledger, a_job: MakeJob) -> None:
     """A job and its instances are inserted together, or not at all."""
     with pytest.raises(RowRejected), ledger.write() as transaction:
         jobs.insert(transaction, a_job(), [999])
@@ -151,7 +151,7 @@ def test_jobs_are_found_by_the_beginning_of_their_id(ledger: Ledger, enter: Ente
 
 
 def test_the_newest_jobs_are_found_by_state_and_ae_title(ledger: Ledger, enter: Enter) -> None:
-    """Newest first."""
+    """The newest job is first."""
     old, faulted, other = enter(), enter(state=JobState.FAULTED), enter(ae_title="LIVER")
     with ledger.read() as transaction:
         assert [other, faulted, old] == jobs.newest(transaction, 10)

@@ -1,4 +1,4 @@
-"""Frequent queries stay fast in a ledger with the rows of years: each uses its index."""
+"""Frequent queries stay fast in a ledger with the rows of years: each query uses an index."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def statements(transaction: Transaction) -> Iterator[list[tuple[str, Any]]]:
 
 
 def plan_of(ledger: Ledger, ask: Ask) -> list[str]:
-    """Return the query plan of the one statement that `ask` sends."""
+    """Return the query plan of the only statement that `ask` sends."""
     (plan,) = plans_of(ledger, ask)
     return plan
 
@@ -110,14 +110,14 @@ def test_a_query_by_number_uses_the_primary_key(remembering: Ledger, ask: Ask) -
     assert [] == [line for line in plan if not line.startswith("SEARCH")]
 
 
-def test_the_newest_of_the_next_instances_reads_nothing_older(remembering: Ledger) -> None:
-    """The newest number of each AE title is found among the next rows alone."""
+def test_the_query_of_the_newest_of_the_next_instances_reads_no_older_rows(remembering: Ledger) -> None:
+    """Only the next rows are read to find the newest number of each AE title."""
     plan = plan_of(remembering, lambda t: instances.newest_after(t, 199, 1000))
     assert ["SEARCH instances USING INTEGER PRIMARY KEY (rowid>?)"] == [line for line in plan if "instances" in line]
 
 
 def test_held_instances_are_counted_without_reading_the_rest(remembering: Ledger) -> None:
-    """This runs every few seconds: it uses the indexes of held instances and reads no finished job or instance."""
+    """The count runs every few seconds. It uses the indexes of held instances and reads no finished job or instance."""
     with remembering.write() as transaction:
         with statements(transaction) as sent:
             count_held_bytes(transaction, "LUNG")
@@ -167,7 +167,7 @@ def test_a_story_reads_only_its_rows(remembering: Ledger, which: Any, ask: Any) 
         (lambda t: jobs.with_prefix(t, "ab", 2), "sqlite_autoindex_jobs_1"),
     ],
 )
-def test_the_rest_of_a_story_uses_its_index(remembering: Ledger, ask: Ask, index: str) -> None:
+def test_the_other_queries_of_a_story_use_an_index(remembering: Ledger, ask: Ask, index: str) -> None:
     (plan,) = plans_of(remembering, ask)
     assert plan[0].startswith("SEARCH")
     assert index in plan[0].split()
@@ -182,7 +182,7 @@ def test_the_rest_of_a_story_uses_its_index(remembering: Ledger, ask: Ask, index
     ],
 )
 def test_old_rows_are_found_without_sorting(remembering: Ledger, ask: Ask, index: str) -> None:
-    """A page begins after the last one, however many old rows are kept."""
+    """A page begins after the last row of the previous page, however many old rows are kept."""
     plan = plan_of(remembering, ask)
     assert index in plan[0].split()
     assert [] == [line for line in plan if line.startswith("SCAN") or "TEMP B-TREE" in line]

@@ -22,7 +22,7 @@ REPLACED_BY = [None, 3, None]
 
 @pytest.fixture
 def make_ledger(url: str) -> Iterator[Callable[[str], Ledger]]:
-    """Return a ledger of a revision, with three rows in each of its tables."""
+    """Return a factory of ledgers of a revision, with three rows in each table."""
     opened = Ledger(url, durable=False)
 
     def make(revision: str) -> Ledger:
@@ -88,7 +88,7 @@ def columns_of(before: Tables, after: Tables) -> Tables:
 
 @pytest.mark.parametrize("revision", EARLIER)
 def test_an_upgrade_keeps_every_row_and_value(make_ledger: Callable[[str], Ledger], revision: str) -> None:
-    """No migration until now changes a value.
+    """No existing migration changes a value.
 
     Verified to fail when a migration deletes the rows of a table, or updates a column of all rows.
     """
@@ -107,7 +107,10 @@ def test_an_upgrade_keeps_every_row_and_value(make_ledger: Callable[[str], Ledge
 def test_instances_get_the_time_and_outcome_that_they_would_have_had(
     make_ledger: Callable[[str], Ledger], revision: str
 ) -> None:
-    """Revision 0003 derives them and the totals from the rows. Verified to fail when it does not update the rows."""
+    """Revision 0003 computes times, outcomes and totals from the rows.
+
+    Verified to fail when it does not update the rows.
+    """
     ledger = make_ledger(revision)
     ledger.migrate()
     found = read(ledger)
@@ -117,7 +120,7 @@ def test_instances_get_the_time_and_outcome_that_they_would_have_had(
 
 
 def test_a_second_upgrade_changes_nothing(make_ledger: Callable[[str], Ledger]) -> None:
-    """Every start migrates. A current ledger is not changed."""
+    """Every start runs the migrations. A current ledger is not changed."""
     ledger = make_ledger(EARLIER[0])
     ledger.migrate()
     before = read(ledger)

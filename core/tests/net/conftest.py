@@ -14,7 +14,10 @@ from support.listening import Listen, Listening
 
 @pytest.fixture
 def listen() -> Iterator[Listen]:
-    """Return a function that starts a server with `DicomConfig(**settings)` on a free port. The test's end stops it."""
+    """Return a function that starts a server with `DicomConfig(**settings)` on a free port.
+
+    The server is stopped at the end of the test.
+    """
     listening: list[Listening] = []
     with capture_logs() as logged:
 

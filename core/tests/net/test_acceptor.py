@@ -68,7 +68,10 @@ class Talk:
         self._open = b""
 
     def receive(self, *turns: bytes, sizes: Sequence[int] = ()) -> Talk:
-        """Receive what the peer sends, one item for each time it waits for a response, in pieces of these sizes."""
+        """Receive data of the peer in pieces of these sizes.
+
+        After each item of `turns`, the peer waits for a response.
+        """
         left = list(sizes)
         for turn in turns:
             view = memoryview(turn)
@@ -164,7 +167,7 @@ def test_commands_are_answered_with_the_right_status() -> None:
     assert [] == talk.ended
 
 
-def test_a_refusal_carries_its_comment() -> None:
+def test_the_response_of_a_refusal_has_its_comment() -> None:
     talk = Talk(answering=False).receive(associate(), store(b"x"))
     [command] = [one.command for one in talk.happened if isinstance(one, StoreCompleted)]
     talk.respond(command, 0xA700, "there is no space left, " * 9)
@@ -240,14 +243,14 @@ def test_an_invalid_message_aborts_the_association(sent: bytes) -> None:
     assert ["violation"] == talk.ended
     assert (0, 0) == abort_of(talk.sent)  # source: the DICOM UL service-user
     assert {} == talk.stored
-    assert talk.acceptor.artim_runs  # it waits until the connection is closed
+    assert talk.acceptor.artim_runs  # the acceptor waits until the connection is closed
 
 
 # --- associations -----------------------------------------------------------------------------------------------------
 
 
 def primitive() -> A_ASSOCIATE:
-    """Return a request as pynetdicom makes it, with everything that can be negotiated."""
+    """Return a request of pynetdicom with all items that can be negotiated."""
     made = A_ASSOCIATE()
     made.application_context_name = "1.2.840.10008.3.1.1.1"
     made.calling_ae_title, made.called_ae_title = "CT1", "LUNG"
@@ -356,7 +359,7 @@ def test_changed_bytes_at_worst_end_the_association(changes: list[tuple[int, int
 )
 @settings(max_examples=500, deadline=None)
 def test_the_fast_path_has_the_same_result(changes: list[tuple[int, int]], sizes: list[int], most: int) -> None:
-    """Compare it with the path that parses each header, presentation data value and other PDU separately."""
+    """The other path parses each header, presentation data value and other PDU separately."""
     changed = bytearray(CONVERSATION)
     for place, value in changes:
         changed[place] = value

@@ -14,7 +14,7 @@ from dicom_adapter.net import admission
 from dicom_adapter.net.admission import Admission
 from support.listening import SECONDS, Listen, Listening, wait_until
 
-# IP addresses of this machine; to the server, each is another peer.
+# IP addresses of this machine; for the server, each address is another peer.
 HERE, ELSEWHERE = "127.0.0.1", "127.0.0.2"
 
 
@@ -44,7 +44,7 @@ def is_closed(connection: socket.socket) -> bool:
 
 
 def test_the_number_of_connections_is_limited(listen: Listen, stack: ExitStack) -> None:
-    """One more is closed at once. When one ends, another is accepted."""
+    """A connection above the limit is closed at once. When a connection ends, another is accepted."""
     listening = listen(max_associations=1)
     taken = [connect(stack, listening) for _number in range(3)]
     assert is_closed(connect(stack, listening))
@@ -57,7 +57,7 @@ def test_the_number_of_connections_is_limited(listen: Listen, stack: ExitStack) 
 
 
 def test_one_peer_does_not_use_the_slots_of_others(listen: Listen, stack: ExitStack) -> None:
-    """Connections beyond a peer's own limit are closed, while those of other peers are accepted."""
+    """Connections above the limit of one peer are closed, while connections of other peers are accepted."""
     listening = listen(max_associations=10, max_associations_per_peer=1)
     for _number in range(2):
         connect(stack, listening)
@@ -68,8 +68,8 @@ def test_one_peer_does_not_use_the_slots_of_others(listen: Listen, stack: ExitSt
     wait_until(lambda: listening.server.admission.connections == 3)
 
 
-def test_a_waiting_request_receives_the_slot_of_its_own_peer() -> None:
-    """A peer at its limit waits until one of its own slots is free. Another peer does not wait for it."""
+def test_a_waiting_request_receives_a_slot_of_the_same_peer() -> None:
+    """A peer at its limit waits until one of its slots is free. Other peers do not wait."""
     asked: list[tuple[str, int, int]] = []
 
     async def request_slots() -> None:

@@ -1,4 +1,7 @@
-"""An instance may be committed inline while its connection is the only one. Other connections never wait for that."""
+"""An instance may be committed inline while its connection is the only one.
+
+Other connections never wait for an inline commit.
+"""
 
 from __future__ import annotations
 

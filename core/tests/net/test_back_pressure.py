@@ -39,7 +39,7 @@ def connect(port: int) -> socket.socket:
 
 
 def read_pdu(connection: socket.socket) -> int:
-    """Read one PDU; returns its type."""
+    """Read one PDU. Returns the type of the PDU."""
     header = connection.recv(6, socket.MSG_WAITALL)
     connection.recv(int.from_bytes(header[2:], "big"), socket.MSG_WAITALL)
     return header[0]
@@ -48,14 +48,14 @@ def read_pdu(connection: socket.socket) -> int:
 def let_the_server_read(port: int) -> None:
     """Wait until the server has read everything that had arrived before, except from paused connections.
 
-    It does the work of another connection, which needs several turns of its event loop.
+    For this purpose it serves another connection, which needs several turns of the event loop.
     """
     for _round in range(3):
         connect(port).close()
 
 
 def test_a_connection_is_not_read_while_too_many_instances_wait_for_their_commit(scp: SlowCommits, port: int) -> None:
-    """It is read again after the first commit. Verified to fail when the limit of instances is removed."""
+    """The connection is read again after the first commit. Verified to fail when the limit of instances is removed."""
     with connect(port) as connection:
         tickets = []
         for number in range(MAX_UNCOMMITTED):
@@ -84,9 +84,10 @@ def test_a_peer_that_waits_for_each_response_is_always_read(scp: SlowCommits, po
 
 
 def test_a_peer_that_does_not_read_responses_is_not_read_either(port: int) -> None:
-    """Otherwise its responses would fill the memory. When it reads, all its requests are answered.
+    """Otherwise the responses would fill the memory. When the peer reads, all its requests are answered.
 
-    Verified to fail when the send buffer of the peer is not checked: the server reads everything that it sends.
+    Verified to fail when the send buffer of the peer is not checked: the server then reads everything that the peer
+    sends.
     """
     requests = echo() * 1000
     with connect(port) as connection:
@@ -113,7 +114,7 @@ def fill(connection: socket.socket, requests: bytes, port: int) -> int:
 
 
 def exchange(connection: socket.socket, rest: bytes, expected: int) -> int:
-    """Send the rest of a request and read that many responses. Returns their number."""
+    """Send the rest of a request, read until `expected` responses have arrived, and return their number."""
     received = bytearray()
     size = 0
     with selectors.DefaultSelector() as selector:
@@ -128,4 +129,4 @@ def exchange(connection: socket.socket, rest: bytes, expected: int) -> int:
             received += connection.recv(1 << 20)
             size = size or 6 + int.from_bytes(received[2:6], "big")
     assert RESPONSE == received[0]
-    return len(received) // size  # all are of one length
+    return len(received) // size  # all responses have the same length

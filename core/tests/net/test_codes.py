@@ -46,7 +46,7 @@ def test_statuses_are_those_of_the_standard(outcome: StoreOutcome, status: int) 
 
 
 def test_reject_reasons_are_those_of_the_standard() -> None:
-    """PS3.8 table 9-21: result, source, reason. Permanent if the request is wrong, transient otherwise."""
+    """PS3.8 table 9-21 defines result, source and reason: permanent if the request is wrong, transient otherwise."""
     expected = {
         Rejection.CALLED_AE_TITLE_NOT_RECOGNIZED: (1, 1, 7),
         Rejection.CALLING_AE_TITLE_NOT_RECOGNIZED: (1, 1, 3),

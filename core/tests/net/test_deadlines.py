@@ -1,4 +1,4 @@
-"""A peer that sends a byte now and then does not keep its place: PDUs and messages have deadlines."""
+"""Deadlines of PDUs and messages, so that a peer that sends a byte now and then does not keep its slot."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Talk:
 
 
 def test_every_byte_moves_the_idle_deadline() -> None:
-    """Without anything incomplete, there is no other."""
+    """Without an incomplete PDU or message there is no other deadline."""
     talk = Talk()
     assert 0 + 10 == talk.deadline
     talk.receive(echo(), 9)
@@ -73,7 +73,7 @@ def test_every_byte_moves_the_idle_deadline() -> None:
 
 @pytest.mark.parametrize("split", [1, 5, 6, 11, 12, 13])
 def test_a_pdu_has_its_deadline_from_its_first_byte(split: int) -> None:
-    """The place where it is interrupted makes no difference."""
+    """The deadline does not depend on the position at which the PDU is interrupted."""
     talk = Talk()
     talk.receive(echo() + echo()[:split], 5)
     for number, byte in enumerate(echo()[split:-1]):
@@ -113,7 +113,7 @@ def test_successive_pdus_each_have_the_full_time() -> None:
     ],
 )
 def test_a_message_has_its_deadline_from_its_first_part(parts: list[bytes]) -> None:
-    """Complete PDUs do not move it."""
+    """Complete PDUs do not move the deadline of their message."""
     talk = Talk()
     talk.receive(echo(), 1)
     for number, part in enumerate(parts):
@@ -146,7 +146,7 @@ def test_a_pdu_of_any_length_may_take_as_long_as_a_message() -> None:
 
 
 def test_a_pause_of_the_adapter_restarts_the_deadlines() -> None:
-    """While it does not read, nothing can be complete."""
+    """While the adapter does not read, no PDU or message can become complete."""
     talk = Talk()
     talk.receive(BEGINNING + p_data(pdv(b"abc", 0))[:-1], 5)
     talk.deadlines.restart(500)

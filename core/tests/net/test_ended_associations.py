@@ -1,4 +1,4 @@
-"""The end of an association frees its place at once. Its connection is closed soon, by either side."""
+"""The end of an association frees its slot at once. The connection is closed soon, by either side."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def stack() -> Iterator[ExitStack]:
 
 @pytest.fixture
 def closes_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server waits for the whole test until the peer closes an ended connection."""
+    """Make the server wait, longer than the test, until the peer closes an ended connection."""
     monkeypatch.setattr(net_connection, "CLOSE_SECONDS", A_DAY)
 
 
@@ -62,12 +62,12 @@ def open_association(stack: ExitStack, listening: Listening) -> socket.socket:
     [(RELEASE_RQ, RELEASED, "released"), (VIOLATION, ABORTED, "aborted")],
     ids=["release", "violation"],
 )
-def test_an_ended_association_frees_its_place_although_the_peer_does_not_close(
+def test_an_ended_association_frees_its_slot_although_the_peer_does_not_close(
     listen: Listen, stack: ExitStack, last: bytes, answer: int, how: str
 ) -> None:
     """Some devices leave the closing to the acceptor.
 
-    Verified to fail when the place is freed at the end of the connection.
+    Verified to fail when the slot is freed at the end of the connection.
     """
     listening = listen(max_associations=1, association_timeout=A_DAY)
     for _number in range(3):
@@ -78,7 +78,7 @@ def test_an_ended_association_frees_its_place_although_the_peer_does_not_close(
 
 
 @pytest.mark.usefixtures("closes_late")
-def test_an_association_aborted_for_inactivity_frees_its_place(listen: Listen, stack: ExitStack) -> None:
+def test_an_association_aborted_for_inactivity_frees_its_slot(listen: Listen, stack: ExitStack) -> None:
     listening = listen(max_associations=1, association_timeout=A_DAY, idle_timeout=0.2)
     assert ABORTED == exchange(open_association(stack, listening), b"")
     open_association(stack, listening)
@@ -86,8 +86,8 @@ def test_an_association_aborted_for_inactivity_frees_its_place(listen: Listen, s
 
 
 @pytest.mark.usefixtures("closes_late")
-def test_a_request_that_is_violated_while_it_waits_takes_no_place(listen: Listen, stack: ExitStack) -> None:
-    """The requestor is aborted before there is a place for it. The place is for the next request."""
+def test_a_request_followed_by_a_violation_while_it_waits_takes_no_slot(listen: Listen, stack: ExitStack) -> None:
+    """The association is aborted before the requestor has a slot. The slot is for the next request."""
     listening = listen(max_associations=1, association_timeout=A_DAY)
     first = open_association(stack, listening)
     assert ABORTED == exchange(connect(stack, listening), associate() + VIOLATION)
@@ -130,9 +130,9 @@ def test_the_connection_of_a_rejected_or_invalid_request_is_closed_soon(
 def test_ended_connections_do_not_count_against_the_limits(
     listen: Listen, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They have a limit of their own, at which the oldest is closed.
+    """Ended connections have a separate limit, at which the oldest is closed.
 
-    Verified to fail when an ended connection still counts as open, or none of them is closed.
+    Verified to fail when an ended connection still counts as open, or no ended connection is closed.
     """
     monkeypatch.setattr(net_server, "MOST_ENDED_CONNECTIONS", 2)
     listening = listen(max_associations=1, max_associations_per_peer=1, association_timeout=A_DAY)
@@ -150,9 +150,9 @@ def test_ended_connections_do_not_count_against_the_limits(
 
 @pytest.mark.usefixtures("closes_soon")
 def test_connections_without_an_association_do_not_delay_a_stop(listen: Listen, stack: ExitStack) -> None:
-    """A stop waits for open associations only: neither for ended ones nor for silent connections.
+    """A stop waits only for open associations, not for ended associations or connections without data.
 
-    Verified to fail when it waits for all connections.
+    Verified to fail when a stop waits for all connections.
     """
     listening = listen(association_timeout=A_DAY)
     connect(stack, listening)

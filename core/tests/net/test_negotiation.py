@@ -1,4 +1,4 @@
-"""Presentation contexts: which abstract and transfer syntaxes are accepted, and what is logged of the others."""
+"""Presentation contexts: which abstract and transfer syntaxes are accepted, and how declined ones are logged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ UNKNOWN_ALLOWED = ContextRules(accepts_unknown_transfer_syntaxes=True)
 
 
 def result(*syntaxes: str, abstract: str = CT, rules: ContextRules | None = None) -> tuple[int, str]:
-    """Return result and transfer syntax for one context. The latter is insignificant if it is not accepted."""
+    """Return result and transfer syntax for one context.
+
+    The transfer syntax of a context that is not accepted has no meaning.
+    """
     [found] = negotiate([ProposedContext(1, abstract, syntaxes)], rules or ContextRules())
     return found.result, found.transfer_syntax if found.result == ACCEPTED else ""
 
@@ -39,9 +42,9 @@ def test_the_requestor_selects_among_known_transfer_syntaxes(syntaxes: tuple[str
 @pytest.mark.parametrize("unknown", [PRIVATE, FUTURE, *NO_SYNTAXES, *UNSUPPORTED_TRANSFER_SYNTAXES])
 @pytest.mark.parametrize("rules", [ContextRules(), UNKNOWN_ALLOWED], ids=["default", "unknown allowed"])
 def test_a_known_transfer_syntax_precedes_unknown_ones(unknown: str, rules: ContextRules) -> None:
-    """Every other acceptor takes the known one, so the requestor expects it.
+    """Every other acceptor accepts the known transfer syntax, so the requestor expects it.
 
-    Verified to fail when the first proposed one is taken.
+    Verified to fail when the first proposed transfer syntax is accepted.
     """
     assert (ACCEPTED, IMPLICIT) == result(unknown, IMPLICIT, EXPLICIT, rules=rules)
 
@@ -57,7 +60,7 @@ def test_an_unknown_transfer_syntax_is_accepted_only_if_it_is_allowed(unknown: s
 
 @pytest.mark.parametrize("name", NO_SYNTAXES)
 def test_a_name_that_is_no_transfer_syntax_is_never_accepted(name: str) -> None:
-    """Neither text that is not a UID, nor the UID of something else."""
+    """The name is text that is not a UID, or a UID with another meaning."""
     assert (NO_TRANSFER, "") == result(name, rules=UNKNOWN_ALLOWED)
 
 
@@ -109,7 +112,7 @@ def test_an_abstract_syntax_that_is_no_sop_class_is_not_storage(abstract: str) -
     ],
 )
 def test_storage_classes_without_a_patient_are_not_accepted(abstract: str) -> None:
-    """Every instance of them would be refused. If their class is ignored, they are acknowledged and not kept."""
+    """All instances of these classes would be refused. If the class is ignored, they are acknowledged and not kept."""
     assert (NO_ABSTRACT, "") == result(IMPLICIT, abstract=abstract)
     assert (ACCEPTED, IMPLICIT) == result(
         IMPLICIT, abstract=abstract, rules=ContextRules(ignored_sop_classes=frozenset({abstract}))
@@ -129,7 +132,7 @@ def declined(*contexts: tuple[str, tuple[str, ...]], rules: ContextRules | None 
     return describe_declined(proposed, negotiate(proposed, rules or ContextRules()), rules or ContextRules())
 
 
-def test_what_was_declined_is_described() -> None:
+def test_declined_syntaxes_are_described() -> None:
     rules = ContextRules(transfer_syntaxes=frozenset({IMPLICIT}))
     found = declined(
         (CT, (JPEG_LOSSY, IMPLICIT)),
@@ -150,7 +153,7 @@ def test_transfer_syntaxes_that_the_requestor_may_omit_are_not_described() -> No
 
 
 def test_the_description_is_short_and_has_uids_only() -> None:
-    """A peer can propose any text, and a lot of it."""
+    """A peer can propose any amount of any text."""
     many = [(f"1.2.840.10008.5.1.4.31.{number}", (IMPLICIT,)) for number in range(100)]
     found = declined(("Patient^Name", ("x" * 60_000,)), (CT, ("y" * 60_000,) * 100), *many)
     assert sum(map(len, found)) < 2000

@@ -77,14 +77,14 @@ def test_a_header_is_read_to_its_end_and_no_further(data: bytes, source: str | N
 
 @pytest.mark.parametrize("data", BAD)
 def test_an_invalid_header_is_refused(data: bytes) -> None:
-    """Wrong keywords, unknown versions, invalid addresses, and headers that are too long."""
+    """The headers have wrong keywords, unknown versions or invalid addresses, or are too long."""
     with pytest.raises(InvalidProxyHeader):
         read(data)
 
 
 @given(st.binary(max_size=300))
 def test_random_bytes_give_a_header_or_a_refusal(data: bytes) -> None:
-    """Otherwise the parser needs more bytes, but never more than its limit."""
+    """In all other cases the parser needs more bytes, but never more than its limit."""
     header = ProxyHeader()
     for beginning in (b"", b"PROXY ", SIGNATURE):
         header = ProxyHeader()
@@ -102,7 +102,7 @@ def test_random_bytes_give_a_header_or_a_refusal(data: bytes) -> None:
 
 
 def request_association(connection: socket.socket, header: bytes) -> int:
-    """Send a header and an association request. Returns the type of the PDU that answers, 0 for none."""
+    """Send a header and an association request. Returns the type of the PDU in response, or 0 if there is none."""
     connection.settimeout(SECONDS)
     connection.sendall(header + associate())
     try:
@@ -119,7 +119,7 @@ ACCEPTED = 0x02
 
 
 def test_the_proxy_header_names_the_peer(listen: Listen) -> None:
-    """This holds for both versions. If the header has no address, the peer is the proxy."""
+    """The header has version 1 or 2. If the header has no address, the peer is the proxy."""
     listening = listen(proxies=PROXIES)
     for header in (GOOD[0][0], IPV4, binary(0x20, 0, b"")):
         with connect(listening.port) as connection:
@@ -139,7 +139,7 @@ def test_headers_from_other_addresses_are_not_accepted(listen: Listen) -> None:
 
 
 def test_a_proxy_must_send_a_header(listen: Listen) -> None:
-    """Otherwise the connection is closed: a proxy that sends no header would make all peers look like one."""
+    """Otherwise the connection is closed: without a header, all peers behind the proxy would count as one peer."""
     listening = listen(proxies=PROXIES)
     with connect(listening.port) as connection:
         assert 0 == request_association(connection, b"")
@@ -180,7 +180,7 @@ def test_limits_apply_to_the_peer_that_the_header_names(listen: Listen, monkeypa
 
 
 def test_the_header_comes_before_tls(listen: Listen, tmp_path: Path) -> None:
-    """It is sent in clear text, as load balancers do. No byte of the handshake is lost."""
+    """The header is sent in clear text, as by load balancers. No byte of the handshake is lost."""
     pki = Pki(tmp_path / "pki")
     certificate, key = pki.adapter()
     listening = listen(proxies=PROXIES, tls=TlsConfig(certificate=certificate, key=key))

@@ -73,7 +73,7 @@ def quiet() -> None:
 
 @define
 class Peer:
-    """A storage SCP and what it received."""
+    """A storage SCP and the instances that it has received."""
 
     address: Address
     received: list[tuple[str, bytes]] = field(factory=list)  # SOP instance UID, encoded data set
@@ -159,7 +159,7 @@ def send(files: list[Path], address: Address, **options: object) -> SendSummary:
     ],
 )
 def test_addresses_are_parsed(text: str, ae_title: str, host: str, port: int) -> None:
-    """AE title, host and port. The text of an address parses to the same address."""
+    """An address has AE title, host and port. The text of an address is parsed to the same address."""
     address = parse_address(text)
     assert Address(ae_title=ae_title, host=host, port=port) == address
     assert address == parse_address(str(address))
@@ -194,7 +194,7 @@ def test_invalid_addresses_are_refused_with_the_reason(text: str, problem: str) 
 
 
 def test_an_echo_returns_its_duration() -> None:
-    """The round-trip time, in seconds."""
+    """The duration is the round-trip time in seconds."""
     with peer() as lung:
         assert 0 < scu.echo(lung.address, "TEST", 10) < 10
 
@@ -211,7 +211,7 @@ def check_echo_fails(address: Address, family: type[DicomAdapterError], reason: 
 
 
 def test_an_echo_reports_why_the_association_was_rejected() -> None:
-    """Result, source and reason in words. Permanent and transient rejections are different errors."""
+    """The error has result, source and reason in words. Permanent and transient rejections are different errors."""
     with peer(requested=reject_for_now) as lung:
         check_echo_fails(lung.address, AssociationRejectedTransient, "local limit exceeded (rejected transient, by")
     with peer() as lung:
@@ -242,7 +242,7 @@ def test_an_echo_reports_that_verification_was_not_accepted() -> None:
 
 
 def test_an_echo_reports_why_the_peer_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connection refused, no answer, unknown host."""
+    """The reason is a refused connection, no response, or an unknown host."""
     with unresponsive_peer(listening=False) as address:
         check_echo_fails(address, PeerUnreachable, "cannot be reached: connection refused")
     with unresponsive_peer(listening=True) as address:
@@ -259,7 +259,7 @@ def test_an_echo_reports_why_the_peer_cannot_be_reached(monkeypatch: pytest.Monk
 
 
 def test_files_are_found_in_subfolders(tmp_path: Path) -> None:
-    """Sorted, without hidden files. Files that are not DICOM are counted, and reported if they were named."""
+    """The files are sorted, without hidden files. Files that are not DICOM are counted; named ones are reported."""
     for name in ("b/2.dcm", "b/1", "a.dcm", ".hidden/3.dcm", "b/.4.dcm", "DICOMDIR"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         synthetic.write(synthetic.make_instance(rows=2, columns=2), tmp_path / name)
@@ -289,7 +289,7 @@ def test_files_are_found_in_subfolders(tmp_path: Path) -> None:
 def test_data_sets_arrive_bit_identical(name: str, transfer_syntax: str) -> None:
     """No transfer syntax is decoded or encoded on the way."""
     path = Path(str(get_testdata_file(name, download=False)))
-    if name != "JPEG2000.dcm":  # the file decides which of the two JPEG 2000 transfer syntaxes it has
+    if name != "JPEG2000.dcm":  # the file has one of the two JPEG 2000 transfer syntaxes
         assert transfer_syntax == dcmread(path, stop_before_pixels=True).file_meta.TransferSyntaxUID
     with peer() as lung:
         summary = send([path], lung.address)
@@ -300,7 +300,7 @@ def test_data_sets_arrive_bit_identical(name: str, transfer_syntax: str) -> None
 @pytest.mark.dcmtk
 @pytest.mark.parametrize(("name", "transfer_syntax"), BIT_IDENTICAL)
 def test_dcmtk_receives_bit_identical_data_sets(name: str, transfer_syntax: str, tmp_path: Path) -> None:
-    """storescp in its bit-preserving mode writes exactly what was sent."""
+    """storescp in its bit-preserving mode writes exactly the sent bytes."""
     path = Path(str(get_testdata_file(name, download=False)))
     with storescp(tmp_path) as address:
         assert 1 == send([path], address).sent
@@ -319,7 +319,7 @@ def dcmtk_storescp() -> str | None:
 
 @contextmanager
 def storescp(folder: Path) -> Iterator[Address]:
-    """Run DCMTK's SCP for one association, started as inetd does, so that it needs no port of its own."""
+    """Run DCMTK's SCP for one association, started as by inetd, so that the test chooses the port."""
     program = dcmtk_storescp()
     if program is None:
         pytest.skip("DCMTK's storescp is not installed")
@@ -338,7 +338,7 @@ def storescp(folder: Path) -> Iterator[Address]:
 
 
 def test_more_than_128_pairs_take_two_associations(tmp_path: Path) -> None:
-    """65 SOP classes in two transfer syntaxes: 130 presentation contexts."""
+    """65 SOP classes in two transfer syntaxes need 130 presentation contexts."""
     files = []
     for sop_class in ALL_STORAGE[:65]:
         for transfer_syntax in (ImplicitVRLittleEndian, ExplicitVRLittleEndian):
@@ -387,7 +387,7 @@ def test_associations_are_grouped_as_requested(
 
 
 def test_statuses_are_success_warning_or_failure(tmp_path: Path) -> None:
-    """Each has its code; all but success have a text."""
+    """Each status has a code; all statuses except success have a text."""
     statuses = iter([0x0000, 0xB000, 0xA700, 0xC123])
     results: list[SendResult] = []
     with peer(answer=lambda _event: next(statuses)) as lung:
@@ -434,7 +434,7 @@ def test_an_instance_that_the_peer_always_aborts_fails_alone(tmp_path: Path) -> 
 
 
 def test_unusable_files_do_not_block_others(tmp_path: Path) -> None:
-    """Missing, damaged, or without the UIDs that a C-STORE needs."""
+    """The files are missing, damaged, or without the UIDs that a C-STORE needs."""
     good, bare, broken = (tmp_path / name for name in ("good.dcm", "bare.dcm", "broken.dcm"))
     synthetic.write(synthetic.make_instance(), good)
     bare.write_bytes(b"\0" * 128 + b"DICM")
@@ -456,7 +456,7 @@ def test_a_peer_that_cannot_be_reached_is_tried_once(tmp_path: Path) -> None:
 
 
 def test_a_transient_rejection_does_not_stop_the_other_associations(tmp_path: Path) -> None:
-    """The peer may accept the next one."""
+    """The peer may accept the next association."""
     rejections = iter([reject_for_now, lambda _event: None, lambda _event: None, lambda _event: None])
     with peer(requested=lambda event: next(rejections)(event)) as lung:
         summary = send(study(tmp_path), lung.address, per_association=Grouping.INSTANCE)
@@ -490,7 +490,7 @@ def run(*arguments: object) -> tuple[int, str, str]:
 
 
 def test_the_command_sends_a_folder(tmp_path: Path) -> None:
-    """It exits with 0 and prints the number of instances."""
+    """The command exits with 0 and prints the number of instances."""
     study(tmp_path)
     (tmp_path / "notes.txt").write_text("no image")
     with peer() as lung:
@@ -499,8 +499,8 @@ def test_the_command_sends_a_folder(tmp_path: Path) -> None:
     assert f"4 of 4 files sent to {lung.address}, 1 other files skipped" in out
 
 
-def test_the_command_lists_what_could_not_be_sent(tmp_path: Path) -> None:
-    """It exits with 1 and prints the first twenty files with their reasons to stderr."""
+def test_the_command_lists_files_that_could_not_be_sent(tmp_path: Path) -> None:
+    """The command exits with 1 and prints the first twenty files with their reasons to stderr."""
     files = study(tmp_path, instances=25)
     (tmp_path / "notes.txt").write_text("no image")
     with peer(answer=lambda _event: 0xA700) as lung:
@@ -523,7 +523,7 @@ def test_the_command_reports_as_json(tmp_path: Path) -> None:
 
 
 def test_the_command_reports_once_that_the_peer_cannot_be_reached(tmp_path: Path) -> None:
-    """It does not print a line for each file."""
+    """The command does not print a line for each file."""
     study(tmp_path)
     with unresponsive_peer(listening=False) as address:
         status, _, err = run("send", tmp_path, "--to", address)
@@ -546,7 +546,7 @@ def test_wrong_usage_exits_with_2(arguments: list[str], problem: str, tmp_path: 
 
 
 def test_the_echo_command_reports_its_duration() -> None:
-    """It exits with 0 and the duration, or with 1 and the reason."""
+    """The command exits with 0 and prints the duration, or with 1 and prints the reason."""
     with peer() as lung:
         status, out, _ = run("echo", "--to", lung.address)
     assert 0 == status

@@ -43,7 +43,7 @@ def echo(port: int, context: ssl.SSLContext) -> None:
 
 @pytest.mark.parametrize("profile", TlsProfile)
 def test_both_profiles_answer_over_tls_1_2_and_1_3(listen: Listen, pki: Pki, profile: TlsProfile) -> None:
-    """An echo over each version that RFC 8996 allows."""
+    """A C-ECHO succeeds over each version that RFC 8996 allows."""
     certificate, key = pki.adapter()
     listening = listen(tls=TlsConfig(certificate=certificate, key=key, profile=profile))
     for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
@@ -113,7 +113,7 @@ def handshake_succeeds(ours: ssl.SSLContext, theirs: ssl.SSLContext) -> bool:
 
 
 def test_the_names_of_a_certificate_are_those_of_the_requestor(listen: Listen, pki: Pki) -> None:
-    """The association request carries the common name and the DNS names."""
+    """The association request has the common name and the DNS names."""
     certificate, key = pki.adapter()
     listening = listen(tls=TlsConfig(certificate=certificate, key=key, client_ca=pki.authority))
     mine = pki.issue("ct1", "ct1.example", "ct1.local", common_name="CT one")
@@ -125,7 +125,7 @@ def test_the_names_of_a_certificate_are_those_of_the_requestor(listen: Listen, p
 def test_a_client_without_a_valid_certificate_cannot_request_an_association(
     listen: Listen, pki: Pki, tmp_path: Path
 ) -> None:
-    """It has no certificate, or one of an unknown authority. The log has the reason."""
+    """The client has no certificate, or a certificate of an unknown authority. The log has the reason."""
     certificate, key = pki.adapter()
     listening = listen(tls=TlsConfig(certificate=certificate, key=key, client_ca=pki.authority))
     stranger = Pki(tmp_path / "stranger").issue("x", "ct1.example")
@@ -157,7 +157,7 @@ def test_an_optional_certificate_must_be_valid(listen: Listen, pki: Pki, tmp_pat
 
 
 def test_a_client_without_tls_is_disconnected(listen: Listen, tls: TlsConfig) -> None:
-    """It receives no DICOM PDU."""
+    """The client receives no DICOM PDU."""
     listening = listen(tls=tls)
     with socket.create_connection(("127.0.0.1", listening.port), SECONDS) as plain:
         plain.sendall(b"\x01\0\0\0\0\4\0\0\0\0")
@@ -167,7 +167,7 @@ def test_a_client_without_tls_is_disconnected(listen: Listen, tls: TlsConfig) ->
 
 @pytest.mark.parametrize("hello", [b"", b"\x16\x03\x01\x02\x00"])
 def test_an_unfinished_handshake_is_disconnected(listen: Listen, tls: TlsConfig, hello: bytes) -> None:
-    """After association-timeout, with no data or an incomplete ClientHello. Its slot is free again."""
+    """After association-timeout without data or with an incomplete ClientHello, the slot is free again."""
     listening = listen(tls=tls, association_timeout=0.2)
     with socket.create_connection(("127.0.0.1", listening.port), SECONDS) as silent:
         silent.sendall(hello)
@@ -177,11 +177,11 @@ def test_an_unfinished_handshake_is_disconnected(listen: Listen, tls: TlsConfig,
 
 
 def test_a_stop_does_not_wait_for_a_handshake(listen: Listen, tls: TlsConfig) -> None:
-    """It closes the connection."""
+    """A stop closes the connection."""
     listening = listen(tls=tls)
     with socket.create_connection(("127.0.0.1", listening.port), SECONDS) as silent:
         silent.sendall(b"\x16")
-        echo_refused(listening.port)  # a later connection was accepted, so this one was accepted, too
+        echo_refused(listening.port)  # a later connection was accepted, so that the first was accepted, too
         listening.server.stop(0)
         assert b"" == silent.recv(1)
 
@@ -241,7 +241,7 @@ def test_a_broken_new_file_changes_nothing(listen: Listen, pki: Pki, tls: TlsCon
 
 
 def test_an_unusable_file_is_reported_by_name(pki: Pki, tmp_path: Path) -> None:
-    """Missing, not a certificate, not the key of the certificate, a key with a password, not an authority."""
+    """A file is missing, is not a certificate, key of the certificate or authority, or is a key with a password."""
     certificate, key = pki.adapter()
     _other, other_key = pki.issue("other", "other.example")
     nothing, text = tmp_path / "nothing.pem", tmp_path / "text.pem"

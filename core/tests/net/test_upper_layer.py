@@ -163,7 +163,7 @@ def test_the_values_of_one_p_data_pdu_are_returned_in_order() -> None:
 
 
 def test_fragments_are_views_of_the_receive_buffer() -> None:
-    """Nothing is copied: a change of the buffer changes the fragment."""
+    """No bytes are copied: a change of the buffer changes the fragment."""
     buffer = bytearray(p_data(pdv(b"large", LAST)))
     [fragment] = received(layer_in(AssociationState.ESTABLISHED), memoryview(buffer))
     assert isinstance(fragment, Fragment)
@@ -249,6 +249,6 @@ def test_unsupported_versions_and_applications_are_rejected_by_the_provider(
 
 
 def test_bits_of_further_protocol_versions_are_ignored() -> None:
-    """PS3.8 section 9.3.2: each bit is a version, and the acceptor tests only its own."""
+    """PS3.8 section 9.3.2: each bit is a version, and the acceptor tests only the bit of its version."""
     [requested] = received(UpperLayer(16384), memoryview(associate(version=3)))
     assert isinstance(requested, AssociateIndication)

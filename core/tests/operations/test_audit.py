@@ -40,11 +40,11 @@ pipeline-two = "p2"
 processor = "by-study"
 settings = { timeout = 1000, pipeline-one = "p1" }
 """
-ALWAYS = 1000  # calls; more than a test makes
+ALWAYS = 1000  # number of calls, larger than in any test
 
 
 class Site:
-    """An adapter with an instance in each state. Tests damage its objects and rows."""
+    """An adapter with an instance in each state. Tests damage the objects and rows."""
 
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
@@ -101,11 +101,11 @@ class Site:
         )
         return audit.run()
 
-    def found(self, **how: Any) -> list[tuple[Kind, int | None]]:
+    def found_kinds(self, **how: Any) -> list[tuple[Kind, int | None]]:
         return [(finding.kind, finding.instance_id) for finding in findings(self.look(**how))]
 
     def repair(self) -> list[bool]:
-        """Repair the findings. Return for each repairable one whether it was repaired."""
+        """Repair the findings. Return for each repairable finding whether it was repaired."""
         return [result.repaired for result in Repair(self.resources).run(self.look())]
 
     @property
@@ -191,11 +191,11 @@ def test_a_missing_object_is_found(site: Site, name: str) -> None:
     """The object is needed by an instance or by a job."""
     instance = getattr(site, name)
     site.path(instance).unlink()
-    assert [(Kind.MISSING, instance.instance_id)] == site.found()
+    assert [(Kind.MISSING, instance.instance_id)] == site.found_kinds()
 
 
 def test_an_object_without_a_row_is_found(site: Site) -> None:
-    """The finding has its key."""
+    """The finding has the key of the object."""
     site.forget(site.pending)
     (finding,) = findings(site.look())
     assert (Kind.ORPHAN, site.pending.storage_key) == (finding.kind, finding.storage_key)
@@ -203,12 +203,12 @@ def test_an_object_without_a_row_is_found(site: Site) -> None:
 
 @pytest.mark.parametrize("verify", [False, True])
 def test_an_object_of_a_wrong_size_is_found(site: Site, verify: bool) -> None:
-    """It is too short or too long."""
+    """The object is too short or too long."""
     for instance, change in ((site.pending, -1), (site.needed, 1)):
         content = site.path(instance).read_bytes()
         site.path(instance).write_bytes(content[:change] if change < 0 else content + b"\0")
     assert {(Kind.CHANGED, site.pending.instance_id), (Kind.CHANGED, site.needed.instance_id)} == set(
-        site.found(verify=verify)
+        site.found_kinds(verify=verify)
     )
 
 
@@ -216,12 +216,12 @@ def test_changed_bytes_are_found_with_verify_only(site: Site) -> None:
     content = bytearray(site.path(site.pending).read_bytes())
     content[-1] ^= 1
     site.path(site.pending).write_bytes(content)
-    assert [] == site.found()
-    assert [(Kind.CHANGED, site.pending.instance_id)] == site.found(verify=True)
+    assert [] == site.found_kinds()
+    assert [(Kind.CHANGED, site.pending.instance_id)] == site.found_kinds(verify=True)
 
 
 def test_an_unreadable_object_is_found(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The audit continues."""
+    """The audit continues with the next object."""
     read = site.storage.read
 
     def failing(key: str) -> BinaryIO:
@@ -230,42 +230,42 @@ def test_an_unreadable_object_is_found(site: Site, monkeypatch: pytest.MonkeyPat
         return read(key)
 
     monkeypatch.setattr(site.storage, "read", failing)
-    assert [(Kind.UNREADABLE, site.pending.instance_id)] == site.found()
+    assert [(Kind.UNREADABLE, site.pending.instance_id)] == site.found_kinds()
 
 
 def test_an_object_of_a_reclaimed_instance_is_found(site: Site) -> None:
     """A power loss can restore a deleted file."""
     site.path(site.reclaimed).write_bytes(b"again")
-    assert [(Kind.NOT_DELETED, site.reclaimed.instance_id)] == site.found()
+    assert [(Kind.NOT_DELETED, site.reclaimed.instance_id)] == site.found_kinds()
 
 
 def test_an_interrupted_reclaim_is_found(site: Site) -> None:
     """The object is deleted, but the row is not updated."""
     site.path(site.free).unlink()
-    assert [(Kind.UNFINISHED, site.free.instance_id)] == site.found()
+    assert [(Kind.UNFINISHED, site.free.instance_id)] == site.found_kinds()
 
 
 def test_an_overdue_reclaim_is_found_while_the_service_runs(site: Site) -> None:
-    """It is no finding if the service is stopped, or if the instance was released a moment ago."""
-    assert [] == site.found(running=True)
+    """The reclaim is not a finding if the service is stopped, or if the instance was released a moment ago."""
+    assert [] == site.found_kinds(running=True)
     site.clock.advance(301)
-    assert [] == site.found()
-    assert [(Kind.OVERDUE, site.free.instance_id)] == site.found(running=True)
+    assert [] == site.found_kinds()
+    assert [(Kind.OVERDUE, site.free.instance_id)] == site.found_kinds(running=True)
 
 
 def test_instances_of_a_job_that_has_just_finished_are_not_overdue(site: Site) -> None:
-    """They may have been released long ago."""
+    """The instances may have been released long before the job finished."""
     site.clock.advance(301)
     with site.ledger.write() as transaction:
         (row,) = jobs.newest(transaction, 1, states=[JobState.FAULTED])
         jobs.change(transaction, row, state=JobState.CANCELLED, changed_at=site.clock.now())
-    assert (Kind.OVERDUE, site.needed.instance_id) not in site.found(running=True)
+    assert (Kind.OVERDUE, site.needed.instance_id) not in site.found_kinds(running=True)
     site.clock.advance(301)
-    assert (Kind.OVERDUE, site.needed.instance_id) in site.found(running=True)
+    assert (Kind.OVERDUE, site.needed.instance_id) in site.found_kinds(running=True)
 
 
 def test_jobs_that_cannot_be_completed_are_found(site: Site) -> None:
-    """One has lost its instances. Another needs a reclaimed instance, which is a loss of data."""
+    """One job has lost its instances. Another needs a reclaimed instance, which is a loss of data."""
     site.path(site.needed).unlink()
     site.set(site.needed, state="reclaimed", outcome="submitted")
     with site.ledger.write() as transaction:
@@ -280,14 +280,14 @@ def test_jobs_that_cannot_be_completed_are_found(site: Site) -> None:
 def test_a_missing_replacement_is_found(site: Site) -> None:
     """The row names a newer arrival that does not exist."""
     site.set(site.reclaimed, replaced_by=999)
-    assert [(Kind.REPLACEMENT_MISSING, site.reclaimed.instance_id)] == site.found()
+    assert [(Kind.REPLACEMENT_MISSING, site.reclaimed.instance_id)] == site.found_kinds()
 
 
 # --- while the service runs -------------------------------------------------------------------------------------------
 
 
 class Busy:
-    """A storage backend during whose listing of keys the service continues to work."""
+    """A storage backend that runs work of the service before and after it lists keys."""
 
     def __init__(self, storage: Any, before_keys: Callable[[], None], after_keys: Callable[[], None]) -> None:
         self._storage, self._before, self._after = storage, before_keys, after_keys
@@ -302,7 +302,7 @@ class Busy:
 
 
 def test_changes_during_the_audit_are_not_reported(site: Site) -> None:
-    """An instance arrives after the keys were listed. Another is reclaimed between the list and its row.
+    """An instance arrives after the keys were listed. Another is reclaimed after the list and before its row is read.
 
     Verified to fail when findings are reported without a second check.
     """
@@ -320,13 +320,13 @@ def test_changes_during_the_audit_are_not_reported(site: Site) -> None:
             instances.mark_reclaimed(transaction, [site.free.instance_id], site.clock.now())
 
     site.storage = Busy(site.storage, lambda: None, traffic)
-    assert [] == site.found(running=True, pause=finish_reclaim)
+    assert [] == site.found_kinds(running=True, pause=finish_reclaim)
     assert 1 == len(pauses)
 
 
 @pytest.mark.parametrize("in_time", [True, False])
 def test_an_object_whose_row_is_entered_during_the_audit_is_no_orphan(site: Site, in_time: bool) -> None:
-    """A receiver has synced it and waits for the ledger. An object whose row is never entered is reported."""
+    """A receiver has synced the object and waits for the ledger. An object whose row is never entered is reported."""
     key = orphan(site, site.path(site.pending).read_bytes())
 
     def commit(_seconds: float) -> None:
@@ -334,18 +334,18 @@ def test_an_object_whose_row_is_entered_during_the_audit_is_no_orphan(site: Site
             with site.ledger.write() as transaction:
                 instances.insert(transaction, evolve(site.pending, storage_key=key, sop_instance_uid="1.2.3"))
 
-    assert ([] if in_time else [(Kind.ORPHAN, None)]) == site.found(running=True, pause=commit)
+    assert ([] if in_time else [(Kind.ORPHAN, None)]) == site.found_kinds(running=True, pause=commit)
 
 
 def test_an_object_that_is_deleted_during_the_audit_is_no_orphan(site: Site) -> None:
     """A refused duplicate exists for a moment."""
     key = orphan(site, b"duplicate")
     site.storage = Busy(site.storage, lambda: None, lambda: site.adapter.storage.delete([key]))
-    assert [] == site.found(running=True)
+    assert [] == site.found_kinds(running=True)
 
 
 def test_the_audit_of_a_stopped_service_does_not_wait(site: Site) -> None:
-    """There is no work in progress."""
+    """A stopped service has no work in progress."""
     site.path(site.pending).unlink()
 
     def pause(_seconds: float) -> None:
@@ -365,7 +365,7 @@ def test_a_pending_instance_without_object_is_quarantined(site: Site) -> None:
     assert [False, True, False] == site.repair()
     assert "quarantined" == site.state(site.pending)
     assert ("instance_quarantined", site.pending.instance_id) == site.last_event()
-    assert [Kind.MISSING] * 3 == [kind for kind, _number in site.found()]
+    assert [Kind.MISSING] * 3 == [kind for kind, _number in site.found_kinds()]
     assert [False] * 3 == site.repair()
 
 
@@ -374,7 +374,7 @@ def test_an_interrupted_reclaim_is_completed(site: Site) -> None:
     site.path(site.free).unlink()
     assert [True] == site.repair()
     assert ("instance_reclaimed", site.free.instance_id) == site.last_event()
-    assert [] == site.found()
+    assert [] == site.found_kinds()
     with site.ledger.read() as transaction:
         assert {InstanceOutcome.UNUSED: 1} == balance.load_accounts(transaction)[1].reclaimed
 
@@ -383,11 +383,11 @@ def test_an_object_of_a_reclaimed_instance_is_deleted(site: Site) -> None:
     site.path(site.reclaimed).write_bytes(b"again")
     assert [True] == site.repair()
     assert ("object_deleted", site.reclaimed.instance_id) == site.last_event()
-    assert [] == site.found()
+    assert [] == site.found_kinds()
 
 
 def test_an_object_that_a_job_needs_is_never_deleted(site: Site) -> None:
-    """This holds even if its row is reclaimed.
+    """The object is kept even if the row of its instance is reclaimed.
 
     Verified to fail when objects are deleted without a check of the jobs.
     """
@@ -400,7 +400,7 @@ def test_an_object_without_a_row_gets_a_quarantined_row(site: Site) -> None:
     """The row has the called AE title and all attributes of the file. The instance can be requeued."""
     site.forget(site.pending)
     assert [True] == site.repair()
-    assert [] == site.found()
+    assert [] == site.found_kinds()
     with site.ledger.read() as transaction:
         ((adopted, row),) = balance.arrivals(transaction, "WAIT", site.pending.sop_instance_uid)
     same = evolve(
@@ -416,7 +416,7 @@ def test_an_object_without_a_row_gets_a_quarantined_row(site: Site) -> None:
 
 @pytest.mark.parametrize("name", ["pending", "quarantined", "needed", "reclaimed"])
 def test_an_object_with_the_data_set_of_another_row_is_deleted(site: Site, name: str) -> None:
-    """It was never acknowledged, or its data set is stored elsewhere, or was submitted. The sender does not matter."""
+    """The object was never acknowledged, or its data set is stored elsewhere or was submitted, for any sender."""
     instance = getattr(site, name)
     again = make_instance(seed=name)
     (answer,) = site.adapter.receive(again, ae_title="LUNG", calling_ae_title="SOMEBODY")
@@ -429,7 +429,7 @@ def test_an_object_with_the_data_set_of_another_row_is_deleted(site: Site, name:
     assert [True] == site.repair()
     assert key not in site.keys
     assert ("object_deleted", instance.instance_id) == site.last_event()
-    assert [] == site.found()
+    assert [] == site.found_kinds()
 
 
 @pytest.mark.parametrize("name", ["pending", "needed", "reclaimed but needed"])
@@ -456,19 +456,19 @@ def test_the_only_copy_is_never_deleted(site: Site, name: str, how: str) -> None
     assert key == found[-1][0].storage_key
 
 
-def test_of_two_objects_with_one_data_set_one_is_kept(site: Site) -> None:
-    """The first gets a row. The second is then a duplicate of it."""
+def test_one_of_two_objects_with_the_same_data_set_is_kept(site: Site) -> None:
+    """The first object gets a row. The second is then a duplicate."""
     content = site.path(site.pending).read_bytes()
     orphan(site, content)
     site.forget(site.pending)
     assert [True, True] == site.repair()
     assert 4 == len(site.keys)
-    assert [] == site.found()
+    assert [] == site.found_kinds()
 
 
 @pytest.mark.parametrize("what", ["no file", "cut off", "no receiver", "deflated"])
 def test_an_object_without_the_required_attributes_is_kept_and_reported(site: Site, what: str) -> None:
-    """It is not deleted, and it gets no row."""
+    """The object is not deleted and gets no row."""
     whole = site.path(site.pending).read_bytes()
     names = (site.pending.sop_class_uid, site.pending.sop_instance_uid, site.pending.transfer_syntax_uid, "TEST-SCU")
     header, earlier = file_header(*names, "WAIT"), file_header(*names)
@@ -487,7 +487,7 @@ def test_an_object_without_the_required_attributes_is_kept_and_reported(site: Si
     assert [False] == site.repair()
     assert [False] == site.repair()
     assert key in site.keys
-    assert {(Kind.ORPHAN, None)} == set(site.found())
+    assert {(Kind.ORPHAN, None)} == set(site.found_kinds())
 
 
 def test_a_repair_does_not_expose_patient_data(site: Site) -> None:

@@ -79,7 +79,7 @@ STOPPED = part("service", PartState.STOPPED)
 def test_the_service_runs_if_its_host_runs_or_was_seen_recently(
     found: LedgerStatus, host_runs: bool, run: ServiceState
 ) -> None:
-    """Neither is true after an orderly stop, or at a start."""
+    """The service does not run after an orderly stop, and is starting before the first report."""
     assert run is service_state(found, host_runs=host_runs)
 
 
@@ -124,7 +124,7 @@ def config(make_adapter: MakeAdapter) -> Any:
 def test_a_stopped_service_is_reported_with_the_reason_of_its_end(
     service: PartHealth, reason: str, config: Any
 ) -> None:
-    """Its parts, which cannot work, are not reported."""
+    """The parts of the service, which cannot work, are not reported."""
     lane = part("AE title LUNG", PartState.HANGS, "it hangs")
     problems = assess(facts(service, lane), ServiceState.NOT_RUNNING, STORAGE, config)
     assert [(Level.RED, "service", reason)] == [(each.level, each.part, each.reason) for each in problems]
@@ -192,7 +192,7 @@ def test_the_oldest_unfinished_job_of_each_ae_title_is_named(make_adapter: MakeA
 
 
 def test_a_lane_that_is_stopped_or_full_is_red_while_the_service_runs(make_adapter: MakeAdapter) -> None:
-    """The problem has name and reason. It is not reported while the service is stopped."""
+    """The problem has name and reason. The problem is not reported while the service is stopped."""
     adapter = make_adapter(CONFIGURATION)
     with adapter.ledger.write() as transaction:
         lanes.save(transaction, LaneReport(ae_title="LUNG", state=LaneState.STOPPED, reason="it failed", since=NOW))
@@ -255,7 +255,9 @@ def report_states(folder: Path, states: Mapping[str, PartState], now: datetime |
 
 
 def test_a_report_from_the_future_does_not_count(service: Path) -> None:
-    """The system clock was put back since: otherwise, a service that has died would look alive for that long.
+    """The system clock was put back after the report.
+
+    Otherwise, a service that has died would count as running for that time.
 
     Verified to fail when only old reports are stale.
     """
@@ -269,7 +271,7 @@ def run(*arguments: object, columns: int = 80) -> Any:
 
 
 def test_the_exit_status_depends_on_the_health(service: Path) -> None:
-    """3: the service does not run; 0: it is green; 1: something is red, or there is no ledger."""
+    """3: the service does not run; 0: its health is green; 1: its health is red, or there is no ledger."""
     assert 3 == run("--config", service).exit_code
     report_states(service.parent, dict.fromkeys(health.processes(1), PartState.OK))
     assert 0 == run("--config", service).exit_code
@@ -280,7 +282,7 @@ def test_the_exit_status_depends_on_the_health(service: Path) -> None:
 
 
 def test_the_output_fits_80_columns(service: Path) -> None:
-    """It begins with the health and its reasons. Service, storage and each AE title follow."""
+    """The output begins with the health and its reasons. Service, storage and each AE title follow."""
     report_states(service.parent, dict.fromkeys(health.processes(1), PartState.OK))
     shown = run("--config", service).stdout.splitlines()
     assert all(len(line) <= 80 for line in shown)
@@ -295,7 +297,7 @@ def test_the_output_fits_80_columns(service: Path) -> None:
 
 
 def test_json_has_the_same_information(service: Path) -> None:
-    """The names of its members are stable."""
+    """The names of the members are stable."""
     status = json.loads(run("--config", service, "--json").stdout)
     assert ("red", "not running") == (status["health"], status["service"])
     assert ["service"] == [problem["part"] for problem in status["problems"]]

@@ -50,7 +50,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def install(site: Path, name: str, code: str, *groups: str) -> None:
-    """Install a distribution acme-<name> 2.1 that has a plugin of that name in each group, in separate modules."""
+    """Install a distribution acme-<name> 2.1 that has a plugin with this name in each group, in separate modules."""
     info = site / f"acme_{name}-2.1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: acme-{name}\nVersion: 2.1\n")
@@ -85,7 +85,7 @@ def test_the_entry_point_group_has_the_version_of_the_hooks(group: str, version:
 
 
 def test_a_plugin_for_newer_hooks_is_refused_and_not_imported(site: Path) -> None:
-    """It may need names that do not exist: the error gives the next step instead of an ImportError.
+    """The plugin may need names that do not exist. The error gives the next step instead of an ImportError.
 
     Verified to fail when only the group without a number is searched.
     """
@@ -108,7 +108,7 @@ def test_a_plugin_for_older_hooks_is_refused_with_a_hint_to_upgrade_it(site: Pat
     )
 
 
-def test_of_a_plugin_for_several_versions_the_supported_one_is_loaded(site: Path) -> None:
+def test_the_supported_version_of_a_plugin_for_several_versions_is_loaded(site: Path) -> None:
     """A distribution can support old and new adapters."""
     install(site, "both", PROCESSOR.format(name="both"), NEXT, "dicom_adapter")
     assert [] == discover().problems
@@ -120,7 +120,7 @@ def test_of_a_plugin_for_several_versions_the_supported_one_is_loaded(site: Path
 
 
 def test_a_disabled_plugin_is_not_imported_and_is_listed_with_the_reason(site: Path) -> None:
-    """Importing it may already cause damage."""
+    """The import of such a plugin may already cause damage."""
     install(site, "harmful", "raise SystemExit('imported')")
     found = discover(disable=["harmful"])
     assert [] == found.problems
@@ -148,7 +148,7 @@ def test_the_environment_allows_only_the_plugins_that_it_names(
 
 
 def test_unknown_plugin_names_are_reported_with_the_installed_ones(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This holds for names in the configuration and in the environment. They are not listed as broken plugins."""
+    """The names are in the configuration or in the environment. They are not listed as broken plugins."""
     monkeypatch.setenv(VARIABLE, "by-study,by-sutdy")
     found = discover(disable=["local-sotrage"])
     there = "(installed: by-study, file-storage, local-storage); correct or remove the name"
@@ -194,7 +194,7 @@ def test_check_names_the_disabled_plugin_that_an_ae_title_may_need(
 
 
 def test_an_unknown_name_in_disable_is_an_error_of_check(site: Path, memory_submitter: None) -> None:
-    """It is not an error of `run`: an uninstalled plugin must not prevent the start of the service."""
+    """The name is not an error of `run`: an uninstalled plugin must not prevent the start of the service."""
     without_mine = CONFIGURATION.replace('[ae-titles.MINE]\nprocessor = "mine"\n', "")
     Path("bad.toml").write_text('[plugins]\ndisable = ["gone"]\n' + without_mine)
     status, _, errors = invoke("check", "bad.toml")

@@ -17,7 +17,7 @@ LEAKED = 5
 
 @pytest.fixture
 def statistics() -> Iterator[CallStatistics]:
-    """Statistics of a plugin that leaves threads running, and of one that joins its thread."""
+    """Return the statistics of a plugin that leaves threads running, and of a plugin that joins its thread."""
     end, started = threading.Event(), list[threading.Thread]()
 
     def leak() -> None:
@@ -42,13 +42,16 @@ def statistics() -> Iterator[CallStatistics]:
 def test_the_plugin_whose_calls_started_the_threads_is_named(
     monkeypatch: pytest.MonkeyPatch, statistics: CallStatistics
 ) -> None:
-    """It is named with about how many threads, also if a library started them; the plugin that joins is not."""
+    """The plugin is named with the approximate number of threads, also if a library started them.
+
+    The other plugin is not named.
+    """
     monkeypatch.setattr(leaked_threads, "MAX_PLUGIN_THREADS", 0)
     assert describe_leak(statistics, host_threads=0).endswith(f": about {LEAKED} started in calls of plugin 'leaky'")
 
 
 def test_a_few_threads_are_not_reported(statistics: CallStatistics) -> None:
-    """A small pool of threads is no problem."""
+    """A small pool of threads is not a problem."""
     assert "" == describe_leak(statistics, host_threads=0)
 
 

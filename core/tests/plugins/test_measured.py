@@ -61,7 +61,7 @@ def make_caller(time: Time, *, trace: bool = False) -> tuple[CallStatistics, Mea
 
 
 def test_a_slow_call_is_logged_and_shown_with_plugin_and_hook(time: Time) -> None:
-    """The caller gets the result of the call all the same."""
+    """The caller gets the result of the call."""
     statistics, caller = make_caller(time)
     with capture_logs() as logged:
         assert "answer" == caller("handle_instance", time.taking(LIMIT + 0.25))
@@ -82,7 +82,7 @@ def test_a_slow_call_is_logged_and_shown_with_plugin_and_hook(time: Time) -> Non
 
 
 def test_a_call_within_the_limit_is_not_reported(time: Time) -> None:
-    """It appears neither in the log nor in `status`."""
+    """The call appears neither in the log nor in `status`."""
     statistics, caller = make_caller(time)
     with capture_logs() as logged:
         caller("handle_instance", time.taking(LIMIT))
@@ -90,7 +90,7 @@ def test_a_call_within_the_limit_is_not_reported(time: Time) -> None:
 
 
 def test_frequent_slow_calls_are_logged_once_a_minute(time: Time) -> None:
-    """The line has the number of calls, and the log does not fill up.
+    """The line has the number of calls.
 
     Verified to fail when each call logs a line.
     """
@@ -104,7 +104,7 @@ def test_frequent_slow_calls_are_logged_once_a_minute(time: Time) -> None:
     assert "took up to 3.0 s, more than 1 s, 4 times recently" in statistics.slow_calls()[LUNG]
 
 
-def test_a_slow_call_is_forgotten_after_a_while(time: Time) -> None:
+def test_a_slow_call_is_not_reported_after_a_while(time: Time) -> None:
     """The part is ok again, and counting starts from zero."""
     statistics, caller = make_caller(time)
     caller("handle_instance", time.taking(LIMIT + 9))
@@ -156,7 +156,7 @@ class Plain:
         return self.work(1, most=9) + self.work(1, most=9)
 
 
-def test_the_methods_of_an_object_are_measured_and_the_object_is_not_touched(time: Time) -> None:
+def test_the_methods_of_an_object_are_measured_and_the_object_is_not_changed(time: Time) -> None:
     """Only calls from outside are measured.
 
     Verified to fail when the measured object is of a subclass (which changes `type(self)`).
@@ -174,7 +174,7 @@ def test_the_methods_of_an_object_are_measured_and_the_object_is_not_touched(tim
 
 
 def test_attributes_that_are_set_reach_the_object(time: Time) -> None:
-    """The proxy has no state of its own."""
+    """The proxy itself has no state."""
     target = Plain(1)
     measured = measure(target, make_caller(time)[1], ["work"])
     measured.answer = 5
@@ -194,7 +194,7 @@ def test_a_method_that_is_replaced_in_the_class_is_replaced_in_the_proxy(
 
 
 def test_an_object_that_cannot_be_changed_is_measured_too(time: Time) -> None:
-    """A frozen class with slots.
+    """The object is of a frozen class with slots.
 
     Verified to fail when measuring methods are set on the object.
     """

@@ -1,4 +1,4 @@
-"""The plugin registry: plugins are found, broken ones are refused with a reason, and affect no other plugin."""
+"""The plugin registry: plugins are found; broken plugins are refused with a reason and affect no other plugin."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Failing(Plugin):
         raise self.plugin
 
 
-def beside_a_good_one(broken: Plugin) -> list[str]:
+def problems_next_to_a_valid_plugin(broken: Plugin) -> list[str]:
     """Return the problems of `broken`, and check that a valid plugin is usable if it is loaded before or after it."""
     loaded = load([point(GoodPlugin(), "a-good"), broken, point(bringing(named("also-good")), "z-good")])
     assert {"good", "also-good"} == set(loaded.catalogue().processors)
@@ -125,7 +125,7 @@ def test_an_installed_plugin_is_described_with_its_distribution(site: Path) -> N
 
 
 def test_only_the_named_entry_points_are_loaded(site: Path) -> None:
-    """A process that needs one plugin does not import the others."""
+    """A process that needs one plugin does not import other plugins."""
     install(site, "acme-dicom", "acme_unwanted_plugin", "raise SystemExit('imported')")
     found = discover(only=["local-storage"])
     assert ["local-storage"] == [info.name for info in found.infos]
@@ -144,13 +144,13 @@ def test_the_plugins_of_the_core_have_no_problems() -> None:
 
 def test_a_failing_import_is_reported() -> None:
     """The report has the message of the exception. The other plugins are loaded."""
-    problems = beside_a_good_one(Failing("tape", ImportError("no tape")))
+    problems = problems_next_to_a_valid_plugin(Failing("tape", ImportError("no tape")))
     assert ["plugin 'tape' of dicom-tape 1.0: failed to load: ImportError: no tape"] == problems
 
 
 def test_a_plugin_that_exits_while_it_is_imported_is_reported() -> None:
     """A script that exits on import does not end the adapter."""
-    problems = beside_a_good_one(Failing("tape", SystemExit(2)))
+    problems = problems_next_to_a_valid_plugin(Failing("tape", SystemExit(2)))
     assert ["plugin 'tape' of dicom-tape 1.0: failed to load: SystemExit: 2"] == problems
 
 
@@ -163,20 +163,22 @@ def test_a_keyboard_interrupt_during_an_import_is_not_a_broken_plugin() -> None:
 def test_an_unknown_hook_is_reported() -> None:
     """A typing error in the name of a hook must not look like success."""
     misspelt = bringing(named("tape"), hook="dicom_adapter_procesors")
-    assert ["plugin 'tape' of dicom-tape 1.0: implements unknown hooks: dicom_adapter_procesors"] == beside_a_good_one(
-        point(misspelt, "tape")
-    )
+    assert [
+        "plugin 'tape' of dicom-tape 1.0: implements unknown hooks: dicom_adapter_procesors"
+    ] == problems_next_to_a_valid_plugin(point(misspelt, "tape"))
 
 
 def test_a_wrong_hook_signature_is_reported() -> None:
     """The unknown parameter is named, and the plugin is not registered at all."""
-    (problem,) = beside_a_good_one(point(calling(lambda job, colour: None, "dicom_adapter_job_changed"), "tape"))
+    (problem,) = problems_next_to_a_valid_plugin(
+        point(calling(lambda job, colour: None, "dicom_adapter_job_changed"), "tape")
+    )
     assert problem.startswith("plugin 'tape' of dicom-tape 1.0: failed to load: PluginValidationError: ")
     assert "colour" in problem
 
 
 def test_a_plugin_with_one_wrong_hook_is_ignored_with_all_its_hooks() -> None:
-    """Its observers are not called, and its components cannot be selected."""
+    """The observers of the plugin are not called, and its components cannot be selected."""
     half = SimpleNamespace(
         dicom_adapter_instance_stored=hookimpl(lambda instance: None),
         dicom_adapter_processors=hookimpl(lambda: [named("half")]),
@@ -224,7 +226,7 @@ def test_a_registration_hook_that_raises_or_returns_invalid_values_is_reported(
     hook: Callable[[], Any], reason: str
 ) -> None:
     """The report names plugin and distribution. The plugin is ignored completely."""
-    (problem,) = beside_a_good_one(point(calling(hook), "tape"))
+    (problem,) = problems_next_to_a_valid_plugin(point(calling(hook), "tape"))
     assert problem.startswith("plugin 'tape' of dicom-tape 1.0: a registration hook failed: ")
     assert reason in problem
 
@@ -250,7 +252,7 @@ def test_missing_methods_are_named_and_other_components_of_the_plugin_stay_usabl
 
 
 def test_a_name_that_two_plugins_provide_cannot_be_selected() -> None:
-    """Both are reported, each with the distribution of the other. Their other names can be selected."""
+    """Both plugins are reported, each with the distribution of the other. Their other names can be selected."""
     loaded = load([point(bringing(named("x"), named("y")), "one"), point(bringing(named("x")), "two", "3.0")])
     assert [
         "plugin 'one' of dicom-one 1.0: processor 'x' is also provided by dicom-two 3.0",
@@ -269,7 +271,7 @@ def test_components_of_different_kinds_may_share_a_name() -> None:
     assert ("one", "two") == (loaded.provider(PROCESSOR, "mine"), loaded.provider(SUBMITTER, "mine"))
 
 
-def test_of_two_plugins_with_one_name_the_first_is_used_and_the_second_reported() -> None:
+def test_the_first_of_two_plugins_with_one_name_is_used_and_the_second_reported() -> None:
     """Entry points of two distributions may have the same name."""
     points = [
         Plugin(bringing(named(distribution)), name="tape", value=distribution, dist=Distribution(distribution))
@@ -283,14 +285,14 @@ def test_of_two_plugins_with_one_name_the_first_is_used_and_the_second_reported(
 
 
 def test_a_duplicate_name_among_plugins_of_a_test_is_reported() -> None:
-    """A test that passes two plugins without names gets an error instead of only one of them."""
+    """A test that passes two plugins without names gets an error; otherwise only one plugin would be used."""
     loaded = load([Plugin(bringing(named("one"))), Plugin(bringing(named("two")))])
     assert ["one"] == list(loaded.catalogue().processors)
     assert 1 == len(loaded.problems)
 
 
 def test_a_distribution_that_is_on_the_path_twice_counts_once() -> None:
-    """The first one on the path is imported, and its version is shown."""
+    """The first distribution on the path is imported, and its version is shown."""
     loaded = load([point(GoodPlugin(), "tape", "2.0"), point(GoodPlugin(), "tape", "1.0")])
     assert ["plugin 'tape' of dicom-tape 2.0"] == [str(info) for info in loaded.infos]
     assert [] == loaded.problems

@@ -18,7 +18,7 @@ from dicom_adapter.receiver.group_commit import GroupCommit
 from dicom_adapter.simulation.adapter import encode, make_request
 from dicom_adapter.testing import Adapter
 
-SECONDS = 30  # for a thread
+SECONDS = 30  # limit of a wait for a thread
 
 
 def received(number: int) -> ReceivedInstance:
@@ -26,7 +26,7 @@ def received(number: int) -> ReceivedInstance:
 
 
 class Committer:
-    """Commits when the test allows it, and records which instances were committed together."""
+    """Committer that commits when the test allows it, and records which instances were committed together."""
 
     def __init__(self) -> None:
         self.groups: list[list[str]] = []
@@ -93,8 +93,8 @@ def test_instances_that_wait_together_are_committed_together(committer: Committe
     assert [(f"ticket {number}", str(number)) for number in range(6)] == committer.answered
 
 
-def test_after_a_pause_the_next_instance_is_committed_at_once(committer: Committer) -> None:
-    """It does not wait for a further instance."""
+def test_the_next_instance_after_a_pause_is_committed_at_once(committer: Committer) -> None:
+    """The instance does not wait for another instance."""
     committer.may_go_on.set()
 
     async def scene() -> None:
@@ -115,7 +115,7 @@ def test_a_lone_instance_is_committed_inline_unless_it_has_to_wait(committer: Co
         committer.is_alone = True
         returned.append(committer.commits.put(received(0), 0))  # the ledger is locked
         committer.inline_answer = inline
-        returned.append(committer.commits.put(received(1), 1))  # another one waits
+        returned.append(committer.commits.put(received(1), 1))  # another instance waits
         committer.may_go_on.set()
         await committer.until_answered(2)
         returned.append(committer.commits.put(received(2), 2))
@@ -129,7 +129,7 @@ def test_a_lone_instance_is_committed_inline_unless_it_has_to_wait(committer: Co
 
 
 def test_close_waits_for_the_current_group(committer: Committer) -> None:
-    """Afterwards the thread has ended, even if the loop for the results is closed."""
+    """After `close` the thread has ended, even if the loop for the results is closed."""
 
     async def scene() -> None:
         committer.commits.put(received(0), None)
@@ -162,7 +162,7 @@ pipeline-one = "p1"
 
 
 class Group:
-    """ReceivedInstances that are committed together."""
+    """Received instances that are committed together."""
 
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
@@ -209,7 +209,7 @@ def test_a_group_is_committed_in_its_order(group: Group) -> None:
 
 @pytest.mark.parametrize(("ae_title", "kept"), [("A", 0), ("OVER", 1)])
 def test_a_duplicate_in_a_group_is_stored_once(group: Group, ae_title: str, kept: int) -> None:
-    """The result is the same as for two groups with one instance each: the first is kept, or the second replaces it."""
+    """The result is that of two groups with one instance each: the first is kept, or the second replaces it."""
     same = [group.arrive(ae_title, seed="same") for _time in range(2)]
     other = group.arrive(seed="other")
     answers = group.store.commit([*same, other])
@@ -225,9 +225,9 @@ def test_a_duplicate_in_a_group_is_stored_once(group: Group, ae_title: str, kept
 def test_an_instance_that_cannot_be_committed_does_not_fail_the_others(
     group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its sender receives a failure, and its object is deleted.
+    """The sender of this instance receives a failure, and the object is deleted.
 
-    Verified to fail when the others are not committed again without it.
+    Verified to fail when the other instances are not committed again without it.
     """
     enter = arrivals.enter
     waiting = [group.arrive(seed=str(number)) for number in range(4)]

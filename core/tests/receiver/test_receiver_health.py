@@ -25,7 +25,9 @@ class Reports:
 
 
 def test_a_receiver_whose_accept_thread_has_ended_reports_a_failure() -> None:
-    """It is reported once, and the part fails until the receiver is restarted. A stopping server is no failure.
+    """The failure is reported once, and the part fails until the receiver is restarted.
+
+    A stopping server is not a failure.
 
     Verified to fail when `accept_loop_died` does not check the thread, or every examination reports the failure.
     """
@@ -45,7 +47,7 @@ def test_a_receiver_whose_accept_thread_has_ended_reports_a_failure() -> None:
 
 
 def test_a_receiver_whose_commit_thread_has_ended_reports_a_failure() -> None:
-    """Its senders would wait forever. A stopping receiver is no failure."""
+    """Without the report, senders would wait forever. A stopping receiver is not a failure."""
     server, receiver, reports = (
         Mock(accept_loop_died=False, is_stopping=False),
         Mock(commits_are_alive=True, storage_problem=""),

@@ -1,4 +1,4 @@
-"""The clock of a service: it does not follow steps of the system clock, and approaches it slowly."""
+"""The clock of a service, which does not follow steps of the system clock, but approaches it slowly."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def machine() -> Machine:
     return Machine()
 
 
-def test_without_steps_the_clock_is_the_system_clock(machine: Machine) -> None:
+def test_the_clock_without_steps_is_the_system_clock(machine: Machine) -> None:
     clock = machine.clock()
     for seconds in (0.000001, 1, 3600, 86400):
         machine.run(seconds)
@@ -76,7 +76,7 @@ def test_a_step_of_the_system_clock_changes_only_the_rate(machine: Machine, step
 def test_no_sequence_of_steps_puts_the_clock_back_or_makes_a_wait_much_longer(changes: list[tuple[int, int]]) -> None:
     """The clock advances by 90 to 110 % of the elapsed time, however the system clock is set in between.
 
-    Verified to fail without the limit of the correction.
+    Verified to fail when the correction has no limit.
     """
     machine = Machine()
     clock = machine.clock()
@@ -92,9 +92,9 @@ def test_no_sequence_of_steps_puts_the_clock_back_or_makes_a_wait_much_longer(ch
 
 
 def test_other_processes_continue_the_clock(machine: Machine) -> None:
-    """A process that starts after a step has the same time as those that started before it.
+    """A process that starts after a step has the same time as a process that started before the step.
 
-    Verified to fail without the reading.
+    Verified to fail when the reading is not passed on.
     """
     clock = machine.clock()
     machine.step(-HOUR)
@@ -155,7 +155,7 @@ def test_only_steps_that_matter_are_reported(machine: Machine, step: float, word
 
 
 def test_pauses_of_the_check_do_not_look_like_steps(machine: Machine) -> None:
-    """The difference that was made up since the last examination is not a step, however long ago that was."""
+    """The difference corrected since the last examination is not a step, however long ago the examination was."""
     check = ClockCheck(machine.clock())
     machine.step(-HOUR)
     check.examine()

@@ -15,7 +15,7 @@ from dicom_adapter.runtime.data_folder import DataFolder, with_pids
 
 
 def test_several_processes_share_a_folder_and_none_can_lock_it_exclusively(tmp_path: Path) -> None:
-    """The folder can be locked exclusively when the last of them has ended."""
+    """The folder can be locked exclusively when the last of these processes has ended."""
     folder = DataFolder(tmp_path / "data")
     folder.path.mkdir()
     with ExitStack() as second:
@@ -28,7 +28,7 @@ def test_several_processes_share_a_folder_and_none_can_lock_it_exclusively(tmp_p
 
 
 def test_a_check_creates_no_file(tmp_path: Path) -> None:
-    """It may run as another user than the service."""
+    """The check may run as another user than the service."""
     folder = DataFolder(tmp_path / "data")
     assert (False, False) == (folder.is_used, folder.has_host)
     assert ([], []) == (folder.host_pids, folder.user_pids)
@@ -58,7 +58,10 @@ def test_only_one_host_can_run(tmp_path: Path) -> None:
 def test_a_check_does_not_keep_the_service_from_starting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lock: str
 ) -> None:
-    """A process that finds the folder locked retries for a moment. Verified to fail when it tries only once."""
+    """A process that finds the folder locked retries for a moment.
+
+    Verified to fail when the process tries only once.
+    """
     folder, checking = DataFolder(tmp_path), ExitStack()
     checking.enter_context(folder.exclusive() if lock == "shared" else folder.as_host())
     monkeypatch.setattr("time.sleep", lambda _seconds: checking.close())
@@ -67,7 +70,7 @@ def test_a_check_does_not_keep_the_service_from_starting(
 
 
 def test_a_process_that_is_killed_releases_its_lock(tmp_path: Path) -> None:
-    """The operating system releases it."""
+    """The operating system releases the lock."""
     code = (
         "import pathlib; from dicom_adapter.runtime.data_folder import DataFolder; "
         f"used = DataFolder(pathlib.Path({str(tmp_path)!r})).shared(); print(used.__enter__()); input()"

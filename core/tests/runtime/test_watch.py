@@ -100,12 +100,12 @@ def test_every_part_has_a_deadline_and_a_name_for_operators(part: Part, name: st
     ],
 )
 def test_a_part_has_the_worst_condition_of_its_workers(conditions: list[Condition], finding: PartFinding) -> None:
-    """It hangs if a step exceeds its deadline, and fails after three failures in a row."""
+    """A part hangs if a step exceeds its deadline, and fails after three failures in a row."""
     assert finding == examine(LUNG, conditions)
 
 
 def test_a_hanging_processor_is_reported_within_30_seconds() -> None:
-    """Even if its turn begins late in a step, right after an examination.
+    """The turn may begin late in a step, right after an examination.
 
     Verified to fail when the deadline is 30 s.
     """
@@ -130,7 +130,7 @@ def test_each_change_is_logged_once_by_name(site: Site) -> None:
 
 
 def test_a_part_that_continues_slowly_after_a_hang_has_recovered(site: Site) -> None:
-    """It works again but is degraded. Later it is fully recovered.
+    """The part works again but is degraded. Later it is fully recovered.
 
     Verified to fail when only the second recovery is logged.
     """
@@ -142,7 +142,7 @@ def test_a_part_that_continues_slowly_after_a_hang_has_recovered(site: Site) -> 
 
 
 def test_the_ledger_has_the_start_of_a_state_and_the_last_examination(site: Site) -> None:
-    """`since` is when the state began. `seen_at` is the examination, so that a watch that stopped examining is noticed.
+    """`since` is when the state began. `seen_at` is the examination, so that a watch without examinations is noticed.
 
     Verified to fail when `seen_at` is the time of writing.
     """

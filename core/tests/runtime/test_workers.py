@@ -16,7 +16,7 @@ from dicom_adapter.runtime.deadline import TookTooLong, call_within
 from dicom_adapter.runtime.workers import LONGEST_PAUSE, Condition, Worker
 from dicom_adapter.testing import VirtualClock
 
-PATIENCE_S = 30.0  # how long a test waits for an expected event
+PATIENCE_S = 30.0  # longest wait of a test for an expected event
 
 
 class Scripted:
@@ -69,7 +69,7 @@ def test_a_step_that_raises_is_repeated(
 
 
 def test_pauses_after_failures_double_up_to_the_longest_until_a_success() -> None:
-    """1, 2, 4 … 30 seconds. After a success the next failure is followed by the first pause again."""
+    """The pauses are 1, 2, 4 … 30 seconds. After a success the next failure is followed by the first pause again."""
     step = Scripted(*[ValueError("no")] * 20, None, ValueError("no"))
     worker = Worker("under test", step, VirtualClock())
     pauses = [worker._run_step() for _ in range(22)]
@@ -78,14 +78,14 @@ def test_pauses_after_failures_double_up_to_the_longest_until_a_success() -> Non
 
 @pytest.mark.parametrize(("seconds", "pause"), [(-5.0, 0.0), (0.0, 0.0), (2.5, 2.5)])
 def test_a_step_is_repeated_at_the_time_that_it_returns(seconds: float, pause: float) -> None:
-    """The step is repeated at once if that time has passed."""
+    """The step is repeated at once if the returned time has passed."""
     clock = VirtualClock()
     step = Scripted(clock.now() + timedelta(seconds=seconds))
     assert pause == Worker("under test", step, clock)._run_step()
 
 
 def test_a_waiting_worker_can_be_woken(started: list[Worker]) -> None:
-    """It waits for a wake-up only, for a distant time, or after a failure."""
+    """The worker waits for a wake-up only, for a distant time, or after a failure."""
     tomorrow = SystemClock().now() + timedelta(days=1)
     step = Scripted(None, tomorrow, *[ValueError("no")] * 8, None)
     worker = start(step, started)
@@ -95,7 +95,7 @@ def test_a_waiting_worker_can_be_woken(started: list[Worker]) -> None:
 
 
 def test_a_wake_up_during_a_step_is_not_lost(started: list[Worker]) -> None:
-    """The next step handles whatever arrived meanwhile."""
+    """The next step handles everything that arrived during the step."""
     entered, go_on, again = threading.Event(), threading.Event(), threading.Event()
 
     class Slow(Scripted):
@@ -133,7 +133,7 @@ def test_a_stopped_worker_ends_after_its_current_step(started: list[Worker]) -> 
 
 
 def test_a_waiting_worker_ends_when_it_is_stopped(started: list[Worker]) -> None:
-    """Regardless of how long it would have waited."""
+    """The end does not depend on the remaining wait."""
     step = Scripted(None)
     worker = start(step, started)
     step.wait_for(1)
@@ -143,7 +143,7 @@ def test_a_waiting_worker_ends_when_it_is_stopped(started: list[Worker]) -> None
 
 
 def test_the_duration_of_a_step_is_visible_to_other_threads(started: list[Worker]) -> None:
-    """Its start on the wall clock, its duration on the monotonic clock, and nothing between two steps."""
+    """Start (wall clock) and duration (monotonic clock) are visible; between two steps there are none."""
     clock, seconds = VirtualClock(), [100.0]
     entered, go_on, again = threading.Event(), threading.Event(), threading.Event()
 
@@ -172,7 +172,7 @@ def test_the_duration_of_a_step_is_visible_to_other_threads(started: list[Worker
 
 
 def test_failures_in_a_row_are_visible_to_other_threads() -> None:
-    """Their number, and the error of the last one. A success resets them."""
+    """The values are the number of failures and the error of the last failure. A success resets both."""
     worker = Worker("under test", Scripted(ValueError("no"), KeyError("no"), None), VirtualClock())
     worker._run_step()
     worker._run_step()
@@ -212,7 +212,7 @@ def test_a_thread_that_ended_unexpectedly_is_started_again(
 
 
 def test_a_call_that_does_not_return_is_abandoned() -> None:
-    """A call that returns or raises in time does so unchanged."""
+    """A call that ends in time returns or raises unchanged."""
     never = threading.Event()
     assert 3 == call_within(PATIENCE_S, lambda: 3)
     with pytest.raises(SystemExit):
@@ -225,7 +225,7 @@ def test_a_call_that_does_not_return_is_abandoned() -> None:
 def test_a_worker_whose_thread_is_starting_is_not_revived(
     started: list[Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise it would have two threads. Verified to fail when the thread is stored before it is started."""
+    """Otherwise the worker would have two threads. Verified to fail when the thread is stored before it is started."""
     step, begin, revived = Scripted(), threading.Thread.start, list[bool]()
 
     def revive_first(thread: threading.Thread) -> None:

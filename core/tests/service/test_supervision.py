@@ -167,7 +167,9 @@ def test_a_preloaded_receiver_that_dies_is_replaced_when_it_is_needed(site: Site
         host.work()
 
     site.on_configure("host", 1, start_after_death)
-    site.on_configure("receiver", 1, lambda _receiver: site.supervisor.stop())  # it is dead and cannot answer
+    site.on_configure(
+        "receiver", 1, lambda _receiver: site.supervisor.stop()
+    )  # the receiver is dead and cannot respond
     site.on_configure("receiver", 2, site.work_then_stop)
     with capture_logs() as logged:
         site.supervisor.run()
@@ -178,7 +180,7 @@ def test_a_preloaded_receiver_that_dies_is_replaced_when_it_is_needed(site: Site
 def test_a_host_that_does_not_end_for_a_reload_is_killed_and_started_with_the_new_configuration(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Then the receiver gets it, and the rollout is complete.
+    """After the host, the receiver gets the configuration, and the rollout is complete.
 
     Verified to fail when there is no kill timer: this test hangs.
     """
@@ -211,7 +213,7 @@ def test_a_host_that_does_not_end_for_a_reload_is_killed_and_started_with_the_ne
 
 
 def test_a_sighup_before_the_host_works_is_not_lost(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file may be newer than the configuration that the host starts with. It is applied as soon as possible.
+    """The file may be newer than the configuration that the host starts with. The file is applied as soon as possible.
 
     Verified to fail when the supervisor ignores a SIGHUP while `ReloadRequests` does not exist yet.
     """
@@ -233,7 +235,10 @@ def test_a_sighup_before_the_host_works_is_not_lost(site: Site, monkeypatch: pyt
 
 
 def test_a_stop_during_the_start_ends_the_started_processes(site: Site) -> None:
-    """No receiver is configured afterwards. Verified to fail when the start ignores the stop: the receiver starts."""
+    """No receiver is configured after the stop.
+
+    Verified to fail when the start ignores the stop: the receiver starts.
+    """
 
     def stop_first(host: FakeChild) -> None:
         site.supervisor.stop()

@@ -86,7 +86,10 @@ def test_a_working_plugin_is_reported_with_durations(site: Path, monkeypatch: py
 
 
 def test_required_settings_are_read_from_a_configuration(site: Path) -> None:
-    """Without them the trial is skipped with the next step. This is not an error."""
+    """Without required settings, the trial is skipped, and the report has the next step.
+
+    A skipped trial is not an error.
+    """
     install(site, PROCESSOR.replace("SETTING", "").replace("BODY", "assert self.settings.ward == 'B'"))
     status, trials = consult()
     assert (0, "") == (status, trials["processor 'mine'"]["observed"])
@@ -114,7 +117,7 @@ def test_required_settings_are_read_from_a_configuration(site: Path) -> None:
 def test_a_processor_that_crashes_hangs_or_leaks_is_reported(site: Path, body: str, what: str, reason: str) -> None:
     """The problem belongs to the trial in which it occurs.
 
-    Verified to fail when the trial runs in the doctor's own process.
+    Verified to fail when the trial runs in the process of the doctor.
     """
     install(site, WELL.replace("BODY", body))
     status, trials = consult(*(["--seconds", "20"] if "wait()" in body else []))
@@ -139,7 +142,7 @@ def test_failing_observers_and_invalid_hook_results_are_reported(site: Path) -> 
     ],
 )
 def test_a_plugin_that_cannot_be_loaded_is_reported(site: Path, code: str, group: str, reason: str) -> None:
-    """The message has the setting that disables it."""
+    """The message has the setting that disables the plugin."""
     install(site, code, group)
     status, trials = consult()
     assert (1, ["load"]) == (status, list(trials))

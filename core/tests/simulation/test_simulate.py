@@ -42,11 +42,11 @@ def simulate(*arguments: object) -> tuple[int, str, list[str]]:
 
 
 def jobs(output: str) -> list[tuple[float, str, int, list[str]]]:
-    found: list[dict[str, Any]] = json.loads(output)["timeline"]
+    timeline: list[dict[str, Any]] = json.loads(output)["timeline"]
     return [
-        (one["seconds"], one["pipelineId"][:4], one["instances"], one["studies"])
-        for one in found
-        if one["kind"] == "job"
+        (entry["seconds"], entry["pipelineId"][:4], entry["instances"], entry["studies"])
+        for entry in timeline
+        if entry["kind"] == "job"
     ]
 
 
@@ -87,7 +87,7 @@ def test_the_simulation_continues_while_a_group_waits(config: Path, tmp_path: Pa
 
 
 def test_an_hour_of_traffic_gives_all_jobs(config: Path, tmp_path: Path) -> None:
-    """A study every two minutes."""
+    """The schedule has a study every two minutes."""
     schedule = tmp_path / "hour.csv"
     lines = [f"{120 * number},LUNG,P{number},S,2,10" for number in range(30)]
     schedule.write_text("\n".join(["time,ae-title,patient,study,count,over", *lines]))
@@ -147,7 +147,7 @@ def test_all_mistakes_of_a_schedule_are_reported(
 
 
 def test_a_missing_schedule_is_reported(config: Path, tmp_path: Path) -> None:
-    """A missing file, and an unknown example."""
+    """The schedule is a missing file or an unknown example."""
     assert (1, "", [f"error: {tmp_path / 'x.csv'}: No such file or directory"]) == simulate(config, tmp_path / "x.csv")
     expected = "error: there is no example:x; the examples are: scenario-1, scenario-2, scenarios, two-ae-titles"
     assert (1, "", [expected]) == simulate(config, "example:x")

@@ -1,4 +1,4 @@
-"""Fixtures for the `local` storage backend. The tests of other backends have their own."""
+"""Fixtures for the `local` storage backend. The tests of other backends have separate fixtures."""
 
 from __future__ import annotations
 

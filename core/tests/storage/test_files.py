@@ -65,7 +65,7 @@ def open_descriptors() -> int:
 
 
 def test_short_writes_are_completed(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No byte is lost if the kernel writes only three bytes at a time."""
+    """No byte is lost when the kernel writes only three bytes at a time."""
     write = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, piece: write(descriptor, memoryview(piece)[:3]))
     assert content(storage, stored(storage, b"0123456789")) == b"0123456789"
@@ -108,7 +108,7 @@ def test_only_the_service_user_may_read(storage: FileStorage) -> None:
     assert {0o700} == {mode for path, mode in modes.items() if path.is_dir()}
 
 
-def test_it_is_registered_by_the_plugin_hook() -> None:
+def test_the_backend_is_registered_by_the_plugin_hook() -> None:
     """The module's hook returns the backend under its name in the configuration."""
     assert {"files": FileStorage} == {backend.name: backend for backend in dicom_adapter_storage_backends()}
 
@@ -136,7 +136,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
 
 def test_sync_writes_data_then_names_then_folders(durable: FileStorage, recorded: list[tuple[str, str]]) -> None:
-    """Before `sync` returns: the data of each file before its name, and each folder once, after all its names."""
+    """`sync` writes the data of each file before the file's name, and each folder once, after all names in it."""
     keys = [finished(durable, b"x") for _ in range(3)]
     durable.sync(keys)
     instances = durable.context.path / "instances"
@@ -157,7 +157,7 @@ def test_the_files_of_one_batch_share_a_folder(durable: FileStorage, recorded: l
     assert batches[0][0][:2] != batches[1][0][:2]
 
 
-def test_new_folders_are_durable_once_opened(tmp_path: Path, recorded: list[tuple[str, str]]) -> None:
+def test_new_folders_are_durable_after_open(tmp_path: Path, recorded: list[tuple[str, str]]) -> None:
     """The name of a shard folder is durable before a file is written to it."""
     for storage in opened(tmp_path / "data", durable=True):
         assert ("fsync", str(tmp_path / "data" / "instances")) in recorded
@@ -167,8 +167,8 @@ def test_new_folders_are_durable_once_opened(tmp_path: Path, recorded: list[tupl
         assert ("fsync", str(tmp_path / "data" / "instances" / key[:2])) in recorded
 
 
-def test_without_durability_nothing_is_synced(tmp_path: Path, recorded: list[tuple[str, str]]) -> None:
-    """`durability = "none"` only renames."""
+def test_nothing_is_synced_without_durability(tmp_path: Path, recorded: list[tuple[str, str]]) -> None:
+    """With `durability = "none"`, files are only renamed."""
     for storage in opened(tmp_path / "data", durable=False):
         stored(storage, b"x")
     assert [call for call, _ in recorded] == ["rename"]
@@ -225,7 +225,7 @@ def test_a_full_disk_raises_storage_full_for_a_new_file(
 def test_a_full_disk_raises_storage_full_while_syncing(
     durable: FileStorage, monkeypatch: pytest.MonkeyPatch, error: int, after: int
 ) -> None:
-    """Either the data or the folder cannot be synced: no object of the batch is stored."""
+    """The data or the folder cannot be synced; no object of the batch is stored."""
     before = open_descriptors()
     keys = [finished(durable, b"x"), finished(durable, b"y")]
     with monkeypatch.context() as full:
@@ -236,7 +236,7 @@ def test_a_full_disk_raises_storage_full_while_syncing(
     assert before == open_descriptors()
 
 
-def test_a_failing_disk_is_not_a_full_one(durable: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_disk_is_not_reported_as_full(durable: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other errors keep their type. No file remains."""
     key, earlier = finished(durable, b"x"), stored(durable, b"y")
     with monkeypatch.context() as broken:
@@ -248,7 +248,7 @@ def test_a_failing_disk_is_not_a_full_one(durable: FileStorage, monkeypatch: pyt
 
 
 def test_a_synced_file_cannot_be_discarded(storage: FileStorage) -> None:
-    """It may have been acknowledged. A file that was only finished is deleted."""
+    """A synced file may have been acknowledged. A file that is finished but not synced is deleted."""
     writer, unsynced = storage.writer(), storage.writer()
     kept, gone = writer.finish(), unsynced.finish()
     storage.sync([kept])
@@ -270,9 +270,9 @@ def test_a_writer_that_has_ended_refuses_further_calls(storage: FileStorage) -> 
 
 
 def test_recovery_deletes_half_written_files(tmp_path: Path) -> None:
-    """After `kill -9`: synced files stay, all others are deleted."""
+    """After `kill -9`, synced files are kept and all other files are deleted."""
     killed = FileStorage(NoSettings(), StorageContext(path=tmp_path, durable=True))
-    killed.recover()  # before the first start not even the folder exists
+    killed.recover()  # before the first start, the folder does not exist either
     killed.open()
     kept = stored(killed, b"kept")
     finished(killed, b"never synced")

@@ -53,7 +53,7 @@ def test_objects_of_an_ended_process_can_be_synced(storage: LocalStorage) -> Non
 
 
 def test_consecutive_writers_share_a_segment(storage: LocalStorage) -> None:
-    """Their objects may be synced or not."""
+    """The objects in the segment may be synced or not."""
     keys = [stored(storage, b"x") for _ in range(5)] + [finished(storage, b"y") for _ in range(5)]
     assert 1 == len({key[:32] for key in keys}) == len(segments(storage))
 
@@ -62,7 +62,7 @@ def test_consecutive_writers_share_a_segment(storage: LocalStorage) -> None:
 def test_concurrent_writers_share_a_segment_unless_their_files_are_large(
     storage: LocalStorage, size: int, count: int
 ) -> None:
-    """Large files are written while they arrive, each in its own segment, which later objects can use."""
+    """Large files are written while they arrive, each to a separate segment, which later objects can use."""
     for _round in range(3):
         writers = [storage.writer() for _ in range(3)]
         for number, writer in enumerate(writers):
@@ -94,7 +94,7 @@ def test_the_memory_for_buffered_files_is_limited(storage: LocalStorage) -> None
     assert [bytes([1]) * size] * len(keys) == [content(storage, key) for key in keys]
 
 
-def test_a_reused_buffer_leaves_no_bytes_of_an_earlier_object(storage: LocalStorage) -> None:
+def test_a_reused_buffer_writes_no_bytes_of_an_earlier_object(storage: LocalStorage) -> None:
     """The buffer is reused. After a content there are zeros up to the next block."""
     for size in (50_000, 3, 200_000, 70_000):
         key = stored(storage, bytes([255]) * size)
@@ -106,7 +106,7 @@ def test_a_reused_buffer_leaves_no_bytes_of_an_earlier_object(storage: LocalStor
 def test_objects_that_wait_for_their_sync_count_as_used_space(
     storage: LocalStorage, free_blocks: Callable[[LocalStorage], int]
 ) -> None:
-    """Their space is counted before they are written to the disk."""
+    """The space of these objects is counted before they are written to the disk."""
     before = free_blocks(storage)
     keys = [finished(storage, bytes(LARGE_BYTES)) for _ in range(20)]
     assert before - free_blocks(storage) == 20 * (LARGE_BYTES // BLOCK + 1)
@@ -116,7 +116,7 @@ def test_objects_that_wait_for_their_sync_count_as_used_space(
 
 
 @pytest.mark.parametrize("refused", ["open", "pwritev"])
-def test_without_direct_writes_the_page_cache_is_used(
+def test_the_page_cache_is_used_without_direct_writes(
     storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, refused: str
 ) -> None:
     """A file system may refuse O_DIRECT when a file is opened, or refuse the alignment of the blocks."""
@@ -156,7 +156,7 @@ def test_short_writes_are_completed(storage: LocalStorage, monkeypatch: pytest.M
 
 
 def test_the_space_of_deleted_objects_is_freed(storage: LocalStorage) -> None:
-    """It is freed at once, while other objects remain in the segment."""
+    """The space is freed at once, while other objects remain in the segment."""
     key, other = stored(storage, os.urandom(1 << 20)), stored(storage, b"y")
     before = segment_of(storage, key).stat().st_blocks
     storage.delete([key])
@@ -165,10 +165,10 @@ def test_the_space_of_deleted_objects_is_freed(storage: LocalStorage) -> None:
 
 
 @pytest.mark.parametrize("segment_blocks", [3])
-def test_without_hole_punching_the_space_is_freed_with_the_segment(
+def test_the_space_is_freed_with_the_segment_without_hole_punching(
     storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is freed with the last object of the segment."""
+    """The space is freed when the last object of the segment is deleted."""
 
     def no_holes(*_arguments: int) -> None:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
@@ -185,7 +185,7 @@ def test_without_hole_punching_the_space_is_freed_with_the_segment(
 
 @SMALL
 def test_an_open_object_stays_readable_after_its_deletion(storage: LocalStorage) -> None:
-    """It can be read even if its segment is deleted."""
+    """The object can be read even if its segment is deleted."""
     key = stored(storage, b"x")
     with storage.read(key) as reader:
         assert b"x" == reader.read()
@@ -209,7 +209,7 @@ def test_only_the_service_user_may_read(storage: LocalStorage) -> None:
     assert [0o600] == [stat.S_IMODE(path.stat().st_mode) for path in segments(storage)]
 
 
-def test_it_is_registered_by_the_plugin_hook() -> None:
+def test_the_backend_is_registered_by_the_plugin_hook() -> None:
     """The module's hook returns the backend under its name in the configuration."""
     assert {"local": LocalStorage} == {backend.name: backend for backend in dicom_adapter_storage_backends()}
 
@@ -219,7 +219,7 @@ def test_it_is_registered_by_the_plugin_hook() -> None:
 
 @SMALL
 def test_a_full_segment_is_sealed_closed_and_deleted_when_it_is_empty(durable: LocalStorage) -> None:
-    """It is sealed only after all its records are synced."""
+    """A segment is sealed only after all its records are synced."""
     before = open_descriptors(durable)
     key = finished(durable, b"x")
     [path] = segments(durable)
@@ -233,7 +233,7 @@ def test_a_full_segment_is_sealed_closed_and_deleted_when_it_is_empty(durable: L
 
 @pytest.mark.parametrize("segment_blocks", [4])
 def test_a_full_segment_stays_open_until_all_its_records_are_synced(durable: LocalStorage) -> None:
-    """A record that is deleted before its sync does not delay it."""
+    """A record that is deleted before its sync does not delay the sealing."""
     first, second, third = (finished(durable, b"x") for _ in range(3))
     [path] = segments(durable)
     durable.sync([first])
@@ -246,7 +246,7 @@ def test_a_full_segment_stays_open_until_all_its_records_are_synced(durable: Loc
 
 @SMALL
 def test_a_large_object_is_completed_in_its_segment(durable: LocalStorage) -> None:
-    """Its size does not matter. The next object uses another segment."""
+    """The object may have any size. The next object uses another segment."""
     large = os.urandom(20 * BLOCK)
     keys = [stored(durable, large), stored(durable, b"x")]
     assert large == content(durable, keys[0])
@@ -254,7 +254,7 @@ def test_a_large_object_is_completed_in_its_segment(durable: LocalStorage) -> No
 
 
 def test_empty_segments_are_deleted_on_close(storage: LocalStorage) -> None:
-    """Segments with open writers are kept until these end. No descriptor remains open."""
+    """Segments with open writers are kept until the writers end. No descriptor remains open."""
     before = open_descriptors(storage)
     keys = [stored(storage, b"x") for _ in range(3)]
     storage.delete(keys)

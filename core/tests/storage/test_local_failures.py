@@ -78,13 +78,13 @@ def test_one_sync_covers_all_objects_of_a_segment(durable: LocalStorage, recorde
     assert [name, "instances", name] == recorded
 
 
-def test_new_folders_are_durable_once_opened(tmp_path: Path, recorded: list[str]) -> None:
-    """Before a file is created in them."""
+def test_new_folders_are_durable_after_open(tmp_path: Path, recorded: list[str]) -> None:
+    """The folders are synced before a file is created in them."""
     for _storage in opened(tmp_path / "data", durable=True):
         assert ["data", tmp_path.name] == recorded
 
 
-def test_without_durability_nothing_is_synced(tmp_path: Path, recorded: list[str]) -> None:
+def test_nothing_is_synced_without_durability(tmp_path: Path, recorded: list[str]) -> None:
     """`durability = "process"` survives the end of a process, but not a power loss."""
     for storage in opened(tmp_path / "data", durable=False):
         assert b"x" == content(storage, stored(storage, b"x"))
@@ -121,7 +121,7 @@ def test_a_full_disk_raises_storage_full_while_writing(
 def test_a_full_disk_raises_storage_full_for_the_last_bytes(
     storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, error: int
 ) -> None:
-    """A failure to write the record's header is handled like one of its content."""
+    """A failure to write the record's header is handled like a failure to write the content."""
     writer = storage.writer()
     writer.write(b"x")
     with monkeypatch.context() as full:
@@ -174,7 +174,7 @@ def test_a_full_disk_raises_storage_full_for_a_new_segment(
 def test_a_full_disk_raises_storage_full_while_syncing(
     durable: LocalStorage, monkeypatch: pytest.MonkeyPatch, error: int, call: str
 ) -> None:
-    """Either the data or the folder cannot be synced: no object of the batch is stored."""
+    """The data or the folder cannot be synced; no object of the batch is stored."""
     before = open_descriptors(durable)
     keys = [finished(durable, b"x"), finished(durable, b"y")]
     with monkeypatch.context() as full:
@@ -220,7 +220,7 @@ def test_a_writer_that_has_ended_refuses_further_calls(storage: LocalStorage) ->
 
 
 def test_a_restart_deletes_half_written_objects(durable: LocalStorage) -> None:
-    """After `kill -9`: stored objects are kept, incomplete ones are deleted and their space is freed."""
+    """After `kill -9`, stored objects are kept; incomplete objects are deleted and their space is freed."""
     kept = stored(durable, b"kept")
     size = segment_of(durable, kept).stat().st_size
     durable.writer().write(os.urandom(10 * BLOCK))
@@ -247,7 +247,7 @@ def test_a_restart_deletes_incomplete_records(durable: LocalStorage) -> None:
 
 
 def test_a_restart_deletes_empty_segments(durable: LocalStorage) -> None:
-    """This includes a segment whose header never reached the disk. Files of other programs are kept."""
+    """Also a segment without a header on the disk is deleted. Files of other programs are kept."""
     writer = durable.writer()
     writer.write(b"half")
     root = durable.context.path / "instances"
@@ -305,7 +305,7 @@ def test_an_invalid_key_names_no_object(storage: LocalStorage, key: str) -> None
 
 @pytest.mark.parametrize("block", ["0", "2", "3", "ffffffffff"])
 def test_a_block_in_which_no_record_begins_is_missing(storage: LocalStorage, block: str) -> None:
-    """The segment's header, the middle of an object, and a block after the end."""
+    """The block is the segment's header, the middle of an object, or a block after the end."""
     kept = stored(storage, bytes(2 * BLOCK))
     key = f"{kept[:32]}-{block}"
     with pytest.raises(StoredObjectMissing):

@@ -71,7 +71,7 @@ def test_records_of_every_size_are_found_and_read(segment: Segment, size: int) -
 
 
 def test_a_reader_stays_within_its_record(segment: Segment) -> None:
-    """It reads and seeks as in a separate file. Adjacent records cannot be read."""
+    """The reader reads and seeks as in a separate file. Adjacent records cannot be read."""
     append(segment, b"before")
     record = append(segment, b"0123456789")
     append(segment, b"after")
@@ -97,7 +97,7 @@ def test_pydicom_reads_a_record(segment: Segment, tmp_path: Path) -> None:
 
 
 def test_more_pieces_than_one_system_call_accepts_are_written(segment: Segment) -> None:
-    """Verified to fail when all pieces are passed to one call: it fails with `Invalid argument`."""
+    """Verified to fail when all pieces are passed to one call: the call fails with `Invalid argument`."""
     pieces = [bytes([number % 256]) for number in range(2 * MOST_PIECES)]
     end = write_all(segment.descriptor, pieces, BLOCK)
 
@@ -114,8 +114,8 @@ def test_short_writes_are_completed(segment: Segment, monkeypatch: pytest.Monkey
     assert b"0123456789" == os.pread(segment.descriptor, 10, BLOCK)
 
 
-def test_content_that_looks_like_a_record_is_not_read_as_one(segment: Segment, tmp_path: Path) -> None:
-    """A sender may send a copy of a segment: the nonce in it differs from the one of the segment that stores it."""
+def test_content_that_looks_like_a_record_is_not_read_as_a_record(segment: Segment, tmp_path: Path) -> None:
+    """A sender may send a copy of a segment, whose nonce differs from that of the segment that stores the copy."""
     other = Segment.create(tmp_path / "other.segment")
     append(other, b"forged")
     forged = os.pread(other.descriptor, 3 * BLOCK, 0)
@@ -128,7 +128,7 @@ def test_content_that_looks_like_a_record_is_not_read_as_one(segment: Segment, t
 
 
 def test_a_record_without_its_header_is_not_read(segment: Segment) -> None:
-    """Its blocks are treated as incomplete."""
+    """The blocks of the record are treated as incomplete."""
     record = append(segment, b"whole")
     write_all(segment.descriptor, [b"x" * (2 * BLOCK)], segment.end + RECORD.size)
 
@@ -148,7 +148,7 @@ def test_a_header_with_a_changed_bit_is_not_read(segment: Segment, offset: int) 
 
 
 def test_content_with_a_wrong_checksum_or_length_is_incomplete(segment: Segment) -> None:
-    """A changed byte, or a missing end."""
+    """The content has a changed byte, or its end is missing."""
     changed, cut = append(segment, b"changed", checksum=zlib.crc32(b"as sent")), append(segment, b"cut" * BLOCK)
     segment.truncate(cut.start + BLOCK)
 
@@ -159,7 +159,7 @@ def test_content_with_a_wrong_checksum_or_length_is_incomplete(segment: Segment)
 
 
 def test_a_deleted_record_becomes_a_hole(segment: Segment) -> None:
-    """Its space is freed at once, and adjacent records stay."""
+    """The space of the record is freed at once, and adjacent records are kept."""
     first, second, third = (append(segment, os.urandom(64 * BLOCK)) for _ in range(3))
     before = os.fstat(segment.descriptor).st_blocks
     segment.free(second)
@@ -170,10 +170,10 @@ def test_a_deleted_record_becomes_a_hole(segment: Segment) -> None:
 
 
 @pytest.mark.parametrize("code", sorted(module.NO_HOLES))
-def test_without_hole_punching_a_deleted_record_is_marked(
+def test_a_deleted_record_is_marked_without_hole_punching(
     segment: Segment, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    """It is skipped and not counted."""
+    """The record is skipped and not counted."""
     monkeypatch.setattr(module, "_punch_hole", no_holes(code))
     first, second = append(segment, b"first"), append(segment, b"second")
     segment.free(first)
@@ -197,7 +197,7 @@ def test_other_failures_of_hole_punching_are_raised(segment: Segment, monkeypatc
 
 
 @pytest.mark.parametrize("beginning", [b"", b"dicom", bytes(SEGMENT.size), b"x" * BLOCK])
-def test_other_files_than_segments_are_refused(tmp_path: Path, beginning: bytes) -> None:
+def test_files_that_are_not_segments_are_refused(tmp_path: Path, beginning: bytes) -> None:
     """No descriptor remains open."""
     path = tmp_path / "x.segment"
     path.write_bytes(beginning)
@@ -207,7 +207,7 @@ def test_other_files_than_segments_are_refused(tmp_path: Path, beginning: bytes)
     assert before == open_descriptors()
 
 
-def test_a_segment_that_cannot_be_created_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_file_remains_of_a_segment_that_cannot_be_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file is deleted and its descriptor closed."""
     before = open_descriptors()
     with monkeypatch.context() as full:
@@ -226,7 +226,7 @@ def test_nonces_are_unique_and_not_shown(segment: Segment, tmp_path: Path) -> No
 
 
 def test_a_segment_is_locked_while_a_process_writes_it(segment: Segment) -> None:
-    """It is also visible within one process, until it is closed."""
+    """The lock is effective within one process, too, until the segment is closed."""
     second = Segment.open(segment.path, to_change=True)
     assert not second.try_lock()
     segment.close()

@@ -36,7 +36,7 @@ def adapter_configuration() -> str:
 
 
 def test_every_arrival_restarts_the_wait(adapter: Adapter) -> None:
-    """A typical test of a plugin author: five lines."""
+    """A typical test of a plugin author has five lines."""
     study = make_study(instances=4)
     for second, instance in zip((0, 4, 7, 8), study, strict=True):
         adapter.receive(instance, at=second)
@@ -118,7 +118,7 @@ def test_each_difference_of_a_job_is_reported(adapter: Adapter) -> None:
 
 
 class Picky(JobProcessorBase[NoSettings]):
-    """Fails as the patient ID requests."""
+    """Processor that fails as the Patient ID requests."""
 
     name = "picky"
 
@@ -138,7 +138,7 @@ class PickyPlugin:
 
 
 def test_the_description_has_every_failure(make_adapter: MakeAdapter) -> None:
-    """Quarantined instances, failed turns, refused instances and faulted jobs, each with its reason."""
+    """Quarantined and refused instances, failed turns and faulted jobs are described with their reasons."""
     adapter = make_adapter('[ae-titles.A]\nprocessor = "picky"\n', Plugin(PickyPlugin()))
     adapter.platform.fail("start", Permanent("the platform is full"))
     same = make_instance(patient_id="OK")
@@ -189,7 +189,7 @@ def test_time_does_not_go_backwards(adapter: Adapter) -> None:
 
 
 def test_an_ae_title_is_required_if_several_are_configured(make_adapter: MakeAdapter) -> None:
-    """The fixture does not guess."""
+    """The fixture does not choose an AE title."""
     adapter = make_adapter(LUNG + LUNG.replace("LUNG", "HEAD"))
     with pytest.raises(ValueError, match="several AE titles are configured; pass one of them: ae_title=LUNG or HEAD"):
         adapter.receive(make_instance())
@@ -211,7 +211,7 @@ def test_the_platform_has_the_submitted_jobs(adapter: Adapter) -> None:
 
 
 def test_the_storage_in_memory_survives_a_restart(adapter: Adapter) -> None:
-    """It keeps the instances, and the group keeps its deadline."""
+    """The storage keeps the instances, and the group keeps its deadline."""
     study = make_study(instances=2)
     adapter.receive(*study)
     adapter.advance(3)
@@ -222,7 +222,7 @@ def test_the_storage_in_memory_survives_a_restart(adapter: Adapter) -> None:
 
 
 def test_two_adapters_share_nothing(adapter: Adapter, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Each has a separate storage and platform."""
+    """Each adapter has a separate storage and platform."""
     other = Adapter(tmp_path_factory.mktemp("other"), LUNG)
     adapter.receive(make_instance())
     adapter.advance(5)
@@ -230,8 +230,8 @@ def test_two_adapters_share_nothing(adapter: Adapter, tmp_path_factory: pytest.T
     other.close()
 
 
-def test_a_configuration_may_have_its_own_storage_and_submitter(make_adapter: MakeAdapter) -> None:
-    """Nothing is added to its tables."""
+def test_a_configuration_may_define_storage_and_submitter(make_adapter: MakeAdapter) -> None:
+    """The fixture adds nothing to these tables."""
     adapter = make_adapter('storage = { path = "data", reserve = 0 }\nsubmitters.p.type = "memory"\n' + LUNG)
     assert ("local", ["p"]) == (adapter.config.storage.backend, list(adapter.config.submitters))
 

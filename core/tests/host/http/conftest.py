@@ -19,7 +19,7 @@ Call = Callable[..., TestClient[Any]]
 
 @pytest.fixture
 def client_of() -> Iterator[Call]:
-    """Return a function that makes a client of an application with handlers of plugins. `token` is the server's."""
+    """Return a function that creates a client of an application with handlers of plugins, and with a token if given."""
     with ExitStack() as clients:
 
         def make(*, token: str | None = None, health: Health = GREEN, host: str = "127.0.0.1", **mounts: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The HTTP application: its own routes, access control, and the handlers of plugins."""
+"""The HTTP application: routes of the adapter, access control, and the handlers of plugins."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def raising(failure: Exception) -> Any:
 
 
 def test_routes_of_a_plugin_are_below_its_name(client_of: Any) -> None:
-    """The OpenAPI document describes them together with the adapter's routes."""
+    """The OpenAPI document describes the plugin's routes together with the adapter's."""
     client = client_of(mine=[order])
     assert {"count": 3} == client.post("/mine/orders", json={"count": 3}).json()
     assert ["/health", "/mine/orders"] == sorted(client.get("/openapi.json").json()["paths"])
@@ -64,7 +64,7 @@ def test_health_is_unavailable_when_it_is_red(client_of: Any) -> None:
     ],
 )
 def test_every_error_is_problem_json(client_of: Any, request_of: Any, status: int) -> None:
-    """It has the members of RFC 9457, for errors of the server and of handlers."""
+    """The response has the members of RFC 9457, for errors of the server and of handlers."""
     response = request_of(client_of(mine=[order]))
     assert (status, "application/problem+json") == (response.status_code, response.headers["content-type"])
     assert (status, {"type", "title", "status", "detail"}) == (

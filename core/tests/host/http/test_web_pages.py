@@ -68,7 +68,7 @@ ROUTES = [
     ],
 )
 def test_without_a_token_only_local_host_names_are_accepted(host: str, expected: bool) -> None:
-    """This prevents DNS rebinding: the browser of an attacked user sends the attacker's host name.
+    """The check prevents DNS rebinding: the browser of an attacked user sends the attacker's host name.
 
     Verified to fail when the text before the first colon is compared.
     """
@@ -109,7 +109,7 @@ def test_requests_of_foreign_web_pages_are_forbidden(
 
 
 def test_a_second_origin_does_not_hide_a_foreign_one(client_of: Any) -> None:
-    """Every header of this name counts."""
+    """Every `Origin` header is checked."""
     headers = [("Origin", "http://evil.example"), ("Origin", HERE)]
     assert 403 == client_of(mine=HANDLERS).post("/mine/empty", headers=headers).status_code
 
@@ -124,12 +124,12 @@ def test_a_second_origin_does_not_hide_a_foreign_one(client_of: Any) -> None:
         {"Sec-Fetch-Site": "none"},
     ],
 )
-def test_requests_of_programs_and_of_own_pages_are_accepted(client_of: Any, headers: dict[str, str]) -> None:
+def test_requests_of_programs_and_of_pages_of_this_server_are_accepted(client_of: Any, headers: dict[str, str]) -> None:
     """`none` is a request that the user entered in the browser."""
     assert 201 == client_of(mine=HANDLERS).post("/mine/jobs", json={"a": 1}, headers=headers).status_code
 
 
-def test_an_own_page_behind_a_proxy_with_tls_is_accepted(client_of: Any) -> None:
+def test_a_page_of_this_server_behind_a_proxy_with_tls_is_accepted(client_of: Any) -> None:
     """The proxy changes the scheme, and keeps the Host header."""
     client = client_of(token=TOKEN, host="adapter.example", mine=HANDLERS)
     headers = {"Origin": "https://Adapter.example", **AUTHORIZED}
@@ -152,14 +152,14 @@ def test_an_own_page_behind_a_proxy_with_tls_is_accepted(client_of: Any) -> None
     ],
 )
 def test_only_json_is_accepted(client_of: Any, content_type: str | None) -> None:
-    """A browser sends the other types to foreign servers without asking these (simple requests of the Fetch standard).
+    """Browsers send other types to foreign servers without their consent (simple requests of the Fetch standard).
 
     Verified to fail when one of the types is accepted.
     """
     client = client_of(mine=HANDLERS)
     headers = {} if content_type is None else {"Content-Type": content_type.encode("latin-1")}
     for path in ("/mine/jobs", "/mine/empty"):
-        for body in (b'{"a": 1}', iter([b'{"a": 1}'])):  # the second one is sent in chunks
+        for body in (b'{"a": 1}', iter([b'{"a": 1}'])):  # the second body is sent in chunks
             response = client.post(path, content=body, headers=headers)
             assert (415, "application/problem+json") == (response.status_code, response.headers["content-type"])
             assert "application/json" == response.headers["accept"]

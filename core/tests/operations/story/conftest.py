@@ -23,7 +23,7 @@ MakeStory = Callable[..., Story]
 
 @define
 class ReceiverStore:
-    """Replaces the adapter's store: it passes instances through a receiver and counts the statuses."""
+    """Replacement of the adapter's store that passes instances through a receiver and counts the statuses."""
 
     receiver: Receiver
     received: list[StoreRequest] = field(factory=list)
@@ -52,7 +52,7 @@ class ReceiverStore:
 
 @pytest.fixture
 def associate(monkeypatch: pytest.MonkeyPatch) -> Associate:
-    """Return a function that sends data sets through a receiver in one association, and returns its short id."""
+    """Return a function that sends data sets through a receiver in one association, and returns the association's short id."""
 
     def send(
         adapter: Adapter,
@@ -77,7 +77,7 @@ def associate(monkeypatch: pytest.MonkeyPatch) -> Associate:
 
 @pytest.fixture
 def story_of() -> MakeStory:
-    """Return a function that makes a story at the current time of the adapter."""
+    """Return a function that returns a story at the current time of the adapter."""
 
     def make(adapter: Adapter, name: str) -> Story:
         with adapter.ledger.read() as transaction:

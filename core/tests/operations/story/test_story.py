@@ -1,4 +1,4 @@
-"""The story of a study, an instance or a job, as the operator of a PACS reads it."""
+"""The story of a study, an instance or a job, as operators read it."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def short_job(adapter: Adapter, number: int = -1) -> str:
 def test_the_story_of_a_study_goes_from_association_to_reclaim(
     adapter: Adapter, associate: Associate, story_of: MakeStory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has no patient data.
+    """The story has no patient data.
 
     Verified to fail when each instance, not each association, has an entry.
     """
@@ -109,10 +109,13 @@ def test_the_story_of_a_study_goes_from_association_to_reclaim(
     assert SECRET not in repr((story, waiting))
 
 
-def test_the_story_names_the_groups_that_a_study_waits_in(
+def test_the_story_names_the_groups_in_which_a_study_waits(
     make_adapter: MakeAdapter, associate: Associate, story_of: MakeStory
 ) -> None:
-    """There is a section for each AE title. A group is named if its label has the study; else only the AE title is."""
+    """There is a section for each AE title.
+
+    A group is named if its label has the study; otherwise only the AE title is named.
+    """
     lung, head, settings = CONFIGURATION.partition("[ae-titles.HEAD]")
     adapter = make_adapter(lung + head + settings.replace("by-study", "by-hidden-study"))
     for ae_title in ("LUNG", "HEAD"):
@@ -136,7 +139,7 @@ def test_the_story_names_the_groups_that_a_study_waits_in(
     )
 
 
-def test_an_instance_and_a_job_have_their_own_stories(
+def test_an_instance_and_a_job_have_separate_stories(
     adapter: Adapter, associate: Associate, story_of: MakeStory
 ) -> None:
     """The story of an instance counts the other instances of its jobs. The story of a job excludes other jobs."""
@@ -182,7 +185,7 @@ def test_the_story_of_a_study_in_many_associations_stays_short(
 def test_duplicates_are_shown_with_the_pending_instance(
     adapter: Adapter, associate: Associate, story_of: MakeStory
 ) -> None:
-    """Identical data sets are not kept, different ones are refused. Both are in the story."""
+    """Identical data sets are not kept, different data sets are refused. The story has both."""
     study = a_study()
     associate(adapter, study)
     adapter.clock.advance(1)
@@ -217,7 +220,7 @@ def test_replaced_instances_are_shown(adapter: Adapter, associate: Associate, st
 def test_other_refusals_in_the_associations_are_counted(
     adapter: Adapter, associate: Associate, story_of: MakeStory
 ) -> None:
-    """The ledger has only their number. The log names the instances."""
+    """The ledger has only the number of refusals. The log names the instances."""
     wrong = make_instance(study_uid=STUDY, **SMALL)
     del wrong.SeriesInstanceUID
     association = associate(adapter, [*a_study(), wrong])
@@ -323,13 +326,13 @@ def troubled(make_adapter: MakeAdapter) -> Callable[[BaseException], Adapter]:
             def handle_instance(self, instance: object) -> None:
                 raise error
 
-        class Brought:
+        class ProcessorPlugin:
             @hookimpl
             def dicom_adapter_processors(self) -> list[type]:
                 return [Troubled]
 
         configuration = '[ae-titles.LUNG]\nprocessor = "troubled"\n'
-        return make_adapter(configuration, Plugin(Brought()))
+        return make_adapter(configuration, Plugin(ProcessorPlugin()))
 
     return make
 
@@ -365,7 +368,7 @@ def test_quarantined_instances_are_shown(
 def test_a_stopped_ae_title_is_shown_with_the_reason(
     make_adapter: MakeAdapter, associate: Associate, story_of: MakeStory
 ) -> None:
-    """Its processor failed repeatedly. The story has the times of failures and stop, and the next command."""
+    """The processor failed repeatedly. The story has the times of failures and stop, and the next command."""
 
     class Unbuilt(JobProcessorBase[NoSettings]):
         name = "troubled"
@@ -376,12 +379,12 @@ def test_a_stopped_ae_title_is_shown_with_the_reason(
         def handle_instance(self, instance: object) -> None:
             raise AssertionError
 
-    class Brought:
+    class ProcessorPlugin:
         @hookimpl
         def dicom_adapter_processors(self) -> list[type]:
             return [Unbuilt]
 
-    adapter = make_adapter('[ae-titles.LUNG]\nprocessor = "troubled"\n', Plugin(Brought()))
+    adapter = make_adapter('[ae-titles.LUNG]\nprocessor = "troubled"\n', Plugin(ProcessorPlugin()))
     associate(adapter, a_study())
     adapter.advance(30)
     story = sentences(story_of(adapter, STUDY))

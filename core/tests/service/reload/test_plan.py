@@ -45,7 +45,7 @@ def take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Take:
 
 
 def keys(plan: Plan) -> tuple[list[str], list[str]]:
-    """Return the other keys that can be reloaded, and those that cannot.
+    """Return the changed keys that can be reloaded, and the changed keys that need a restart.
 
     Keys of AE titles and submitters are omitted.
     """
@@ -53,7 +53,7 @@ def keys(plan: Plan) -> tuple[list[str], list[str]]:
 
 
 def test_equivalent_texts_have_no_differences(take: Take) -> None:
-    """Explicit defaults, comments, and another order of tables."""
+    """The texts differ in explicit defaults, comments and the order of tables."""
     written = LUNG + "# a comment\n[dicom]\nport = 11112\nidle-timeout = 60\n" + PLATFORM + "parallel = 4\n" + START
     assert compare(take(BOTH), take(written)).is_empty
 
@@ -68,7 +68,7 @@ def test_equivalent_texts_have_no_differences(take: Take) -> None:
     ],
 )
 def test_limits_can_be_reloaded(take: Take, text: str, reloadable: str) -> None:
-    """They hold no open resource."""
+    """Limits hold no open resource."""
     assert ([reloadable], []) == keys(compare(take(BOTH), take(text + BOTH)))
 
 
@@ -84,7 +84,7 @@ def test_limits_can_be_reloaded(take: Take, text: str, reloadable: str) -> None:
     ],
 )
 def test_settings_of_open_resources_need_a_restart(take: Take, text: str, needs_restart: str) -> None:
-    """So do all settings that are not known to be reloadable."""
+    """Other settings that are not known to be reloadable need a restart, too."""
     assert ([], [needs_restart]) == keys(compare(take(BOTH), take(text)))
 
 
@@ -132,7 +132,7 @@ def test_another_secret_is_a_change_and_is_not_shown(
     assert before.service["http.token"] != elsewhere.service["http.token"]
 
 
-def test_plugins_that_only_the_host_has_loaded_are_exchanged_with_it(take: Take) -> None:
+def test_plugins_that_only_the_host_has_loaded_are_replaced_with_the_host(take: Take) -> None:
     """Plugins that receivers have loaded, the storage backend and the core, stay until a restart."""
     before = take(BOTH)
     after = evolve(
@@ -153,7 +153,7 @@ def test_plugins_that_only_the_host_has_loaded_are_exchanged_with_it(take: Take)
 
 @pytest.mark.parametrize("name", ["unused", "file-storage"])
 def test_plugins_are_disabled_and_enabled_with_a_new_host(take: Take, name: str) -> None:
-    """This includes plugins of the core, if receivers have not loaded them."""
+    """The plugins may be plugins of the core, if receivers have not loaded them."""
     before, after = take(BOTH), take(f"[plugins]\ndisable = ['{name}']\n" + BOTH)
     for plan in (compare(before, after), compare(after, before)):
         assert (["plugins.disable"], []) == keys(plan)
@@ -161,7 +161,7 @@ def test_plugins_are_disabled_and_enabled_with_a_new_host(take: Take, name: str)
 
 
 def test_disabling_a_plugin_that_is_not_loaded_restarts_nothing(take: Take, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An environment variable already excludes it."""
+    """An environment variable already excludes the plugin."""
     monkeypatch.setenv(VARIABLE, "local-storage,by-study")
     plan = compare(take(BOTH), take("[plugins]\ndisable = ['unused']\n" + BOTH))
     assert ((["plugins.disable"], []), ()) == (keys(plan), plan.plugins)

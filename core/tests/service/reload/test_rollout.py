@@ -27,7 +27,7 @@ def requested(*, restart_host: bool = False) -> Configuration:
 
 
 class Processes:
-    """Records the calls of a rollout."""
+    """Fake processes that record the calls of a rollout."""
 
     def __init__(self, *receivers: str, has_host: bool = True) -> None:
         self.receivers = set(receivers)
@@ -65,7 +65,7 @@ def test_receivers_are_configured_after_the_host_and_the_last_one_completes_the_
     assert RolloutResult() == rollout.receive("receiver 1", APPLIED)
 
 
-def test_a_host_that_does_not_apply_it_or_dies_leaves_the_previous_configuration() -> None:
+def test_the_previous_configuration_stays_if_the_host_fails_to_apply_a_new_one() -> None:
     """No receiver is configured."""
     for report, why in (({"event": "not-applied", "reason": "no"}, "no"), (ENDED, "the host ended with status -9")):
         processes = Processes("receiver")
@@ -84,7 +84,7 @@ def test_a_host_that_has_to_restart_ends_first() -> None:
     assert RolloutResult() == rollout.receive("receiver", APPLIED)
 
 
-def test_a_restarted_host_that_cannot_start_leaves_the_previous_configuration() -> None:
+def test_the_previous_configuration_stays_if_the_restarted_host_cannot_start() -> None:
     """The next host starts with the previous configuration."""
     processes = Processes("receiver")
     rollout = Rollout(requested(restart_host=True), processes)
@@ -93,15 +93,15 @@ def test_a_restarted_host_that_cannot_start_leaves_the_previous_configuration() 
     assert ["restart host", "roll back"] == processes.calls
 
 
-def test_a_host_that_does_not_run_is_started_with_it() -> None:
-    """It would be restarted in any case."""
+def test_a_host_that_does_not_run_is_started_with_the_configuration() -> None:
+    """The supervisor would restart the host in any case."""
     processes = Processes("receiver", has_host=False)
     rollout = Rollout(requested(), processes)
     assert rollout.receive("host", {"event": "ready"}) is None
     assert ["configure host", "restart host", "configure receivers"] == processes.calls
 
 
-def test_receivers_that_do_not_apply_it_or_die_are_restarted_with_it() -> None:
+def test_receivers_that_fail_to_apply_the_configuration_are_restarted_with_it() -> None:
     """At this point the host uses the configuration, so nothing is rolled back."""
     processes = Processes("receiver 1", "receiver 2")
     rollout = Rollout(requested(), processes)
@@ -112,7 +112,7 @@ def test_receivers_that_do_not_apply_it_or_die_are_restarted_with_it() -> None:
 
 
 def test_processors_that_hang_are_reported() -> None:
-    """The configuration is applied, but not yet for their AE titles."""
+    """The configuration is applied, but not yet for the AE titles of these processors."""
     rollout = Rollout(requested(), Processes())
     outcome = rollout.receive("host", {"event": "applied", "hanging": ["LUNG"]})
     assert outcome is not None
