@@ -317,7 +317,7 @@ class World:
             uid = f"1.2.{step.group}.{sop_instance}"
             answer = arrive(self.adapter, step, uid, content)
             outcome, is_stored = self.model.expected(step.ae_title, uid, content)
-            assert (outcome, kept) == (answer.outcome, answer.instance is not None)
+            assert (outcome, is_stored) == (answer.outcome, answer.instance is not None)
             if answer.instance is not None:
                 number, key = answer.instance.instance_id, (step.ae_title, step.group)
                 self.model.keep(number, answer.instance.received_at, key, uid, content)

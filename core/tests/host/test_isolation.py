@@ -164,7 +164,7 @@ def bad_plugin(fault: InjectedFault) -> object:
 
 
 class Healthy:
-    """A valid plugin that submits each instance as a job, and sets events for submitted jobs and reclaimed instances."""
+    """A valid plugin that submits each instance as a job, and signals submitted jobs and reclaimed instances."""
 
     def __init__(self) -> None:
         self.submitted = threading.Event()
