@@ -52,7 +52,7 @@ class ReceiverStore:
 
 @pytest.fixture
 def associate(monkeypatch: pytest.MonkeyPatch) -> Associate:
-    """Return a function that sends data sets to a receiver in one association, and returns the association's short id."""
+    """Return a function that sends data sets to a receiver in one association, and returns its short id."""
 
     def send(
         adapter: Adapter,
