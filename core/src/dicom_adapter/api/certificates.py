@@ -12,7 +12,7 @@ from pathlib import Path
 
 from attrs import field, frozen
 
-PROBE_SECONDS = 3.0  # for a connection to a server; a platform that is down is reported elsewhere
+PROBE_SECONDS = 3.0  # time limit for a connection to a server; a platform that is down is reported elsewhere
 PEM = re.compile(rb"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----")
 SEQUENCE, CONTEXT_0, UTC_TIME, GENERALIZED_TIME = 0x30, 0xA0, 0x17, 0x18  # tags of DER (X.690)
 
@@ -21,24 +21,24 @@ SEQUENCE, CONTEXT_0, UTC_TIME, GENERALIZED_TIME = 0x30, 0xA0, 0x17, 0x18  # tags
 class Certificate:
     """A certificate on whose validity connections depend."""
 
-    subject: str  # such as "client certificate /etc/adapter.pem", "certificate of platform:8443"
-    expires_at: datetime  # UTC
-    is_authority: bool = False  # of a file of trusted authorities
-    name: bytes = field(default=b"", repr=False)  # the distinguished name, DER, to find a newer certificate of the name
+    subject: str  # text for operators, such as "client certificate /etc/adapter.pem", "certificate of platform:8443"
+    expires_at: datetime  # time in UTC
+    is_authority: bool = False  # True for a certificate in a file of trusted authorities
+    name: bytes = field(default=b"", repr=False)  # distinguished name in DER, to find a newer certificate of this name
 
 
 def certificates_in_file(path: Path | None, subject: str, *, is_authority: bool = False) -> list[Certificate]:
-    """Return the certificates of a PEM file; none if there is no file, or if it cannot be used.
+    """Return the certificates of a PEM file; an empty list if there is no file, or if it cannot be used.
 
-    `subject` is followed by the path, for example "client certificate". Of authorities with the same name, only the one
-    that expires last is returned: the other one has been replaced.
+    `subject`, such as "client certificate", becomes the text before the path. If authorities have the same name, only
+    the certificate that expires last is returned: it has replaced the other certificates.
     """
     if path is None:
         return []
     try:
         found = PEM.findall(path.read_bytes())
     except OSError:
-        return []  # the start, or the submitter, reports it
+        return []  # the start of the service, or the submitter, reports this problem
     certificates = [
         read for text in found if (read := _read(_decode(text), f"{subject} {path}", is_authority=is_authority))
     ]
@@ -48,13 +48,13 @@ def certificates_in_file(path: Path | None, subject: str, *, is_authority: bool 
 
 
 def certificate_of_server(host: str, port: int, server_name: str | None = None) -> list[Certificate]:
-    """Return the certificate that a TLS server presents; none if it does not answer. Nothing is sent to the server.
+    """Return the certificate that a TLS server presents; an empty list if the server does not answer.
 
-    It is not verified: an expired one is returned, too.
+    The certificate is not verified: an expired certificate is returned, too. No data is sent to the server.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    context.set_alpn_protocols(["h2", "http/1.1"])  # gRPC servers require the first one
+    context.set_alpn_protocols(["h2", "http/1.1"])  # gRPC servers require "h2"
     try:
         with (
             socket.create_connection((host, port), timeout=PROBE_SECONDS) as connection,
@@ -68,7 +68,7 @@ def certificate_of_server(host: str, port: int, server_name: str | None = None) 
 
 
 def _decode(text: bytes) -> bytes:
-    """Return the content of a certificate in PEM; empty if it is not base64."""
+    """Return the content of a certificate in PEM; empty if the text is not base64."""
     try:
         return base64.b64decode(text)
     except ValueError:
@@ -76,7 +76,7 @@ def _decode(text: bytes) -> bytes:
 
 
 def _read(content: bytes, subject: str, *, is_authority: bool) -> Certificate | None:
-    """Return the name and the end of the validity of a certificate (RFC 5280 section 4.1); None if it is none."""
+    """Return a certificate with its name and the end of its validity (RFC 5280 section 4.1); None for other content."""
     try:
         [(_tag, certificate)] = _elements(content)
         (_tag, to_be_signed), *_signature = _elements(certificate)

@@ -1,4 +1,4 @@
-"""Helpers for storage on a local disk: sync folders, convert the errors of a full disk, notice replaced files."""
+"""Helpers for storage on a local disk: sync folders, convert the errors of a full disk, detect replaced files."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def no_free_space_is_storage_full(storage: str) -> Iterator[None]:
 
 @frozen
 class PlacedFile:
-    """A file at its path, identified by device and inode number: a later check finds out if it is still there.
+    """A file at its path, identified by device and inode number, to check later that the file is still there.
 
-    An open file can be written after it was deleted, replaced or hidden by another mount, but what is written is lost.
+    An open file can be written after it was deleted, replaced or hidden by another mount, but the written data is lost.
     """
 
     path: Path
@@ -53,18 +53,18 @@ class PlacedFile:
 
     @classmethod
     def at(cls, path: Path) -> PlacedFile:
-        """Return the file that is at this path now. Raises OSError."""
+        """Return the file that is now at this path. Raises OSError if there is no file."""
         found = path.stat()
         return cls(path, found.st_dev, found.st_ino)
 
     @classmethod
     def open_as(cls, descriptor: int, path: Path) -> PlacedFile:
-        """Return the open file, which was opened at this path."""
+        """Return the file of an open descriptor, which was opened at this path."""
         found = os.fstat(descriptor)
         return cls(path, found.st_dev, found.st_ino)
 
     def problem(self) -> str:
-        """Return why this file is not at its path any more; "" if it is."""
+        """Return why this file is not at its path any more; "" if it is still there."""
         try:
             found = self.path.stat()
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Transfer syntaxes in the configuration, and those that the adapter does not support."""
+"""Transfer syntaxes in the configuration, and the transfer syntaxes that the adapter does not support."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UNSUPPORTED_TRANSFER_SYNTAXES = {
 
 
 def transfer_syntax(text: str) -> str:
-    """Accept the UID of a transfer syntax that the adapter supports, or one that DICOM does not define."""
+    """Accept the UID of a transfer syntax that the adapter supports, or a UID that DICOM does not define."""
     from pydicom._uid_dict import UID_dictionary
 
     uid(text)

@@ -45,7 +45,7 @@ def previous_configs(ledger: Ledger, catalogue: Catalogue) -> list[PreviousConfi
 
 
 def with_draining(config: Config, previous: Sequence[PreviousConfig]) -> tuple[Config, Draining]:
-    """Return the configuration extended by all draining AE titles and submitters, and the names of these.
+    """Return the configuration extended by all draining AE titles and submitters, and their names.
 
     An AE title or submitter that `config` contains is not draining.
     """
@@ -70,15 +70,15 @@ def with_draining(config: Config, previous: Sequence[PreviousConfig]) -> tuple[C
 
 
 def _default_submitter(config: Config) -> str | None:
-    """Return the default submitter. A single configured one is the default, even beside draining ones."""
+    """Return the default submitter. A single configured submitter is the default, even if other submitters drain."""
     return config.default_submitter or (next(iter(config.submitters)) if len(config.submitters) == 1 else None)
 
 
 class Drain:
-    """Watches the draining AE titles and submitters, and records when they are drained. A part of the host."""
+    """A part of the host that watches the draining AE titles and submitters, and records the end of each drain."""
 
     def __init__(self, config: Config, draining: Draining, ledger: Ledger, clock: Clock) -> None:
-        """`config`: extended by the draining AE titles and submitters."""
+        """Watch `draining`. `config` is extended by the draining AE titles and submitters."""
         self._config = config
         self._draining = draining
         self._ledger = ledger

@@ -45,9 +45,9 @@ from dicom_adapter.runtime.workers import SLICE_SECONDS
 
 log = structlog.get_logger("dicom_adapter.host")
 
-POLL_EVERY = timedelta(seconds=1)  # for instances whose wake-up was lost, and for operators' requests
-SWEEP_EVERY = timedelta(minutes=1)  # for instances that other processes released, and for failed deletions
-FREE_SPACE_EVERY = timedelta(seconds=10)  # between two requests to free space: the first one needs time to take effect
+POLL_EVERY = timedelta(seconds=1)  # interval of polls for instances whose wake-up was lost, and for operators' requests
+SWEEP_EVERY = timedelta(minutes=1)  # interval of sweeps for instances released by others, and for failed deletions
+FREE_SPACE_EVERY = timedelta(seconds=10)  # time between two requests to free space: a request needs time to take effect
 QUOTA_PAUSE_FACTOR = 10  # updating the quota takes at most a tenth of the time, however much is stored
 EARLIEST = datetime.min.replace(tzinfo=timezone.utc)
 INSTANCE_STORED = "dicom_adapter_instance_stored"  # an observer hook
@@ -75,7 +75,7 @@ class Reconfiguration:
 
 
 class Host:
-    """Does everything that happens after an instance is stored. The caller runs the steps of its parts."""
+    """Runs all steps of the flow after an instance is stored. The caller runs the steps of its parts."""
 
     def __init__(
         self,
@@ -91,19 +91,21 @@ class Host:
         """Apply the first configuration.
 
         `uploads` makes the executor of a submitter, from its name and number of threads. `wake` is called with a part,
-        to run its step now. `poll_every`: the interval in which parts look for changes without a notification.
-        `draining`: AE titles and submitters of `config` that are removed when their work is finished.
+        to run its step now. `poll_every` is the interval in which parts look for changes without a notification.
+        `draining` are the AE titles and submitters of `config` that are removed when their work is finished.
         """
         self._plugins = plugins
         ledger, clock = resources.ledger, resources.clock
         self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
         self._wake_worker = wake
         self._woken: set[Part] = set()  # parts that have work now; read by `run_until_idle` only
-        self._next_step: dict[Part, datetime | None] = {}  # of each part, returned by its last step
+        self._next_step: dict[
+            Part, datetime | None
+        ] = {}  # time of the next step of each part, as its last step returned
         self._poll_every = poll_every or POLL_EVERY
         self._observers = {info.name: Observer(info, plugins, clock) for info in plugins.observers}
         self._candidates: queue.SimpleQueue[Sequence[int]] = queue.SimpleQueue()
-        self._sweep: Iterator[int] | None = None  # the current one, over all released instances
+        self._sweep: Iterator[int] | None = None  # the current sweep over all released instances
         self._sweep_at = self._free_space_at = clock.now()
         self._notify = Notify(ledger, each=any(INSTANCE_STORED in info.observes for info in plugins.observers))
         self._reclaim = Reclaim(resources, self._on_reclaimed)
@@ -115,14 +117,14 @@ class Host:
         self._apply(config, made, decisions, draining)
         with ledger.read() as transaction:
             self._restarts = lanes.restarts(transaction)  # number of restarts that were carried out, by AE title
-            self._last_event = events.last_number(transaction)  # the last one that `_report_cancelled_jobs` has read
+            self._last_event = events.last_number(transaction)  # the last event that `_report_cancelled_jobs` has read
 
     # --- configuration ----------------------------------------------------------------------------------------------
 
     def configure(self, config: Config, draining: Draining) -> Reconfiguration:
-        """Apply another configuration. Everything that did not change continues undisturbed.
+        """Apply another configuration. Unchanged parts continue.
 
-        Only one thread may call it. Raises Refused, and changes nothing, if an AE title cannot be served.
+        Only one thread may call this method. Raises Refused, and changes nothing, if an AE title cannot be served.
         """
         made = self._submitters.make(config, self._plugins)
         decisions = decide_ae_titles(config, self._plugins, made.broken)
@@ -138,7 +140,7 @@ class Host:
     def _apply(
         self, config: Config, made: NewSubmitters, decisions: AeTitleDecisions, draining: Draining
     ) -> Reconfiguration:
-        """Apply the first configuration, or the next one."""
+        """Apply the first configuration, or the next configuration."""
         self._config = config
         ledger = self._ledger
         removed_submitters = self._submitters.apply(config, made)
@@ -254,11 +256,11 @@ class Host:
         return self._clock.now() + self._poll_every
 
     def describe_lanes(self) -> list[LaneReport]:
-        """Return the current state of the lanes. Call it on the thread that runs their steps."""
+        """Return the current state of the lanes. Call this method on the thread that runs their steps."""
         return [lane.describe() for lane in self._lanes.lanes.values()]
 
     def _apply_operator_requests(self) -> datetime:
-        """Carry out what operators requested through the ledger."""
+        """Carry out the requests of operators in the ledger."""
         self._restart_lanes()
         self._report_cancelled_jobs()
         return self._clock.now() + self._poll_every

@@ -1,4 +1,4 @@
-"""The AE titles of the host. An AE title that can be served has a lane; any other has a reason why not."""
+"""The AE titles of the host. An AE title that can be served has a lane; other AE titles are refused with a reason."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ Close = Callable[[], None]
 
 @frozen(kw_only=True)
 class AeTitleDecisions:
-    """The AE titles of a configuration that are served, and those that are refused."""
+    """The served and the refused AE titles of a configuration."""
 
-    served: Mapping[str, str] = field(factory=dict)  # with their processors' descriptions of the settings
-    refused: Mapping[str, str] = field(factory=dict)  # with the reasons
+    served: Mapping[str, str] = field(factory=dict)  # served AE titles, with the processors' descriptions of settings
+    refused: Mapping[str, str] = field(factory=dict)  # refused AE titles, with the reasons
 
 
 @define
@@ -60,7 +60,7 @@ class Lanes:
         self.decisions = AeTitleDecisions()
 
     def announce(self, config: Config, decisions: AeTitleDecisions) -> None:
-        """Record in the ledger which AE titles are served. Receivers read it before they accept an association."""
+        """Record the served AE titles in the ledger. Receivers read this before they accept an association."""
         now = self._clock.now()
         with self._ledger.write() as transaction:
             describe_unconfigured(transaction, config.ae_titles, now)
@@ -113,7 +113,7 @@ class Lanes:
         return {name: served.handle for name, served in self._served.items()}
 
     def overriding(self, method: str) -> list[str]:
-        """Return the AE titles whose processors override this method: only these have to be called."""
+        """Return the AE titles whose processors override this method: only these processors have to be called."""
         base = getattr(JobProcessorBase, method)
         return [name for name, served in self._served.items() if getattr(served.settings.processor.cls, method) != base]
 
@@ -125,7 +125,7 @@ class Lanes:
 def decide_ae_titles(config: Config, plugins: Plugins, broken: Mapping[str, str]) -> AeTitleDecisions:
     """Decide which AE titles can be served.
 
-    `broken`: submitters that cannot be created, with the reasons.
+    `broken` are the submitters that cannot be created, with the reasons.
     """
     served, refused = {}, {}
     for name in config.ae_titles:

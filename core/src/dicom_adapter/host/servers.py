@@ -1,4 +1,4 @@
-"""Supervision of the servers: those of plugins, and the HTTP server of the adapter."""
+"""Supervision of servers: the servers of plugins, and the HTTP server of the adapter."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class SupervisedServer:
         self._is_started = True
 
     def step(self) -> datetime:
-        """Check the server, and start it if it does not run."""
+        """Check the server, and start the server if it does not run."""
         if self._is_started and not self._caller("is_alive", self._server.is_alive):
             log.error("server_ended", server=self._name)
             self.close()
@@ -48,7 +48,7 @@ class SupervisedServer:
         return self._clock.now() + CHECK_EVERY
 
     def close(self) -> None:
-        """Stop the server, if it was started. A failure is logged, so that the other parts are closed, too."""
+        """Stop the server, if it was started. A failure is logged, not raised, so that the other parts are closed."""
         if not self._is_started:
             return
         self._is_started = False

@@ -70,7 +70,7 @@ class Submitters:
         self._poll_every = poll_every or POLL_EVERY
         self._keywords: dict[
             str, Sequence[str]
-        ] = {}  # by AE title; the platform receives the values of these attributes
+        ] = {}  # for each AE title, the DICOM keywords whose values the platform receives
         self._entries: dict[str, _SubmitterEntry] = {}
         self.names: Collection[str] = self._entries.keys()  # a live view, because lanes keep it
         self.broken: Mapping[str, str] = {}

@@ -44,7 +44,7 @@ from dicom_adapter.runtime.workers import BoundedExecutor, Condition
 
 log = structlog.get_logger("dicom_adapter.host")
 
-STOP_SECONDS = 10.0  # for current steps; a step that takes longer is repeated after the next start
+STOP_SECONDS = 10.0  # time limit for current steps; a step that takes longer is repeated after the next start
 WAKE_UPS = Part(PartKind.WAKE_UPS)
 GATHER_SECONDS = 0.05  # pause after a wake-up: under load, many instances are handled together; no sender waits
 HTTP = "http"
@@ -54,8 +54,8 @@ STORAGE = Part(PartKind.STORAGE)
 CERTIFICATES = Part(PartKind.CERTIFICATES)
 READ_CERTIFICATES_EVERY = timedelta(hours=1)
 CHECK_STORAGE_EVERY = timedelta(seconds=5)
-REPLACE_SECONDS = 30.0  # for current turns of replaced processors; a turn that hangs is reported before that
-WAKE_UP_SECONDS = 5.0  # for a wake-up, in one step
+REPLACE_SECONDS = 30.0  # time limit for current turns of replaced processors; a turn that hangs is reported before
+WAKE_UP_SECONDS = 5.0  # time for which one step waits for a wake-up
 
 
 class HostProcess:
@@ -83,7 +83,7 @@ class HostProcess:
         self._resources = Resources(
             ledger=self._ledger, storage=self._storage, clock=self._clock, storage_problem=marker.problem
         )
-        self._storage_problem = ""  # why storage or ledger are not those that were opened; "" if they are
+        self._storage_problem = ""  # why the opened storage or ledger was replaced or is missing; "" if neither was
         self._host = Host(extended, plugins, self._resources, _uploads, wake, draining=draining)
         self._record_configured(config)
         self._servers = self._make_servers()
@@ -93,7 +93,7 @@ class HostProcess:
         return with_draining(config, previous_configs(self._ledger, self._catalogue))
 
     def _record_configured(self, config: Config) -> None:
-        """End the drain of everything that is configured again, and delete the health of parts that may be removed."""
+        """End the drain of AE titles and submitters that are configured again. Delete the health of old parts."""
         configured = Draining(ae_titles=config.ae_titles, submitters=config.submitters)
         with self._ledger.write() as transaction:
             configurations.end_drain(transaction, configured)
@@ -116,7 +116,7 @@ class HostProcess:
         }
 
     def _make_http_server(self, config: HttpConfig) -> Server:
-        from dicom_adapter.host import http  # imported only if it is configured, because that takes time
+        from dicom_adapter.host import http  # imported only if HTTP is configured, because the import takes time
 
         def examine() -> http.Health:
             return http.examine(self._config, self._resources)
@@ -141,12 +141,12 @@ class HostProcess:
         return {**self._host.parts(), **servers, **self._wake_ups, **self._checks}
 
     def _check_storage(self) -> datetime:
-        """Check that storage and ledger are those that were opened. `_examine`, which uses no disk, reports it."""
+        """Check the files of storage and ledger. `_examine`, which uses no disk, reports the problem."""
         self._storage_problem = self._resources.problem()
         return self._clock.now() + CHECK_STORAGE_EVERY
 
     def _read_certificates(self) -> datetime:
-        """Read the certificates that connections depend on. `_examine` reports those that expire."""
+        """Read the certificates that connections depend on. `_examine` reports certificates that expire."""
         self._certificates = [
             *certificates_of_listener(self._config),
             *certificates_of_submitters(self._host.submitters, _log_unknown_certificates),
@@ -184,7 +184,7 @@ class HostProcess:
         return PartFinding(state=PartState.DEGRADED, reason=leak) if leak else PartFinding()
 
     def _log_ae_titles(self, known: Collection[str] = ()) -> None:
-        """Log which AE titles are served and refused. `known`: AE titles that were logged before and did not change."""
+        """Log the served and refused AE titles, except those in `known`, which were logged before and are unchanged."""
         for ae_title, settings in self._host.served.items():
             if ae_title not in known:
                 processor = self._host.processor_of(ae_title)
@@ -195,7 +195,7 @@ class HostProcess:
     # --- configuration ----------------------------------------------------------------------------------------------
 
     def configure(self, config: Config) -> list[str]:
-        """Apply another configuration. Everything that did not change continues undisturbed.
+        """Apply another configuration. Unchanged parts continue.
 
         Return the AE titles whose old processors hang: they are replaced when their turns end. Raises Refused, and
         changes nothing, if the configuration cannot be applied.
@@ -217,11 +217,11 @@ class HostProcess:
         return [name for name, done in changes.changed.items() if not done.done()]
 
     def _served_by_servers(self) -> object:
-        """Return everything that servers depend on. They are replaced when it changes."""
+        """Return the configuration and the handles that servers depend on. A change of them replaces the servers."""
         return self._config.http, self._host.handles_for("dicom_adapter_http", "dicom_adapter_servers")
 
     def _replace_servers(self) -> set[Part]:
-        """Close the servers, which frees their ports, and create new ones. Return the parts that hang."""
+        """Close the servers, which frees their ports, and create new servers. Return the parts that hang."""
         old, self._servers = self._servers, {}
         hanging = self._stop_workers()
         self._close_servers(old, hanging)
@@ -244,7 +244,7 @@ class HostProcess:
         self._ledger.begin_to_close()
         self._watch.close()
         stopped = dict(self._groups.stop_except({}))
-        del stopped[WAKE_UPS]  # it has nothing to finish
+        del stopped[WAKE_UPS]  # this part has nothing to finish
         hanging = _join(stopped)
         self._host.refuse_requests()
         self._close_servers(self._servers, hanging)

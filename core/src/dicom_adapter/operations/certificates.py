@@ -1,4 +1,4 @@
-"""Certificates that expire: those of the configuration, and the problems that follow from their dates."""
+"""Certificates that expire: the certificates of the configuration, and the problems that follow from their dates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dicom_adapter.runtime.deadline import TookTooLong, call_within
 from dicom_adapter.runtime.watch import PartFinding
 
 WARN_BEFORE = timedelta(days=30)
-CALL_SECONDS = 10.0  # for a submitter, which may connect to its platform
+CALL_SECONDS = 10.0  # time limit for a call of a submitter, which may connect to its platform
 
 
 def certificates_of_listener(config: Config) -> list[Certificate]:
@@ -36,7 +36,7 @@ def certificates_of_submitters(
 ) -> list[Certificate]:
     """Return the certificates that the submitters report.
 
-    `on_failure` gets the name of a submitter that fails, and the error; its certificates are unknown.
+    `on_failure` is called with the name of a submitter that fails, and the error; its certificates are unknown.
     """
     found: list[Certificate] = []
     for name, submitter in submitters.items():

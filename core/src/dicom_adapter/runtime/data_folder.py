@@ -34,21 +34,21 @@ UNUSABLE = (OSError, StorageFull, StorageUnavailable, LedgerError)  # errors of 
 
 HOST_LOCK = "host.lock"  # locked by the host
 USE_LOCK = "in-use.lock"  # host and receivers lock it shared, a repair exclusively
-LOCK_TRIES = 10  # several, because a process that only checks a lock holds it for a moment
+LOCK_TRIES = 10  # number of tries: a process that only checks a lock holds it for a moment
 
 
 @frozen
 class DataFolder:
     """A data folder, with advisory locks (flock(2)), which the kernel releases when their process ends.
 
-    There are two locks. One is for use of the folder: processes of the service lock it `shared`, a repair `exclusive`.
-    The other one is for the host, `as_host`: two hosts would deliver every instance twice.
+    There are two locks. The first lock is for use of the folder: processes of the service lock it `shared`, a repair
+    `exclusive`. The second lock is for the host, `as_host`: two hosts would deliver every instance twice.
     """
 
     path: Path
-    ledger: Path | None = None  # the file of the ledger; None if it is no file
+    ledger: Path | None = None  # the file of the ledger; None if the ledger is not a file
     is_durable: bool = True  # acknowledged instances survive a power loss, not only the end of a process
-    lock_pause_seconds: float = 0.1  # between two tries
+    lock_pause_seconds: float = 0.1  # pause between two tries
 
     @classmethod
     def of(cls, config: Config) -> DataFolder:
@@ -61,8 +61,8 @@ class DataFolder:
     def prepare(self, *, is_new: bool = False) -> StorageMarker:
         """Return the marker of the storage. Create it, and the folder, if the storage is new.
 
-        `is_new`: an operator has confirmed that it is new. Raises StorageUnavailable if it may be missing, and creates
-        nothing then.
+        With `is_new`, an operator has confirmed that the storage is new. Otherwise raises StorageUnavailable, and
+        creates nothing, if the storage may be missing.
         """
         if not is_new:
             require_there(self.path, self.ledger)
@@ -107,7 +107,7 @@ class DataFolder:
 
     @property
     def is_used(self) -> bool:
-        """True if any process uses the folder. Creates no file: it might belong to another user than the service."""
+        """True if any process uses the folder. Creates no file, which might belong to another user than the service."""
         return self._is_locked(USE_LOCK, fcntl.LOCK_EX)
 
     @property
@@ -117,12 +117,12 @@ class DataFolder:
 
     @property
     def host_pids(self) -> list[int]:
-        """PID of the process that holds the lock of the host; empty if there is none or it is unknown."""
+        """PID of the process that holds the lock of the host; empty if there is no such process or it is unknown."""
         return _lock_owners_of(self.path / HOST_LOCK)
 
     @property
     def user_pids(self) -> list[int]:
-        """PIDs of the processes that use the folder; empty if there are none or they are unknown."""
+        """PIDs of the processes that use the folder; empty if there are no such processes or they are unknown."""
         return _lock_owners_of(self.path / USE_LOCK)
 
     def record_open_files(self, marker: StorageMarker) -> None:
@@ -138,15 +138,15 @@ class DataFolder:
                 raise
 
     def displaced(self) -> str:
-        """Return why a running host uses other files than those that are in the folder now; "" if it does not.
+        """Return why a running host uses other files than the files in the folder now; "" if it uses these files.
 
-        If the folder was replaced by a copy, the copy of its lock is not locked. So the host is searched by the
-        recorded number of the original one.
+        If the folder was replaced by a copy, the copy of the lock is not locked. So the host is searched by the
+        recorded inode of the original lock.
         """
         try:
             recorded = json.loads((self.path / HOST_LOCK).read_text(encoding="utf-8"))
             lock, *others = [PlacedFile(Path(path), device, inode) for path, device, inode in recorded]
-        except (OSError, ValueError):  # no host has run, or one of an earlier version
+        except (OSError, ValueError):  # no host has run, or a host of an earlier version
             return ""
         problem = next((problem for file in (lock, *others) if (problem := file.problem())), "")
         pids = _lock_owners(lock.device, lock.inode)
@@ -189,7 +189,7 @@ class DataFolder:
         return backend
 
     def open_ledger(self, url: str, wait_seconds: float = WAIT_SECONDS) -> Ledger:
-        """Return the ledger. Only the host upgrades its schema. `wait_seconds`: see `Ledger`."""
+        """Return the ledger. Only the host upgrades its schema. `Ledger` explains `wait_seconds`."""
         return Ledger(url, durable=self.is_durable, wait_seconds=wait_seconds)
 
 

@@ -9,7 +9,7 @@ from attrs import frozen
 
 from dicom_adapter.runtime.workers import Step
 
-OTHER_DEADLINE_SECONDS = 120.0  # of parts whose steps are short
+OTHER_DEADLINE_SECONDS = 120.0  # time limit of parts whose steps are short
 
 
 class PartKind(Enum):
@@ -31,9 +31,9 @@ class PartKind(Enum):
     THREADS = "threads", OTHER_DEADLINE_SECONDS  # the number of threads of the host
     CLOCK = "clock", OTHER_DEADLINE_SECONDS  # the system clock, compared with the clock of the service
     PLUGINS = "plugins", OTHER_DEADLINE_SECONDS  # loading of plugins, and their registration hooks
-    CERTIFICATES = "certificates", OTHER_DEADLINE_SECONDS  # asks each platform for its certificate
+    CERTIFICATES = "certificates", OTHER_DEADLINE_SECONDS  # requests the certificate of each platform
     STORAGE = "storage", 30.0  # a few calls of stat(2); on a network file system that does not answer, they hang
-    PROCESS = "", OTHER_DEADLINE_SECONDS  # the name is that of the process: host, receiver 1
+    PROCESS = "", OTHER_DEADLINE_SECONDS  # a part is named like its process: host, receiver 1
 
     def __init__(self, title: str, deadline_seconds: float) -> None:
         self.title = title
@@ -45,7 +45,7 @@ class Part:
     """One part. `str` returns the name that operators see in `status`, logs and events."""
 
     kind: PartKind
-    name: str = ""  # of the AE title, submitter, plugin or server; "" for a part that exists once
+    name: str = ""  # name of the AE title, submitter, plugin or server; "" for a part that exists once
 
     def __str__(self) -> str:
         return f"{self.kind.title} {self.name}".strip()

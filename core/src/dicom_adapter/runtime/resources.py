@@ -19,8 +19,10 @@ class Resources:
     ledger: Ledger
     storage: StorageBackend[Any]
     clock: Clock
-    storage_problem: Callable[[], str] = lambda: ""  # why the storage is not the one that was opened; "" if it is
+    storage_problem: Callable[[], str] = lambda: (
+        ""
+    )  # why the opened storage was replaced or is missing; "" if it is not
 
     def problem(self) -> str:
-        """Return why storage or ledger are not those that were opened; "" if they are."""
+        """Return why the opened storage or ledger was replaced or is missing; "" if neither was."""
         return self.storage_problem() or self.ledger.problem()

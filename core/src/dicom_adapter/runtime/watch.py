@@ -26,10 +26,10 @@ from dicom_adapter.runtime.workers import Condition, Worker
 log = structlog.get_logger("dicom_adapter.watch")
 
 EXAMINE_EVERY = timedelta(seconds=1)
-WRITE_EVERY = timedelta(seconds=5)  # even if nothing changes: a heartbeat
-FAILURES_TO_REPORT = 3  # consecutive ones: fewer are usually transient
-MAX_UNWRITTEN = 100  # changes in memory while the ledger is full
-CLOSE_SECONDS = 5.0  # limit for waiting for a busy ledger at the end
+WRITE_EVERY = timedelta(seconds=5)  # interval of a heartbeat, even if nothing changes
+FAILURES_TO_REPORT = 3  # number of consecutive failures to report: fewer are usually transient
+MAX_UNWRITTEN = 100  # maximum number of changes in memory while the ledger is full
+CLOSE_SECONDS = 5.0  # time limit for a busy ledger when the process ends
 
 
 @frozen(kw_only=True)
@@ -44,7 +44,7 @@ Examine = Callable[[], Mapping[Part, PartFinding]]
 
 
 def examine(part: Part, conditions: Sequence[Condition]) -> PartFinding:
-    """Return the finding for a part: that of its worker in the worst condition."""
+    """Return the finding for a part: the finding for its worker in the worst condition."""
     deadline = part.kind.deadline_seconds
     for condition in conditions:
         if condition.busy_since is not None and condition.busy_seconds > deadline:
@@ -72,7 +72,7 @@ class Watch:
     """Examines the parts of one process, from `start` to `close`."""
 
     def __init__(self, examine_parts: Examine, ledger: Ledger, clock: Clock) -> None:
-        """`examine_parts` must return immediately, even if a part hangs."""
+        """Watch the parts that `examine_parts` returns. The function must return at once, even if a part hangs."""
         self._examine_parts = examine_parts
         self._ledger = ledger
         self._clock = clock

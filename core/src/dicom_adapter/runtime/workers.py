@@ -1,7 +1,6 @@
 """Workers: threads that call a step function repeatedly. They sleep until the next call is due, or until woken.
 
-Other threads can query their condition: whether a step fails repeatedly or does not return, and whether the thread has
-ended.
+Other threads can query the condition of a worker: repeated failures of its step, or a step that does not return.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from dicom_adapter.runtime.clock import Clock
 
 log = structlog.get_logger("dicom_adapter.workers")
 
-Step = Callable[[], "datetime | None"]  # does pending work, and returns when to call it again; None: when woken
-SLICE_SECONDS = 0.5  # of real time, after which a step with more work returns: a step that takes longer may hang
-FIRST_PAUSE = 1.0  # seconds after a failed step; doubles up to LONGEST_PAUSE
+Step = Callable[[], "datetime | None"]  # does pending work; returns the time of the next call, or None: when woken
+SLICE_SECONDS = 0.5  # real time after which a step with more work returns: a step that takes longer may hang
+FIRST_PAUSE = 1.0  # pause in seconds after a failed step; doubles up to LONGEST_PAUSE
 LONGEST_PAUSE = 30.0
 LONGEST_WAIT = 3600.0  # seconds until the next step: the wait of a thread has an upper limit
 
@@ -36,10 +35,10 @@ T = TypeVar("T")
 class Condition:
     """The current condition of a worker."""
 
-    busy_since: datetime | None = None  # UTC; start of the current step; None: it sleeps
+    busy_since: datetime | None = None  # start of the current step in UTC; None: the worker sleeps
     busy_seconds: float = 0.0  # duration of the current step so far
     failures: int = 0  # number of consecutive failed steps
-    error: str = field(default="", repr=False)  # of the last failed step
+    error: str = field(default="", repr=False)  # error of the last failed step
 
 
 class Worker:
@@ -49,7 +48,7 @@ class Worker:
     """
 
     def __init__(self, name: str, step: Step, clock: Clock, monotonic: Callable[[], float] = time.monotonic) -> None:
-        """`monotonic`: a clock for durations, which does not change with the wall clock."""
+        """Create a worker. `monotonic` is a clock for durations, which does not change with the wall clock."""
         self.name = name
         self._step = step
         self._clock = clock
@@ -62,7 +61,7 @@ class Worker:
         self._thread: threading.Thread | None = None  # None: not started
 
     def start(self) -> None:
-        """Start the thread. May be called once."""
+        """Start the thread. This method may be called only once."""
         thread = threading.Thread(target=self._run, name=self.name, daemon=True)
         thread.start()
         self._thread = thread  # only now: `revive` must not find a thread that has not begun yet
@@ -133,7 +132,7 @@ class BoundedExecutor(Executor):
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._free_places = 2 * threads  # for running and queued calls: each thread finds a queued call when it is free
         self._waiting: deque[tuple[Callable[[], Any], Future[Future[Any]]]] = deque()  # calls without a place
-        self._lock = threading.Lock()  # guards both
+        self._lock = threading.Lock()  # guards `_free_places` and `_waiting`
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         call, entered = partial(fn, *args, **kwargs), Future[Future[T]]()
@@ -150,7 +149,7 @@ class BoundedExecutor(Executor):
     def _enter(self, call: Callable[[], T], entered: Future[Future[T]]) -> None:
         try:
             future = self._threads.submit(call)
-        except RuntimeError as failure:  # it is shut down
+        except RuntimeError as failure:  # the thread pool is shut down
             entered.set_exception(failure)
             self._free_place()
         else:
