@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PROJECTS := pyproject.toml $(wildcard core/pyproject.toml plugins/*/pyproject.toml)
 
-.PHONY: help demo test test-slow lint format docs reference api bench faults fuzz clean
+.PHONY: help demo test test-slow lint format docs reference api audit constraints bench faults fuzz clean
 
 help:
 	@echo "make demo    run the main job in a temporary folder (about 15 seconds)"
@@ -17,6 +17,8 @@ help:
 	@echo "make docs    build the documentation into build/site; a link that leads nowhere is an error"
 	@echo "make reference  bring the tables of docs/configuration.md up to date with the settings classes"
 	@echo "make api     renew the snapshot of the public API, which a test compares"
+	@echo "make audit   look for published vulnerabilities of the dependencies; needs an index with advisories"
+	@echo "make constraints  write the installed versions to constraints.txt"
 	@echo "make bench   measure receiving beside the neighbours that are installed (20 minutes; writes docs/performance.md)"
 	@echo "make bench WHAT=uploads|replay|due|pending|cache|isolation ARGS=...  measure something else"
 	@echo "make faults  kill and fail everything at random, then count (MINUTES=10 SEED=1)"
@@ -63,6 +65,18 @@ reference: $(STAMP)
 
 api: $(STAMP)
 	$(BIN)/python tools/public_api.py
+
+# pip-audit has an environment of its own. With --strict, an index without advisories is an error, not a good result.
+audit: $(STAMP)
+	@$(PYTHON) -m venv build/audit
+	@build/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	@$(BIN)/python tools/requirements.py lowest > build/audit/lowest.txt
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt $(ARGS)
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement build/audit/lowest.txt $(ARGS)
+
+constraints: $(STAMP)
+	@mkdir -p build && $(BIN)/python tools/requirements.py tested > build/constraints.txt
+	@mv build/constraints.txt constraints.txt
 
 bench: WHAT ?= receiving
 bench: $(STAMP)
