@@ -2,12 +2,13 @@
 
     .venv/bin/python bench/cache.py [--studies 1000] [--searches 1000] [--rounds 3] [--folder PATH]
 
-Searching and composing include everything but the network between machines: HTTP requests to the adapter's own server
-on a loopback port, index and ledger on disk with `durability = "fsync"`. The instances come from rows that were written
-to the ledger in advance. Those of a study share one stored file, which composing does not read. Eviction is one turn of
-the lane: it deletes 100 studies of 10,000 instances, while 30,000 are in jobs that are not submitted.
+Searching and composing include everything except the network between machines: HTTP requests to the adapter's own
+server on a loopback port, index and ledger on disk with `durability = "fsync"`. The instances come from rows that were
+written to the ledger in advance. The instances of a study share one stored file, which composing does not read.
+Eviction is one turn of the lane: it deletes 100 studies of 10,000 instances, while 30,000 are in jobs that are not
+submitted.
 
-Receiving is measured as in receiving.py, alternately at an AE title of the cache and at one that groups.
+Receiving is measured as in receiving.py, alternately at an AE title of the cache and at one with grouping.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ processor = "cache"
 [ae-titles.CACHE.settings]
 settle = 0
 """
-INSTANCES = 100  # in each study
+INSTANCES = 100  # number in each study
 MODALITIES = ("CT", "MR", "CR")
 QUERIES = (
     "patientId=P-00{0:03}",
@@ -71,14 +72,14 @@ QUERIES = (
     "accessionNumber=A{0:05}",
     "limit=100&offset={0}",
 )
-EVICTED = 100  # studies
+EVICTED = 100  # number of evicted studies
 SECONDS = 2.0  # approximate duration of sending in each run
 GROUPING = RECEIVERS[0]  # the adapter with the processor `aetitle`
 KEEPING = evolve(GROUPING, key="cache", name="dicom-adapter, cache", start=partial(run_adapter, keeps=True))
 
 
 class Stepping:
-    """A handle that runs the turns of its lane in the calling thread, without concurrent work."""
+    """A lane handle that runs the turns of the lane in the calling thread, without concurrent work."""
 
     def __init__(self, adapter: Adapter) -> None:
         self._handle = adapter.host.handles["CACHE"]
@@ -114,7 +115,7 @@ def main() -> None:
 
 
 def receive(folder: Path, rounds: int) -> dict[str, Any]:
-    """Measure the instances per second at an AE title of the cache and at one that groups.
+    """Measure the instances per second at an AE title of the cache and at an AE title with grouping.
 
     Returns medians of all rounds.
     """
@@ -147,7 +148,7 @@ def measure(folder: Path, studies: int, searches: int) -> dict[str, Any]:
     adapter.clock.advance(60)
     assert adapter.config.http is not None
     lane = Stepping(adapter)
-    cache = Cache({"CACHE": lane})  # missing attributes are those of the handle
+    cache = Cache({"CACHE": lane})  # attributes that `Stepping` lacks are those of the handle
     green = Health(health="green", service="running", problems=[])
     server = HttpServer(make_app({"cache": handlers(cache)}, lambda: green, None, "bench"), adapter.config.http)
     server.start()

@@ -3,8 +3,8 @@
     .venv/bin/python bench/due.py [--groups 10000] [--probes 400] [--wait 120]
 
 A service receives probes, 10 per second, each of a new study, and then all the other groups. The probes become due at
-the rate at which they arrived, while the others are still waiting. The delay of a job is the time from when its group
-was due, which the ledger has as its creation, to `job_queued` in the log, which follows the commit.
+the rate at which they arrived, while the others are still waiting. The delay of a job is the time from the due
+time of its group (the creation time of the job in the ledger) to `job_queued` in the log, which follows the commit.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from dicom_adapter.ledger.schema import jobs
 from dicom_adapter.service.launch import LaunchedService, LogEntry
 
 PROBES_PER_S = 10
-SENDERS = 8  # that send the other groups
+SENDERS = 8  # number of processes that send the other groups
 LONGEST_S = 60.0  # maximum delay of a job before the measurement is aborted
 
 
 class TooSlow(Exception):
-    """The first groups were due before all of them were open."""
+    """The first groups were due before all groups were open."""
 
 
 def main(

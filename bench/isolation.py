@@ -66,7 +66,7 @@ class Run:
     """The results of one service in one round."""
 
     per_second: float  # instances received in one association
-    latencies_ms: Sequence[float]  # of the paced instances, from arrival to submission
+    latencies_ms: Sequence[float]  # of the single instances, from arrival to submission
 
     @property
     def median_ms(self) -> float:
@@ -111,7 +111,7 @@ def _line(run: Run) -> str:
 
 
 def _summary(runs: dict[bool, list[Run]]) -> dict[str, object]:
-    """Return the medians of all rounds, and the ratios of those with and without the bad plugins."""
+    """Return the medians of all rounds, and the ratios of the medians with and without the bad plugins."""
     rates = {beside: statistics.median(run.per_second for run in found) for beside, found in runs.items()}
     latencies = {beside: statistics.median(run.median_ms for run in found) for beside, found in runs.items()}
     return {
@@ -150,7 +150,7 @@ def _measure(folder: Path, data_set: bytes, count: int, paced: int, *, beside: b
 
 
 def _provoke(service: LaunchedService, port: int, data_set: bytes) -> None:
-    """Make the bad plugins misbehave, and wait until they have."""
+    """Make the bad plugins misbehave, and wait until all have misbehaved."""
     for place_, ae_title in enumerate(("CRASHES", "HANGS", "LEAKS")):
         first = 1_000_000 * (place_ + 1)
         _send(port, ae_title, data_set, range(first, first + TO_EACH_BAD_ONE))

@@ -1,4 +1,4 @@
-"""Plugins that misbehave, a healthy one, and a function that installs them: for the benchmark and for tests."""
+"""Plugins that misbehave, a healthy plugin, and a function that installs them, for the benchmark and for tests."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ OUTDATED = """
 raise ImportError("a name that is not there any more")
 """
 BAD = {"crashing": CRASHING, "hanging": HANGING, "leaking": LEAKING, "outdated": OUTDATED}
-GROUPS = {"outdated": "dicom_adapter.v0"}  # entry point groups; the default is the one of this version
+GROUPS = {"outdated": "dicom_adapter.v0"}  # entry point groups; the default is the group of this version
 
 AE_TITLES = """
 [ae-titles.CRASHES]

@@ -1,9 +1,9 @@
-"""Measure the cost of an instance while many others are pending.
+"""Measure the cost of an instance while many instances are pending.
 
     .venv/bin/python bench/pending.py [--instances 200000] [--repeat 3] [--seconds 3]
 
-In each round a service with an empty ledger and one with many pending instances receive the same small instances from
-eight senders. The result is the median of the rounds' ratios.
+In each round a service with an empty ledger and a service with many pending instances receive the same small instances
+from eight senders. The result is the median of the rounds' ratios.
 """
 
 from __future__ import annotations

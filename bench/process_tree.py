@@ -21,14 +21,14 @@ class ProcessTree:
         self._pid = pid
 
     def pids(self) -> list[int]:
-        """Return the running processes, and those that have ended but were not waited for."""
+        """Return the running processes, and ended processes whose exit status was not read."""
         found = [self._pid]
         for pid in found:
             found += _children(pid)
         return found
 
     def cpu_seconds(self) -> float:
-        """Return the CPU time of all processes so far, including ended ones that were waited for."""
+        """Return the CPU time of all processes so far, including ended processes whose exit status was read."""
         return sum(map(_cpu_seconds, self.pids()))
 
     def resident_bytes(self, field: str = "VmRSS") -> int:
@@ -58,7 +58,7 @@ class Peak:
     ) -> None:
         self._ended.set()
         self._thread.join()
-        # The peak of each process, which the samples may have missed.
+        # The kernel records the peak of each process, which the samples may have missed.
         self.size_bytes = max(self.size_bytes, self._family.resident_bytes("VmHWM"))
 
     def _watch(self) -> None:
@@ -79,7 +79,7 @@ def _children(pid: int) -> list[int]:
 def _proportional_bytes(pid: int) -> int:
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:  # it has ended
+    except OSError:  # the process has ended
         return 0
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
 
@@ -89,7 +89,7 @@ def _cpu_seconds(pid: int) -> float:
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         # The CPU clock of a process (clock_getcpuclockid(3)): ticks of 10 ms are too coarse for an association.
-        own = time.clock_gettime((~pid << 3) | 2)
-    except OSError:  # it has ended
+        process_seconds = time.clock_gettime((~pid << 3) | 2)
+    except OSError:  # the process has ended
         return 0.0
-    return own + (int(fields[13]) + int(fields[14])) / TICKS
+    return process_seconds + (int(fields[13]) + int(fields[14])) / TICKS

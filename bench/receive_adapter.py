@@ -56,7 +56,7 @@ def adapter(
 ) -> Iterator[Running]:
     """Run `dicom-adapter run`. With `is_busy`, a plugin computes all the time. `data`: an existing data folder.
 
-    `keeps`: instances are sent to the processor `cache`.
+    `keeps`: whether instances are sent to the processor `cache`.
     """
     if data is not None:
         shutil.copytree(data, folder / "data")

@@ -1,4 +1,4 @@
-"""A plugin whose processor computes without pause; it must not slow the receiver."""
+"""A plugin whose processor computes without pause, which must not slow the receiver."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TURN_S = 1.0  # a turn without an end would be reported as a hang
 
 
 class BusyProcessor(JobProcessorBase[NoSettings]):
-    """Starts to compute in `open` and never pauses."""
+    """Processor that starts to compute in `open` and never pauses."""
 
     name = "busy"
 
@@ -20,7 +20,7 @@ class BusyProcessor(JobProcessorBase[NoSettings]):
         self.call_at(datetime.now(timezone.utc), self._compute)
 
     def handle_instance(self, instance: InstanceStorageInfo) -> None:
-        """Do nothing: no instance is sent to it."""
+        """Do nothing, because no instance is sent to this processor."""
 
     def _compute(self) -> None:
         self.call_later(0, self._compute)

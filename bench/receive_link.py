@@ -102,7 +102,7 @@ class Link:
             raise LinkFailed(f"a response with status 0x{status:04X}")
 
     def _read(self) -> tuple[int, bytes]:
-        """Return the type and the body of the next PDU. There is only one outstanding at a time."""
+        """Return the type and the body of the next PDU. Only one PDU is outstanding at a time."""
         received = b""
         while len(received) < HEADER.size or len(received) < HEADER.size + HEADER.unpack_from(received)[1]:
             # DCMTK writes a response in two pieces and sends the second when the first is acknowledged (RFC 896).
@@ -118,7 +118,7 @@ class Link:
 def _connect(port: int) -> socket.socket:
     connection = socket.create_connection((HOST, port))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # The kernel's timeouts, socket(7). Python's would cost a poll(2) for each call.
+    # The kernel's timeouts, socket(7). Timeouts of Python would cost a poll(2) for each call.
     for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
         connection.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", SILENCE_S, 0))
     return connection

@@ -1,6 +1,6 @@
 """`python receive_minimal.py PORT FOLDER ASSOCIATIONS`: the shortest receiver with pynetdicom.
 
-It writes each data set unchanged, without syncing it.
+The receiver writes each data set unchanged, without a sync.
 """
 
 from __future__ import annotations

@@ -32,7 +32,10 @@ def storescp(folder: Path, _associations: int, options: Sequence[str] = ()) -> I
 
 @contextmanager
 def orthanc(folder: Path, _associations: int) -> Iterator[Running]:
-    """Run Orthanc without plugins and HTTP, otherwise with its defaults: it syncs its storage and keeps an index."""
+    """Run Orthanc without plugins and HTTP, otherwise with its defaults.
+
+    Orthanc then syncs its storage and keeps an index.
+    """
     port = _free_port()
     store = _made(folder)
     configuration = folder / "orthanc.json"
@@ -76,7 +79,7 @@ def _made(folder: Path) -> Path:
 
 
 def _free_port() -> int:
-    """Return a free port, for programs that cannot report the one they chose."""
+    """Return a free port, for programs that cannot report a port of their choice."""
     with socket.create_server((HOST, 0)) as listener:
         port: int = listener.getsockname()[1]
     return port
@@ -104,7 +107,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             os.killpg(process.pid, how)
             process.wait(STOP_S)
             return
-        except ProcessLookupError:  # all of them have ended
+        except ProcessLookupError:  # all processes have ended
             return
         except subprocess.TimeoutExpired:
             pass
@@ -133,11 +136,11 @@ def find_dcmtk() -> str | None:
 
 @cache
 def find_orthanc() -> str | None:
-    """Return the path of Orthanc. In Debian it is only in the PATH of root."""
+    """Return the path of Orthanc. In Debian, Orthanc is only in the PATH of root."""
     return shutil.which("Orthanc") or shutil.which("/usr/sbin/Orthanc")
 
 
 def version_output(program: str) -> str:
     """Return the output of `program --version`, or "" if it has no such option."""
-    asked = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)  # noqa: S603 - a neighbour
-    return asked.stdout
+    version = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)  # noqa: S603 - a neighbour
+    return version.stdout

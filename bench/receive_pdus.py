@@ -1,6 +1,6 @@
 """The PDUs that the benchmark's sender sends (PS3.8 section 9.3, PS3.7 sections 6.3 and 9.3), encoded in advance.
 
-It implements only what it needs: CT images in Explicit VR Little Endian, C-ECHO, and their responses.
+Only the needed parts are implemented: CT images in Explicit VR Little Endian, C-ECHO, and their responses.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ COMMAND, LAST = 0x01, 0x02  # control bits
 MOST_RECEIVED = 16384  # maximum length of PDUs that the sender receives
 RELEASE_REQUEST = HEADER.pack(0x05, 4) + bytes(4)
 
-STATUS = struct.pack("<HHI", 0x0000, 0x0900, 2)  # up to its value
+STATUS = struct.pack("<HHI", 0x0000, 0x0900, 2)  # the element up to its value
 UID_CHARACTERS = 44
 
 
@@ -63,7 +63,7 @@ class Accepted:
     """The relevant content of an A-ASSOCIATE-AC."""
 
     contexts: frozenset[int]
-    maximum_length: int  # of PDUs that the acceptor receives; 0: no limit
+    maximum_length: int  # length of PDUs that the acceptor receives; 0: no limit
 
 
 def read_accept(body: bytes) -> Accepted:
@@ -163,8 +163,8 @@ def read_fragments(body: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def status_of(command: bytes) -> int:
-    """Return the status in the command set of a response. Raises ValueError if there is none."""
-    place = command.find(STATUS)  # the texts before it are ASCII and cannot contain these bytes
+    """Return the status in the command set of a response. Raises ValueError for a command set without a status."""
+    place = command.find(STATUS)  # the texts before the status are ASCII and cannot contain these bytes
     if place < 0:
         raise ValueError("a response without a status (0000,0900)")
     return int.from_bytes(command[place + len(STATUS) :][:2], "little")

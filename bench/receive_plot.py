@@ -16,7 +16,16 @@ sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module_
 DECADES = (10, 100, 1000, 10_000, 100_000)
 # dicom-adapter in blue, and one colour for each product, in the order of the receivers.
 COLOURS = ("#1f4e9c", "#7ba0dc", "#e08214", "#1b7837", "#5aae61", "#a6dba0", "#762a83", "#b79ac8")
-NUMBERS = ("white", "black", "black", "white", "black", "black", "white", "black")  # of the numbers on these colours
+NUMBERS = (
+    "white",
+    "black",
+    "black",
+    "white",
+    "black",
+    "black",
+    "white",
+    "black",
+)  # colours of the numbers on these colours
 FROM_BELOW = tuple(reversed(THROUGHPUT))  # the order in which bars are drawn
 
 
@@ -37,7 +46,7 @@ def draw(results: Results, names: Mapping[str, str]) -> str:
     )
     chart = pygal.HorizontalBar(
         style=style,
-        js=[],  # the page shows it as an image
+        js=[],  # no scripts, because the page shows the plot as an image
         width=1000,
         height=820,
         logarithmic=True,

@@ -31,8 +31,8 @@ class Product:
     """A product that must be installed for its receivers."""
 
     name: str
-    find: Callable[[], str | None]  # returns its program, or None if it is not installed
-    version: Callable[[], str]  # called only if it is installed
+    find: Callable[[], str | None]  # returns the program of the product, or None if it is not installed
+    version: Callable[[], str]  # called only if the product is installed
 
 
 @frozen(kw_only=True)
@@ -42,7 +42,7 @@ class Receiver:
     key: str  # in results
     name: str  # in tables
     syncs: bool  # whether an instance is on disk before it is acknowledged
-    holds: int  # number of associations to hold while one more is opened
+    holds: int  # number of associations to hold while another is opened
     product: Product
     start: Start
 

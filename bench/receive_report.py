@@ -22,7 +22,7 @@ MOST_RESIDENT_MB = 150.0
 MOST_KB_PER_ASSOCIATION = 500.0
 MOST_CYCLE_CPU_MS = 1.0
 LEAST_ASSOCIATIONS_PER_S = 300.0
-MOST_IDLE_PERCENT = 1.0  # of one core: less is not distinguishable from the receiver's other work
+MOST_IDLE_PERCENT = 1.0  # of one core: a smaller share is not distinguishable from the receiver's other work
 MOST_MS_FOR_ANOTHER = 50.0
 
 
@@ -39,7 +39,7 @@ class Results:
         return statistics.median(values)
 
     def ratio(self, ours: str, theirs: str, workload: str) -> float:
-        """Return the median of the ratios of each round, in which other load of the machine affects both receivers."""
+        """Return the median of the ratios of each round, because other load of the machine affects both receivers."""
         runs = zip(self.rates[ours][workload], self.rates[theirs][workload], strict=True)
         return statistics.median(our.rate / their.rate for our, their in runs)
 
@@ -48,7 +48,7 @@ class Results:
         return max(run.peak_mb for runs in self.rates[receiver].values() for run in runs)
 
     def association(self, receiver: str, field: str) -> float | None:
-        """Return the median of all rounds, or None if it cannot be measured."""
+        """Return the median of all rounds, or None without a measurement."""
         values = [getattr(run, field) for run in self.associations[receiver]]
         return None if None in values else statistics.median(values)
 

@@ -23,14 +23,14 @@ from receive_values import AE_TITLE, Associations, Rate, Running, Workload
 
 HERE = Path(__file__).parent
 WARM_UP_S = 0.7
-LONGEST_S = 120.0  # for one run
+LONGEST_S = 120.0  # limit of one run
 CYCLES, CYCLES_S = 200, 2.0  # consecutive associations: at most this many, for at most this long
 OPENING_S = 20.0  # time limit for opening the associations that are held, below any receiver's idle timeout
 IDLE_S = 2.0
 SPARE = 10  # associations that are opened while the others are held
 ECHOES = 200
 
-_numbers = count(1)  # of senders
+_numbers = count(1)  # numbers of senders
 
 
 def run_workload(
@@ -130,7 +130,7 @@ def _read_line(sender: subprocess.Popen[str]) -> str:
 
 
 def run_associations(receiver: Receiver, folder: Path) -> Associations:
-    """Open and release associations one after the other. Then hold many, and measure their cost."""
+    """Open and release associations one after the other. After that, hold many associations, and measure their cost."""
     folder.mkdir()
     with _fresh(receiver, folder, receiver.holds + SPARE) as running:
         _cycle(running, 10)
@@ -153,7 +153,7 @@ def run_associations(receiver: Receiver, folder: Path) -> Associations:
 
 
 def _cycle(running: Running, times: int) -> list[float]:
-    """Open and release associations. Returns the seconds until each was accepted."""
+    """Open and release associations. Returns the seconds until each association was accepted."""
     end = time.monotonic() + CYCLES_S
     taken: list[float] = []
     while len(taken) < times and time.monotonic() < end:
@@ -164,7 +164,10 @@ def _cycle(running: Running, times: int) -> list[float]:
 
 
 def _hold(running: Running, processes: ProcessTree, most: int) -> tuple[int, float | None, float | None, float | None]:
-    """Hold up to `most` associations: how many it were, kB for each, CPU in percent, ms until one more is accepted."""
+    """Hold up to `most` associations.
+
+    Return their number, kB for each, CPU in percent, ms until another is accepted.
+    """
     if not most:
         return 0, None, None, None
     without, before = _idle_share(processes), processes.proportional_bytes()
@@ -190,7 +193,7 @@ def _idle_share(processes: ProcessTree) -> float:
 
 @contextmanager
 def _many_files(count: int) -> Iterator[None]:
-    """Raise this process's limit of open files. Receivers that are already running keep theirs."""
+    """Raise this process's limit of open files. Running receivers keep their limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft + count, hard), hard))
     try:

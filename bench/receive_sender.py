@@ -1,7 +1,7 @@
 """`python receive_sender.py ORDER`: one sender with minimal cost, which prints its results as JSON.
 
-ORDER is an `Order` as JSON. The program prints `ready`, waits for a line, and sends. It imports only modules that load
-quickly; the data set is read from a file.
+ORDER is an `Order` as JSON. The program prints `ready`, waits for a line, and sends. The program imports only modules
+that load quickly; the data set is read from a file.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class Order:
     called: str  # AE title
     data_set: str  # file, Explicit VR Little Endian
     number: int  # of this sender, unique in a benchmark, because UIDs are derived from it
-    count: int  # instances at most
-    seconds: float  # at most; at least one instance is sent
-    is_association_each: bool  # one association for each instance, instead of one for all
-    longest_pdu: int  # bytes; less if the receiver accepts less
+    count: int  # maximum number of instances
+    seconds: float  # maximum duration; at least one instance is sent
+    is_association_each: bool  # one association for each instance, instead of one for all instances
+    longest_pdu: int  # bytes; smaller if the receiver accepts only smaller PDUs
 
     def write(self) -> str:
         return json.dumps(attrs.asdict(self))

@@ -12,7 +12,7 @@ class Running:
     """A receiver that listens."""
 
     port: int
-    pid: int  # of the process that started the others
+    pid: int  # of the process that started the other processes
 
 
 @frozen(kw_only=True)
@@ -57,6 +57,6 @@ class Associations:
     cycle_cpu_ms: float  # of the receiver, to accept and release an association
     echo_ms: float  # C-ECHO, median
     held: int  # associations that were open at once
-    memory_kb: float | None  # for each of them
-    idle_cpu_percent: float | None  # of one core, for all of them, minus the use without associations
-    another_ms: float | None  # until one more is accepted, maximum of SPARE
+    memory_kb: float | None  # memory for each held association
+    idle_cpu_percent: float | None  # of one core, for all held associations, minus the use without associations
+    another_ms: float | None  # until another association is accepted, maximum of SPARE

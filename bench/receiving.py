@@ -2,9 +2,9 @@
 
     .venv/bin/python bench/receiving.py [--repeat 3] [--seconds 3] [--only adapter --only orthanc]
 
-In each round, all receivers run each workload one after the other, so that other load of the machine affects all alike.
-The sender sends PDUs that were encoded in advance, over loopback, from one or eight processes. Every run has a newly
-started receiver and an empty folder. The results are medians.
+In each round, all receivers run each workload one after the other, so that other load of the machine affects all
+receivers alike. The sender sends PDUs that were encoded in advance, over loopback, from one or eight processes. Every
+run has a newly started receiver and an empty folder. The results are medians.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from rich.console import Console
 from rich.table import Table
 
 MOST_ROUNDS = 20
-LONGEST_PDU = 16384  # as DCMTK's clients send, and most others
+LONGEST_PDU = 16384  # as in DCMTK's and most other clients
 OURS = (ADAPTER, BUSY)
 
 
 @attrs.define
 class Measurement:
-    """The results so far. A product that fails is excluded from then on. The adapter must not fail."""
+    """The results so far. A product that fails is excluded from later rounds. The adapter must not fail."""
 
     receivers: list[Receiver]
     left_out: list[str] = attrs.field(factory=list)
     rates: dict[str, dict[str, list[Rate]]] = attrs.field(factory=dict)
     associations: dict[str, list[Associations]] = attrs.field(factory=dict)
 
-    def leave_out(self, receiver: Receiver, why: str) -> None:
+    def exclude(self, receiver: Receiver, why: str) -> None:
         self.receivers.remove(receiver)
         self.left_out.append(f"{receiver.name} ({why})")
         self.rates.pop(receiver.key, None)
@@ -83,7 +83,7 @@ def _begin(only: Sequence[str] | None) -> Measurement:
     measurement = Measurement(wanted)
     for receiver in RECEIVERS:
         if receiver in wanted and receiver.product.find() is None:
-            measurement.leave_out(receiver, "not installed")
+            measurement.exclude(receiver, "not installed")
     return measurement
 
 
@@ -117,7 +117,7 @@ def _in_turn(measurement: Measurement, folder: Path, act: Callable[[Receiver, Pa
         except (LinkFailed, OSError) as failure:
             if receiver.key in OURS:
                 raise
-            measurement.leave_out(receiver, f"failed: {failure}")
+            measurement.exclude(receiver, f"failed: {failure}")
 
 
 def _show(measurement: Measurement, console: Console) -> None:

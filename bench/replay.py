@@ -2,9 +2,10 @@
 
     .venv/bin/python bench/replay.py [--instances 1000000] [--due]
 
-It creates a ledger with the pending instances of four AE titles, in studies of 100, then starts `dicom-adapter run` on
-it. With `--due` every study is due when the service starts, so that the jobs are created, too; without it, no study is
-due. The stored objects are not created: grouping by study or patient never reads them.
+The benchmark creates a ledger with the pending instances of four AE titles, in studies of 100, then starts
+`dicom-adapter run` on this ledger. With `--due` every study is due when the service starts, so that the jobs are
+created, too; without it, no study is due. The stored objects are not created: grouping by study or patient never reads
+them.
 """
 
 from __future__ import annotations

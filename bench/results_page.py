@@ -1,6 +1,6 @@
-"""The page of figures, made from the files in bench/results, whichever benchmark was run last.
+"""The page of figures, created from all files in bench/results after each benchmark.
 
-`publish` writes it into docs/performance.md, between two markers, and the plot into a file beside it.
+`publish` writes the page to docs/performance.md, between two markers, and the plot to a file next to it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def read_results(name: str) -> dict[str, Any]:
 
 
 def write_results(name: str, values: Values) -> None:
-    """Save the results of a benchmark and publish them with the last results of the others."""
+    """Save the results of a benchmark and publish them with the last results of the other benchmarks."""
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     publish()

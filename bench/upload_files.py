@@ -1,4 +1,4 @@
-"""The instances of the upload benchmark: stored once by the adapter's own code, then provided to each run.
+"""The instances of the upload benchmark: stored once by the adapter's code, then provided to each run.
 
 A run gets a copy of the ledger and hard links to the files. All runs therefore read the same blocks, and the adapter
 may reclaim submitted instances.
@@ -31,7 +31,7 @@ from dicom_adapter.runtime.resources import Resources
 
 AE_TITLE = "LUNG"
 PIPELINE = "8abf244aff7647989d4f6b3987a85759"
-EDGE = 512  # pixels, of 16 bits: 512 KiB in each instance
+EDGE = 512  # pixels of 16 bits, that is, 512 KiB in each instance
 PIECE_BYTES = 1 << 20
 QUIET_S = 10  # seconds from the start to the job, for the start of the service and the measurement before the job
 
@@ -64,7 +64,7 @@ class Instances:
 
     folder: Path
     paths: tuple[Path, ...]  # of the Part 10 files
-    size_bytes: int  # of all of them
+    size_bytes: int  # total size of all files
 
     def lend(self, folder: Path, protocol: str, endpoint: str) -> Path:
         """Create the folder of a service with these instances. Returns the path of its configuration."""
@@ -157,7 +157,7 @@ def read_all(instances: Instances, *, cached: bool) -> None:
 
 
 def write_all(instances: Instances, folder: Path, *, sync: bool) -> None:
-    """Write as many bytes as `instances` has into new files. With `sync`, each file is synced before it is closed."""
+    """Write new files with as many bytes as `instances`. With `sync`, each file is synced before it is closed."""
     folder.mkdir()
     data = instances.paths[0].read_bytes()
     for number in range(len(instances.paths)):

@@ -1,9 +1,9 @@
 """`python upload_plain.py grpc
 
-rest ENDPOINT PARALLEL FILES`: the plain loop that the adapter is compared with.
+rest ENDPOINT PARALLEL FILES`: the plain loop to which the adapter is compared.
 
-It uploads the files listed in FILES, PARALLEL at a time, with the generated stub or httpx, in pieces of the same size
-as the submitters, without verification, ledger or retries. It prints seconds and CPU seconds as JSON.
+The loop uploads the files listed in FILES, PARALLEL at a time, with the generated stub or httpx, in pieces of the same
+size as the submitters, without verification, ledger or retries. The program prints seconds and CPU seconds as JSON.
 """
 
 from __future__ import annotations

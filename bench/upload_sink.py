@@ -103,7 +103,10 @@ def _serve_connection(connection: socket.socket) -> None:
 
 
 def _head(connection: socket.socket) -> tuple[bytes, bytes] | None:
-    """Read the next request. Returns its head and the part of its body that was read, or None if there is none."""
+    """Read the next request.
+
+    Returns the head and the part of the body that was read, or None at the end of the connection.
+    """
     received = b""
     while b"\r\n\r\n" not in received:
         piece = connection.recv(65536)

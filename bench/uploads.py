@@ -2,9 +2,10 @@
 
     .venv/bin/python bench/uploads.py [--instances 2000] [--repeat 3] [--protocol grpc|rest|both]
 
-Each round does everything once, so that other load of the machine affects all alike: it reads and writes the files,
-uploads them with a plain loop, and lets the adapter upload them. Both upload to a server of minimal cost (`sink`),
-which shows the cost of the adapter, and to the platform emulator, which keeps the files. The results are medians.
+Each round runs each measurement once, so that other load of the machine affects all alike: it reads and writes the
+files, uploads them with a plain loop, and uploads them with the adapter. Both upload to a server of minimal cost
+(`sink`), which shows the cost of the adapter, and to the platform emulator, which keeps the files. The results are
+medians.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from rich.table import Table
 from upload_runs import SERVERS, SINK, Run
 
 RESULTS = Path(__file__).parent / "results"
-LEAST_RATIO = 0.7  # of the slower one of disk and plain loop
+LEAST_RATIO = 0.7  # of the slower of disk and plain loop
 MOST_GROWTH_MB = 50.0
 LARGEST = 20_000  # instances: 10 GB
 MOST_ROUNDS = 20
@@ -95,7 +96,10 @@ def _measure(
 def _round(
     files: upload_files.Instances, folder: Path, protocols: Sequence[str], parallel: int
 ) -> Iterator[tuple[str, Callable[[], Run]]]:
-    """Run one round and return its runs by name. Like just received files, the files are in the page cache."""
+    """Run one round and return its runs by name.
+
+    The files are in the page cache, like files that were just received.
+    """
     folder.mkdir()
     yield "read from disk", partial(upload_runs.disk, files, partial(upload_files.read_all, files, cached=False))
     yield "read", partial(upload_runs.disk, files, partial(upload_files.read_all, files, cached=True))
@@ -119,7 +123,7 @@ def _name(protocol: str, server: str, who: str) -> str:
 
 @attrs.frozen(kw_only=True)
 class Verdict:
-    """The adapter's figures, and those that they are compared with."""
+    """The adapter's figures, and the figures with which they are compared."""
 
     protocol: str
     server: str
@@ -127,7 +131,7 @@ class Verdict:
     plain_mb_per_s: float
     read_mb_per_s: float
     ratio_to_plain: float  # median of the ratios of each round
-    ratio_to_slower: float  # the slower one of plain loop and disk
+    ratio_to_slower: float  # the slower of plain loop and disk
     cpu_s_per_gb: float  # host process
     plain_cpu_s_per_gb: float
     growth_mb: float  # maximum of all rounds

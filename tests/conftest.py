@@ -27,7 +27,10 @@ def find_dcmtk(program: str) -> str | None:
 
 @pytest.fixture
 def dcmtk() -> Run:
-    """Run one of DCMTK's clients: `dcmtk("storescu", "-aec", "LUNG", …)`. Skip the test if it is not installed."""
+    """Return a function that runs one of DCMTK's clients, or skip the test without DCMTK.
+
+    Example: `dcmtk("storescu", "-aec", "LUNG", …)`.
+    """
 
     def run(program: str, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
         found = find_dcmtk(program)

@@ -56,7 +56,7 @@ def test_the_tables_of_keys_match_the_settings_classes() -> None:
 
 
 def test_every_table_of_the_configuration_has_a_section() -> None:
-    """The tables of the core and of the built-in plugins."""
+    """Each table of the core and of the built-in plugins has a section."""
     found = sections(headings(read(DOCS / "configuration.md")))
     assert {"The top of the file", *(f"[{name}]" for name in ("dicom", "dicom.tls", "storage"))} <= found.keys()
     assert {'type = "fake"', 'processor = "aetitle"', 'processor = "cache"'} <= found.keys()
@@ -102,15 +102,18 @@ def test_the_commands_of_the_built_in_plugins_are_included() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_and_its_options_are_described(name: str) -> None:
-    """The guide has a section for each command that names each option. So has the page generated from `--help`."""
+    """The guide has a section for each command that names each option.
+
+    The page generated from `--help` has such a section, too.
+    """
     text = section(DOCS / "commands.md", name)
-    made = GENERATED_PAGES["command-line.md"].partition(f"# {name}\n")[2].partition("\n#")[0]
+    generated = GENERATED_PAGES["command-line.md"].partition(f"# {name}\n")[2].partition("\n#")[0]
     options = [param.opts[0] for param in COMMANDS[name].params if param.param_type_name == "option"]
     options = [option for option in options if option != "--help"]
     assert [] == [option for option in options if option not in text]
-    assert [] == [option for option in options if option not in made]
+    assert [] == [option for option in options if option not in generated]
     assert f"dicom-adapter {name}" in text or hasattr(COMMANDS[name], "commands")
-    assert f"dicom-adapter {name}" in made
+    assert f"dicom-adapter {name}" in generated
 
 
 @pytest.mark.parametrize("kind", CallFaultKind, ids=lambda kind: kind.value)
@@ -125,7 +128,7 @@ def logged() -> set[str]:
 
 
 def test_exactly_the_logged_events_are_described() -> None:
-    """The tables of events list each event that the code logs, and no other."""
+    """The tables of events list each event that the code logs, and no other event."""
     text = "".join(
         section(DOCS / "operation.md", heading) for heading in ("Every process", "Service", "Receiver", "Host")
     )

@@ -78,7 +78,7 @@ def module_of(monkeypatch: pytest.MonkeyPatch) -> ModuleOf:
 
     def make(*examples: Block) -> types.ModuleType:
         module = types.ModuleType("example")
-        monkeypatch.setitem(sys.modules, "example", module)  # attrs looks types up there
+        monkeypatch.setitem(sys.modules, "example", module)  # attrs looks up types in this module
         for example in examples:
             exec(compile(example.text, str(example), "exec", dont_inherit=True), vars(module))
         return module
@@ -121,7 +121,7 @@ def test_the_example_processor_runs_as_configured(module_of: ModuleOf, make_adap
 
 
 def test_the_on_demand_example_creates_a_job_on_request(module_of: ModuleOf, make_adapter: MakeAdapter) -> None:
-    """Its HTTP handler calls the processor in the lane of the AE title."""
+    """The HTTP handler of the example calls the processor in the lane of the AE title."""
     module = module_of(block("python asking", GROUPING))
     adapter = make_adapter(
         '[submitters.p]\ntype = "fake"\n[ae-titles.KEEP]\nprocessor = "on-demand"', Plugin(module, name="on-demand")
@@ -196,7 +196,7 @@ def test_each_observer_hook_of_the_guide_is_called(module_of: ModuleOf, make_ada
 def test_the_processor_of_the_clara_migration_guide_creates_jobs(
     module_of: ModuleOf, make_adapter: MakeAdapter
 ) -> None:
-    """Each accepted instance becomes a job. The others are quarantined."""
+    """Each accepted instance becomes a job. Other instances are quarantined."""
     configuration = """
     [ae-titles.MINE]
     processor = "my-custom-job-processor"
@@ -209,14 +209,14 @@ def test_the_processor_of_the_clara_migration_guide_creates_jobs(
     assert (2, {"quarantined": 1, "reclaimed": 2}) == (len(adapter.jobs), adapter.states)
 
 
-@pytest.mark.timeout(600)  # a whole suite, on a busy machine
+@pytest.mark.timeout(600)  # runs a whole suite, on a busy machine
 @pytest.mark.parametrize(
     ("page", "kind", "package"),
     [(PLATFORM, "submitter", "dicom_adapter_drop_folder"), (STORAGE, "storage backend", "dicom_adapter_plain_folder")],
     ids=["drop folder", "plain folder"],
 )
 def test_the_examples_pass_the_conformance_suite(page: Path, kind: str, package: str, tmp_path: Path) -> None:
-    """The suite runs as the page shows it. Only the tests that need an unreachable platform are skipped."""
+    """The suite is run as on the page. Only the tests that need an unreachable platform are skipped."""
     for name, info in ((package, f"python {kind}"), ("test_example", f"python {kind} test")):
         (tmp_path / f"{name}.py").write_text(block(info, page).text, encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "-W", "error", "test_example.py"]

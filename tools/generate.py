@@ -3,9 +3,9 @@
     pip install grpcio-tools==1.62.3 mypy-protobuf==3.6.0 "setuptools<81"
     python tools/generate.py [FOLDER]
 
-Without FOLDER the modules are written where they are checked in. The pinned versions are old on purpose: their output
-runs with every grpcio from 1.60 and every protobuf from 4.25 on, while the output of newer ones requires a runtime that
-is equally new. They need protobuf 4, so install them in a separate environment.
+Without FOLDER, the checked-in modules are overwritten. The pinned versions are old on purpose: their output runs with
+every grpcio from 1.60 and every protobuf from 4.25 on. The output of newer versions would require an equally new
+runtime. The pinned versions need protobuf 4, so install them in a separate environment.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def generate(sources: Path, target: Path) -> None:
     if protoc.main(["protoc", *paths, "--mypy_opt=quiet", "--mypy_grpc_opt=quiet", *plugins, *kinds, *protos]):
         raise SystemExit("protoc failed: see its messages above")
     for module in (target / WIRES[sources]).glob("common_pb2_grpc.py*"):
-        module.unlink()  # it contains no services
+        module.unlink()  # the `.proto` file has no services
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""Snapshot of the public API: `make api` writes it, a test compares it.
+"""Snapshot of the public API: `make api` writes the snapshot, a test compares it with the code.
 
-It has one line with the signature of each public name, each member of a public class, each hook and each pytest
-fixture. The sources are parsed by griffe and not imported.
+The snapshot has one line with the signature of each public name, each member of a public class, each hook and each
+pytest fixture. The sources are parsed by griffe and not imported.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def _member(package: griffe.Object | griffe.Alias, path: str) -> griffe.Object:
 
 
 def _public_names(package: griffe.Object | griffe.Alias, module: str) -> list[str]:
-    """Return the names that a module lists in `__all__`, or else imports in its stub."""
+    """Return the names that a module lists in `__all__`; without `__all__`, those that its stub imports."""
     found = _member(package, module)
     if found.exports:
         return [str(export) for export in found.exports]
-    imports = (member for member in found.members.values() if isinstance(member, griffe.Alias))  # of a stub
+    imports = (member for member in found.members.values() if isinstance(member, griffe.Alias))  # imports of a stub
     return [member.name for member in imports if member.target_path.startswith("dicom_adapter.")]
 
 
@@ -57,7 +57,9 @@ def _describe(path: str, item: griffe.Object) -> Iterator[str]:
     elif isinstance(item, griffe.Class):
         yield f"{path} = class({', '.join(map(str, item.bases))}){_decorators(item)}"
         for name, member in item.all_members.items():
-            if name in SPECIAL_METHODS or not name.startswith(("_", "test_")):  # tests of suites are no API
+            if name in SPECIAL_METHODS or not name.startswith(
+                ("_", "test_")
+            ):  # tests of suites are not part of the API
                 target = member.final_target if isinstance(member, griffe.Alias) else member
                 yield from _describe(f"{path}.{name}", target)
 

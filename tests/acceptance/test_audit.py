@@ -68,7 +68,7 @@ def test_a_running_service_is_audited_but_not_repaired(service: LaunchedService)
     service_pid, host, receiver = service.pids()
     first, second = sorted((host, receiver))
     assert f"(PIDs {first}, {second}) is using" in refused
-    os.kill(service_pid, signal.SIGSTOP)  # so that it does not restart the host
+    os.kill(service_pid, signal.SIGSTOP)  # so that the supervisor does not restart the host
     os.kill(host, signal.SIGKILL)
     try:
         audit(service, "--repair", status=2)
@@ -79,7 +79,7 @@ def test_a_running_service_is_audited_but_not_repaired(service: LaunchedService)
 def test_a_repair_fixes_and_reports_the_findings_of_a_stopped_service(
     service: LaunchedService, launch_service: LaunchService
 ) -> None:
-    """Afterwards the service starts again."""
+    """After the repair, the service can start again."""
     service.stop()
     lost, kept = objects(service)
     content = kept.read_bytes()
@@ -112,7 +112,7 @@ def test_the_service_does_not_start_during_a_repair(service: LaunchedService, la
         assert 1 == refused.wait()
 
 
-def test_a_missing_ledger_is_an_error_and_none_is_created(tmp_path: Path) -> None:
+def test_a_missing_ledger_is_an_error_and_is_not_created(tmp_path: Path) -> None:
     path = tmp_path / "adapter.toml"
     path.write_text(CONFIGURATION, encoding="utf-8")
     result = CliRunner().invoke(app, ["audit", "--config", str(path)])

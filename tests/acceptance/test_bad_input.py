@@ -1,4 +1,4 @@
-"""Invalid input of peers: it is rejected or refused with a reason, affects nothing else, and leaks nothing."""
+"""Invalid input of peers is rejected or refused with a reason, affects nothing else, and leaks no resources."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Peer:
         self.answer = self.receive()[0] if wait else None
 
     def send(self, kind: int, body: bytes, missing: int = 0) -> None:
-        """Send a PDU. The header announces `missing` bytes more than are sent."""
+        """Send a PDU. The length in the header is `missing` bytes larger than the sent body."""
         self._socket.sendall(struct.pack(">BBI", kind, 0, len(body) + missing) + body)
 
     def receive(self) -> tuple[int, bytes]:
@@ -187,7 +187,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LaunchedServic
 
 
 def send_identifiable_patient(service: LaunchedService) -> None:
-    """Send instances of a patient whose name must never be logged: stored, refused and quarantined ones."""
+    """Send instances of a patient whose name must never be logged: some are stored, some refused, some quarantined."""
     patient = {"patient_id": "ID-OF-SOMEBODY", "patient_name": "Somebody^With^A^Name"}
     with Peer(service.port(), "NAMED", calling="CT1") as peer:
         store_valid_instance(peer, **patient)
@@ -208,7 +208,7 @@ def send_identifiable_patient(service: LaunchedService) -> None:
         ("NOBODY", "CT1", CALLED_AE_TITLE_NOT_RECOGNIZED),
         ("lung", "CT1", CALLED_AE_TITLE_NOT_RECOGNIZED),
         ("NAMED", "MR1", CALLING_AE_TITLE_NOT_RECOGNIZED),
-        ("NAMED", "CT2", CALLING_AE_TITLE_NOT_RECOGNIZED),  # not from its allowed network
+        ("NAMED", "CT2", CALLING_AE_TITLE_NOT_RECOGNIZED),  # not from the allowed network of CT2
     ],
 )
 def test_unwanted_associations_are_rejected_permanently(
@@ -247,7 +247,7 @@ def test_nothing_can_be_stored_after_a_rejection(service: LaunchedService) -> No
 
 
 def test_an_association_beyond_the_limit_is_rejected_temporarily(launch_service: LaunchService) -> None:
-    """After max-associations, the next one is accepted only when another has ended."""
+    """At the limit `max-associations`, an association is accepted only after another has ended."""
     service = launch_service("[dicom]\nmax-associations = 2\n" + CONFIGURATION)
     first, second = (associate(service.port(), "LUNG") for _number in range(2))
     assert LOCAL_LIMIT_EXCEEDED == rejection(service.port(), "LUNG")
@@ -316,14 +316,17 @@ def test_an_instance_that_cannot_be_grouped_is_quarantined(service: LaunchedServ
     with open_ledger(service) as transaction:
         assert (
             2 == instances.count_by_state(transaction)["ACCESSION", "quarantined"]
-        )  # the other one is from the fixture
+        )  # the other instance is from the fixture
         [quarantined] = events.of_instance(transaction, stored["instance_id"])
     assert ("instance_quarantined", logged["reason"]) == (quarantined.event, quarantined.detail["reason"])
 
 
 @pytest.mark.parametrize("hostile", ["../../../evil", "/evil", "evil\0evil", "evil" * 2500], ids=lambda text: text[:9])
 def test_data_from_peers_never_becomes_part_of_a_path(service: LaunchedService, hostile: str) -> None:
-    """Hostile UIDs are refused, hostile patient IDs are stored as values. Neither names a file or folder."""
+    """Hostile UIDs are refused, hostile patient IDs are stored as values.
+
+    Neither becomes the name of a file or folder.
+    """
     folder = service.configuration.parent
     before = {path.name for path in folder.iterdir()}
     with Peer(service.port(), "LUNG", calling="../../evil") as peer:
@@ -379,6 +382,6 @@ def open_ledger(service: LaunchedService) -> Iterator[Transaction]:
 
 
 def instances_in_ledger(service: LaunchedService) -> int:
-    """Return the number of all instances ever entered."""
+    """Return the number of all instances in the ledger, in any state."""
     with open_ledger(service) as transaction:
         return instances.last_number(transaction)

@@ -30,7 +30,7 @@ processor = "cache"
 settle = 0
 pipeline-lung = "8abf244aff7647989d4f6b3987a85759"
 """
-PATIENCE_S = 60.0  # on a busy machine
+PATIENCE_S = 60.0  # longest wait on a busy machine
 
 
 def study(folder: Path, uid: str, instances: int = 2) -> list[Path]:
@@ -50,7 +50,7 @@ def cache_of(service: LaunchedService) -> httpx.Client:
 
 
 def wait_until(holds: Callable[[], Any]) -> Any:
-    """Call `holds` until it returns a true value, and return that. Use it only where no event can be awaited."""
+    """Call `holds` until the result is true, and return the result. For states that no event reports."""
     end = time.monotonic() + PATIENCE_S
     while not (found := holds()):
         assert time.monotonic() < end, "the condition did not become true in time"
@@ -115,8 +115,8 @@ def _curl(*arguments: str) -> Any:
 def test_kill_9_between_compose_and_clean_up_loses_nothing_and_submits_nothing_twice(
     launch_service: LaunchService, tmp_path: Path
 ) -> None:
-    """Kill the service a little later in each round. The same key returns the same job, and each study is submitted
-    once."""
+    """Kill the service a little later in each round. A repeated call with the same key returns the same
+    job, and each study is submitted once."""
     configuration = f"[http]\nport = 0\n{STORAGE}{CACHE}"
     rounds = 4
     for number in range(rounds):
@@ -127,7 +127,7 @@ def test_kill_9_between_compose_and_clean_up_loses_nothing_and_submits_nothing_t
         with cache_of(service) as cache:
             wait_until(lambda: cache.get(f"/studies/{uid}").is_success)  # noqa: B023 - it is called at once
             first = cache.post("/jobs", json=order, headers={"Idempotency-Key": uid}).json()
-        time.sleep(0.15 * number)  # kill it at another step of the job each time
+        time.sleep(0.15 * number)  # kill the service at another step of the job each time
         service.kill()
         service = launch_service(configuration)
         service.port()
@@ -148,7 +148,7 @@ def test_kill_9_between_compose_and_clean_up_loses_nothing_and_submits_nothing_t
 def test_a_delete_and_a_compose_of_one_study_at_the_same_time_do_not_interleave(
     launch_service: LaunchService, tmp_path: Path
 ) -> None:
-    """One of them is first: either the job has the complete study, or the study is no longer found."""
+    """Either the job has the complete study, or the study does not exist when the job is composed."""
     service = launch_service(f"[http]\nport = 0\n{STORAGE}{CACHE}")
     for number in range(5):
         uid = f"1.2.{number}"

@@ -76,7 +76,9 @@ def test_a_study_runs_end_to_end_against_the_emulator(
 def test_a_lost_response_creates_no_second_job(
     launch_service: LaunchService, platform_emulator: PlatformEmulator, tmp_path: Path, protocol: str
 ) -> None:
-    """The first response to each call is lost. There is one job, with its metadata and each instance, started once.
+    """The first response to each call is lost.
+
+    The platform has one job, started once, with its metadata and all instances.
 
     Verified to fail when a repeated create over gRPC does not search first, or a repeated create over REST has a new
     key.

@@ -35,7 +35,7 @@ allowed-callers = ["CT1"]
 settings = {{ pipeline-a = "pipeline-1" }}
 """
 )
-DEMO_SECONDS = 100  # limit for a busy machine; it takes about 15
+DEMO_SECONDS = 100  # limit for a busy machine; usually the demo takes about 15 seconds
 
 
 def command(*arguments: object, status: int = 0) -> Result:
@@ -47,7 +47,7 @@ def command(*arguments: object, status: int = 0) -> Result:
 
 @pytest.fixture(scope="module", autouse=True)
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
-    """`dicom-adapter demo`, which runs during the other tests because it is slow."""
+    """The process of `dicom-adapter demo`, which runs during the other tests because it is slow."""
     environment = {"TMPDIR": str(tmp_path_factory.mktemp("demo")), "COLUMNS": "120"}
     program = [sys.executable, "-m", "dicom_adapter", "demo"]
     with subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
@@ -70,7 +70,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LaunchedServic
 
 @pytest.fixture
 def two_jobs(service: LaunchedService) -> list[Job]:
-    """The jobs of that study, in the order of LUNG's pipelines."""
+    """The jobs of the study at LUNG, in the order of LUNG's pipelines."""
     for pipeline in ("pipeline-1", "pipeline-2"):
         queued = service.wait_for("job_queued", ae_title="LUNG", pipeline=pipeline)
         service.wait_for("job_submitted", job_id=queued["job_id"])
@@ -200,7 +200,7 @@ def test_check_reports_each_mistake_with_its_location(tmp_path: Path, table: str
 
 
 def test_plugins_lists_the_installed_plugins() -> None:
-    """The list has kind, name and distribution of everything that a configuration can select."""
+    """The list has kind, name and distribution of each component that a configuration can select."""
     listed = json.loads(command("plugins", "--json").stdout)
     assert {
         ("processor", "aetitle", "dicom-adapter-aetitle", ""),
@@ -214,7 +214,7 @@ def test_plugins_lists_the_installed_plugins() -> None:
 
 
 def test_echo_reports_by_exit_status_if_a_peer_answers(service: LaunchedService) -> None:
-    """0: the peer answers; 1: it does not answer, or rejects the association; 2: the address is invalid."""
+    """Exit status 0: the peer answers; 1: no response, or the association is rejected; 2: the address is invalid."""
     peer = f"127.0.0.1:{service.port()}"
     assert f"LUNG@{peer} answered in " in command("echo", "--to", f"LUNG@{peer}").stdout
     assert "called ae title" in command("echo", "--to", f"NOBODY@{peer}", status=1).stderr.lower()
@@ -227,7 +227,7 @@ def test_echo_reports_by_exit_status_if_a_peer_answers(service: LaunchedService)
 
 
 def test_send_reports_files_that_were_not_sent(service: LaunchedService, tmp_path: Path) -> None:
-    """0: all files were sent; 1: some were not; 2: a file does not exist."""
+    """Exit status 0: all files were sent; 1: some files were not sent; 2: a file does not exist."""
     write_study(tmp_path / "study")
     peer = f"127.0.0.1:{service.port()}"
     refused = json.loads(command("send", tmp_path, "--to", f"CLOSED@{peer}", "--json", status=1).stdout)
@@ -266,8 +266,8 @@ def test_a_job_is_found_by_the_first_digits_of_its_id(service: LaunchedService, 
     assert "error: several job ids begin with ''; enter more characters\n" == ambiguous
 
 
-def test_jobs_without_a_ledger_is_an_error_and_creates_none(tmp_path: Path) -> None:
-    """If no service has run with the data folder, the command reports it and creates no file."""
+def test_jobs_without_a_ledger_is_an_error_and_creates_no_ledger(tmp_path: Path) -> None:
+    """If no service has used the data folder, the command reports an error and creates no file."""
     path = tmp_path / "adapter.toml"
     path.write_text(CONFIGURATION, encoding="utf-8")
     assert "there is no ledger at sqlite:" in command("jobs", "list", "-c", path, status=1).stderr
@@ -278,7 +278,7 @@ def test_jobs_without_a_ledger_is_an_error_and_creates_none(tmp_path: Path) -> N
 
 
 def names_of(group: Any) -> Iterator[str]:
-    """Yield all commands of the program, including those of its groups, as a user types them."""
+    """Yield all commands of the program, including the commands of its groups, as a user types them."""
     for name, found in group.commands.items():
         yield from (f"{name} {inner}" for inner in names_of(found)) if hasattr(found, "commands") else [name]
 
@@ -290,7 +290,7 @@ def test_the_help_of_every_command_describes_exit_status_or_arguments(name: str)
 
 
 def test_demo_shows_six_jobs_and_next_steps(demo: subprocess.Popen[str]) -> None:
-    """There is one job for each of LUNG's three pipelines, and one for each of HEAD's three studies."""
+    """The jobs are one for each of LUNG's three pipelines, and one for each of HEAD's three studies."""
     output, _ = demo.communicate(timeout=DEMO_SECONDS)
     assert 0 == demo.returncode
     submitted = re.findall(r"job (LUNG|HEAD)-(\w+)-\d{14}, .*, (\d+) instances: submitted", output)

@@ -1,4 +1,4 @@
-"""`dicom-adapter explain` with a real service: the story that its processes recorded, as text and as JSON."""
+"""`dicom-adapter explain` with a real service: the story of recorded events, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def explain(service: LaunchedService, *arguments: str, status: int = 0, columns:
     return re.sub(r"\b\d\d:\d\d:\d\d\b", "TIME", "\n".join(lines))
 
 
-def test_a_study_is_explained_while_the_service_runs_and_afterwards(
+def test_a_study_is_explained_while_the_service_runs_and_after_its_end(
     launch_service: LaunchService, tmp_path: Path
 ) -> None:
-    """Both AE titles are shown. The receiver's events are complete at the latest when it has ended."""
+    """Both AE titles are shown. The events of the receiver are complete at the latest after the receiver has ended."""
     paths = write_study(tmp_path / "study", instances=3, patient_id=PATIENT)
     study = str(dcmread(paths[0]).StudyInstanceUID)
     service = launch_service(CONFIGURATION)

@@ -126,7 +126,7 @@ def wait_until_red(expected: set[str], service: LaunchedService, python: str = s
 def test_hanging_plugins_are_reported_by_name_and_affect_no_other_part(
     launch_service: LaunchService, tmp_path: Path
 ) -> None:
-    """A processor, a submitter and an observer hang. When they continue, so do the parts that they blocked.
+    """A processor, a submitter and an observer hang. When they continue, the blocked parts continue, too.
 
     Verified to fail when the supervisor looks only for failures.
     """
@@ -151,7 +151,7 @@ def test_hanging_plugins_are_reported_by_name_and_affect_no_other_part(
 
 
 def test_a_host_that_keeps_dying_is_red(launch_service: LaunchService) -> None:
-    """It is red after the third time, although it is restarted each time. The receiver is not red."""
+    """The host is red after the third death, although it is restarted each time. The receiver is not red."""
     service = launch_service(STORAGE + '[ae-titles.LUNG.settings]\npipeline-a = "1"\n')
     service.port()
     for times in range(1, 4):

@@ -1,4 +1,4 @@
-"""Peers that stall, flood or disconnect: they leak no resources and do not delay other peers."""
+"""Peers that stall, flood or disconnect: such peers leak no resources and do not delay other peers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pipeline-a = "p"
 """
 CONNECTS = int(os.environ.get("DICOM_ADAPTER_CONNECTS", "5000"))  # 100000 in manual runs
 STALLED = int(os.environ.get("DICOM_ADAPTER_STALLED", "1000"))  # 10000 in manual runs
-OPEN_AT_ONCE = 200  # stalled connections; more than the service accepts
+OPEN_AT_ONCE = 200  # number of stalled connections, more than the service accepts
 MOST_THREADS = 40  # threads of a receiver: the network, storing, supervision
 MOST_GROWTH_KB = 30_000
 
@@ -83,12 +83,12 @@ class Receiver:
 def _is_socket(entry: Path) -> bool:
     try:
         return str(entry.readlink()).startswith("socket:")
-    except FileNotFoundError:  # closed in the meantime
+    except FileNotFoundError:  # the descriptor was closed during the listing
         return False
 
 
-def test_connections_without_data_leak_nothing(service: LaunchedService) -> None:
-    """Many connections are opened, and closed in order or with a reset, as the probes of load balancers do."""
+def test_connections_without_data_leak_no_resources(service: LaunchedService) -> None:
+    """Many connections are opened, and closed in order or with a reset, as by probes of load balancers."""
     receiver = Receiver(service)
     sockets, before = receiver.sockets, receiver.field("VmRSS")
     for number in range(CONNECTS):
@@ -151,15 +151,15 @@ def test_a_stalled_peer_is_disconnected_after_the_timeout(
     for connection in connections:
         stall(connection)
     for connection in connections:
-        while connection.recv(4096):  # perhaps a response and an A-ABORT, then the end
+        while connection.recv(4096):  # possibly a response and an A-ABORT, then the end
             pass
         connection.close()
     receiver.until_sockets(sockets)
     verify(service)
 
 
-def test_stalled_association_requests_leak_nothing(service: LaunchedService) -> None:
-    """Many peers send a part of a request. Those beyond the limit are refused, the others disconnected in time.
+def test_stalled_association_requests_leak_no_resources(service: LaunchedService) -> None:
+    """Many peers send a part of a request. Peers above the limit are refused, the other peers are disconnected in time.
 
     Verified to fail when associations have no time limit (`association-timeout`).
     """
@@ -168,13 +168,13 @@ def test_stalled_association_requests_leak_nothing(service: LaunchedService) -> 
     stalled: deque[socket.socket] = deque()
     for _number in range(STALLED):
         stalled.append(connect(service))
-        with suppress(ConnectionError):  # beyond the limit, and refused
+        with suppress(ConnectionError):  # the connection is above the limit and refused
             stalled_in_request(stalled[-1])
         if len(stalled) > OPEN_AT_ONCE:
             reset(stalled.popleft())
     assert receiver.field("Threads") <= MOST_THREADS
     assert receiver.field("VmRSS") - before < MOST_GROWTH_KB
-    receiver.until_sockets(sockets)  # although the last ones are still open on this side
+    receiver.until_sockets(sockets)  # although the last connections are still open on this side
     for connection in stalled:
         reset(connection)
     verify(service)
@@ -195,7 +195,7 @@ def test_silent_connections_are_limited_in_number(service: LaunchedService) -> N
 
 
 def test_a_peer_that_never_reads_responses_is_throttled(service: LaunchedService) -> None:
-    """Responses do not accumulate in memory: the peer's requests are not read either, and it is disconnected."""
+    """Responses do not accumulate in memory: the peer's requests are not read either, and the peer is disconnected."""
     receiver = Receiver(service)
     before = receiver.field("VmRSS")
     with connect(service) as connection:
@@ -210,7 +210,7 @@ def test_a_peer_that_never_reads_responses_is_throttled(service: LaunchedService
 
 @pytest.mark.parametrize("kind", [0x01, 0x02, 0x04], ids=["A-ASSOCIATE-RQ", "A-ASSOCIATE-AC", "P-DATA-TF"])
 def test_the_length_of_a_pdu_is_checked_before_it_is_read(service: LaunchedService, kind: int) -> None:
-    """A header announces two gigabytes. No memory is allocated for them, and the connection is closed at once."""
+    """A header announces two gigabytes. No memory is allocated for the PDU, and the connection is closed at once."""
     with connect(service) as connection:
         if kind == 0x04:
             establish(connection)

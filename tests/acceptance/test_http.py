@@ -96,7 +96,7 @@ def http(service: LaunchedService, path: str, **headers: str) -> tuple[int, Any]
 
 
 def test_a_plugin_serves_data_of_its_processors(launch_service: LaunchService, tmp_path: Path) -> None:
-    """Its handlers call the lanes of its AE titles. Its own server is watched and restarted."""
+    """The plugin's handlers call the lanes of its AE titles. The plugin's server is watched and restarted."""
     python = install(tmp_path, counter=COUNTER)
     service = launch_service(CONFIGURATION, python=python)
     send(write_study(tmp_path / "study", instances=3), service, "COUNT")
@@ -156,7 +156,7 @@ def test_an_http_port_in_use_prevents_the_start(launch_service: LaunchService) -
 def test_binding_to_other_addresses_requires_a_long_token(
     token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`check` and `run` report an error, and nothing starts."""
+    """`check` and `run` report an error, and the service does not start."""
     monkeypatch.setenv("SHORT", "secret")
     path = tmp_path / "adapter.toml"
     path.write_text(f'[http]\nbind = "0.0.0.0"\n{token}' + STORAGE + LUNG)

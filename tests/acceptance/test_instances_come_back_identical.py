@@ -1,4 +1,4 @@
-"""Data sets reach the platform unchanged, in a readable file with their own transfer syntax."""
+"""Data sets reach the platform unchanged, in a readable file with the original transfer syntax."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ SHIPPED = Path(pydicom.data.__file__).parent / "test_files"
 
 
 def data_set_of(path: Path) -> bytes:
-    """Return the encoded data set of a Part 10 file: everything after its File Meta Information."""
-    # The group length gives the end of the File Meta Information (PS3.10 section 7.1).
+    """Return the encoded data set of a Part 10 file, which follows the File Meta Information."""
+    # The group length defines the end of the File Meta Information (PS3.10 section 7.1).
     header = dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"]).file_meta
     return path.read_bytes()[132 + 12 + header.FileMetaInformationGroupLength :]
 

@@ -115,7 +115,7 @@ def test_dcmtk_sends_in_pdus_of_every_size(
 def test_many_concurrent_associations_of_dcmsend_succeed(
     launch_service: LaunchService, platform: PlatformFolder, dcmtk: Run, tmp_path: Path
 ) -> None:
-    """There are two receivers, and as many senders as associations are allowed."""
+    """The service has two receivers; the number of senders is the maximum number of associations."""
     service = launch_service(f"[dicom]\nreceivers = 2\nmax-associations = {2 * ASSOCIATIONS}\n" + STORAGE + SERVED)
     port = service.port()
     studies = [write_study(tmp_path / str(number), patient_id=f"P-{number}") for number in range(ASSOCIATIONS)]
@@ -144,7 +144,7 @@ def test_dcmtk_sends_over_tls(
 
 @pytest.mark.dcmtk
 @pytest.mark.parametrize("clients", ["required", "optional"])
-def test_dcmtk_without_a_certificate_is_accepted_only_if_none_is_required(
+def test_dcmtk_without_a_certificate_is_accepted_only_if_it_is_not_required(
     launch_service: LaunchService, dcmtk: Run, pki: Pki, keys: Keys, clients: str
 ) -> None:
     """Anonymous TLS depends on `client-certificates`. A connection without TLS is never accepted."""
@@ -221,7 +221,7 @@ class Orthanc:
 
 
 def free_port() -> int:
-    """Return a free port: Orthanc cannot choose one."""
+    """Return a free port, because Orthanc cannot choose a port."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]

@@ -26,7 +26,7 @@ from dicom_adapter.runtime.parts import PartKind
 PartKind.LANE.deadline_seconds = PartKind.OBSERVER.deadline_seconds = 0.5
 """
 SECONDS = 60  # time limit of each wait
-INSTANCES = 10  # to each AE title
+INSTANCES = 10  # number sent to each AE title
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def send_patient(service: LaunchedService, folder: Path, patient_id: str) -> Non
 def test_a_service_killed_while_groups_wait_submits_each_job_once(
     launch_service: LaunchService, platform: PlatformFolder, tmp_path: Path
 ) -> None:
-    """The second kill is right after jobs were queued. Each pipeline gets one job for each group."""
+    """The second kill follows immediately after jobs were queued. Each pipeline gets one job for each group."""
     first = launch_service(CONFIGURATION)
     send_patient(first, tmp_path / "one", "P-1")
     first.kill()

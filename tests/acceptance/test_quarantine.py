@@ -1,4 +1,4 @@
-"""Quarantine in the real service: the quota rejects and refuses, and an operator requeues."""
+"""Quarantine in the real service: rejections and refusals at the quota, and a requeue by an operator."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SECONDS = 60  # time limit of each wait
 
 
 def store_until_refused(association: Association) -> int:
-    """Store until the status is not success, and return that status."""
+    """Store until the status is not success, and return this status."""
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
         status = association.send_c_store(synthetic.make_instance(rows=2, columns=2)).Status
@@ -54,7 +54,9 @@ def command(service: LaunchedService, *words: str) -> Result:
 def test_a_full_quarantine_refuses_until_an_operator_requeues_it(
     launch_service: LaunchService, platform: PlatformFolder, tmp_path: Path
 ) -> None:
-    """New associations are rejected temporarily, and C-STOREs on open ones refused temporarily. After the configuration
+    """New associations are rejected temporarily, and C-STOREs on open associations refused temporarily.
+
+    After the configuration
     is corrected, the requeued instances become the expected job.
 
     Verified to fail when the receiver does not check the quota (then an open association fills the disk), or the lane

@@ -1,4 +1,4 @@
-"""Reload: a changed configuration is applied to the running service, by command and by SIGHUP."""
+"""Reload: the application of a changed configuration to the running service, by command and by SIGHUP."""
 
 from __future__ import annotations
 
@@ -145,10 +145,13 @@ def test_an_open_association_continues_when_its_ae_title_is_removed_and_another_
     assert 0 == service.stop()
 
 
-def test_sighup_applies_the_file_as_the_command_does(
+def test_sighup_applies_the_file_like_the_command(
     launch_service: LaunchService, platform: PlatformFolder, tmp_path: Path
 ) -> None:
-    """Instances that wait under the old settings become a job under the new ones. An unchanged file has no effect."""
+    """Instances that wait under the old settings become a job under the new settings.
+
+    An unchanged file has no effect.
+    """
     service = launch_service(STORAGE + HEAD + SLOW_LUNG)
     send(write_study(tmp_path / "study", instances=3), service, "LUNG")
     write(service, BOTH)
@@ -189,7 +192,7 @@ def test_reload_fails_when_no_service_runs(launch_service: LaunchService) -> Non
 
 
 def test_the_running_configuration_is_recorded_before_the_service_listens(launch_service: LaunchService) -> None:
-    """A file that is applied at once is compared with the running configuration, not with the previous one."""
+    """A file that is applied at once is compared with the running configuration, not with an earlier configuration."""
     before = launch_service(BOTH)
     before.port()
     before.stop()
@@ -222,7 +225,10 @@ def test_a_removed_ae_title_is_held_until_it_is_configured_again(
 def test_a_removed_ae_title_drains_across_a_restart(
     launch_service: LaunchService, platform: PlatformFolder, tmp_path: Path
 ) -> None:
-    """Its group becomes due, and its job is submitted by a submitter that is also removed. Then both are gone."""
+    """The group becomes due, and the job is submitted by a submitter that is also removed.
+
+    Afterwards both are removed.
+    """
     two = (
         'default-submitter = "platform"\n' + STORAGE + '[submitters.second]\ntype = "fake"\nfolder = "second"\n' + HEAD
     )

@@ -1,4 +1,4 @@
-"""The two scenarios that specify the AE Title Job Processor, in real time, with DCMTK's senders and our own."""
+"""The two scenarios that specify the AE Title Job Processor, in real time, with DCMTK's senders and the adapter's."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ def started_jobs(platform: PlatformFolder) -> list[tuple[str, str, int]]:
 def test_five_studies_of_one_patient_become_one_job_for_each_pipeline(
     launch_service: LaunchService, platform: PlatformFolder, dcmtk: Run, tmp_path: Path
 ) -> None:
-    """Each study is sent in a separate association within the timeout. All five are in each of the three jobs."""
+    """Each study is sent in a separate association within the timeout.
+
+    All five studies are in each of the three jobs.
+    """
     service = launch_service(CONFIGURATION)
     port = service.port()
     for number in range(5):
@@ -73,14 +76,14 @@ def test_three_studies_in_one_association_become_three_jobs(
 def test_every_arrival_restarts_the_wait(
     launch_service: LaunchService, platform: PlatformFolder, tmp_path: Path
 ) -> None:
-    """Four instances of one study, each in its own association, 4, 3 and 1 s apart, become one job.
+    """Four instances of one study, each in a separate association, 4, 3 and 1 s apart, become one job.
 
     If sending is so slow that two instances are more than five seconds apart, each part becomes a job.
     """
     service = launch_service(CONFIGURATION)
     for path, pause in zip(write_study(tmp_path / "study", instances=4), (4, 3, 1, 0), strict=True):
         assert [True] == [result.ok for result in send([path], service, "HEAD")]
-        time.sleep(pause)  # the pauses are the scenario
+        time.sleep(pause)  # the pauses are part of the scenario
     parts = parts_of(arrivals(service), quiet=timedelta(seconds=5))
     service.wait_for("job_submitted", times=len(parts))
     assert sorted(("pipeline-4", "higher", part) for part in parts) == started_jobs(platform)

@@ -38,12 +38,12 @@ TWO = "[dicom]\nreceivers = 2\n" + STORAGE + SERVED
 
 @define
 class Sender:
-    """Stores instances one after the other, each in its own association, until it is stopped."""
+    """A sender that stores instances one after the other, each in a separate association, until it is stopped."""
 
     port: int
     tls: tuple[object, str] | None = None
     acknowledged: list[str] = field(factory=list)
-    failures: int = 0  # associations that were rejected or lost: their instances are sent again
+    failures: int = 0  # number of rejected or lost associations, whose instances are sent again
 
     def run(self, stop: threading.Event) -> None:
         while not stop.is_set():
@@ -101,7 +101,9 @@ def receivers_at(service: LaunchedService) -> dict[str, int]:
 
 
 def test_all_receivers_share_one_port(launch_service: LaunchService) -> None:
-    """This holds for port 0, too. Each has a name in log and health. Instances of one study that different receivers
+    """The port may also be 0.
+
+    Each receiver has a name in log and health. Instances of one study that different receivers
     store become one job."""
     service = launch_service(TWO.replace("2", "3", 1))
     port = service.port(SECONDS)
@@ -122,8 +124,8 @@ def test_all_receivers_share_one_port(launch_service: LaunchService) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # unclosed sockets: their peer is killed
-def test_a_receiver_killed_under_load_is_restarted_and_no_other_process(launch_service: LaunchService) -> None:
-    """It keeps port and name. Each acknowledged instance is in one job."""
+def test_only_a_receiver_killed_under_load_is_restarted(launch_service: LaunchService) -> None:
+    """The receiver keeps port and name. Each acknowledged instance is in one job."""
     service = launch_service(TWO)
     port = service.port(SECONDS)
     before = service.pids()
@@ -139,7 +141,7 @@ def test_a_receiver_killed_under_load_is_restarted_and_no_other_process(launch_s
     assert (before[:2], before[3]) == (after[:2], after[3])
     assert ["receiver 1"] == [entry["name"] for entry in service.logged("process_died")]
     assert_all_submitted(service, senders, duplicates_allowed=True)
-    gc.collect()  # so that its warnings are raised here, where they are expected
+    gc.collect()  # so that the warnings are raised here, where they are expected
 
 
 def assert_all_submitted(service: LaunchedService, senders: list[Sender], *, duplicates_allowed: bool = False) -> None:

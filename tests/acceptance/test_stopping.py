@@ -31,7 +31,7 @@ SECONDS = 60  # time limit of each wait
 
 
 def associate(service: LaunchedService, on_abort: Callable[[], None] | None = None) -> Association:
-    """Establish an association with LUNG, and leave it open as some modalities do."""
+    """Establish an association with LUNG that stays open, as some modalities do."""
     entity = AE(ae_title="SENDER")
     entity.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
     handlers: list[evt.EventHandlerType] = [] if on_abort is None else [(evt.EVT_ABORTED, lambda _event: on_abort())]
@@ -97,8 +97,8 @@ def submitted(service: LaunchedService) -> list[str]:
 # --- in order ---------------------------------------------------------------------------------------------------------
 
 
-def test_an_idle_service_stops_without_remains(launch_service: LaunchService) -> None:
-    """After SIGTERM or SIGINT the exit status is 0, no process is left, and the ledger is a single file."""
+def test_an_idle_service_stops_completely(launch_service: LaunchService) -> None:
+    """After SIGTERM or SIGINT the exit status is 0, no process remains, and the ledger is a single file."""
     numbers = (signal.SIGTERM, signal.SIGINT)
     services = [launch_service(CONFIGURATION, name=number.name) for number in numbers]
     for service, number in zip(services, numbers, strict=True):
@@ -134,7 +134,7 @@ def test_an_association_that_outlasts_the_drain_timeout_is_aborted(launch_servic
     service = launch_service("[dicom]\ndrain-timeout = 0.5\n" + CONFIGURATION)
     aborted = threading.Event()
     association = associate(service, on_abort=aborted.set)
-    with closing(association.dul.socket.socket):  # pynetdicom leaves it open if the peer closes first
+    with closing(association.dul.socket.socket):  # pynetdicom does not close the socket if the peer closes first
         uid = store(association)
         send_signal(service, signal.SIGTERM)
         assert aborted.wait(SECONDS)
@@ -148,7 +148,7 @@ def test_an_association_that_outlasts_the_drain_timeout_is_aborted(launch_servic
 
 
 def test_host_and_receiver_end_when_the_supervisor_is_killed(launch_service: LaunchService) -> None:
-    """The service can be started again afterwards."""
+    """The service can be started again."""
     first = launch_service(CONFIGURATION)
     first.port()
     send_signal(first, signal.SIGKILL)

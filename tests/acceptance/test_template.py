@@ -49,7 +49,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
 
 @pytest.fixture(scope="session")
 def python(generated: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The Python of a new environment in which all of them are installed."""
+    """The Python of a new environment in which all generated distributions are installed."""
     return install_folders(tmp_path_factory.mktemp("template"), list(generated.values()))
 
 
@@ -72,8 +72,8 @@ def test_generated_distributions_pass_lint_and_type_checks(generated: Mapping[st
 
 @pytest.mark.timeout(600)  # a conformance suite, on a busy machine
 @pytest.mark.parametrize("kind", KINDS)
-def test_generated_distributions_pass_their_own_tests(generated: Mapping[str, Path], python: str, kind: str) -> None:
-    """They are installed without network. Their tests include the conformance suite."""
+def test_generated_distributions_pass_their_tests(generated: Mapping[str, Path], python: str, kind: str) -> None:
+    """The distributions are installed without network. Their tests include the conformance suite."""
     output = run(generated[kind], python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "timeout=300")
     assert " passed" in output
     assert "failed" not in output
@@ -113,7 +113,7 @@ def test_each_licence_has_its_text_and_its_spdx_expression(tmp_path: Path, licen
 
 @pytest.mark.parametrize("name", ["名前", "9 lives", "a_b", " "])
 def test_an_invalid_distribution_name_is_refused(tmp_path: Path, name: str) -> None:
-    """Nothing is written."""
+    """No file is written."""
     with pytest.raises(FailedHookException):
         generate(tmp_path, "processor", name)
     assert [] == list(tmp_path.iterdir())

@@ -134,7 +134,7 @@ def batches(platform: PlatformFolder) -> list[tuple[str, str, int]]:
 def test_jobs_of_a_third_party_processor_reach_the_platform(
     launch_service: LaunchService, platform: PlatformFolder, healthy: str, tmp_path: Path
 ) -> None:
-    """A failing observer does not affect them."""
+    """A failing observer does not affect the jobs."""
     service = launch_service(CONFIGURATION, "--strict", python=healthy)
     sent = send(write_study(tmp_path / "study", instances=4), service, "BATCH")
     assert [True] * 4 == [result.ok for result in sent]
@@ -158,7 +158,7 @@ def test_a_missing_plugin_affects_only_its_ae_title(launch_service: LaunchServic
 
 
 def test_a_missing_plugin_fails_check_and_a_strict_start(launch_service: LaunchService) -> None:
-    """Both report the AE title and the processor that it needs. Nothing starts."""
+    """Both commands report the AE title and the processor that it needs. The service does not start."""
     service = launch_service(CONFIGURATION, "--strict")
     checked = CliRunner().invoke(app, ["check", str(service.configuration)])
     hint = "did you mean 'cache'? (installed: aetitle, cache)"

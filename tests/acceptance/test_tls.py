@@ -39,7 +39,7 @@ def configuration(pki: Pki) -> str:
 
 
 def sent(service: LaunchedService, paths: list[Path], context: ssl.SSLContext, calling: str) -> tuple[int, str | None]:
-    """Send files, and return how many were accepted, and why the rest was not sent."""
+    """Send files. Return the number of accepted files, and the reason why the others were not sent, or None."""
     address = parse_address(f"LUNG@127.0.0.1:{service.port()}")
     summary = scu.send(paths, address, calling_ae_title=calling, timeout=30, tls=context)
     return summary.sent, summary.gave_up

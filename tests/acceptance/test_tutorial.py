@@ -1,4 +1,4 @@
-"""Pages of the documentation, followed literally by a reader who has nothing else."""
+"""Pages of the documentation, followed literally, without any other knowledge."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def walkthrough(tmp_path: Path) -> Iterator[Walkthrough]:
     made.close()
 
 
-@pytest.mark.timeout(600)  # the plugin's suite twice, on a busy machine
+@pytest.mark.timeout(600)  # runs the plugin's suite twice, on a busy machine
 def test_the_tutorial_leads_to_a_working_processor(walkthrough: Walkthrough) -> None:
-    """Every file is written and every command typed, in order. The imaging order with two studies becomes one job.
+    """Every file is written and every command is run, in order. The imaging order with two studies becomes one job.
 
     Verified to fail when the tutorial does not have the line that cancels the timer.
     """

@@ -1,4 +1,4 @@
-"""The tests of the core use no plugin package: they pass when only `dicom-adapter-core` is installed."""
+"""The tests of the core use no plugin package: the tests pass when only `dicom-adapter-core` is installed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dicom_adapter.plugins.registry import PROCESSOR, SUBMITTER, discover
 
 ROOT = Path(__file__).resolve().parents[2]
 CORE = "dicom-adapter-core"
-KEYS = {PROCESSOR: "processor", SUBMITTER: "type"}  # of the configuration, for each kind of component
+KEYS = {PROCESSOR: "processor", SUBMITTER: "type"}  # key of the configuration, for each kind of component
 
 
 def plugin_packages() -> list[str]:
@@ -37,7 +37,7 @@ def uses_of_plugins(folder: Path) -> Iterator[str]:
 
 
 def test_the_tests_of_the_core_use_no_plugin_package() -> None:
-    """Use the processor `by-study` of `support.grouping` and the submitter `memory` instead.
+    """Tests use the processor `by-study` of `support.grouping` and the submitter `memory` instead.
 
     `core/tests/conftest.py` hides plugin packages at run time, which also finds an AE title without `processor`.
     """

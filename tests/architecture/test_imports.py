@@ -43,7 +43,10 @@ def internal_imports(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def imported_names(node: ast.AST) -> list[str]:
-    """Return the full names that a statement imports. Relative imports are ignored: they stay within the plugin."""
+    """Return the full names that a statement imports.
+
+    Relative imports are ignored, because they stay within the plugin.
+    """
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     if isinstance(node, ast.ImportFrom) and node.level == 0:

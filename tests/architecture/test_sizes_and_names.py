@@ -14,7 +14,7 @@ MAX_FUNCTION_LINES = 50
 
 
 def modules(*folders: Path) -> Iterator[Path]:
-    """Yield all modules except generated ones and migrations, which never change."""
+    """Yield all modules except generated modules, and migrations, which never change."""
     for folder in folders:
         for path in sorted(folder.rglob("*.py")):
             if "_pb2" not in path.name and path.parent.name != "versions":
@@ -32,7 +32,7 @@ def find_duplicate_classes(*folders: Path) -> dict[str, list[str]]:
 
 
 def find_too_long(path: Path) -> list[str]:
-    """Return a message if the file is too long, and one for each function that is, without its decorators."""
+    """Return a message for a file that is too long, and for each function that is too long without its decorators."""
     text = path.read_text(encoding="utf-8")
     lines = len(text.splitlines())
     file = [f"it has {lines} lines"] if lines > MAX_FILE_LINES else []
@@ -43,7 +43,7 @@ def find_too_long(path: Path) -> list[str]:
 
 
 def test_no_class_name_is_defined_twice() -> None:
-    """A class name means the same in the core and in all plugins."""
+    """A class name has the same meaning in the core and in all plugins."""
     assert {} == find_duplicate_classes(*SOURCES)
 
 

@@ -31,7 +31,7 @@ def results(**rates: list[float]) -> Results:
 
 
 def test_a_ratio_is_the_median_of_the_ratios_of_all_rounds() -> None:
-    """A round in which the machine was slow for both has the same weight as the others."""
+    """A round in which the machine was slow for both receivers has the same weight as the other rounds."""
     found = results(adapter=[900.0, 90.0, 1200.0], orthanc=[300.0, 30.0, 100.0])
     assert 3.0 == found.ratio("adapter", "orthanc", "large-1")
     assert 900.0 == found.rate("adapter", "large-1")
@@ -40,7 +40,7 @@ def test_a_ratio_is_the_median_of_the_ratios_of_all_rounds() -> None:
 def test_ratios_are_compared_with_each_measured_product() -> None:
     """Three times Orthanc is sufficient for large instances but not for small ones.
 
-    With a busy plugin, half is sufficient.
+    With a busy plugin, half of Orthanc's rate is sufficient.
     """
     found = ratio_verdicts(results(adapter=[900.0], adapter_busy=[450.0], orthanc=[300.0]))
     assert {"adapter-busy", "orthanc"} == found.keys()
@@ -64,7 +64,7 @@ def test_all_other_figures_are_compared_with_their_limits() -> None:
     ],
 )
 def test_a_limit_that_is_just_reached_is_met(verdict: Any, is_met: bool, limit: str) -> None:
-    """The limit is shown with its direction."""
+    """The limit is shown as a minimum or a maximum."""
     assert (is_met, limit) == (verdict.is_met, verdict.limit_text())
 
 
@@ -84,9 +84,9 @@ def test_results_can_be_written_and_read() -> None:
 def test_figures_and_plot_are_written_between_the_markers_of_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Publishing twice gives one block.
+    """A second publication replaces the block of the first.
 
-    The text around it is kept, and the figures of the other benchmarks are included.
+    The text before and after the block is kept, and the figures of the other benchmarks are included.
     """
     monkeypatch.setattr(results_page, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(results_page, "DOCS", tmp_path)

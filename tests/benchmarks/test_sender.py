@@ -1,4 +1,4 @@
-"""The benchmark's sender: it sends valid DICOM and counts only success responses."""
+"""The benchmark's sender sends valid DICOM and counts only success responses."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_renamed_message_changes_only_the_instance_uid() -> None:
 
 
 def test_a_uid_that_is_split_between_pdus_is_refused() -> None:
-    """It could not be replaced in one place."""
+    """Such a UID could not be replaced in one place."""
     uid_at = SMALL.find(receive_instances.INSTANCE_PLACE.encode())
     with pytest.raises(ValueError, match="split the SOP Instance UID"):
         store_request(SMALL, STUDY, SERIES, uid_at + 10 + FRAGMENT.size)
@@ -108,7 +108,7 @@ def test_a_response_without_status_is_not_a_success() -> None:
         status_of(b"\0\0\0\0\4\0\0\0\0\0\0\0")
 
 
-def test_a_receiver_gets_each_instance_once_with_its_own_uid() -> None:
+def test_a_receiver_gets_each_instance_once_with_a_unique_uid() -> None:
     """C-ECHO and C-STORE are answered with success, and the received instances are those that were sent."""
     taken: list[evt.Event] = []
     with scp(SUCCESS, taken) as port, Link(port, "BENCH") as link:

@@ -28,7 +28,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
             pytest.fail("no tmpfs can be mounted, and DICOM_ADAPTER_TESTS_REQUIRE asks for it")
         pytest.skip("no tmpfs can be mounted: it requires root")
     yield Disk(folder)
-    # Lazily: open files are closed a moment later.
+    # A lazy unmount: open files are closed a moment later.
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 

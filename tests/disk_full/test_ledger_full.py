@@ -40,7 +40,9 @@ def uids(data_sets: list[Dataset]) -> list[str]:
 
 @pytest.mark.parametrize("storage", ["disk", "elsewhere"])
 def test_the_service_survives_a_full_ledger(launch: Launch, disk: Disk, storage: str) -> None:
-    """Instances are refused and turns retried later, on one disk or on two. A host that dies meanwhile is restarted.
+    """Instances are refused and turns retried later, on one disk or on two.
+
+    A host that dies during this time is restarted.
 
     Verified to fail when the ledger's free space is not checked: associations are accepted.
     """
@@ -110,20 +112,20 @@ def test_incomplete_objects_are_deleted_before_the_ledger_is_opened(launch: Laun
 
 
 def test_instances_never_use_the_space_that_their_jobs_need(launch: Launch, disk: Disk) -> None:
-    """Senders fill the disk without configured limits; processing the jobs frees it again.
+    """Senders fill the disk without configured limits; the processing of the jobs frees space.
 
     Verified to fail when the ledger's free space is not checked: the disk becomes completely full; and when
-    associations are accepted until it is full: their instances are refused.
+    associations are accepted until the disk is full: their instances are refused.
     """
     service = launch(quiet=QUIET)
     association = associate(service.port(), "LUNG")
     sent = []
-    for kilobytes in (2000, 200, 20, 1):  # until even the smallest is refused
+    for kilobytes in (2000, 200, 20, 1):  # until the smallest instance is refused, too
         while CStoreStatus.SUCCESS == store(association, data_set := image(kilobytes)):
             sent.append(data_set)
     assert (
         LEDGER_RESERVE_BYTES - 3 * MB < disk.free < LEDGER_RESERVE_BYTES + 1 * MB
-    )  # the last one was written and deleted
+    )  # the last instance was written and deleted
     assert REJECT_REASON[Rejection.LOCAL_LIMIT_EXCEEDED] == rejection(service.port(), "LUNG")
     service.wait_for("job_submitted", times=len(sent))
     service.wait_for("instances_reclaimed")

@@ -22,7 +22,7 @@ QUIET = 15  # seconds until a group is due, so that a test can fill the disk on 
 
 
 def stored(disk: Disk) -> list[str]:
-    """Return all records in the local storage, complete or not."""
+    """Return all records in the local storage, including incomplete records."""
     return stored_records(disk.path / "data")
 
 
@@ -40,7 +40,9 @@ def test_a_full_disk_loses_no_instance_and_traffic_resumes(launch: Launch, disk:
     disk.fill()
     assert [CStoreStatus.OUT_OF_RESOURCES] * 2 == [store(association, image(kilobytes)) for kilobytes in (20, 2000)]
     disk.fill(leave=300 * KB)
-    assert CStoreStatus.OUT_OF_RESOURCES == store(association, image(kilobytes=500))  # a part of it was written
+    assert CStoreStatus.OUT_OF_RESOURCES == store(
+        association, image(kilobytes=500)
+    )  # a part of the instance was written
     assert 2 == len(stored(disk))
     assert rejection(service.port(), "LUNG") is None
     disk.fill()
@@ -59,13 +61,13 @@ def test_a_full_disk_loses_no_instance_and_traffic_resumes(launch: Launch, disk:
 
 
 RESERVE = "watermark-percent = 100\nreserve = '16 MiB'"
-PAGE = 4096  # bytes: the unit of allocation
+PAGE = 4096  # bytes; the unit of allocation
 LIMIT = 16 * 2**20  # bytes: half of the disk
 
 
 @pytest.mark.parametrize("limits", ["watermark-percent = 50\nreserve = 0", RESERVE], ids=["watermark", "reserve"])
 def test_limits_take_effect_as_configured(launch: Launch, disk: Disk, limits: str) -> None:
-    """Above the limit everything is accepted. Below it, associations are rejected and C-STOREs refused with 0xA700.
+    """With more free space than the limit, all is accepted. With less, associations are rejected and C-STOREs refused.
 
     Verified to fail when the limit is checked only at the start, or only for new associations.
     """
@@ -87,7 +89,7 @@ def test_limits_take_effect_as_configured(launch: Launch, disk: Disk, limits: st
 
 @pytest.mark.dcmtk
 def test_dcmtk_reports_a_transient_rejection(launch: Launch, disk: Disk, dcmtk: Run) -> None:
-    """Another implementation reads the rejection as intended. Verified to fail when the rejection is permanent."""
+    """DCMTK interprets the rejection as transient. Verified to fail when the rejection is permanent."""
     service = launch(ledger="elsewhere", limits=RESERVE)
     service.port()
     disk.fill()
@@ -97,8 +99,8 @@ def test_dcmtk_reports_a_transient_rejection(launch: Launch, disk: Disk, dcmtk: 
     assert "Local Limit Exceeded" in result.stdout + result.stderr
 
 
-def test_the_reserve_is_not_used_up_by_one_large_instance(launch: Launch, disk: Disk) -> None:
-    """A data set that would use the reserve is refused, a smaller one is stored.
+def test_the_reserve_is_not_used_by_one_large_instance(launch: Launch, disk: Disk) -> None:
+    """A data set that would use the reserve is refused, a smaller data set is stored.
 
     Verified to fail when the size of the data set is ignored.
     """

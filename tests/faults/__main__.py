@@ -13,7 +13,7 @@ from faults.campaign import Plan, run
 
 
 def main() -> int:
-    """Return 0 if nothing was lost and nothing was started twice, otherwise 1. In that case the folder is kept."""
+    """Return 0 if no instance was lost and no job started twice, otherwise 1. After a failure the folder is kept."""
     parser = argparse.ArgumentParser(prog="python -m faults", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0, help="of kills and faults (default: 10)")
     parser.add_argument("--seed", default="1", help="decides every choice (default: 1)")

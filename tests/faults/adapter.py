@@ -20,8 +20,8 @@ from attrs import frozen
 
 from dicom_adapter.service.launch import LaunchedService, ServiceEnded
 
-START_SECONDS = 60.0  # until it listens, on a slow machine
-BELOW_EPHEMERAL_PORTS = range(20_000, 32_768)  # Linux assigns none of these automatically
+START_SECONDS = 60.0  # limit until the service listens, on a slow machine
+BELOW_EPHEMERAL_PORTS = range(20_000, 32_768)  # ports that Linux does not assign automatically
 
 
 @frozen(kw_only=True)
@@ -30,13 +30,13 @@ class AeTitle:
 
     processor: str = "aetitle"
     submitter: str
-    settings: str  # TOML, without pipelines
-    pipelines: tuple[str, ...]  # ids, of this AE title alone
+    settings: str  # lines of TOML, without pipelines
+    pipelines: tuple[str, ...]  # ids of pipelines that only this AE title has
     overwrites: bool = False  # overwrite-same-instance
 
     @property
-    def keeps(self) -> bool:
-        """Return whether it submits only what it is asked to submit."""
+    def submits_on_request(self) -> bool:
+        """Return whether this AE title submits jobs only on request."""
         return self.processor == "cache"
 
 
@@ -48,7 +48,7 @@ def _pipelines(number: int, count: int) -> tuple[str, ...]:
 
 
 CACHE = "CACHE"
-SETTLE_SECONDS = 3  # at most; reloads change it
+SETTLE_SECONDS = 3  # the largest value; reloads change the setting
 AE_TITLES: Mapping[str, AeTitle] = {
     "STUDIES": AeTitle(submitter="grpc", settings="", pipelines=_pipelines(1, 3)),
     "PATIENTS": AeTitle(submitter="rest", settings='timeout = 6\npriority = "higher"', pipelines=_pipelines(2, 2)),
@@ -71,8 +71,8 @@ COMES_AND_GOES = "SERIES"
 class Victim(str, Enum):
     """The processes that are killed."""
 
-    EVERYTHING = "everything"  # as if the machine stopped
-    SUPERVISOR = "supervisor"  # its child processes then end without being killed
+    EVERYTHING = "everything"  # as at a crash of the machine
+    SUPERVISOR = "supervisor"  # the child processes then end without a kill
     HOST = "host"
     RECEIVER = "receiver"
 
@@ -82,9 +82,9 @@ class Ports:
     """The ports of all servers, which stay the same after restarts."""
 
     adapter: int
-    grpc: int  # the platform's
+    grpc: int  # port of the platform
     rest: int
-    http: int  # the adapter's
+    http: int  # port of the adapter
 
     @classmethod
     def free(cls) -> Ports:
@@ -122,7 +122,7 @@ class Adapter:
         return self.folder / "data"
 
     def ensure_running(self) -> None:
-        """Start the service unless its supervisor is running. Processes of an earlier one may prevent the start."""
+        """Start the service unless its supervisor is running. Processes of an earlier service may prevent the start."""
         if self._service is None or _has_ended(self._service):
             self._service = LaunchedService(self._configuration, "--port", str(self.port))
             self.launches += 1

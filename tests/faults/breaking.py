@@ -12,7 +12,7 @@ CONNECT_SECONDS = 10
 
 
 class BreakingConnection:
-    """Forwards one connection to `target`, until a number of bytes were sent to it, or were received from it.
+    """A proxy of one connection to `target`, until a number of bytes were sent to `target` or received from it.
 
     Connect to `port`. At the limit, both sides are reset. A limit that is never reached has no effect.
     """
@@ -31,12 +31,12 @@ class BreakingConnection:
             try:
                 near, _address = self._listener.accept()
             except TimeoutError:
-                return  # no connection was made
+                return  # no peer has connected
         with near:
             try:
                 far = socket.create_connection(("127.0.0.1", self._target), CONNECT_SECONDS)
             except OSError:
-                return  # the adapter is down: the sender sees its connection closed
+                return  # the adapter is down: the sender's connection is closed
             with far:
                 self._pass_on(near, far)
 
@@ -51,7 +51,7 @@ class BreakingConnection:
 
 
 def _pump(source: socket.socket, target: socket.socket, most: int | None) -> None:
-    """Forward bytes up to the end of the stream. Reset both sides after `most` bytes, or when one of them is reset."""
+    """Forward bytes up to the end of the stream. Reset both sides after `most` bytes, or when one side is reset."""
     left = most
     try:
         while data := source.recv(PIECE):
@@ -67,7 +67,7 @@ def _pump(source: socket.socket, target: socket.socket, most: int | None) -> Non
 def _reset(side: socket.socket) -> None:
     try:
         side.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORTED)
-        side.shutdown(socket.SHUT_RDWR)  # wakes a thread in recv; closing alone would not
+        side.shutdown(socket.SHUT_RDWR)  # wakes a thread in recv, in contrast to `close`
     except OSError:
-        pass  # it was reset, or closed by the other direction
+        pass  # the socket was reset, or closed by the other direction
     side.close()

@@ -1,4 +1,7 @@
-"""A whole run: the adapter is reloaded and killed while the platform fails. Then it drains, and the count follows."""
+"""A whole run: the adapter is reloaded and killed while the platform fails.
+
+Afterwards the adapter drains, and the count follows.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +31,12 @@ from faults.senders import Senders
 VICTIMS = {Victim.EVERYTHING: 22, Victim.SUPERVISOR: 8, Victim.HOST: 32, Victim.RECEIVER: 38}  # per cent
 # Seconds from listening to a kill: many kills interrupt receiving, some the composition of jobs.
 PAUSES = {(0.0, 2.0): 75, (3.0, 6.0): 25}
-WHILE_IT_STARTS = 0.3  # share of kills within START_SECONDS of the last one, whether the adapter listens or not
+WHILE_IT_STARTS = 0.3  # share of kills within START_SECONDS of the last kill, whether the adapter listens or not
 START_SECONDS = (0.0, 2.0)
-WITH_A_RELOAD = 0.5  # share of the other kills within RELOAD_SECONDS of a reload: before, during or after it
+WITH_A_RELOAD = 0.5  # share of the other kills within RELOAD_SECONDS of a reload: before, during or after the reload
 RELOAD_SECONDS = (0.0, 8.0)
 PROGRESS_SECONDS = 10.0
-POLL_SECONDS = 0.2  # between two queries of the ledger while it drains
+POLL_SECONDS = 0.2  # between two queries of the ledger while the adapter drains
 # The states of a drained adapter.
 DRAINED = {"instances kept", "instances quarantined", "instances reclaimed", "jobs submitted"}
 
@@ -42,11 +45,11 @@ DRAINED = {"instances kept", "instances quarantined", "instances reclaimed", "jo
 class Plan:
     """The parameters of a run."""
 
-    folder: Path  # empty, or does not exist
+    folder: Path  # an empty or missing folder
     seed: str
-    seconds: float  # of kills and faults
+    seconds: float  # duration of kills and faults
     senders: int = 3
-    drain_seconds: float = 120.0  # at most
+    drain_seconds: float = 120.0  # time limit of draining
 
 
 def run(plan: Plan, report_progress: Callable[[str], None]) -> Report:
@@ -81,7 +84,7 @@ class _Campaign:
     senders: Senders
     composer: Client
     report_progress: Callable[[str], None]
-    retried: set[str] = field(factory=set)  # faulted jobs
+    retried: set[str] = field(factory=set)  # ids of retried jobs
     reported_at: float = field(factory=time.monotonic)
 
     def run(self) -> Report:
@@ -125,14 +128,14 @@ class _Campaign:
         self.adapter.restore()
         self.adapter.kill(Victim.EVERYTHING)
         self.adapter.wait_until_it_listens()
-        self.composer.request_stop()  # its outstanding requests are answered now
+        self.composer.request_stop()  # the outstanding requests of the composer get responses from now on
         statuses.append(self.composer.wait())
         wait_for_lane(self.adapter.http_port)
         if any(statuses):
             raise RuntimeError(f"senders and composer ended with {statuses}: see {self.plan.folder}")
 
     def _drain(self) -> bool:
-        """Wait until the adapter is drained. Returns whether it was in time."""
+        """Wait until the adapter is drained. Returns False at the time limit."""
         deadline = time.monotonic() + self.plan.drain_seconds
         while not self._is_drained():
             if time.monotonic() > deadline or not self._retry_faulted_jobs():
@@ -147,7 +150,10 @@ class _Campaign:
         return is_cleaned_up and self._ledger.counts().keys() <= DRAINED
 
     def _retry_faulted_jobs(self) -> bool:
-        """Retry as an operator does after a fault of the platform. Returns False if a job is faulted a second time."""
+        """Retry faulted jobs, as an operator after an outage of the platform.
+
+        Returns False if a job is faulted a second time.
+        """
         for job_id in self._ledger.faulted():
             if job_id in self.retried:
                 return False

@@ -24,20 +24,20 @@ class Client:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, port: int, *more: str) -> None:
-        """Start the process. `port`: of the adapter. `more`: further options."""
+        """Start the process. `port`: port of the adapter. `more`: further options."""
         with self.record.with_suffix(".log").open("wb") as log:
             command = [*self._command, "--port", str(port), *more]
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log, cwd=TESTS)
 
     def request_stop(self) -> None:
-        """Let the process finish its current work and end."""
-        assert self._process is not None  # it was started
-        assert self._process.stdin is not None  # it is a pipe
+        """Request that the process finishes its current work and ends."""
+        assert self._process is not None  # the process was started
+        assert self._process.stdin is not None  # stdin is a pipe
         self._process.stdin.close()
 
     def wait(self) -> int:
         """Return the exit status."""
-        assert self._process is not None  # it was started
+        assert self._process is not None  # the process was started
         return self._process.wait(STOP_SECONDS)
 
     def end(self) -> None:
@@ -48,7 +48,7 @@ class Client:
 
 
 def work(make: Callable[..., Any], description: str | None, **more: Callable[[str], Any]) -> None:
-    """Run in the process: `make` the client from the command line, and let it work. `more`: further options."""
+    """Create the client with `make` from the command line, and run it in this process. `more`: further options."""
     parser = argparse.ArgumentParser(description=description)
     options = {"port": int, "folder": Path, "name": str, "seed": str, **more}
     for name, kind in options.items():

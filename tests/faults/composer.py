@@ -1,7 +1,7 @@
 """A user of the cache: `python -m faults.composer` composes jobs from the senders' studies over REST.
 
-A request without a response is repeated with the same Idempotency-Key until there is one: the adapter is killed
-meanwhile, and some connections break, like those of the senders.
+A request without a response is repeated with the same Idempotency-Key until it has a response: the adapter is
+killed repeatedly, and some connections break, like those of the senders.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from faults.clients import work
 from faults.orders import COMPOSED, CONFLICT, PASSING, UNKNOWN, Order
 from faults.records import SUCCESS, Record
 
-ANSWER_SECONDS = 45.0  # the cache gives up earlier, unless a turn has begun
+ANSWER_SECONDS = 45.0  # the cache responds earlier, unless a turn has begun
 PAUSE_SECONDS = (0.05, 0.6)  # between two requests
 REPEAT_SECONDS = (0.05, 0.5)  # after a request without a response
 AGAIN = {COMPOSED: 0.4, CONFLICT: 0.7, UNKNOWN: 0.3}  # probability that an order is repeated after this status
 AGAIN_AFTER = (0.2, 12.0)  # seconds
-DELETIONS = 0.1  # share of its requests
+DELETIONS = 0.1  # share of the composer's requests
 CLEANING_UP, INSISTING = 0.2, 0.4  # shares of the orders
 MOST_STUDIES = 3  # in one order
-RECENT = 12  # choose among this many recent studies, so that they are used twice, and while they arrive
-STAYING = 5  # keep this many studies, so that some are left at the end
+RECENT = 12  # choose among this many recent studies, so that studies are used twice, and while they arrive
+STAYING = 5  # keep this many studies, so that some remain at the end
 GONE = 0.1  # share of requests for studies that were deleted
 BREAKING = 0.25  # share of the connections
 ONE_REQUEST = httpx.Limits(max_keepalive_connections=0)  # one request for each connection
@@ -47,9 +47,9 @@ class Arrivals:
 
     def __init__(self, folder: Path) -> None:
         self.present: dict[str, None] = {}
-        self.gone: dict[str, None] = {}  # deleted, and not received again
+        self.gone: dict[str, None] = {}  # studies that were deleted and not received again
         self._folder = folder
-        self._read: Counter[Path] = Counter()  # bytes that were read from each record
+        self._read: Counter[Path] = Counter()  # number of bytes read from each record
         self._requests: dict[tuple[Path, int], str] = {}
 
     def look(self) -> None:
@@ -84,10 +84,10 @@ class _Due:
 
 
 class Composer:
-    """Composes, repeats and deletes, one request at a time."""
+    """A client that composes, repeats and deletes, one request at a time."""
 
     def __init__(self, port: int, folder: Path, name: str, seed: str, senders: Path) -> None:
-        """`port`: of the adapter's HTTP server. `senders`: the folder of the senders' records."""
+        """`port`: port of the adapter's HTTP server. `senders`: the folder of the senders' records."""
         self._port = port
         self._name = name
         self._record = Record(folder / f"{name}.jsonl")
@@ -112,7 +112,7 @@ class Composer:
         self._record.close()
 
     def _studies(self) -> list[str]:
-        """Return the studies that the next request may be about."""
+        """Return the studies from which the next request selects."""
         is_gone = self._random.random() < GONE
         return list(self._arrivals.gone if is_gone else self._arrivals.present)[-RECENT:]
 
@@ -160,7 +160,7 @@ class Composer:
         self._arrivals.mark_gone([study])
 
     def _ask(self, method: str, path: str, **more: Any) -> httpx.Response | None:
-        """Return the response, if there is one. Some connections are made to break."""
+        """Return the response, or None without a response. Some connections break on purpose."""
         try:
             return self._client.request(method, f"http://127.0.0.1:{self._connection()}/cache{path}", **more)
         except httpx.TransportError:
@@ -177,7 +177,7 @@ class Composer:
 
 def _recorded_fields(answer: httpx.Response) -> dict[str, Any]:
     """Return the fields of a response to an order that are recorded."""
-    is_json = answer.headers.get("content-type", "").endswith("json")  # otherwise it is not a response of the adapter
+    is_json = answer.headers.get("content-type", "").endswith("json")  # other responses are not from the adapter
     fields = answer.json() if is_json else {"type": answer.text}
     return {"status": answer.status_code, "job_id": fields.get("jobId", ""), "problem": fields.get("type", "")}
 

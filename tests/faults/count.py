@@ -1,4 +1,4 @@
-"""The count: acknowledged instances against started jobs, pending and quarantined instances. Pure.
+"""The count: acknowledged instances compared with started jobs, pending and quarantined instances. Pure functions.
 
     acknowledged   every acknowledged instance is in a started job of each pipeline of its AE title that was created
                    after it was sent, with the same bytes (or those of a newer arrival, if the AE title overwrites);
@@ -12,7 +12,7 @@
     audit          `dicom-adapter audit` finds the orphans that this count finds, and nothing else
     health         the log has no event of a defect
 
-The first two do not apply to an AE title of the cache; `count_cache` has its rules.
+The first two rules do not apply to an AE title of the cache, whose rules are in `count_cache`.
 
 Each finding has UIDs or ids, which are synthetic.
 """
@@ -29,7 +29,7 @@ from faults.evidence import Evidence, LedgerJob, PlatformFile, PlatformJob
 from faults.lookup import WAITING, Finding, Lookup, look_up
 from faults.records import Sent
 
-ORPHAN = "object-without-row"  # the kind of this finding in the audit
+ORPHAN = "object-without-row"  # the kind of the audit's finding for an orphan
 EXPECTED_REASON = re.compile(  # of a start that failed, if a process was killed during the start, or still runs
     r"the (host|receiver) ended with status -9; .*|another dicom-adapter .*is already .*|cannot listen on .*"
 )
@@ -72,7 +72,7 @@ def count(evidence: Evidence) -> list[Finding]:
 
 
 def orphans(evidence: Evidence) -> frozenset[str]:
-    """Return the stored objects that no row needs, left by a crash between the object and its row."""
+    """Return the stored objects that no row needs: a crash occurred between the object and its row."""
     return evidence.stored - _needed(evidence)
 
 
@@ -82,7 +82,7 @@ def orphans(evidence: Evidence) -> frozenset[str]:
 def _lost(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
     for request in evidence.sent:
         ae_title, uid = request.ae_title, request.sop_instance_uid
-        if AE_TITLES[ae_title].keeps or not request.is_acknowledged:
+        if AE_TITLES[ae_title].submits_on_request or not request.is_acknowledged:
             continue
         if any(row.state in WAITING for row in lookup.rows.get((ae_title, uid), ())):
             continue
@@ -97,23 +97,23 @@ def _lost(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
 
 
 def _acceptable_digests(request: Sent, all_sent: list[Sent]) -> set[str]:
-    """Return the digests that may be in a job for this request: its own, or if the AE title overwrites, a later one.
+    """Return the digests that may be in a job for this request: that of the request or, with overwriting, a later one.
 
     A request without a response may be stored later than a request that was sent after it.
     """
     digests = {request.digest}
     if AE_TITLES[request.ae_title].overwrites:
         digests |= {
-            other.digest
-            for other in all_sent
-            if other.may_be_kept and (other.began > request.began or other.status is None)
+            later.digest
+            for later in all_sent
+            if later.may_be_kept and (later.began > request.began or later.status is None)
         }
     return digests
 
 
 def _too_often(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
     for (ae_title, uid), requests in lookup.sent.items():
-        for pipeline in () if AE_TITLES[ae_title].keeps else AE_TITLES[ae_title].pipelines:
+        for pipeline in () if AE_TITLES[ae_title].submits_on_request else AE_TITLES[ae_title].pipelines:
             jobs = lookup.holding.get((pipeline, uid), [])
             for number, job in enumerate(jobs, start=1):
                 if sum(request.may_be_kept and request.began < job.created for request in requests) < number:
@@ -127,7 +127,7 @@ def _rows_and_jobs(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
         for number in job.instances:
             pipelines[number].append(job.pipeline)
     for row in evidence.instances:
-        if AE_TITLES[row.ae_title].keeps:
+        if AE_TITLES[row.ae_title].submits_on_request:
             continue
         became_jobs = row.state not in WAITING and not row.is_replaced
         wanted = sorted(AE_TITLES[row.ae_title].pipelines) if became_jobs else []

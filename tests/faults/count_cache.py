@@ -1,6 +1,6 @@
-"""The count for the AE title with the processor `cache`. Pure, as `count` is.
+"""The count for the AE title with the processor `cache`. Pure functions, like `count`.
 
-stored         for every acknowledged instance there was a row with its bytes: its own, or that of which it was a
+stored         for every acknowledged instance there was a row with its bytes: a new row, or that of which it was a
                duplicate
 gone           a row is kept (or quarantined), or was deleted with its study, or by a job that cleans up
 cleaned up     no row is kept that was deleted, or that a job should have deleted
@@ -29,7 +29,7 @@ from faults.records import Sent
 
 STILL_ARRIVING = "urn:dicom-adapter:cache:still-arriving"
 ANSWERS = (None, COMPOSED, UNKNOWN, CONFLICT, PASSING)
-LONGEST_SENDING = 25.0  # seconds from a request without a response to the row that it may have led to
+LONGEST_SENDING = 25.0  # seconds from a request without a response to a possible row of the request
 
 
 @frozen(kw_only=True)
@@ -47,7 +47,7 @@ class Given:
 
     @property
     def began(self) -> float:
-        """The earliest time at which its job may have been composed: after the last refusal before the job."""
+        """The earliest time at which the job may have been composed: after the last refusal before the job."""
         began = self.calls[0].began
         for before, call in pairwise(self.calls):
             if before.status == COMPOSED:
@@ -58,7 +58,7 @@ class Given:
 
     @property
     def ended(self) -> float:
-        """The latest time at which its job may have been composed."""
+        """The latest time at which the job may have been composed."""
         return inf if self.composed is None else _end(self.composed)
 
 
@@ -67,7 +67,7 @@ class CacheIndex:
     """Indexes of the evidence about the cache."""
 
     given: Mapping[str, Given]  # by key
-    sent: Mapping[str, list[Sent]]  # by study, to the cache
+    sent: Mapping[str, list[Sent]]  # requests to the cache, by study
     deletions: Mapping[str, list[Deletion]]  # by study, without deletions that had no effect
     going: Mapping[int, list[Given]]  # by row number: orders whose jobs delete the row afterwards
     rows: tuple[LedgerInstance, ...]

@@ -33,7 +33,7 @@ ADAPTER_JOB = "dicom-adapter-job"  # the key of a platform job's metadata that h
 class PlatformFile:
     """One data set in the payload of a platform's job."""
 
-    sop_instance_uid: str  # of the File Meta Information
+    sop_instance_uid: str  # from the File Meta Information
     digest: str
 
 
@@ -59,9 +59,9 @@ class LedgerInstance:
     sop_instance_uid: str
     state: str
     storage_key: str
-    is_replaced: bool  # superseded by a newer arrival
+    is_replaced: bool  # replaced by a newer arrival
     received: float  # seconds since 1970
-    changed: float  # when it entered its state
+    changed: float  # time of the last change of the state
 
 
 @frozen(kw_only=True)
@@ -79,14 +79,14 @@ class LedgerJob:
 
 @frozen(kw_only=True)
 class Evidence:
-    """Everything that the count compares."""
+    """All data that the count compares."""
 
     sent: tuple[Sent, ...]
     platform_jobs: tuple[PlatformJob, ...]
     instances: tuple[LedgerInstance, ...]
     jobs: tuple[LedgerJob, ...]
     stored: frozenset[str]  # storage keys of the existing objects
-    orders: Orders = field(factory=Orders)  # to the cache
+    orders: Orders = field(factory=Orders)  # orders to the cache
     kept: tuple[Kept, ...] = ()  # instances that the cache lists
     unfinished: tuple[str, ...] = ()  # files or segments with parts of receptions that never ended
     log: tuple[Mapping[str, Any], ...] = ()
@@ -121,13 +121,13 @@ class LedgerFile:
     def counts(self) -> dict[str, int]:
         """Return the number of instances and jobs in each state, as in `instances pending` or `jobs queued`.
 
-        Pending instances of a cache are `kept`: they are not waiting.
+        Pending instances of a cache count as `kept`, because they do not wait.
         """
         counted: Counter[str] = Counter()
         for table in ("instances", "jobs"):
             query = f"SELECT ae_title, state, count(*) FROM {table} GROUP BY ae_title, state"
             for ae_title, state, number in self._rows(query):
-                is_kept = state == "pending" and AE_TITLES[ae_title].keeps
+                is_kept = state == "pending" and AE_TITLES[ae_title].submits_on_request
                 counted[f"{table} {'kept' if is_kept else state}"] += number
         return counted
 
@@ -189,7 +189,7 @@ def _segments(data: Path) -> Iterator[Path]:
 def _blocks(path: Path) -> Iterator[tuple[str, bool]]:
     """Return the keys of blocks at which an object, or data without a header, begins. Deleted objects are omitted.
 
-    A segment begins with 16 bytes of magic and a nonce of 16 bytes. The header of an object has that nonce, the length
+    A segment begins with 16 bytes of magic and a nonce of 16 bytes. The header of an object has this nonce, the length
     of its content (8 bytes), a CRC-32 of the content, a flag (1: not deleted), and at byte 32 a CRC-32 of the header.
     Holes read as zeros.
     """

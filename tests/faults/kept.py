@@ -1,4 +1,4 @@
-"""The content of the cache: every study, every instance, and the file of each."""
+"""The content of the cache: all studies and instances, and the files of the instances."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from faults.adapter import AE_TITLES, CACHE
 from faults.orders import PASSING, UNKNOWN
 from faults.records import data_set_digest
 
-PAGE = 7  # entries of a page: few, so that there are many pages
+PAGE = 7  # entries of a page; a small number, so that there are many pages
 ANSWER_SECONDS = 75.0  # longer than the cache waits for its lane
 LONGEST_START_SECONDS = 120.0
 AGAIN_SECONDS = 0.5
@@ -41,7 +41,7 @@ def read_kept(port: int, folder: Path) -> tuple[Kept, ...]:
 def wait_for_lane(port: int) -> None:
     """Wait until the cache has processed all instances that were received before.
 
-    A job, or the refusal of one, is only possible afterwards.
+    A job is composed or refused only after this.
     """
     order = {"name": "nothing", "pipeline": AE_TITLES[CACHE].pipelines[0], "studies": [NO_STUDY]}
     deadline = time.monotonic() + LONGEST_START_SECONDS

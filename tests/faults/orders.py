@@ -13,7 +13,7 @@ COMPOSED = 201  # HTTP statuses
 DELETED = 204
 UNKNOWN = 404
 CONFLICT = 409
-PASSING = 503  # nothing was changed: the request is repeated
+PASSING = 503  # no change: the request is repeated
 REFUSALS = (UNKNOWN, CONFLICT)
 
 
@@ -31,7 +31,7 @@ class Order:
 
 @frozen(kw_only=True)
 class Call:
-    """One request for a job, as the composer saw it."""
+    """One request for a job, as the composer recorded it."""
 
     order: Order
     began: float  # seconds since 1970, before the first byte was sent
@@ -42,7 +42,7 @@ class Call:
 
     @property
     def is_definite(self) -> bool:
-        """Return whether the response decides the order."""
+        """Return whether the response is final for the order."""
         return self.status not in (None, PASSING)
 
 

@@ -19,7 +19,7 @@ SUCCESS = 0x0000  # PS3.4 table B.2-1
 
 @frozen(kw_only=True)
 class Sent:
-    """One C-STORE request, as the sender saw it."""
+    """One C-STORE request, as the sender recorded it."""
 
     ae_title: str  # called AE title
     study_instance_uid: str
@@ -36,12 +36,12 @@ class Sent:
 
     @property
     def may_be_kept(self) -> bool:
-        """Return whether it was acknowledged, or the response was lost, so that only the adapter can know."""
+        """Return whether the instance was acknowledged, or may have been stored because the response was lost."""
         return self.status in (None, SUCCESS)
 
 
 class Record:
-    """A file that a sender or composer appends to. A line that was written survives the end of the process."""
+    """A file to which a sender or composer appends. Written lines survive the end of the process."""
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -70,7 +70,7 @@ class Records:
     """The records of several senders."""
 
     sent: tuple[Sent, ...]
-    associations: Counter[str]  # by how they ended
+    associations: Counter[str]  # by kind of end
 
     @property
     def acknowledged(self) -> int:

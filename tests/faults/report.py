@@ -18,14 +18,14 @@ class Report:
 
     seed: str
     seconds: float  # with faults
-    drained_in: float | None  # after the faults; None: not within the time limit
+    drained_in: float | None  # seconds after the end of the faults; None: not within the time limit
     kills: Mapping[str, int]  # of the adapter, by process
     launches: int
     reloads: int  # requested
-    applied: int  # of the requested ones
+    applied: int  # number of requested reloads that were applied
     platform_restarts: int
     faults: Mapping[str, int]  # calls of the platform, by kind of fault
-    associations: Mapping[str, int]  # by how they ended
+    associations: Mapping[str, int]  # by kind of end
     sent: int
     answers: Mapping[str, int]  # C-STORE requests by status
     orders: int  # jobs that the composer ordered

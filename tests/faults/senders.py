@@ -22,7 +22,7 @@ from faults.studies import Delivery, End, Instance, deliveries
 
 ANSWER_SECONDS = 20.0  # longer than the time limit of a locked ledger
 PAUSE_SECONDS = (0.0, 0.6)  # between two associations
-REFUSED_SECONDS = 1.0  # instead, if there was no association
+REFUSED_SECONDS = 1.0  # pause after a failed association
 ASSOCIATE_BYTES = 300  # approximate size of an A-ASSOCIATE-RQ
 LONGEST_ANSWERS = 1200  # bytes of an A-ASSOCIATE-AC and a few C-STORE-RSP
 SENT_AGAIN = 0.8  # share of unacknowledged instances
@@ -66,7 +66,7 @@ class Sender:
         heapq.heappush(self._waiting, _Due(time.monotonic() + seconds, next(self._numbers), delivery))
 
     def _deliver(self, delivery: Delivery) -> bool:
-        """Return whether there was an association."""
+        """Deliver the instances. Return whether an association was established."""
         association = self._associate(delivery)
         if not association.is_established:
             self._note("rejected" if association.is_rejected else "not established")
@@ -116,7 +116,7 @@ class Sender:
         return self._port
 
     def _store(self, association: Association, delivery: Delivery, instance: Instance) -> bool:
-        """Return whether there was a response. A request that was not sent is not recorded."""
+        """Send a C-STORE. Return whether it had a response. A request that was not sent is not recorded."""
         if not association.is_established:
             return False
         sent = Sent(
@@ -137,7 +137,7 @@ class Sender:
         return True
 
     def _try_again(self, delivery: Delivery, missing: Sequence[Instance]) -> None:
-        """Send missing instances again later, as senders do. Some give up."""
+        """Schedule another delivery of most missing instances; as with real senders, some are never sent again."""
         if missing and self._random.random() < SENT_AGAIN:
             later = Delivery(ae_title=delivery.ae_title, instances=tuple(missing))
             self._send_later(self._random.uniform(*SENT_AGAIN_AFTER), later)
@@ -172,7 +172,7 @@ class Senders:
             client.start(port)
 
     def stop(self) -> list[int]:
-        """Let each sender finish its association. Returns the exit statuses."""
+        """Stop each sender after its current association. Returns the exit statuses."""
         for client in self._clients:
             client.request_stop()
         return [client.wait() for client in self._clients]

@@ -13,7 +13,7 @@ from dicom_adapter.dicom.synthetic import MODALITIES, TRANSFER_SYNTAXES, make_in
 from faults.adapter import AE_TITLES, CACHE
 from faults.records import data_set_digest
 
-PATIENTS = 40  # few, so that several studies have the same patient
+PATIENTS = 40  # a small number, so that several studies have the same patient
 MOST_INSTANCES = 10
 ROWS = (8, 8, 8, 16, 16, 32, 64, 160)  # 8 rows fit into one PDU, 160 need several
 NAMELESS = 0.06  # share of studies without a Patient ID: an AE title that groups by patient quarantines them
@@ -53,7 +53,7 @@ class Delivery:
     ae_title: str
     instances: tuple[Instance, ...] = field(repr=False)
     end: End = End.RELEASE
-    ends_at: float = 1.0  # the share of instances or bytes after which it ends
+    ends_at: float = 1.0  # the share of instances or bytes after which the association ends
 
 
 @frozen(kw_only=True)
@@ -101,7 +101,7 @@ def deliveries(folder: Path, seed: str) -> list[tuple[float, Delivery]]:
     study = _Study(
         folder=folder,
         seed=seed,
-        ae_title=random.choice([*AE_TITLES, CACHE]),  # more often to the cache, from which the composer chooses
+        ae_title=random.choice([*AE_TITLES, CACHE]),  # more often the cache, whose studies the composer uses
         modality=random.choice(list(MODALITIES)),
         patient="" if random.random() < NAMELESS else f"SYN-{random.randrange(PATIENTS):04}",
         rows=random.choice(ROWS),

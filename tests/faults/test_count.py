@@ -169,7 +169,7 @@ def test_correct_behaviour_is_no_finding(change: Change) -> None:
 
 
 def test_orphans_are_objects_that_no_row_needs() -> None:
-    """A stored object without a row, or with a reclaimed row, is an orphan. One with a quarantined row is not."""
+    """A stored object without a row, or with a reclaimed row, is an orphan. An object with a quarantined row is not."""
     evidence = evolve(row(state="quarantined")(GOOD), stored=frozenset({STORED, "k9"}))
     assert {"k9"} == orphans(evidence)
     assert {STORED, "k9"} == orphans(evolve(GOOD, stored=evidence.stored))

@@ -1,6 +1,6 @@
-"""The count finds every kind of error in what was kept and composed: each case changes correct evidence.
+"""The count finds every kind of error of kept instances and composed jobs: each case changes correct evidence.
 
-The cache received two studies at 10 s. The job KEEP has both, at 20 s, and left them in the cache. The job GO has the
+The cache received two studies at 10 s. The job KEEP has both, at 20 s, and keeps them in the cache. The job GO has the
 second, at 30 s, and deleted it afterwards. The first study was deleted at 40 s and received again at 50 s. GO was
 requested again at 60 s.
 """
@@ -156,9 +156,9 @@ def with_job(change: Change, instances: tuple[int, ...], **changes: Any) -> Chan
     return whole
 
 
-def deletions(*made: Deletion) -> Change:
+def deletions(*new_deletions: Deletion) -> Change:
     """Return a change that replaces the deletions."""
-    return lambda good: evolve(good, orders=evolve(good.orders, deletions=made))
+    return lambda good: evolve(good, orders=evolve(good.orders, deletions=new_deletions))
 
 
 COMPOSED_MORE = also(status=201, job_id="id of MORE")

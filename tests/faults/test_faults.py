@@ -1,4 +1,4 @@
-"""A short run of the fault harness. `make faults` is a long one."""
+"""A short run of the fault harness; `make faults` starts a long run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from faults.campaign import Plan, run
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.timeout(240)  # on a slow machine; usually it takes half a minute
+@pytest.mark.timeout(240)  # on a slow machine; usually the run takes half a minute
 def test_nothing_acknowledged_is_lost_and_nothing_starts_twice(tmp_path: Path) -> None:
     """After some seconds of kills and faults the adapter drains, and the count has no finding.
 

@@ -26,7 +26,7 @@ def test_changed_seeds_raise_nothing(begin: tuple[str, bytes], changes: list[tup
 
 
 def test_an_unfinished_data_set_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An acceptor that does not report the end of a connection has one."""
+    """An acceptor that does not report the end of a connection keeps an unfinished data set."""
     monkeypatch.setattr(Acceptor, "closed", lambda _self: [])
     cut = TARGETS["acceptor"].seeds[0][:-40]
     with pytest.raises(AssertionError, match="a data set without an end"):

@@ -1,6 +1,6 @@
-"""A model of a disk with power losses: synced changes survive, and a `Fate` selects which of the others do.
+"""A model of a disk with power losses: synced changes survive, and a `Fate` selects the other changes that survive.
 
-Every file and every folder is a list of changes, of which a number is synced. POSIX guarantees only this much: fsync of
+Every file and every folder is a list of changes, some of which are synced. POSIX guarantees only this much: fsync of
 a file makes its content durable, fsync of a folder its names, and neither includes the other (fsync(2)).
 """
 
@@ -14,7 +14,8 @@ from attrs import define, evolve, field, frozen
 
 Change: TypeAlias = "Write | Truncate | Punch"
 Tree: TypeAlias = Mapping[str, "bytes | None"]  # contents of files by path below the root, None for folders
-Fate: TypeAlias = Callable[[Sequence[Any], int], Sequence[Any]]  # (changes, number of synced ones) → surviving ones
+# (changes, number of synced changes) → surviving changes
+Fate: TypeAlias = Callable[[Sequence[Any], int], Sequence[Any]]
 
 
 @frozen
@@ -42,7 +43,7 @@ class Punch:
 
 @frozen
 class Entry:
-    """A name in a folder refers to this node from now on, or to nothing (None)."""
+    """From this change on, a name in a folder refers to this node, or to no node (None)."""
 
     name: str
     node: Node | None
@@ -114,7 +115,7 @@ class Disk:
         self._enter(path, None)
 
     def sync(self, path: PurePosixPath) -> Sync:
-        """Begin an fsync of a file or a folder. It has no effect until it is finished."""
+        """Begin an fsync of a file or a folder. The sync has no effect until it is finished."""
         node = self._find(path)
         return Sync(node, len(node.changes))
 

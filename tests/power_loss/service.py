@@ -30,7 +30,7 @@ from dicom_adapter.service.launch import LaunchedService
 from power_loss import strace
 from power_loss.disk import Tree
 
-PATIENCE_SECONDS = 30.0  # for a response
+PATIENCE_SECONDS = 30.0  # limit of a wait for a response
 DATA = "var/lib/data"  # three folders, none of which exists at the start
 # No jobs are created: acknowledged instances stay pending. In WARD a newer arrival replaces an older one,
 # whose stored object is then reclaimed.
@@ -68,10 +68,10 @@ Versions = Mapping[str, Sequence[bytes]]  # encoded data sets by SOP Instance UI
 class Traced:
     """The trace of a service from its start to its stop."""
 
-    root: PurePosixPath  # of the disk that the service used
+    root: PurePosixPath  # root of the disk that the service used
     calls: Sequence[strace.Call]
     sent: Versions
-    backend: str  # of the storage
+    backend: str  # name of the storage backend
 
 
 TRIES = 3

@@ -31,8 +31,8 @@ COMMAND = (
     "--strings-in-hex=all",
     "--string-limit=100000000",
     "--no-abbrev",
-    "--decode-fds=path,socket",  # 7</path/of/the/file>
-    # A `?`: not every architecture has every one of them.
+    "--decode-fds=path,socket",  # descriptors as 7</path/of/the/file>
+    # `?`: ignore a call that the architecture does not have.
     "--trace=" + ",".join(f"?{name}" for name in CALLS),
 )
 
@@ -47,7 +47,7 @@ DESCRIPTOR = re.compile(r"(?:\d+|AT_FDCWD)<([^>]*)>(\(deleted\))?")
 class Call:
     """A system call, at its beginning (`result` None) or at its end."""
 
-    pid: int  # of the thread
+    pid: int  # id of the thread
     name: str
     descriptors: Sequence[str]  # a path, or a text such as TCP:[…]; empty for a file without a name
     strings: Sequence[bytes]  # paths, or written data
@@ -76,7 +76,7 @@ class Call:
 
     @property
     def is_harmless(self) -> bool:
-        """Return whether the call opens a file without changing it, as most calls do."""
+        """Return whether the call opens a file without changing it (most calls)."""
         return self.name in OPENS and "O_CREAT" not in self.others and "O_TRUNC" not in self.others
 
 
@@ -89,10 +89,10 @@ def why_not() -> str:
 
 
 def read(log: Iterable[str]) -> Iterator[Call]:
-    """Return the calls of all threads as strace recorded them: each twice, at its beginning and at its end.
+    """Return the calls of all threads as strace recorded them: each call twice, at its beginning and at its end.
 
-    strace stops a thread at the beginning and at the end of each call until it has recorded it. If one call waited for
-    another because of a lock, the log has the end of the first before the beginning of the second.
+    strace stops a thread at the beginning and at the end of each call until it has recorded it. If a call waited for
+    the lock of another call, the log has the end of the other call before the beginning of the waiting call.
     """
     unfinished: dict[str, Call] = {}
     for line in log:

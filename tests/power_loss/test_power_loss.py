@@ -5,8 +5,9 @@ effect and before each C-STORE success is sent, the power fails, and ledger and 
 content.
 
 Verified to fail when recovery records are not read at the start, the ledger is not synced with a storage that keeps no
-recovery records, or the parents of the data folder are not synced: an acknowledged instance is missing. Also when a
-segment or its folder is not synced, or a row is written before its object: a pending instance has no complete object.
+recovery records, or the parents of the data folder are not synced: an acknowledged instance is missing. Also verified
+to fail when a segment or its folder is not synced, or a row is written before its object: a pending instance has no
+complete object.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from power_loss.service import NextStart, Traced, trace, tree_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.strace, pytest.mark.usefixtures("can_trace")]
 
-OTHER_FATES: Mapping[str, tuple[Fate, Fate]] = {  # of names and of data
+OTHER_FATES: Mapping[str, tuple[Fate, Fate]] = {  # fates of names and of data
     "unsynced data is lost": (everything, only_synced),
     "unsynced names are lost": (only_synced, everything),
     "the last write is torn": (everything, last_one_torn),
@@ -91,7 +92,7 @@ def losses(traced: Traced, moment: Moment, pending: Mapping[str, bytes | None]) 
     missing = [
         f"{uid} was acknowledged and is missing"
         for uid, times in moment.acknowledged.items()
-        if pending.get(uid) not in traced.sent[uid][times - 1 :]  # that arrival, or a newer one that replaced it
+        if pending.get(uid) not in traced.sent[uid][times - 1 :]  # this arrival, or a newer arrival that replaced it
     ]
     broken = [f"{uid} is pending without its data set" for uid in pending if pending[uid] not in traced.sent[uid]]
     return [f"{moment.when}: {loss}" for loss in missing + broken]
@@ -199,8 +200,8 @@ def _operation(call: strace.Call) -> str:
     return ""
 
 
-def test_without_syncs_only_the_end_of_a_process_loses_nothing(without_sync: Traced, next_start: NextStart) -> None:
-    """`durability = "process"`: a power loss may lose everything, the end of a process loses nothing."""
+def test_the_end_of_a_process_loses_nothing_without_syncs(without_sync: Traced, next_start: NextStart) -> None:
+    """With `durability = "process"`, a power loss may lose everything, the end of a process nothing."""
     replay = Replay(without_sync.root)
     moment = when_all_is_acknowledged(without_sync, replay)
     killed = next_start.pending(replay.disk.after_power_loss(names=everything, data=everything))

@@ -34,7 +34,7 @@ folder = "platform"
 
 
 def stored_records(data: Path) -> list[Record | int]:
-    """Return all records in the segments of the `local` storage backend, and the offsets of incomplete ones."""
+    """Return all records in the segments of the `local` storage backend, and the offsets of incomplete records."""
     found: list[Record | int] = []
     for path in (data / "instances").glob("*.segment"):
         segment = Segment.open(path)
@@ -44,7 +44,7 @@ def stored_records(data: Path) -> list[Record | int]:
 
 
 def incomplete_records(data: Path) -> list[Record | int]:
-    """Return the incomplete records among them."""
+    """Return the incomplete records in the segments."""
     return [record for record in stored_records(data) if not isinstance(record, Record)]
 
 

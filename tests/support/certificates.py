@@ -24,7 +24,7 @@ class Pki:
 
     @property
     def authority(self) -> Path:
-        """The authority's own certificate."""
+        """The certificate of the authority."""
         path = self.folder / "ca.pem"
         write(path, self.ca.cert_pem)
         return path
@@ -43,7 +43,7 @@ class Pki:
 
 
 def write(path: Path, *blobs: trustme.Blob) -> None:
-    """Replace the file atomically, as a renewal of certificates should: readers never see a partial file."""
+    """Replace the file atomically, like a renewal of certificates: readers never see a partial file."""
     new = path.with_suffix(path.suffix + ".new")
     new.write_bytes(b"".join(blob.bytes() for blob in blobs))
     new.replace(path)

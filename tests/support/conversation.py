@@ -1,4 +1,4 @@
-"""PDUs of a requestor, encoded byte by byte, so that tests can also send invalid ones."""
+"""PDUs of a requestor, encoded byte by byte, so that tests can also send invalid PDUs."""
 
 from __future__ import annotations
 

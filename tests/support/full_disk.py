@@ -39,7 +39,7 @@ class Disk:
             while (excess := self.free - leave) > 0:
                 try:
                     os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, excess)
-                except OSError:  # another process has just used part of it
+                except OSError:  # another process has just used a part of the space
                     continue
 
     def clear(self) -> None:
@@ -48,7 +48,7 @@ class Disk:
 
 
 def image(kilobytes: int = 20) -> Dataset:
-    """Make a CT image with this many kilobytes of pixel data, in a new study."""
+    """Return a CT image with this many kilobytes of pixel data, in a new study."""
     return synthetic.make_instance(rows=kilobytes, columns=500)  # 16 bits per pixel
 
 

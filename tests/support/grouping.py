@@ -1,6 +1,6 @@
 """A plugin with small job processors for the tests of the core, which use no plugin package.
 
-`core/tests/conftest.py` installs it as the plugin `by-study`.
+`core/tests/conftest.py` installs this module as the plugin `by-study`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Study:
 
 
 class StudyProcessor(JobProcessorBase[StudySettings]):
-    """Groups by Study Instance UID. A study becomes jobs `timeout` seconds after its last instance."""
+    """Processor that groups by Study Instance UID. A study becomes jobs `timeout` seconds after its last instance."""
 
     name = "by-study"
 
@@ -79,7 +79,7 @@ class StudyProcessor(JobProcessorBase[StudySettings]):
     def _submit(self, uid: str) -> None:
         instances = list(self._studies.pop(uid).instances.values())
         if not instances:
-            return  # duplicates that belong to another study have replaced all of them
+            return  # duplicates of another study have replaced all instances
         for pipeline, pipeline_id in self.settings.pipelines.items():
             name = f"{self.ae_title}-{pipeline}-{self.now():%Y%m%d%H%M%S}"
             self.submit_pipeline_job(name, pipeline_id, self.settings.priority, instances)
@@ -87,7 +87,7 @@ class StudyProcessor(JobProcessorBase[StudySettings]):
 
 
 class HiddenStudyProcessor(StudyProcessor):
-    """Labels a group with random digits instead of its study, as processors do if the key contains patient data."""
+    """Processor whose labels are random digits instead of studies, as with keys that contain patient data."""
 
     name = "by-hidden-study"
 
@@ -104,5 +104,5 @@ class HiddenStudyProcessor(StudyProcessor):
 
 @hookimpl
 def dicom_adapter_processors() -> list[type[JobProcessorBase[Any]]]:
-    """Provide the processors: this module is a plugin."""
+    """Return the processors of this plugin."""
     return [StudyProcessor, HiddenStudyProcessor]

@@ -1,4 +1,4 @@
-"""A server for tests of connections: it listens on a real port and accepts every association."""
+"""A server for tests of connections: the server listens on a real port and accepts every association."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STORED = StoreResult(outcome=StoreOutcome.IGNORED, reason="nothing is stored")
 
 
 class Decisions:
-    """Accepts every association, stores nothing, and records requests and ends of associations."""
+    """Decisions that accept every association, store nothing, and record requests and ends of associations."""
 
     def __init__(self) -> None:
         self.requests: list[AssociationRequest] = []

@@ -1,4 +1,4 @@
-"""Helpers for tests of the storage backend `local`: open it, inspect its files, simulate that its process is killed."""
+"""Helpers for tests of the storage backend `local`: open it, inspect its files, simulate a kill of the process."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ def restarted(storage: LocalStorage) -> LocalStorage:
 
 
 def open_descriptors(storage: LocalStorage) -> int:
-    """Count the open descriptors of its segments, deleted ones included.
+    """Count the open descriptors of the segments, including deleted segments.
 
     Other threads of this process open and close descriptors at the same time.
     """
     opened = []
     for link in Path("/proc/self/fd").iterdir():
-        with suppress(FileNotFoundError):  # another thread closed it
+        with suppress(FileNotFoundError):  # another thread closed the descriptor
             opened.append(str(link.readlink()))
     return sum(target.startswith(f"{storage.context.path}/") for target in opened)
 
@@ -83,7 +83,7 @@ def is_sealed(path: Path) -> bool:
 def kill_local_storage(storage: LocalStorage) -> None:
     """Close descriptors and release locks without an orderly close, as the kernel does for a killed process.
 
-    No public method does that: a process that ends in order seals its segments.
+    No public method has this effect: a process that ends in order seals its segments.
     """
     segments = storage._segments
     for active in segments._active.values():

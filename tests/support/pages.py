@@ -45,8 +45,8 @@ def blocks_of(page: Path) -> list[Block]:
 
 def block(info: str, page: Path) -> Block:
     """Return the only block of a page with this info string."""
-    [found] = [block for block in blocks_of(page) if block.info == info]
-    return found
+    [only_block] = [block for block in blocks_of(page) if block.info == info]
+    return only_block
 
 
 def section(page: Path, heading: str) -> str:

@@ -26,7 +26,7 @@ def try_to_associate(port: int, called: str, calling: str = "SENDER") -> Associa
 
 
 def rejection(port: int, called: str, calling: str = "SENDER") -> Rejection | None:
-    """Request an association and return how it is rejected. If it is accepted, release it and return None."""
+    """Request an association, and return its rejection. If it is accepted, release it and return None."""
     association, rejected = _request(port, called, calling)
     if association.is_established:
         association.release()

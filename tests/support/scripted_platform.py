@@ -8,9 +8,11 @@ from dicom_adapter import Job, NoSettings, PlatformJob, PlatformStatus, Submitte
 
 
 class ScriptedPlatform:
-    """A plugin with the submitter `scripted`, which passes each call to this object. It survives restarts of a host.
+    """A plugin with the submitter `scripted`, which passes each call to this object.
 
-    Tests extend it and override the methods.
+    The object survives restarts of a host.
+
+    Tests override methods in a subclass.
     """
 
     def __init__(self) -> None:
@@ -30,14 +32,14 @@ class ScriptedPlatform:
         """Handle "create", "metadata", "upload", "start", "status" or "cancel". An error makes the call fail."""
 
     def create(self, job: Job) -> PlatformJob:
-        """Return the answer to "create"."""
+        """Return the result of "create"."""
         return PlatformJob(job_id=f"job of {job.pipeline_id}", payload_id="payload")
 
     def add_metadata(self, job: Job, metadata: Mapping[str, str]) -> None:
         """Receive the metadata of a job."""
 
     def status(self, job: Job) -> PlatformStatus:
-        """Return the answer to "status"."""
+        """Return the result of "status"."""
         return PlatformStatus(state="gone", finished=True)
 
 

@@ -27,7 +27,7 @@ only-include = ["acceptance_{name}.py"]
 
 
 def install(folder: Path, **plugins: str) -> str:
-    """Install each plugin as a separate distribution into a new virtual environment that also sees ours.
+    """Install each plugin as a separate distribution into a new virtual environment that includes this one.
 
     Return the Python of the environment.
     """
@@ -47,7 +47,7 @@ def _distribution(folder: Path, name: str, source: str) -> Path:
 
 
 def install_folders(folder: Path, distributions: Sequence[Path]) -> str:
-    """Build and install distributions, without a network, into a new virtual environment that also sees ours.
+    """Build and install distributions, without a network, into a new virtual environment that includes this one.
 
     Return the Python of the environment.
     """

@@ -35,7 +35,7 @@ class Walkthrough:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.output = ""  # of all commands
+        self.output = ""  # output of all commands
         self._environment = _environment(folder / "environment")
         self._where = folder
         self._service: _Service | None = None
@@ -54,7 +54,7 @@ class Walkthrough:
         return self.type(block.text if self._service is None else block.text.replace(PORT, self._service.port))
 
     def type(self, text: str) -> str:
-        """Type commands in the first terminal. It stays in the folder that they change to."""
+        """Type commands in the first terminal. The terminal stays in the folder to which the commands change."""
         command = f"set -euo pipefail; cd {self._where}; {{ {text}\n}} 2>&1; pwd >{self.folder}/where"
         done = self._bash(command)
         assert 0 == done.returncode, f"{text}\n{done.stdout}{done.stderr}"
@@ -98,13 +98,13 @@ class _Service:
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            start_new_session=True,  # Ctrl-C goes to all processes of a terminal
+            start_new_session=True,  # Ctrl-C is sent to all processes of a terminal
         )
         threading.Thread(target=self._read, daemon=True).start()
         self.port = str(self.wait_for("service_listening")["port"])
 
     def _read(self) -> None:
-        assert self._process.stderr is not None  # it is a pipe
+        assert self._process.stderr is not None  # stderr is a pipe
         with self._process.stderr as lines:
             for line in lines:
                 with self._changed:
@@ -125,7 +125,7 @@ class _Service:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """Make a virtual environment with all packages and commands of ours, and return the variables that activate it.
+    """Create a virtual environment with the packages and commands of this one. Return the variables that activate it.
 
     pip needs no index: the packages that the page installs are in the environment already, or in a folder next to it.
     """

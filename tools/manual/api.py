@@ -1,4 +1,4 @@
-"""The pages of the modules that plugins import. Sphinx adds signatures and docstrings."""
+"""The pages of the public modules. Sphinx adds signatures and docstrings."""
 
 from __future__ import annotations
 

@@ -35,17 +35,17 @@ def headings(text: str) -> list[str]:
 
 
 def sections(known: list[str]) -> Mapping[str, list[type]]:
-    """Return the classes whose keys each section lists, by its heading.
+    """Return the classes whose keys each section lists, by the heading of the section.
 
-    Classes without a section are in their parent's.
+    Classes without a section are in the section of their parent.
     """
     found: dict[str, list[type]] = {TOP: [Config]}
     for key, cls in tables_in(Config):
         name = NAMES.get(key, key)
         found[f"[{name}]"] = [cls]
         for inner, nested in tables_in(cls):
-            own = f"[{name}.{inner}]"
-            found.setdefault(own if own in known else f"[{name}]", []).append(nested)
+            heading = f"[{name}.{inner}]"
+            found.setdefault(heading if heading in known else f"[{name}]", []).append(nested)
     for heading, cls in _plugins(discover().catalogue()):
         found[heading] = [cls, *(nested for _, nested in tables_in(cls))]
     return found

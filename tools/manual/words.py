@@ -1,4 +1,4 @@
-"""Types, rules and defaults of settings in the words of the reference."""
+"""Descriptions of the types, rules and defaults of settings in the reference."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def rule_words(field: attrs.Attribute[Any]) -> str:
 
 
 def _validators(validator: Any) -> Iterator[Any]:
-    """Yield the functions that attrs' combinations of validators consist of."""
+    """Yield the single functions of a combination of attrs validators."""
     several = getattr(validator, "_validators", None) or getattr(validator, "validator", None)
     if several is not None:
         for each in several if isinstance(several, tuple) else (several,):

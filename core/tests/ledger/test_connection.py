@@ -78,7 +78,7 @@ def test_the_migrations_create_exactly_the_statements_of_the_schema(migrated: Le
 
 
 def indexes_in_order(ledger: Ledger) -> list[str]:
-    """Return the names of the indexes as they were created:
+    """Return the names of the indexes in the order of their creation.
 
     SQLite prefers the newer of two indexes with the same cost.
     """
