@@ -9,6 +9,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,26 @@ def test_a_restarted_host_serves_http_again(launch_service: LaunchService) -> No
     [host] = [entry["child"] for entry in service.logged("process_started", name="host")]
     subprocess.run(["kill", "-9", str(host)], check=True)
     service.wait_for("http_listening", times=2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs several loopback addresses")
+def test_silent_connections_exclude_nobody_and_stop_no_work(launch_service: LaunchService, tmp_path: Path) -> None:
+    """Connections that send nothing neither occupy the server nor the descriptors that jobs need.
+
+    Verified to fail when the limits are those of uvicorn: every request gets 503.
+    """
+    service = launch_service("[http]\nport = 0\n" + STORAGE + LUNG)
+    service.port()
+    address = ("127.0.0.1", service.wait_for("http_listening")["port"])
+    with ExitStack() as silent:
+        for _number in range(400):
+            silent.enter_context(socket.create_connection(address, timeout=30))
+        service.wait_for("connection_refused")
+        with socket.create_connection(address, 30, source_address=("127.0.0.2", 0)) as other:
+            other.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            assert other.recv(65536).startswith(b"HTTP/1.1 200 OK")
+        send(write_study(tmp_path / "study", instances=1), service, "LUNG")
+        service.wait_for("job_submitted")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
