@@ -41,7 +41,9 @@ NO_HOST = _Refusal(HTTPStatus.BAD_REQUEST, "Without a token, a request must have
 # A web page may use a DNS name that resolves to this machine (DNS rebinding). The header shows that name.
 NOT_LOCAL = _Refusal(HTTPStatus.FORBIDDEN, "Without a token, requests must be sent to localhost or a loopback address.")
 FOREIGN = _Refusal(HTTPStatus.FORBIDDEN, "Requests of web pages of other sites (Origin, Sec-Fetch-Site) are refused.")
-NOT_TEXT = _Refusal(HTTPStatus.BAD_REQUEST, "The path and the query must be UTF-8 without control characters.")
+NOT_TEXT = _Refusal(
+    HTTPStatus.BAD_REQUEST, "Path and query must be UTF-8, and the path must have no control characters."
+)
 NOT_JSON = _Refusal(
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     "The body of a request must be JSON: send it with Content-Type: application/json.",
