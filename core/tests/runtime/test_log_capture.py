@@ -131,3 +131,27 @@ def test_the_last_output_of_a_process_that_crashes_is_logged_before_its_end(
         {"event": "process_output", "log_level": "warning", "name": "host", "text": text}
         for text in ("from a plugin", "from a library in C", "last words without a line feed")
     ] == logged
+
+
+UPGRADE = """
+from alembic import command
+from alembic.config import Config
+from dicom_adapter.ledger import Ledger
+from dicom_adapter.ledger.migration import MIGRATIONS
+ledger = Ledger(f"sqlite:///{sys.argv[2]}")
+with ledger._engine.connect() as connection:
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", str(MIGRATIONS))
+    command.upgrade(config, "0001")
+    connection.commit()
+ledger.migrate()
+"""
+
+
+def test_the_real_upgrade_of_a_ledger_is_logged_as_events(tmp_path: Path) -> None:
+    """Each migration is an event. Verified to fail when Alembic configures its own log."""
+    program = [sys.executable, "-c", PROCESS + UPGRADE, PATIENT, str(tmp_path / "ledger.sqlite")]
+    ended = subprocess.run(program, stderr=subprocess.PIPE, check=True, timeout=60)
+    logged = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert {"library_message"} == {event["event"] for event in logged}
+    assert any(event["text"].startswith("Running upgrade 0001 -> 0002") for event in logged)
