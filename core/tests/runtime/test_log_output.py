@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -72,6 +73,7 @@ def test_logging_does_not_wait_for_its_reader(stalled: Stalled) -> None:
     for _number in range(MORE_LINES_THAN_FIT):
         stalled.output.put([LINE])
     assert 0 == stalled.output.take_dropped()  # its report would be dropped as well
+    assert re.fullmatch(r"\d+ lines are missing from the log: its reader is too slow, or .*", stalled.output.problem)
 
 
 def test_lines_that_wait_are_written_when_the_reader_continues() -> None:

@@ -42,7 +42,8 @@ class Site:
         self.clock = VirtualClock()
         self.ledger = ledger
         self.found: Mapping[Part, PartFinding] = {process_part("host"): OK, LUNG: OK}
-        self.watch = Watch(lambda: self.found, ledger, self.clock)
+        self.log_problem = ""
+        self.watch = Watch(lambda: self.found, ledger, self.clock, lambda: self.log_problem)
 
     def examine(self, lung: PartFinding | None = None) -> list[Any]:
         """One second later, examine the parts.
@@ -204,3 +205,18 @@ def test_a_stop_without_the_ledger_does_not_fail(site: Site, monkeypatch: pytest
     with capture_logs() as logged:
         site.watch.close()
     assert "health_write_failed" in [entry["event"] for entry in logged]
+
+
+def test_a_process_whose_log_misses_lines_is_degraded(site: Site) -> None:
+    """Nobody reads its log, so that operators see it in `status`. Other parts are not affected.
+
+    Verified to fail when the problem of the log is ignored.
+    """
+    site.examine()
+    site.log_problem = "3 lines are missing from the log"
+    assert [("part_degraded", "host")] == site.examine()
+    site.watch.write()
+    assert (PartState.DEGRADED, site.log_problem) == (site.written["host"].state, site.written["host"].reason)
+    assert PartState.OK is site.written["AE title LUNG"].state
+    site.log_problem = ""
+    assert [("part_recovered", "host")] == site.examine()

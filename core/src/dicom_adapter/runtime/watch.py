@@ -18,6 +18,7 @@ from dicom_adapter.api.errors import LedgerError, describe_failure
 from dicom_adapter.ledger import Ledger, events, health
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.health import PartHealth, PartState
+from dicom_adapter.runtime import logs
 from dicom_adapter.runtime.clock import Clock
 from dicom_adapter.runtime.deadline import TookTooLong, call_within
 from dicom_adapter.runtime.parts import Part, PartKind
@@ -68,12 +69,20 @@ def with_slow(found: Mapping[Part, PartFinding], slow: Mapping[Part, str]) -> Ma
     }
 
 
+def with_log_problem(found: Mapping[Part, PartFinding], problem: str) -> Mapping[Part, PartFinding]:
+    """Return the findings. A working process is degraded by a problem of its log, which the log cannot show."""
+    return with_slow(found, {part: problem for part in found if problem and part.kind is PartKind.PROCESS})
+
+
 class Watch:
     """Examines the parts of one process, from `start` to `close`."""
 
-    def __init__(self, examine_parts: Examine, ledger: Ledger, clock: Clock) -> None:
+    def __init__(
+        self, examine_parts: Examine, ledger: Ledger, clock: Clock, log_problem: Callable[[], str] = logs.problem
+    ) -> None:
         """Watch the parts that `examine_parts` returns. The function must return at once, even if a part hangs."""
         self._examine_parts = examine_parts
+        self._log_problem = log_problem
         self._ledger = ledger
         self._clock = clock
         self._parts: Mapping[Part, PartHealth] = {}  # replaced as a whole, because the writer reads it
@@ -90,7 +99,8 @@ class Watch:
     def examine(self) -> datetime:
         """Examine every part, log the changes, and wake the thread that writes them."""
         now = self._clock.system_time()  # commands compare it with their own
-        parts = {part: self._health_of(part, finding, now) for part, finding in self._examine_parts().items()}
+        found = with_log_problem(self._examine_parts(), self._log_problem())
+        parts = {part: self._health_of(part, finding, now) for part, finding in found.items()}
         states = {part: self._state_of(part) for part in parts}
         changed = [part for part, found in parts.items() if found.state is not states[part]]
         self._parts = parts

@@ -67,6 +67,11 @@ def current_output() -> LogOutput:
     return _Destination.output
 
 
+def problem() -> str:
+    """Return why lines of this process are missing from the log; "" if there are none."""
+    return "" if _Destination.output is None else _Destination.output.problem
+
+
 def close() -> None:
     """Report the lines that are missing, and wait a short time for lines that were not written yet."""
     if _Destination.output is not None:

@@ -69,6 +69,14 @@ class LogOutput:
             dropped, self._dropped = self._dropped, 0
         return dropped
 
+    @property
+    def problem(self) -> str:
+        """The reason why lines are missing from the log and not reported there; "" if there are none."""
+        if not self._dropped:
+            return ""
+        reason = "it cannot be written" if self._fails else "its reader is too slow, or has stopped reading"
+        return f"{self._dropped} lines are missing from the log: {reason}"
+
     def flush(self, seconds: float) -> None:
         """Wait up to `seconds` until no line waits."""
         deadline = time.monotonic() + seconds
