@@ -40,7 +40,7 @@ class Rejection(Enum):
 
 @frozen(kw_only=True)
 class ContextRules:
-    """The presentation contexts that an AE title accepts, within those that the adapter supports."""
+    """The presentation contexts that an AE title accepts, among all contexts that the adapter supports."""
 
     transfer_syntaxes: frozenset[str] | None = None  # UIDs; None: all that DICOM defines
     accepts_unknown_transfer_syntaxes: bool = False  # those that DICOM does not define, if no other is acceptable
@@ -52,8 +52,8 @@ class AssociationDecision:
     """Decision on an association request: accepted if `rejection` is None."""
 
     rejection: Rejection | None = None
-    reason: str = ""  # for the log and the operator
-    contexts: ContextRules = ContextRules()  # significant when accepted
+    reason: str = ""  # reason for the log and the operator; "" if accepted
+    contexts: ContextRules = ContextRules()  # rules for the presentation contexts; used only if accepted
 
 
 # --- store ------------------------------------------------------------------------------------------------------------

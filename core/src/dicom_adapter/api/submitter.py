@@ -88,7 +88,7 @@ class Submitter(ABC, Generic[SettingsT]):
         """Cancel the job on the platform in any state. A job that has already ended is not an error."""
 
     def certificates(self) -> Iterable[Certificate]:
-        """Return the certificates on which the connection depends: those of its files, and the platform's.
+        """Return the certificates on which the connection depends: those in the submitter's files, and the platform's.
 
         Called once per hour, for the health of the adapter, and by `check`, also before `open`. It may connect to the
         platform, for at most ten seconds. Use `certificates_in_file` and `certificate_of_server`.

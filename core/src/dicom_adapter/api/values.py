@@ -105,7 +105,7 @@ class PlatformJob:
 class PlatformStatus:
     """Status of a started job as reported by the platform."""
 
-    state: str  # as the platform names it, such as "running"
+    state: str  # name of the state on the platform, such as "running"
     finished: bool  # `state` is final
     detail: str = ""  # explanation of `state`
 

@@ -16,7 +16,7 @@ from dicom_adapter.cli import core_dumps, early_signals
 from dicom_adapter.cli.streams import OutputFailed, clear_failures, open_streams
 
 if TYPE_CHECKING:
-    app: typer.Typer  # with all commands of the core; created by `__getattr__`
+    app: typer.Typer  # command line with all commands of the core; created by `__getattr__`
 
 
 @frozen

@@ -12,7 +12,7 @@ OFF = 1
 
 
 def disable() -> None:
-    """Disable core dumps of this process and of those that it starts. `enable` may still be called."""
+    """Disable core dumps of this process and of the processes that it starts. `enable` may still be called."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
     with suppress(ValueError, OSError):  # the limit is 0 already, and this user must not raise it
         resource.setrlimit(resource.RLIMIT_CORE, (OFF, OFF if hard == 0 else hard))

@@ -27,7 +27,7 @@ class Loaded:
 
 
 def load(text: str | bytes, *, folder: Path, catalogue: Catalogue) -> Loaded:
-    """Load a configuration whose relative paths start at `folder`. Reads no files except those of secrets."""
+    """Load a configuration whose relative paths start at `folder`. Reads no files except the files of secrets."""
     try:
         document = _parse(text)
     except ValueError as error:

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def read_header(file: BinaryIO, **options: Any) -> Dataset:
-    """Parse a Part 10 file up to its pixel data. `options` are those of `dcmread`.
+    """Parse a Part 10 file up to its pixel data. `options` are options of pydicom's `dcmread`.
 
     Raises OSError if the file cannot be read, and UnreadableDataSet if it cannot be parsed.
     """

@@ -34,7 +34,7 @@ class Load:
 
 
 def judge(request: AssociationRequest, config: Config, load: Load) -> AssociationDecision:
-    """Accept or reject the association. Permanent reasons are checked before transient ones."""
+    """Accept or reject the association. Permanent reasons are checked before transient reasons."""
     ae_title = config.ae_titles.get(request.called_ae_title)
     if ae_title is None:
         return _reject(Rejection.CALLED_AE_TITLE_NOT_RECOGNIZED, "the called AE title is not configured")

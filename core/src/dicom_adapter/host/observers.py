@@ -16,7 +16,7 @@ from dicom_adapter.runtime.clock import Clock
 from dicom_adapter.runtime.workers import SLICE_SECONDS
 
 log = structlog.get_logger("dicom_adapter.host")
-QUEUE_LIMIT = 10_000  # waiting notifications of one observer, about 20 MB: further ones are dropped
+QUEUE_LIMIT = 10_000  # maximum number of waiting notifications of one observer, about 20 MB; further ones are dropped
 
 
 class Observer:

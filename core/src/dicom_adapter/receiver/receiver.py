@@ -161,7 +161,7 @@ class Receiver:
 
     @property
     def storage_problem(self) -> str:
-        """Why the last commit was refused, if storage or ledger are not those that were opened; else ""."""
+        """Why the last commit was refused, if the opened storage or ledger was replaced or is missing; else ""."""
         return self._store.problem
 
     def _wake_host(self) -> None:

@@ -43,9 +43,9 @@ class Start:
     configuration: str
     folder: str  # base of relative paths in the configuration
     log_style: str
-    port: int | None  # replaces the configured one
+    port: int | None  # port that replaces the configured port; None: the configured port
     first: bool  # this is the first host or receiver since the start of the service
-    number: int = 1  # of a receiver
+    number: int = 1  # number of a receiver, counted from 1
     trace_hooks: bool = False  # log every call of a plugin
     wake_fd: int  # the receivers write to it, the host reads from it
     plugins: Sequence[str] | None  # entry points to load; None: all
@@ -130,7 +130,7 @@ class Child:
         return self._process.pid
 
     def configure(self, start: Start) -> None:
-        """Send a configuration. The child starts with the first one, and reports APPLIED or NOT_APPLIED for others."""
+        """Send a configuration. The child starts with the first, and reports APPLIED or NOT_APPLIED for later ones."""
         self._send(json.dumps(asdict(evolve(start, log_fd=self._log_fd))))
 
     def stop(self) -> None:

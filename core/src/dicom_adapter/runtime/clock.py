@@ -37,9 +37,9 @@ class Clock(Protocol):
 class _State:
     """The state of a clock at its last comparison with the system clock."""
 
-    time_ns: int  # of the clock
-    monotonic_ns: int  # at the same moment
-    agrees: bool  # with the system clock
+    time_ns: int  # time of this clock
+    monotonic_ns: int  # time of the monotonic clock at the same moment
+    agrees: bool  # True if this clock agrees with the system clock
 
 
 class SystemClock:

@@ -20,7 +20,7 @@ class ClockCheck:
 
     def __init__(self, clock: SystemClock) -> None:
         self._clock = clock
-        self._offset = clock.system_offset()  # at the last examination
+        self._offset = clock.system_offset()  # offset at the last examination
 
     def examine(self) -> PartFinding:
         """Log a step since the last call. Return the finding: degraded while the clocks differ."""

@@ -364,7 +364,7 @@ class Supervisor:
         log.info("service_stopped")
 
     def _end(self, slots: Iterable[ProcessSlot], deadline: float) -> None:
-        """Request these processes to stop, wait until the deadline, then kill those that have not ended."""
+        """Request these processes to stop, wait until the deadline, then kill the processes that have not ended."""
         seconds = max(0.0, deadline - time.monotonic())
         for slot in slots:
             if slot.preloaded is not None:  # it has no work to finish

@@ -42,7 +42,7 @@ class Platform:
     """A platform in memory: keeps everything that it receives, is idempotent, and fails on request. Thread-safe."""
 
     def __init__(self) -> None:
-        self.jobs: dict[str, ReceivedJob] = {}  # by job id
+        self.jobs: dict[str, ReceivedJob] = {}  # received jobs by job id
         self._faults: list[_Fault] = []
         self._lock = threading.Lock()
 

@@ -104,7 +104,7 @@ class Requests:
         return request if request is not None and request.claim() else None
 
     def put_back(self, request: ProcessorRequest) -> None:
-        """Add a request again, before all others."""
+        """Add a request again, before all other requests."""
         with self._lock:
             if not self._is_closed:
                 self._waiting.appendleft(request)

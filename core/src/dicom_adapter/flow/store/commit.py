@@ -58,7 +58,7 @@ class Store:
         self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
         self._name = name
         self._storage_problem, self._find_problem = resources.storage_problem, resources.problem
-        self.problem = ""  # why the last commit was refused, if the storage or the ledger is not the opened one
+        self.problem = ""  # why the last commit was refused, if the opened storage or ledger was replaced or is missing
         self._limits = limits
         self._checkpoint_seconds = checkpoint_seconds
         self._inline_sync_seconds = inline_sync_seconds
@@ -200,7 +200,7 @@ class Store:
         return results
 
     def _not_entered(self, received: Sequence[ReceivedInstance], failure: Exception) -> list[StoreResult]:
-        """Delete the objects after a failed transaction, except those whose rows were committed nevertheless."""
+        """Delete the objects after a failed transaction, except objects whose rows were committed nevertheless."""
         try:
             with self._ledger.read() as transaction:
                 pending = [instances.find_pending(transaction, one.ae_title, one.sop_instance_uid) for one in received]

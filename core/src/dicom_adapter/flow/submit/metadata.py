@@ -20,10 +20,10 @@ VALUE_BYTES = 256  # maximum length of a value in UTF-8 that the Clara Platform 
 class Omitted:
     """The attributes of a job that were omitted, because they cannot be parsed."""
 
-    numbers: set[int] = Factory(set)  # instance ids
-    keywords: set[str] = Factory(set)
-    first: int = 0  # instance id
-    reason: str = ""  # of the first one; without patient data
+    numbers: set[int] = Factory(set)  # ids of the instances
+    keywords: set[str] = Factory(set)  # DICOM keywords of the omitted attributes
+    first: int = 0  # id of the first of the instances
+    reason: str = ""  # reason for the first omitted value, without patient data
 
     def add(self, instance_id: int, keyword: str, reason: str) -> None:
         self.first, self.reason = self.first or instance_id, self.reason or reason

@@ -207,7 +207,7 @@ def _error(future: Future[None]) -> BaseException | None:
 
 
 def _raise_worst(errors: Iterable[BaseException]) -> None:
-    """Raise the most severe of several errors, if any: permanent errors come before transient ones."""
+    """Raise the most severe of several errors, if any: permanent errors come before transient errors."""
     found = sorted(errors, key=_is_transient)
     if found:
         raise found[0]

@@ -23,9 +23,9 @@ from dicom_adapter.net.connection_counts import ConnectionCounts
 
 log = structlog.get_logger("dicom_adapter.http")
 
-HEAD_S = 10.0  # for the first byte of a request and the rest of its head
+HEAD_S = 10.0  # time limit for the first byte of a request and the rest of its head
 BODY_S = 30.0
-STALLED_S = 30.0  # for a client to read the next part of a response
+STALLED_S = 30.0  # time limit for a client to read the next part of a response
 
 
 class _Part(Enum):

@@ -21,7 +21,7 @@ UNTYPED = "about:blank"  # RFC 9457 section 4.2.1: no information besides the st
 
 
 def problem(status: int, detail: str, *, kind: str = UNTYPED, **members: Any) -> dict[str, Any]:
-    """Return the members of a problem. `members` are additional ones."""
+    """Return the members of a problem. `members` are additional members."""
     return {"type": kind, "title": HTTPStatus(status).phrase, "status": status, "detail": detail, **members}
 
 

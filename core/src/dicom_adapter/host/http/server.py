@@ -25,8 +25,8 @@ log = structlog.get_logger("dicom_adapter.http")
 BACKLOG = 128  # connections that wait to be accepted
 KEEP_ALIVE_S = 30
 DESCRIPTORS_PER_CONNECTION = 4  # of the process, so that connections use at most a quarter of them
-GRACE_S = 3  # for open requests when the server stops
-RESPONSE_S = 10.0  # for the event loop to respond; after this time it counts as blocked
+GRACE_S = 3  # time limit for open requests when the server stops
+RESPONSE_S = 10.0  # time limit for a response of the event loop; after this time it counts as blocked
 
 
 class HttpServer(Server):
