@@ -7,23 +7,23 @@ from dicom_adapter_aetitle.processor import AeTitleJobProcessor
 
 
 class TestByStudy(BaseProcessorTests):
-    """The default without a timeout."""
+    """Grouping by study, the default without a timeout."""
 
     processor = AeTitleJobProcessor
     settings = 'pipeline-lung = "p1"\npipeline-liver = "p2"'
 
 
 class TestByPatient(BaseProcessorTests):
-    """The default with a timeout."""
+    """Grouping by patient, the default with a timeout."""
 
     processor = AeTitleJobProcessor
     settings = 'timeout = 60\nmax-wait = 100\npriority = "higher"\npipeline-lung = "p1"'
 
 
 class TestByAnyAttribute(BaseProcessorTests):
-    """An attribute that is read from the stored instance."""
+    """Grouping by an attribute that is read from the stored instance."""
 
     processor = AeTitleJobProcessor
     settings = 'group-by = "AccessionNumber"\npipeline-lung = "p1"'
 
-    # The suite's second patient has no Accession Number; those instances are quarantined.
+    # The suite's second patient has no Accession Number; the patient's instances are quarantined.

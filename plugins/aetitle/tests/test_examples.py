@@ -29,7 +29,7 @@ def jobs(output: dict[str, Any]) -> list[tuple[float, str, int, list[str]]]:
 
 
 def test_five_studies_of_one_patient_become_three_jobs() -> None:
-    """The first scenario of the examples."""
+    """The schedule is the first scenario of the examples."""
     output = simulate("example:scenario-1")
     studies = [f"P1/{study}" for study in "ABCDE"]
     assert [(104.0, pipeline, 10, studies) for pipeline in ("8abf", "dd4a", "2ac1")] == jobs(output)
@@ -37,6 +37,6 @@ def test_five_studies_of_one_patient_become_three_jobs() -> None:
 
 
 def test_each_study_becomes_a_job_and_each_arrival_restarts_the_wait() -> None:
-    """The second scenario of the examples."""
+    """The schedule is the second scenario of the examples."""
     first = [(5.0, "51c7", 4, [f"P1/{study}"]) for study in "ABC"]
     assert [*first, (73.0, "51c7", 4, ["P2/D"])] == jobs(simulate("example:scenario-2"))

@@ -141,7 +141,7 @@ def test_an_instance_without_the_grouping_attribute_is_quarantined(
 
 
 def test_a_value_that_cannot_be_read_is_quarantined_without_quoting_it(new_lane: Any, instance: Any) -> None:
-    """An invalid number: the reason names the attribute and does not contain the value."""
+    """The value is an invalid number. The reason names the attribute and does not contain the value."""
     broken = Dataset()
     broken.add_new("SeriesNumber", "LO", "PID-4711")
     broken["SeriesNumber"].VR = "SQ"  # a sender may write a VR that contradicts the dictionary

@@ -14,7 +14,7 @@ from dicom_adapter_aetitle.settings import AeTitleSettings
 
 
 def test_the_plugin_provides_the_processor_aetitle() -> None:
-    """The hook returns the one class, which declares its name and its settings."""
+    """The hook returns the only class, which declares its name and its settings."""
     assert [AeTitleJobProcessor] == dicom_adapter_processors()
     assert ("aetitle", AeTitleSettings) == (AeTitleJobProcessor.name, AeTitleJobProcessor.settings_type)
 

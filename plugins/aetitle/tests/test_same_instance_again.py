@@ -20,7 +20,7 @@ def test_the_newer_arrival_replaces_the_older_one(new_lane: Any, instance: Any) 
 
 
 def test_a_duplicate_after_submission_starts_a_new_group(new_lane: Any, instance: Any) -> None:
-    """Submitted jobs do not change."""
+    """The submitted job does not change."""
     lane = new_lane()
     first, again = instance(0, sop_instance_uid="1.9.77"), instance(6, sop_instance_uid="1.9.77")
 

@@ -12,7 +12,7 @@ PIPELINES = {"lung": "p1", "liver": "p2", "brain": "p3"}
 def test_five_studies_of_one_patient_within_the_timeout_become_one_job_for_each_pipeline(
     new_lane: Any, instance: Any
 ) -> None:
-    """Five studies, each in its own association, all within 60 s: three jobs, each with all five studies."""
+    """Five studies in separate associations within 60 s become three jobs, each with all five studies."""
     lane = new_lane(priority=JobPriority.NORMAL, timeout=60.0, pipelines=PIPELINES)
     studies = [f"1.2.{number}" for number in range(5)]
 
@@ -28,7 +28,7 @@ def test_five_studies_of_one_patient_within_the_timeout_become_one_job_for_each_
 
 
 def test_three_studies_in_one_association_become_three_jobs_after_five_seconds(new_lane: Any, instance: Any) -> None:
-    """Studies A, B and C in one association, no timeout: after five seconds one job for each of them."""
+    """Studies A, B and C in one association, without a timeout, become one job each after five seconds."""
     lane = new_lane(priority=JobPriority.HIGHER, pipelines={"lung": "p1"})
 
     lane.arrive(*(instance(0.1 * number, study) for number, study in enumerate(["1.1", "1.2", "1.3"] * 4)))
@@ -41,7 +41,7 @@ def test_three_studies_in_one_association_become_three_jobs_after_five_seconds(n
 
 
 def test_four_instances_within_the_wait_become_one_job(new_lane: Any, instance: Any) -> None:
-    """One study of four instances, 4 s, 3 s and 1 s apart, each in its own association: one job with all four."""
+    """Four instances of one study, 4 s, 3 s and 1 s apart, in separate associations, become one job."""
     lane = new_lane(priority=JobPriority.HIGHER, pipelines={"lung": "p1"})
     instances = [instance(seconds, association_id=f"a{seconds}") for seconds in (0, 4, 7, 8)]
 

@@ -24,7 +24,7 @@ def problem(field: str, value: Any) -> str:
 
 
 def test_only_a_pipeline_is_required() -> None:
-    """Everything else has a documented default: normal priority, 5 s, by study, no `max-wait`."""
+    """All other settings have documented defaults: normal priority, 5 s, by study, no `max-wait`."""
     settings = AeTitleSettings(pipelines=PIPELINES)
 
     assert (
@@ -49,8 +49,9 @@ def test_only_a_pipeline_is_required() -> None:
         (None, "(6000,0010)", "OverlayRows"),
     ],
 )
-def test_the_grouping_in_force(timeout: float | None, group_by: str | None, expected: str) -> None:
-    """Patient with a timeout, study without; an explicit setting always wins; tags are shown as keywords."""
+def test_the_default_grouping_depends_on_the_timeout(timeout: float | None, group_by: str | None, expected: str) ->
+None:
+    """The default is patient with a timeout and study without; an explicit setting takes precedence; tags are shown as keywords."""
     assert expected == AeTitleSettings(pipelines=PIPELINES, timeout=timeout, group_by=group_by).effective_group_by
 
 
@@ -83,8 +84,8 @@ def test_a_value_out_of_bounds_is_refused(field: str, value: Any, expected: str)
     ("field", "value"),
     [("timeout", None), ("timeout", 5.0), ("max_wait", None), ("max_wait", 0.5), ("group_by", None)],
 )
-def test_a_missing_value_or_one_at_the_bound_is_accepted(field: str, value: float | None) -> None:
-    """Bounds are inclusive; None means that the setting is left out."""
+def test_a_missing_value_or_a_value_at_the_bound_is_accepted(field: str, value: float | None) -> None:
+    """Bounds are inclusive; None means that the setting is omitted."""
     assert "" == problem(field, value)
 
 
@@ -148,5 +149,5 @@ def test_max_wait_below_the_timeout_is_refused(settings: dict[str, float], expec
 
 
 def test_max_wait_may_equal_the_timeout() -> None:
-    """No later instance extends the wait then."""
+    """In this case, no later instance extends the wait."""
     assert 60.0 == AeTitleSettings(pipelines=PIPELINES, timeout=60.0, max_wait=60.0).max_wait

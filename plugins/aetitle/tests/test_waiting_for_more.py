@@ -29,7 +29,7 @@ def test_an_instance_that_arrives_after_submission_starts_a_new_group(new_lane: 
 
 
 def test_an_instance_at_the_due_time_still_belongs_to_the_group(new_lane: Any, instance: Any) -> None:
-    """Instance and timer at the same moment: the instance is delivered first, and the group continues to wait."""
+    """If instance and timer have the same time, the instance is delivered first, and the group continues to wait."""
     lane = new_lane()
     instances = (instance(0), instance(5))
 
@@ -88,7 +88,7 @@ def test_a_group_has_one_timer_for_any_number_of_instances(new_lane: Any, instan
     assert [] == lane.timers
 
 
-def test_a_closed_processor_leaves_no_timer(new_lane: Any, instance: Any) -> None:
+def test_a_closed_processor_has_no_timer(new_lane: Any, instance: Any) -> None:
     """Closing the processor cancels the timers of open groups."""
     lane = new_lane()
 
@@ -99,8 +99,8 @@ def test_a_closed_processor_leaves_no_timer(new_lane: Any, instance: Any) -> Non
 
 
 @pytest.mark.parametrize("failing", [1, 2, 3])
-def test_after_a_failed_turn_every_pipeline_gets_its_job_once(new_lane: Any, instance: Any, failing: int) -> None:
-    """The failed turn submits no job at all; the new processor submits all of them from the same instances."""
+def test_every_pipeline_gets_its_job_once_after_a_failed_turn(new_lane: Any, instance: Any, failing: int) -> None:
+    """The failed turn submits no job; the new processor submits all jobs from the same instances."""
     pipelines = {"a": "p1", "b": "p2", "c": "p3"}
     lane = new_lane(pipelines=pipelines, failing_submissions=[failing])
     lane.arrive(instance(0), instance(3))

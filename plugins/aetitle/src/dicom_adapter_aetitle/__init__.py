@@ -9,8 +9,8 @@ from dicom_adapter import JobProcessorBase, hookimpl
 
 @hookimpl
 def dicom_adapter_processors() -> list[type[JobProcessorBase[Any]]]:
-    """Provide `processor = "aetitle"`, the default for an AE title without `processor`."""
-    # Imported here because pydicom takes time and memory: only a process that uses processors loads it.
+    """Register `processor = "aetitle"`, the default for an AE title without `processor`."""
+    # Imported here because pydicom takes time and memory: only processes that use processors load pydicom.
     from dicom_adapter_aetitle.processor import AeTitleJobProcessor
 
     return [AeTitleJobProcessor]

@@ -43,7 +43,7 @@ class Attribute:
 def find_attribute(text: str) -> Attribute:
     """Return the attribute with this keyword or tag.
 
-    Raises ValueError. Its message is the end of a sentence that starts with the value.
+    Raises ValueError with a message to be printed after the value: `'x' must be …`.
     """
     tag = _tag_of(text)
     try:
@@ -58,7 +58,7 @@ def find_attribute(text: str) -> Attribute:
 
 
 def read_values(attribute: Attribute, header: Dataset) -> tuple[str, ...]:
-    """Return the attribute's values without padding; () if it is missing or empty.
+    """Return the attribute's values without padding; () if the attribute is missing or empty.
 
     Raises Unprocessable if a value cannot be read.
     """

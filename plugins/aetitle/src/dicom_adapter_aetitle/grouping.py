@@ -1,11 +1,11 @@
-"""Rules for grouping instances. They need no clock and no host, because each instance has its time of arrival.
+"""Rules for grouping instances. The rules need no clock and no host, because each instance has its time of arrival.
 
 - Instances with the same key form a group. Each arrival restarts the wait: a group is due `quiet` after its last
   instance, but no later than `max_wait` after its first.
-- An instance that arrives exactly when its group is due still belongs to the group. A later one starts a new group.
-- A group lists its instances in the order of arrival. A duplicate that arrives while the group is open replaces the
-  older instance in its position. A duplicate with another key (for example, after the sender corrected the Patient ID)
-  moves to the group of that key, so that no job contains data that its sender has replaced.
+- An instance that arrives exactly when its group is due still belongs to the group. A later instance starts a new
+group. - A group lists its instances in the order of arrival. A duplicate that arrives while the group is open replaces
+the older instance in its position. A duplicate with another key (for example, after the sender corrected the Patient
+ID) moves to the group of that key, so that no job contains data that its sender has replaced.
 
 `OpenGroups` applies these rules to one arrival at a time; its cost does not grow with the number of groups.
 `group_all` is the specification: it applies the same rules to a whole list of arrivals. Both return the same groups.

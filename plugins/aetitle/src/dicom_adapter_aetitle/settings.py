@@ -17,7 +17,7 @@ LONGEST_SECONDS = 365 * 24 * 3600  # a year: a longer time is a mistake; TOML al
 def _within_a_year(_instance: Any, _attribute: attrs.Attribute[Any], value: float | None) -> None:
     """at most a year"""
 
-    if value is not None and not value <= LONGEST_SECONDS:  # written so that NaN fails
+    if value is not None and not value <= LONGEST_SECONDS:  # this form of the condition also refuses NaN
         raise ValueError(f"must be at most {LONGEST_SECONDS} seconds (a year)")
 
 
