@@ -49,9 +49,10 @@ def test_only_a_pipeline_is_required() -> None:
         (None, "(6000,0010)", "OverlayRows"),
     ],
 )
-def test_the_default_grouping_depends_on_the_timeout(timeout: float | None, group_by: str | None, expected: str) ->
-None:
-    """The default is patient with a timeout and study without; an explicit setting takes precedence; tags are shown as keywords."""
+def test_the_default_grouping_depends_on_the_timeout(
+    timeout: float | None, group_by: str | None, expected: str
+) -> None:
+    """Grouping is by patient with a timeout, otherwise by study. A setting takes precedence; tags become keywords."""
     assert expected == AeTitleSettings(pipelines=PIPELINES, timeout=timeout, group_by=group_by).effective_group_by
 
 
