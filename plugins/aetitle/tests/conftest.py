@@ -119,6 +119,9 @@ class Lane:
         self.headers_read += 1
         return self.headers[instance.instance_id]
 
+    def read_texts(self, instance: InstanceStorageInfo, keywords: Iterable[str]) -> dict[str, str]:
+        raise NotImplementedError
+
     # --- called by the tests
 
     def arrive(self, *instances: InstanceStorageInfo) -> None:

@@ -98,6 +98,11 @@ class ElementScanner:
         """Return whether the rest of the data set can still change the result."""
         return not (self.problem or self.conflict or len(self.values) == len(self.wanted))
 
+    @property
+    def to_skip(self) -> int:
+        """The number of the next bytes that belong to a value that is not wanted."""
+        return self._skip
+
     def feed(self, piece: bytes | memoryview) -> None:
         """Scan the next piece."""
         size = len(piece)

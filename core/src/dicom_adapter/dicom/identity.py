@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from io import BytesIO
 from typing import Any
 
@@ -20,6 +20,8 @@ from dicom_adapter.dicom.elements import ElementScanner
 from dicom_adapter.dicom.encoding import UNDEFINED_LENGTH
 
 UID_GRAMMAR = re.compile(r"[0-9.]{1,64}")
+ESCAPE = b"\x1b"  # begins an escape sequence of ISO 2022, which selects another character set
+NO_DELIMITERS: frozenset[int] = frozenset()
 REPLACEMENT = "\ufffd"  # stands in decoded text for bytes that cannot be decoded
 
 SPECIFIC_CHARACTER_SET = 0x00080005
@@ -170,16 +172,27 @@ def _text(value: bytes, charset: bytes) -> str:
     try:
         return value.decode("ascii").strip(" ")
     except UnicodeDecodeError:
-        return _decode(value, charset).strip(" ")
+        return _decode(value, charset, NO_DELIMITERS).strip(" ")
 
 
-def _decode(value: bytes, charset: bytes) -> str:
+def decode_text(value: bytes, charset: bytes, delimiters: Set[int]) -> str:
+    """Decode text of Specific Character Set `charset`, without padding. Invalid bytes are escaped.
+
+    `delimiters`: characters after which the first character set is active again (PS3.5 section 6.1.2.5.3).
+    """
+    value = value.rstrip(b"\x00 ")
+    if value.isascii() and ESCAPE not in value:
+        return value.decode("ascii").strip(" ")
+    return _decode(value, charset, delimiters).strip(" ")
+
+
+def _decode(value: bytes, charset: bytes, delimiters: Set[int]) -> str:
     """Decode text. Bytes that are invalid in its character set are escaped, so that two IDs never become equal."""
     names = charset.decode("ascii", "replace").rstrip("\x00 ").split("\\")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            text = decode_bytes(value, convert_encodings(names), set())
+            text = decode_bytes(value, convert_encodings(names), set(delimiters))
         text.encode()  # lone surrogates cannot be encoded
     except (LookupError, ValueError):  # pydicom also accepts Python's codecs that are not for text
         text = REPLACEMENT

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 
 from attrs import astuple, frozen
-from pydicom.dataset import Dataset
 
 from dicom_adapter import InstanceStorageInfo
 
@@ -49,22 +49,13 @@ class Attributes:
         return hashlib.blake2b(json.dumps(astuple(self)).encode(), digest_size=16).hexdigest()
 
 
-def attributes(instance: InstanceStorageInfo, header: Dataset) -> Attributes:
-    """Return the searchable attributes of an instance with this header."""
+def attributes(instance: InstanceStorageInfo, texts: Mapping[str, str]) -> Attributes:
+    """Return the searchable attributes of an instance with these texts, by keyword."""
     return Attributes(
         patient_id=exact(instance.patient_id),
         issuer_of_patient_id=exact(instance.issuer_of_patient_id),
-        **{name: text(header, keyword) for name, keyword in KEYWORDS.items()},
+        **{name: clean(texts[keyword]) for name, keyword in KEYWORDS.items()},
     )
-
-
-def text(header: Dataset, keyword: str) -> str:
-    """Return a value as text that every database accepts; "" if it cannot be read."""
-    try:
-        value = header.get(keyword)
-        return "" if value is None else clean(str(value).strip())
-    except Exception:  # noqa: BLE001 - pydicom raises many types for a malformed value, which is then not searchable
-        return ""
 
 
 def clean(value: str) -> str:

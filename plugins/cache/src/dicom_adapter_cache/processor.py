@@ -19,7 +19,7 @@ from dicom_adapter_cache import selection
 from dicom_adapter_cache.check import IndexCheck
 from dicom_adapter_cache.database import Database
 from dicom_adapter_cache.errors import InvalidRequest, KeyReused, NotInCache
-from dicom_adapter_cache.header import Attributes, attributes
+from dicom_adapter_cache.header import KEYWORDS, Attributes, attributes
 from dicom_adapter_cache.index import Index, KeptJob
 from dicom_adapter_cache.rows import DescribedInstance
 from dicom_adapter_cache.settings import CacheSettings
@@ -88,7 +88,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         self._keep_to_size()
 
     def _read(self, instance: InstanceStorageInfo) -> Attributes:
-        return attributes(instance, self.read_header(instance))
+        return attributes(instance, self.read_texts(instance, KEYWORDS.values()))
 
     def _write_later(self, arrival: DescribedInstance) -> None:
         if not self._arrived:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from dicom_adapter.api.errors import NO_RESOURCES_TEXT, StoredObjectMissing, Unprocessable, reports_no_resources
 from dicom_adapter.api.processor import Timer
@@ -20,6 +20,8 @@ from dicom_adapter.runtime.resources import Resources
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
+
+T = TypeVar("T")
 
 
 class Context:
@@ -89,9 +91,17 @@ class Context:
     def read_header(self, instance: InstanceStorageInfo) -> Dataset:
         from dicom_adapter.dicom.headers import read_header
 
+        return self._read(instance, read_header)
+
+    def read_texts(self, instance: InstanceStorageInfo, keywords: Iterable[str]) -> Mapping[str, str]:
+        from dicom_adapter.dicom.texts import read_texts
+
+        return self._read(instance, lambda file: read_texts(file, instance.transfer_syntax_uid, keywords))
+
+    def _read(self, instance: InstanceStorageInfo, read: Callable[[BinaryIO], T]) -> T:
         try:
             with self._storage.read(instance.storage_key) as file:
-                return read_header(file)
+                return read(file)
         except (StoredObjectMissing, UnreadableDataSet) as failure:
             raise Unprocessable(str(failure)) from None
         except OSError as failure:

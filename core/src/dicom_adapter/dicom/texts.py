@@ -1,0 +1,82 @@
+"""Read the texts of some top-level elements of a stored Part 10 file, without parsing the rest of it.
+
+This takes a fraction of the time that pydicom needs for a header, and finds the elements wherever they are before the
+bulk of the data set. What the other elements contain, such as deeply nested sequences, does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import BinaryIO
+
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS
+
+from dicom_adapter.dicom.elements import ElementScanner
+from dicom_adapter.dicom.identity import SPECIFIC_CHARACTER_SET, UnreadableDataSet, decode_text
+from dicom_adapter.dicom.part10 import data_set_offset
+
+TEXT_VRS = frozenset(
+    {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"}
+)
+NOT_REQUIRED: frozenset[int] = frozenset()
+PIXEL_GROUP = 0x7FE0
+FIRST_PIECE = 8 << 10  # bytes: most headers are shorter
+PIECE = 64 << 10
+BULK = 1 << 20  # bytes: a value that is longer is the bulk of the data set
+
+
+def read_texts(file: BinaryIO, transfer_syntax_uid: str, keywords: Iterable[str]) -> dict[str, str]:
+    """Return the value of each attribute, "" if it is missing. Multiple values are separated by backslashes.
+
+    Bytes that are invalid in the character set are escaped. Raises ValueError for a keyword that has no text value,
+    OSError if the file cannot be read, and UnreadableDataSet if it is not a Part 10 file, or is deflated.
+    """
+    tags = _tags(tuple(keywords))
+    if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
+        raise UnreadableDataSet("its data set is deflated, which the adapter does not support")
+    scanner = ElementScanner(transfer_syntax_uid, frozenset(tags.values()) | {SPECIFIC_CHARACTER_SET}, NOT_REQUIRED)
+    _scan(file, scanner)
+    charset = scanner.values.get(SPECIFIC_CHARACTER_SET, b"")
+    return {
+        keyword: _decode(scanner.values.get(tag, b""), charset, is_name=_vr(tag) == "PN")
+        for keyword, tag in tags.items()
+    }
+
+
+def _scan(file: BinaryIO, scanner: ElementScanner) -> None:
+    piece = file.read(FIRST_PIECE)
+    try:
+        offset = data_set_offset(piece)
+    except ValueError as failure:
+        raise UnreadableDataSet(f"its header cannot be parsed: {failure}") from None
+    if offset > len(piece):
+        file.seek(offset)
+    scanner.feed(piece[offset:])
+    while scanner.needs_more and scanner.to_skip < BULK and scanner.last.tag >> 16 != PIXEL_GROUP:
+        piece = file.read(PIECE)
+        if not piece:
+            break
+        scanner.feed(piece)
+    scanner.end()
+
+
+@lru_cache(maxsize=64)
+def _tags(keywords: tuple[str, ...]) -> Mapping[str, int]:
+    tags = {keyword: tag_for_keyword(keyword) for keyword in keywords}
+    wrong = [keyword for keyword, tag in tags.items() if tag is None or _vr(tag) not in TEXT_VRS]
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)}: not keywords of DICOM attributes with text values")
+    return {keyword: tag for keyword, tag in tags.items() if tag is not None}
+
+
+@lru_cache(maxsize=1024)
+def _vr(tag: int) -> str:
+    return dictionary_VR(tag)
+
+
+@lru_cache(maxsize=4096)
+def _decode(value: bytes, charset: bytes, *, is_name: bool) -> str:
+    return decode_text(value, charset, PN_DELIMS if is_name else TEXT_VR_DELIMS)
