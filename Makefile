@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PROJECTS := pyproject.toml $(wildcard core/pyproject.toml plugins/*/pyproject.toml)
 
-.PHONY: help demo test test-slow lint format docs reference api audit constraints bench faults fuzz clean
+.PHONY: help demo test test-slow lint format docs reference api audit constraints bench faults corpus fuzz clean
 
 help:
-	@echo "make demo    run the main job in a temporary folder (about 15 seconds)"
+	@echo "make demo    start the service in a temporary folder and show how studies become jobs (about 15 seconds)"
 	@echo "make test    run the tests, except the slow ones"
 	@echo "make test-slow  run the slow tests: killed processes, full disks, power loss, other tools"
 	@echo "make lint    check format, lint, types and import rules"
@@ -22,6 +22,7 @@ help:
 	@echo "make bench   measure receiving beside the neighbours that are installed (20 minutes; writes docs/performance.md)"
 	@echo "make bench WHAT=uploads|replay|due|pending|cache|isolation ARGS=...  measure something else"
 	@echo "make faults  kill and fail everything at random, then count (MINUTES=10 SEED=1)"
+	@echo "make corpus  send odd data sets and associations to the adapter and its neighbours (ARGS=--write)"
 	@echo "make fuzz    give the network code any bytes, guided by coverage (TARGET=acceptor|identity|proxy MINUTES=5)"
 	@echo "make clean   remove the virtual environment and caches"
 
@@ -86,6 +87,9 @@ faults: MINUTES ?= 10
 faults: SEED ?= 1
 faults: $(STAMP)
 	@cd tests && $(abspath $(BIN))/python -m faults --minutes $(MINUTES) --seed $(SEED) $(ARGS)
+
+corpus: $(STAMP)
+	@cd tests && PYTHONPATH=$(abspath bench) $(abspath $(BIN))/python -m corpus $(ARGS)
 
 fuzz: MINUTES ?= 5
 fuzz: TARGET ?= acceptor

@@ -15,19 +15,31 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from dicom_adapter.api.errors import describe_failure, reports_no_resources
+from dicom_adapter.dicom.encoding import UNDEFINED_LENGTH, encoding_of
 from dicom_adapter.dicom.identity import UnreadableDataSet
 
 T = TypeVar("T")
 
+PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)  # Float Pixel Data, Double Float Pixel Data, Pixel Data
+END_OF_SEQUENCE = b"\xfe\xff\xdd\xe0\0\0\0\0"
+
+
+LARGE = 1 << 16  # bytes: values that are longer are not read, if elements come after the pixel data
+
 
 def read_header(file: BinaryIO, **options: Any) -> Dataset:
-    """Parse a Part 10 file up to its pixel data. `options` are options of pydicom's `dcmread`.
+    """Parse a Part 10 file without its pixel data. `options` are options of pydicom's `dcmread`.
 
     Raises OSError if the file cannot be read, and UnreadableDataSet if it cannot be parsed.
     """
     source = _Source(file)
     try:
         header = dcmread(source, stop_before_pixels=True, **options)
+        if source.has_elements_after_pixels(header):  # PS3.5 section 7.1 does not allow it; some senders do not sort
+            source.seek(0)
+            header = dcmread(source, defer_size=LARGE, **options)
+            for tag in PIXELS:
+                header.pop(tag, None)
     except Exception as failure:
         source.raise_failure()
         if isinstance(failure, OSError) and reports_no_resources(failure):
@@ -60,6 +72,22 @@ class _Source:
 
     def tell(self) -> int:
         return self._attempt(self._file.tell)
+
+    def has_elements_after_pixels(self, header: Dataset) -> bool:
+        """Return whether the data set goes on after the pixel data, at which pydicom has stopped."""
+        at, end = self.tell(), self._end()
+        if at == end:
+            return False
+        encoding = encoding_of(header.file_meta.get("TransferSyntaxUID", ""))
+        start = self.read(12)
+        at += 8 if encoding.is_implicit else 12
+        if at > end:
+            return False
+        (length,) = encoding.long(start, 4 if encoding.is_implicit else 8)
+        if length != UNDEFINED_LENGTH:
+            return bool(at + length < end)
+        self.seek(end - 8)
+        return self.read(8) != END_OF_SEQUENCE  # the end of encapsulated pixel data
 
     def _end(self) -> int:
         if self._size is None:
