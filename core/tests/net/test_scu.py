@@ -337,6 +337,23 @@ def storescp(folder: Path) -> Iterator[Address]:
         thread.join()
 
 
+def test_the_request_has_the_uids_of_the_data_set(tmp_path: Path) -> None:
+    """Another program may have changed the data set and left the file meta information as it was.
+
+    Verified to fail with: the UIDs of the file meta information.
+    """
+    [path] = study(tmp_path, instances=1)
+    content = path.read_bytes()
+    own = dcmread(path).SOPInstanceUID
+    path.write_bytes(
+        content.replace(own.encode(), f"{own[:-1]}{1 if own[-1] == '0' else 0}".encode(), 1)
+    )  # in the file meta information
+    assert own != dcmread(path).file_meta.MediaStorageSOPInstanceUID
+    with peer() as found:
+        assert () == send([path], found.address).failures
+    assert [own] == [uid for uid, _data_set in found.received]
+
+
 def test_more_than_128_pairs_take_two_associations(tmp_path: Path) -> None:
     """65 SOP classes in two transfer syntaxes need 130 presentation contexts."""
     files = []

@@ -9,12 +9,15 @@ import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from attrs import define
+from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom import AE, _config, build_context, evt
 from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.pdu_primitives import A_ASSOCIATE, P_DATA, MaximumLengthNotification
@@ -82,6 +85,35 @@ def associated(
     finally:
         if link.socket:
             link.socket.close()  # pynetdicom leaves it open when the peer was the first to close
+
+
+def send_c_store(
+    association: Association, path: Path, offset: int, pair: tuple[UID, UID], sop_instance_uid: UID, message_id: int
+) -> Dataset:
+    """Send the data set of a file as it is; return the response, empty if there was none.
+
+    `Association.send_c_store` of pynetdicom takes the UIDs of the request from the file meta information. This sends
+    those that it is given. Raises RuntimeError if the association has ended, and OSError if the file cannot be read.
+    """
+    if not association.is_established:
+        raise RuntimeError("the association has ended")
+    request = C_STORE()
+    request.MessageID, request.Priority = message_id, 0
+    request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = pair[0], sop_instance_uid
+    request._dataset_path = (path, offset)  # pynetdicom reads the data set while it sends it
+    context = association._get_valid_context(*pair, "scu", allow_conversion=False)
+    association._reactor_checkpoint.clear()  # the reactor must not receive the response
+    while not association._is_paused:
+        time.sleep(0.0001)
+    try:
+        association.dimse.send_msg(request, cast(int, context.context_id))
+        _context_id, response = association.dimse.get_msg(block=True)
+    finally:
+        association._reactor_checkpoint.set()
+    if response is None:
+        association._handle_no_response()
+        return Dataset()
+    return association._check_received_status(response)
 
 
 @define(kw_only=True)

@@ -16,14 +16,14 @@ from attrs import define, field, frozen
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, ImplicitVRLittleEndian
-from pynetdicom import _config
 from pynetdicom.association import Association
 from pynetdicom.dsutils import split_dataset
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined] # the module makes its names at run time
 from pynetdicom.status import code_to_category
 
 from dicom_adapter.api.errors import Refused, Retriable
-from dicom_adapter.dicom.identity import UID_GRAMMAR
+from dicom_adapter.dicom.elements import ElementScanner
+from dicom_adapter.dicom.identity import SOP_CLASS_UID, SOP_INSTANCE_UID, UID_GRAMMAR
 from dicom_adapter.net.address import Address
 from dicom_adapter.net.link import (
     NOT_ACCEPTED,
@@ -34,9 +34,11 @@ from dicom_adapter.net.link import (
     associated,
     describe_status,
     loss_reason,
+    send_c_store,
 )
 from dicom_adapter.net.results import DEFAULT_TIMEOUT, Grouping, SendResult, SendSummary
 
+PIECE_BYTES = 1 << 16  # of a file, when its UIDs are read
 MAX_CONTEXTS = 128  # in one association: their IDs are the odd numbers of one byte (PS3.8 9.3.2.2)
 
 
@@ -70,9 +72,6 @@ def send(
     `on_result` is called once for each file. A lost association is opened again once. A file that the peer does not
     store is a failure in the summary, never an exception.
     """
-    _config.STORE_SEND_CHUNKED_DATASET = (
-        True  # send files without decoding and encoding them; pynetdicom reads this at every call
-    )
     sender = _Sender(address=address, calling_ae_title=calling_ae_title, timeout=timeout, tls=tls, on_result=on_result)
     entries = [entry for file in files if (entry := sender.read(file, per_association))]
     for batch in _batches(entries):
@@ -85,7 +84,9 @@ class _FileToSend:
     """A readable file, with the values that are needed to open its association."""
 
     path: Path
+    offset: int  # of the data set
     pair: tuple[UID, UID]  # SOP class, transfer syntax
+    sop_instance_uid: UID
     group: str  # files of one group share an association
 
 
@@ -94,13 +95,36 @@ def _read_entry(path: Path, per_association: Grouping | None) -> _FileToSend:
     group = str(path) if per_association is Grouping.INSTANCE else ""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's warnings quote patient data
-        meta, _ = split_dataset(path)
+        meta, offset = split_dataset(path)
         if per_association is Grouping.STUDY:
             group = dcmread(path, stop_before_pixels=True, specific_tags=["StudyInstanceUID"]).get("StudyInstanceUID")
     uids = [meta.get(name) for name in ("MediaStorageSOPClassUID", "TransferSyntaxUID", "MediaStorageSOPInstanceUID")]
     if not all(uid and UID_GRAMMAR.fullmatch(uid) for uid in uids):
         raise Refused("the file meta information lacks a valid SOP class, SOP instance or transfer syntax UID")
-    return _FileToSend(path=path, pair=(uids[0], uids[1]), group=group or "")
+    own = _uids_of_data_set(path, offset, uids[1])
+    return _FileToSend(
+        path=path,
+        offset=offset,
+        pair=(own.get(SOP_CLASS_UID, uids[0]), uids[1]),
+        sop_instance_uid=own.get(SOP_INSTANCE_UID, uids[2]),
+        group=group or "",
+    )
+
+
+def _uids_of_data_set(path: Path, offset: int, transfer_syntax: UID) -> dict[int, UID]:
+    """Return SOP Class and SOP Instance UID of the data set, as far as they are valid.
+
+    Peers compare the request with the data set (PS3.4 section B.2.3); the file meta information may differ from it.
+    """
+    wanted = frozenset({SOP_CLASS_UID, SOP_INSTANCE_UID})
+    scanner = ElementScanner(transfer_syntax, wanted, wanted)
+    with path.open("rb") as file:
+        file.seek(offset)
+        while scanner.needs_more and (piece := file.read(PIECE_BYTES)):
+            scanner.feed(piece)
+    scanner.end()
+    texts = {tag: value.rstrip(b"\0 ").decode("ascii", "replace") for tag, value in scanner.values.items()}
+    return {tag: UID(text) for tag, text in texts.items() if UID_GRAMMAR.fullmatch(text)}
 
 
 def _batches(entries: Iterable[_FileToSend]) -> Iterator[list[_FileToSend]]:
@@ -171,7 +195,7 @@ class _Sender:
     def store(self, association: Association, entry: _FileToSend, message_id: int) -> bool:
         """Send one file. Returns False if the association is lost; then no result is reported."""
         try:
-            answer = association.send_c_store(entry.path, msg_id=message_id, priority=0)
+            answer = send_c_store(association, entry.path, entry.offset, entry.pair, entry.sop_instance_uid, message_id)
         except RuntimeError:  # the association has ended
             return False
         except (AttributeError, ValueError, InvalidDicomError) as failure:  # before anything was sent
