@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -31,10 +31,10 @@ def storescp(folder: Path, _associations: int, options: Sequence[str] = ()) -> I
 
 
 @contextmanager
-def orthanc(folder: Path, _associations: int) -> Iterator[Running]:
-    """Run Orthanc without plugins and HTTP, otherwise with its defaults.
+def orthanc(folder: Path, _associations: int, more: Mapping[str, object] | None = None) -> Iterator[Running]:
+    """Run Orthanc without plugins and HTTP, otherwise with its defaults: it syncs its storage and keeps an index.
 
-    Orthanc then syncs its storage and keeps an index.
+    `more`: further settings.
     """
     port = _free_port()
     store = _made(folder)
@@ -48,6 +48,7 @@ def orthanc(folder: Path, _associations: int) -> Iterator[Running]:
         "DicomCheckCalledAet": False,
         "DicomAlwaysAllowStore": True,
         "DicomAlwaysAllowEcho": True,
+        **(more or {}),
     }
     configuration.write_text(json.dumps(settings), encoding="utf-8")
     with _launched([str(find_orthanc()), str(configuration)], port) as running:

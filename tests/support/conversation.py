@@ -60,6 +60,7 @@ def command_set(field: int = 0x0001, *, data_set: bool = True, message_id: int =
             element(0x0002, CT.encode() + b"\0"),
             element(0x0100, struct.pack("<H", field)),
             element(0x0110, struct.pack("<H", message_id)),
+            element(0x0700, struct.pack("<H", 0)) if field == 0x0001 else b"",  # priority
             element(0x0800, struct.pack("<H", 0x0001 if data_set else 0x0101)),
             element(0x1000, name),
         )
@@ -67,12 +68,12 @@ def command_set(field: int = 0x0001, *, data_set: bool = True, message_id: int =
     return element(0x0000, struct.pack("<I", len(body))) + body
 
 
-def store(data: bytes, pieces: int = 1, message_id: int = 7) -> bytes:
+def store(data: bytes, pieces: int = 1, message_id: int = 7, instance: str = "1.2.3.4") -> bytes:
     """Encode a C-STORE request whose data set is split into this number of fragments."""
     size = -(-len(data) // pieces) or 1
     parts = [data[start : start + size] for start in range(0, len(data), size)] or [b""]
     controls = [0] * (len(parts) - 1) + [LAST]
-    return p_data(pdv(command_set(message_id=message_id), COMMAND | LAST)) + b"".join(
+    return p_data(pdv(command_set(message_id=message_id, instance=instance), COMMAND | LAST)) + b"".join(
         p_data(pdv(part, control)) for part, control in zip(parts, controls, strict=True)
     )
 

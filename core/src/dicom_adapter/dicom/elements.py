@@ -75,7 +75,9 @@ class ElementScanner:
     values: dict[int, bytes] = field(factory=dict)  # the wanted values found so far
     # All tags up to the greatest of `wanted` were read in ascending order, and all of `required` are among them.
     is_past_wanted: bool = False
-    problem: str = ""  # reason why the rest of the data set cannot be scanned; unimportant if `is_past_wanted`
+    problem: str = (
+        ""  # reason why the rest of the data set cannot be scanned; unimportant if `is_past_wanted` or `is_complete`
+    )
     conflict: str = ""  # reason why two values of a wanted element contradict each other
     mismatch: str = ""  # reason why the data set is not encoded as its transfer syntax requires
     last: ElementPlace = NOWHERE  # the last top-level element
@@ -83,6 +85,7 @@ class ElementScanner:
     disorder: ElementPlace | None = None
     _encoding: Encoding = field(init=False)
     _greatest: int = field(init=False)  # of `wanted`
+    _has_checked_pixels: bool = False
     _is_decided: bool = False  # the encoding was compared with the beginning of the data set
     _rest: bytes = b""  # incomplete header or value
     _start: int = 0  # offset of `_rest` in the data set
@@ -96,7 +99,12 @@ class ElementScanner:
     @property
     def needs_more(self) -> bool:
         """Return whether the rest of the data set can still change the result."""
-        return not (self.problem or self.conflict or len(self.values) == len(self.wanted))
+        return not (self.problem or self.conflict or (self.is_complete and self._has_checked_pixels))
+
+    @property
+    def is_complete(self) -> bool:
+        """Return whether every wanted element was found."""
+        return len(self.values) == len(self.wanted)
 
     @property
     def to_skip(self) -> int:
@@ -246,6 +254,7 @@ class ElementScanner:
             self.conflict = f"the data set has a second {place}, with another value"
 
     def _check_pixels(self, is_encapsulated: bool) -> None:
+        self._has_checked_pixels = True
         if (not is_encapsulated) is has_encapsulated_pixels(self.transfer_syntax_uid):
             found, wanted = ("encapsulated", "native") if is_encapsulated else ("native", "encapsulated")
             name = transfer_syntax_name(self.transfer_syntax_uid)

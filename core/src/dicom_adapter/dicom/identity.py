@@ -101,7 +101,7 @@ class IdentityReader:
             raise NotAsNegotiated(self._scanner.mismatch)
         if self._scanner.conflict:
             raise UnreadableDataSet(self._scanner.conflict)
-        if self._scanner.problem and not self._scanner.is_past_wanted:
+        if self._scanner.problem and not (self._scanner.is_past_wanted or self._scanner.is_complete):
             raise UnreadableDataSet(self._scanner.problem)
         if not self._scanner.values:
             raise UnreadableDataSet("the data set has none of the attributes that identify an instance")

@@ -1,0 +1,85 @@
+"""The page `docs/odd-cases.md`: cases that the adapter treats in another way than other receivers, with the reasons."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from attrs import frozen
+
+from corpus.reasons import ASSOCIATIONS, DATA_SETS, REASONS
+from corpus.receivers import OWN
+from corpus.results import Answers
+
+PAGE = Path(__file__).parents[2] / "docs" / "odd-cases.md"
+BEGIN, END = "<!-- differences: written by `make corpus ARGS=--write` -->", "<!-- end of the differences -->"
+
+
+@frozen
+class Row:
+    """A case with the answers of all receivers, and the reason of the adapter's answer."""
+
+    case: str
+    answers: tuple[str, ...]
+    reason: str
+
+
+def differences(known: Mapping[str, Answers]) -> list[Row]:
+    """Return the cases that the adapter answers in another way than at least one other receiver."""
+    return [row for kind in (DATA_SETS, ASSOCIATIONS) for row in _rows(known, kind)]
+
+
+def _rows(known: Mapping[str, Answers], kind: str) -> Iterator[Row]:
+    for case, own in known[OWN][kind].items():
+        answers = tuple(summarize(known[name][kind][case]) for name in _order(known))
+        if any(answer != summarize(own) for answer in answers):
+            yield Row(case, answers, _reason(kind, case))
+
+
+def _order(known: Iterable[str]) -> list[str]:
+    return [OWN, *sorted(name for name in known if name != OWN)]
+
+
+def _reason(kind: str, case: str) -> str:
+    return next((reason for pattern, reason in REASONS[kind] if re.search(pattern, case)), "")
+
+
+def summarize(answer: str) -> str:
+    """Return what an answer means to the sender, in a word."""
+    if match := re.search(r"^status 0x([0-9A-F]{4})", answer):
+        return "stored" if match[1][0] in "0B" and match[1] in ("0000", "B000", "B006", "B007") else f"0x{match[1]}"
+    if answer.startswith("accepted"):
+        contexts = re.findall(r"(\d+): ([\w.]+)", answer)
+        accepted = [number for number, syntax in contexts if syntax != "no"]
+        return f"accepted {', '.join(accepted)}" if accepted else "accepted none" if contexts else answer.split(";")[0]
+    return {"closed": "ended", "aborted": "ended"}.get(answer, answer)
+
+
+def render(known: Mapping[str, Answers]) -> str:
+    """Return the generated part of the page."""
+    names = _order(known)
+    parts = []
+    for kind, title in ((DATA_SETS, "Data sets"), (ASSOCIATIONS, "Associations")):
+        rows = list(_rows(known, kind))
+        total = len(known[OWN][kind])
+        parts.append(f"## {title}\n\n{len(rows)} of {total} cases with a difference:\n")
+        parts.append(_table(["case", *names, "reason"], ([row.case, *row.answers, row.reason] for row in rows)))
+    return "\n".join(parts)
+
+
+def _table(heads: list[str], rows: Iterable[list[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+def current() -> str:
+    """Return the generated part of the page as it is."""
+    text = PAGE.read_text(encoding="utf-8")
+    return text[text.index(BEGIN) + len(BEGIN) : text.index(END)].strip("\n") + "\n"
+
+
+def write(known: Mapping[str, Answers]) -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    before, after = text[: text.index(BEGIN)], text[text.index(END) :]
+    PAGE.write_text(f"{before}{BEGIN}\n\n{render(known)}\n{after}", encoding="utf-8")

@@ -1,0 +1,81 @@
+"""The receivers that the corpus is sent to: the adapter, and those of other projects that are installed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from importlib import metadata
+from pathlib import Path
+
+import receive_neighbours
+from attrs import evolve
+
+from dicom_adapter.net.server import DicomServer
+from dicom_adapter.receiver.receiver import Receiver
+from dicom_adapter.testing import Adapter, Plugin
+from support import grouping
+
+AE_TITLE = "CORPUS"
+OWN = "dicom-adapter"
+AT_ONCE = 4  # associations: pynetdicom accepts ten, and counts those that have just ended
+CONFIGURATION = f"""
+[storage]
+path = "data"
+watermark-percent = 100
+reserve = 0
+[ae-titles.{AE_TITLE}]
+processor = "by-study"
+overwrite-same-instance = true
+[ae-titles.{AE_TITLE}.settings]
+pipeline-one = "p1"
+"""
+GROUPING = Plugin(grouping)
+Open = Callable[[Path], AbstractContextManager[int]]  # run a receiver in a folder; its port
+
+
+@contextmanager
+def adapter(folder: Path) -> Iterator[int]:
+    """Run the adapter's receiver in this process."""
+    made = Adapter(folder, CONFIGURATION, (GROUPING,))
+    receiver = Receiver(made.config, made.resources, None)
+    server = DicomServer(evolve(made.config.dicom, bind="127.0.0.1", port=0), receiver)
+    try:
+        yield server.start()
+    finally:
+        server.stop(0)
+        receiver.close()
+        made.close()
+
+
+@contextmanager
+def dcmtk(folder: Path) -> Iterator[int]:
+    """Run DCMTK's storescp with all transfer syntaxes that it knows, and a process for each association."""
+    with receive_neighbours.storescp(folder, 1, ["+xa", "--fork"]) as running:
+        yield running.port
+
+
+@contextmanager
+def orthanc(folder: Path) -> Iterator[int]:
+    """Run Orthanc with enough threads: it keeps one for each association that waits for the rest of a request."""
+    with receive_neighbours.orthanc(folder, 1, {"DicomThreadsCount": 2 * AT_ONCE}) as running:
+        yield running.port
+
+
+@contextmanager
+def pynetdicom(folder: Path) -> Iterator[int]:
+    with receive_neighbours.pynetdicom_application(folder, 1) as running:
+        yield running.port
+
+
+def neighbours() -> Mapping[str, Open]:
+    """Return the other receivers that are installed, by name and version."""
+    found: dict[str, Open] = {}
+    for name, path, run in (
+        ("DCMTK", receive_neighbours.find_dcmtk(), dcmtk),
+        ("Orthanc", receive_neighbours.find_orthanc(), orthanc),
+    ):
+        version = re.search(r"\d+\.\d+\.\d+", receive_neighbours.version_output(path)) if path else None
+        if version:
+            found[f"{name} {version[0]}"] = run
+    return {**found, f"pynetdicom {metadata.version('pynetdicom')}": pynetdicom}
