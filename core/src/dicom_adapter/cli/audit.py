@@ -23,7 +23,9 @@ from dicom_adapter.operations.audit import Audit, AuditReport, Kind, ProgressCal
 from dicom_adapter.operations.repair import Repair, RepairResult
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import DataFolder, with_pids
+from dicom_adapter.runtime.ledger_lock import LedgerLock
 from dicom_adapter.runtime.resources import Resources
+from dicom_adapter.runtime.storage_generation import StorageGeneration
 
 FAILED_STATUS = 2  # exit status if the audit could not be made
 SHOWN = 20  # number of findings of each kind that the text shows; `--json` has more
@@ -94,14 +96,20 @@ def _run_audit(path: Path, *, verify: bool, repair: bool) -> tuple[AuditReport, 
         if displaced:
             fail(displaced)
             raise typer.Exit(FAILED_STATUS)
-        with folder.exclusive() as got_lock:
+        with folder.exclusive() as got_lock, LedgerLock(folder.ledger, folder.path).hold() as refusal:
             if not got_lock:
                 user = with_pids("the service or another repair", folder.user_pids)
                 fail(f"{user} is using {folder.path}: stop the service first, or wait until the repair has ended")
                 raise typer.Exit(FAILED_STATUS)
+            if refusal:
+                fail(f"{refusal}: stop it first")
+                raise typer.Exit(FAILED_STATUS)
             Store(configuration, resources).recover()  # as at a start of the service
             report = Audit(resources, is_running=lambda: False, verify=verify, on_progress=on_progress).run()
-            return report, list(Repair(resources).run(report))
+            repairs = list(Repair(resources).run(report))
+            marker = folder.prepare()  # from now on, the ledger and the storage belong together
+            StorageGeneration(marker, resources.ledger, resources.clock, folder.is_durable).advance()
+            return report, repairs
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from dicom_adapter.cli.messages import fail, warn
 from dicom_adapter.config.model import Config
 from dicom_adapter.plugins.registry import STORAGE
 from dicom_adapter.runtime.data_folder import DataFolder
+from dicom_adapter.runtime.ledger_lock import LedgerLock
 from dicom_adapter.service.blueprint import Blueprint
 from dicom_adapter.service.reload.snapshot import snapshot
 
@@ -70,10 +71,20 @@ def _prepare_storage(config: Config, *, is_new: bool) -> None:
     try:
         DataFolder.of(config).prepare(is_new=is_new)
     except StorageUnavailable as failure:
-        raise fail(str(failure)) from None
+        raise fail(_ledger_user(config) or str(failure)) from None
     except OSError as failure:
         if is_new or not reports_no_free_space(failure):  # else the service waits for free space
             raise fail(f"the data folder {config.storage.path} cannot be created: {failure.strerror}") from None
+
+
+def _ledger_user(config: Config) -> str:
+    """Return why the ledger of a storage that may be missing cannot be used; "" if no other service uses it."""
+    folder = DataFolder.of(config)
+    try:
+        refusal = LedgerLock(folder.ledger, folder.path).refusal()
+    except OSError:
+        return ""
+    return refusal and f"{refusal}; give each service a ledger of its own with `[ledger] url`"
 
 
 def _become_the_service(blueprint: Blueprint) -> None:

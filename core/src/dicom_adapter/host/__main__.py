@@ -28,6 +28,7 @@ from dicom_adapter.runtime import logs
 from dicom_adapter.runtime.channel import APPLIED, NOT_APPLIED, Channel, Start
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import UNUSABLE, DataFolder, report_unusable, with_pids
+from dicom_adapter.runtime.ledger_lock import LedgerLock
 from dicom_adapter.runtime.logs.capture import capture
 
 log = structlog.get_logger("dicom_adapter.host")
@@ -60,7 +61,7 @@ def main() -> None:
                 reason = f"{repair} is using {config.storage.path}; start the service when the repair has ended"
                 channel.report("failed", reason=reason)
             elif is_only_host:
-                _run(channel, start, config, plugins)
+                _run_alone(channel, start, config, plugins)
             else:
                 other = with_pids("another dicom-adapter", folder.host_pids)
                 channel.report("failed", reason=f"{other} is already using {config.storage.path}")
@@ -81,6 +82,16 @@ def _log_plugins(plugins: Plugins) -> None:
             log.info("plugin_disabled", plugin=str(info), reason=info.disabled)
     for problem in plugins.unknown:
         log.warning("plugin_unknown", problem=problem)
+
+
+def _run_alone(channel: Channel, start: Start, config: Config, plugins: Plugins) -> None:
+    """Run the host if no other service uses the ledger."""
+    folder = DataFolder.of(config)
+    with LedgerLock(folder.ledger, folder.path).hold() as refusal:
+        if refusal:
+            channel.report("failed", reason=f"{refusal}; give each service a ledger of its own with `[ledger] url`")
+        else:
+            _run(channel, start, config, plugins)
 
 
 def _run(channel: Channel, start: Start, config: Config, plugins: Plugins) -> None:

@@ -38,6 +38,7 @@ from dicom_adapter.runtime.clock_check import ClockCheck
 from dicom_adapter.runtime.data_folder import DataFolder
 from dicom_adapter.runtime.parts import Part, PartKind, Parts, PartWork, process_part
 from dicom_adapter.runtime.resources import Resources
+from dicom_adapter.runtime.storage_generation import StorageGeneration
 from dicom_adapter.runtime.watch import PartFinding, Watch, examine, with_slow
 from dicom_adapter.runtime.worker_groups import WorkerGroups, Workers, join, names
 from dicom_adapter.runtime.workers import BoundedExecutor, Condition
@@ -53,6 +54,7 @@ CLOCK = Part(PartKind.CLOCK)
 STORAGE = Part(PartKind.STORAGE)
 CERTIFICATES = Part(PartKind.CERTIFICATES)
 READ_CERTIFICATES_EVERY = timedelta(hours=1)
+GENERATION = Part(PartKind.GENERATION)
 CHECK_STORAGE_EVERY = timedelta(seconds=5)
 REPLACE_SECONDS = 30.0  # time limit for current turns of replaced processors; a turn that hangs is reported before
 WAKE_UP_SECONDS = 5.0  # time for which one step waits for a wake-up
@@ -78,6 +80,9 @@ class HostProcess:
         if first:
             self._storage.recover()  # before the ledger is written: this frees space on a full disk
         self._ledger.migrate()
+        self._generation = StorageGeneration(marker, self._ledger, self._clock, folder.is_durable)
+        self._generation.require_match()
+        self._checks[GENERATION] = PartWork(self._generation.step)
         extended, draining = self._with_draining(config)
         wake = self._groups.wake
         self._resources = Resources(
@@ -249,6 +254,7 @@ class HostProcess:
         self._host.refuse_requests()
         self._close_servers(self._servers, hanging)
         self._host.close(hanging=hanging)
+        self._generation.finish()
         self._storage.close()
         self._ledger.close()
 

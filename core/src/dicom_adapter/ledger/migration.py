@@ -13,7 +13,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from dicom_adapter.ledger.schema import metadata
 
-REVISION = "0005"  # of the newest migration; a new ledger begins with it
+REVISION = "0006"  # of the newest migration; a new ledger begins with it
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 # In the order in which the migrations create them: where two indexes cost the same, SQLite uses the newer one.

@@ -284,6 +284,15 @@ Index(
     sqlite_where=text(CONCERNS_AE_TITLE),
 )
 
+storages = Table(
+    "storages",
+    metadata,
+    Column("identity", String(36), primary_key=True),  # of the storage that belongs to the ledger; there is one row
+    Column("generation", BigInteger, nullable=False),  # of that storage; it increases while a service uses both
+    Column("next_generation", BigInteger, nullable=True),  # written to the storage next, perhaps already
+    Column("recorded_at", UtcDateTime, nullable=False),
+)
+
 # SQLite uses a partial index only for a query that repeats its condition literally, without bound parameters.
 IS_PENDING = instances.c.state == literal_column("'pending'")
 IS_RELEASED = instances.c.state == literal_column("'released'")

@@ -1,6 +1,6 @@
 """The marker of a storage: a file with the storage's identity, which shows that the storage is there.
 
-    <storage.path>/instances/storage-id     a UUID in text form, and a line feed
+    <storage.path>/instances/storage-id     a UUID in text form; the next line: see `storage_generation`
 
 A folder without its disk looks like a new folder. Without the marker, a service that starts before the disk is mounted
 would begin a second storage on the mount point. The marker is in the folder with the instances, because the data folder
@@ -113,6 +113,6 @@ def _is_empty(folder: Path) -> bool:
 
 def _identity_in(content: bytes) -> str:
     try:
-        return str(UUID(content.decode("ascii").strip()))
+        return str(UUID(content.partition(b"\n")[0].decode("ascii").strip()))
     except ValueError:
         return ""
