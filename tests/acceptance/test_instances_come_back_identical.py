@@ -11,7 +11,6 @@ from pydicom.errors import InvalidDicomError
 
 from dicom_adapter.config.transfer_syntaxes import UNSUPPORTED_TRANSFER_SYNTAXES
 from dicom_adapter.dicom.identity import UID_GRAMMAR
-from dicom_adapter.dicom.part10 import file_header
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, PlatformFolder, Run, send, wait_until_submitted
 
@@ -28,6 +27,7 @@ pipeline-any = "any"
     for number in range(10)
 )
 SHIPPED = Path(pydicom.data.__file__).parent / "test_files"
+WRONGLY_ENCODED = "SC_rgb_jpeg.dcm"  # in implicit VR, in spite of its transfer syntax
 
 
 def data_set_of(path: Path) -> bytes:
@@ -56,38 +56,22 @@ def is_storage_instance(path: Path) -> bool:
 def shipped_instances() -> dict[tuple[str, str], Path]:
     """Return pydicom's test files by AE title and SOP Instance UID. Files with one UID go to different AE titles."""
     found: dict[tuple[str, str], Path] = {}
-    for path in filter(is_storage_instance, sorted(path for path in SHIPPED.rglob("*") if path.is_file())):
+    files = sorted(path for path in SHIPPED.rglob("*") if path.is_file() and path.name != WRONGLY_ENCODED)
+    for path in filter(is_storage_instance, files):
         uid = str(dcmread(path, stop_before_pixels=True).SOPInstanceUID)
         number = sum(other == uid for _ae_title, other in found)
         found[f"ANY{number}", uid] = path
     return found
 
 
-def sendable(path: Path, folder: Path) -> Path:
-    """Return the file, or a copy whose File Meta Information has the UIDs of the data set."""
-    data_set = dcmread(path, stop_before_pixels=True)
-    meta = data_set.file_meta
-    if (meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID) == (
-        data_set.SOPClassUID,
-        data_set.SOPInstanceUID,
-    ):
-        return path
-    header = file_header(data_set.SOPClassUID, data_set.SOPInstanceUID, meta.TransferSyntaxUID, "SENDER")
-    copy = folder / path.name
-    copy.write_bytes(header + data_set_of(path))
-    return copy
-
-
 def test_every_test_file_of_pydicom_reaches_the_platform_unchanged(
-    launch_service: LaunchService, platform: PlatformFolder, tmp_path: Path
+    launch_service: LaunchService, platform: PlatformFolder
 ) -> None:
     """Each file is accepted in its transfer syntax, and its data set is identical on the platform."""
     service = launch_service(CONFIGURATION)
     sent = shipped_instances()
     for ae_title in sorted({ae_title for ae_title, _uid in sent}):
-        results = send(
-            [sendable(path, tmp_path) for (other, _uid), path in sent.items() if other == ae_title], service, ae_title
-        )
+        results = send([path for (other, _uid), path in sent.items() if other == ae_title], service, ae_title)
         assert [] == [result for result in results if not result.ok]
     wait_until_submitted(service, len(sent))
     received = {
@@ -99,6 +83,13 @@ def test_every_test_file_of_pydicom_reaches_the_platform_unchanged(
     for key, path in sent.items():
         assert data_set_of(path) == data_set_of(received[key]), path.name
         assert _transfer_syntax(path) == _transfer_syntax(received[key]), path.name
+
+
+def test_a_file_in_another_encoding_than_its_transfer_syntax_is_refused(launch_service: LaunchService) -> None:
+    """The response has the reason (as far as Error Comment is long enough)."""
+    [result] = send([SHIPPED / WRONGLY_ENCODED], launch_service(CONFIGURATION), "ANY0")
+    assert (False, 0xC000) == (result.ok, result.status)
+    assert "encoded in implicit VR little endian" in result.message
 
 
 @pytest.mark.dcmtk
