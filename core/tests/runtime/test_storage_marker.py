@@ -91,7 +91,18 @@ def test_a_ledger_elsewhere_shows_that_the_storage_is_missing(parent: Path, left
     assert folder.prepare(is_new=True)
 
 
-@pytest.mark.parametrize("used", ["ledger.sqlite", "instances/0123.segment", "instances/00/0123.dcm"])
+def test_a_ledger_beside_an_empty_folder_of_instances_needs_confirmation(parent: Path) -> None:
+    """The folder of the instances alone may be the mount point.
+
+    Verified to fail when a ledger in the data folder counts as use by an earlier version.
+    """
+    (parent / "data" / "instances").mkdir(parents=True)
+    (parent / "data" / "ledger.sqlite").touch()
+    with pytest.raises(StorageUnavailable):
+        prepared(parent / "data")
+
+
+@pytest.mark.parametrize("used", ["instances/0123.segment", "instances/00/0123.dcm"])
 def test_a_folder_of_an_earlier_version_gets_a_marker(parent: Path, used: str) -> None:
     (parent / "data" / used).parent.mkdir(parents=True)
     (parent / "data" / used).touch()

@@ -23,7 +23,6 @@ FOLDER_MODE = 0o700  # patient data: only the service's user has access
 FILE_MODE = 0o600
 INSTANCES = "instances"  # the folder of the storage backend in the data folder
 NAME = "storage-id"
-DEFAULT_LEDGER = "ledger.sqlite"
 NEW = "if it is new, start the service once with `dicom-adapter run --new`"
 
 
@@ -96,8 +95,11 @@ def require_there(path: Path, ledger: Path | None) -> None:
 
 
 def _is_used_without_marker(path: Path) -> bool:
-    """Return whether an earlier version of the adapter, which wrote no marker, has used the data folder."""
-    return (path / DEFAULT_LEDGER).exists() or not _is_empty(path / INSTANCES)
+    """Return whether an earlier version of the adapter, which wrote no marker, has stored instances in the folder.
+
+    A ledger in the data folder is no evidence: the folder of the instances alone may be a mount point.
+    """
+    return not _is_empty(path / INSTANCES)
 
 
 def _is_empty(folder: Path) -> bool:
