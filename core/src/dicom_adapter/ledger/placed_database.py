@@ -24,13 +24,13 @@ class PlacedDatabase:
     def record_database(self) -> None:
         """Remember the file that the first connection has opened."""
         if self._file is not None and self._database is None:
-            self._database = PlacedFile.at(self._file)
+            self._database = _placed(self._file)
 
     def record_logs(self) -> None:
         """Remember the other files. Call it in a transaction; they exist until the last connection is closed."""
         if self._file is not None:
             real = os.path.realpath(self._file)
-            self._logs = tuple(PlacedFile.at(Path(f"{real}{suffix}")) for suffix in ("-wal", "-shm"))
+            self._logs = tuple(_placed(Path(f"{real}{suffix}")) for suffix in ("-wal", "-shm"))
 
     def problem(self) -> str:
         """Return why the database is not the opened one any more; "" if it is. It costs three calls of stat(2)."""
@@ -42,3 +42,10 @@ class PlacedDatabase:
         problem = self.problem()
         if problem:
             raise LedgerReplaced(problem)
+
+
+def _placed(file: Path) -> PlacedFile:
+    try:
+        return PlacedFile.at(file)
+    except FileNotFoundError:  # between the opening of the file and this call
+        raise LedgerReplaced(f"{file} is missing: it was deleted or moved, or its disk is not mounted") from None

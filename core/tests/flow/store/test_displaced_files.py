@@ -14,6 +14,7 @@ from dicom_adapter import StorageUnavailable
 from dicom_adapter.api.errors import LedgerReplaced
 from dicom_adapter.api.receiving import StoreOutcome, StoreResult
 from dicom_adapter.dicom.synthetic import make_instance
+from dicom_adapter.ledger import Ledger
 from dicom_adapter.simulation.adapter import encode, make_request
 from dicom_adapter.testing import Adapter
 
@@ -112,6 +113,18 @@ def test_no_instance_is_acknowledged_while_a_file_of_the_ledger_is_displaced(
             pass
     assert [StoreOutcome.STORED] == receive(adapter)
     assert {"pending": 2} == adapter.states
+
+
+def test_the_first_transaction_of_a_process_reports_a_displaced_ledger(adapter: Adapter, tmp_path: Path) -> None:
+    """The process has not recorded the files of the ledger's log yet. Verified to fail when OSErrors are passed on."""
+    ledger = Ledger(adapter.ledger.url)
+    with ledger.read():
+        pass  # opens a connection
+    with moved(tmp_path / "data"), pytest.raises(LedgerReplaced, match=r"ledger\.sqlite-wal"), ledger.write():
+        pass
+    with ledger.write():
+        pass
+    ledger.close()
 
 
 def test_a_deleted_ledger_is_not_created_again(adapter: Adapter, tmp_path: Path) -> None:
