@@ -6,6 +6,11 @@
     composer   a user of the cache: composes jobs of received studies, repeats, deletes; recorded, too (`orders`)
     breaking   a connection that is reset in the middle of a PDU, or before a response arrives
     adapter    the service under test, and the ways to kill it
+    clock      the system clock of the service, which is put forward and back
+    mount      the disk with the data, which is unmounted and mounted
+    log_reader the reader of the service's log, which stops for a while or for good
+    silence    many connections that send nothing
+    surroundings   the choice of the last four faults
     platform   the platform emulator, with injected faults, which is killed and restarted
     kept       the content of the cache before it is stopped
     evidence   the state of each side after the run
@@ -16,7 +21,9 @@
 
 **Reproducibility.** A seed decides every choice: the studies of each sender with all UIDs, sizes and bytes, their AE
 titles, associations and pauses, and where a connection breaks; the sequence of the composer's requests; which process
-is killed after which pause; which faults the platform has in each run, and how long each run is. It does not decide how
-processes are scheduled. Therefore the instance that a kill or a fault interrupts, the number of studies, and the
-requests that are repeated differ between runs. To reproduce a failure, run its seed for longer or several times.
+is killed after which pause; which faults the platform has in each run, and how long each run is; which clock steps,
+lost mounts, stopped log readers and silent connections there are. It does not decide how processes are scheduled.
+Therefore the instance that a kill or a fault interrupts, the number of studies, and the requests that are repeated
+differ between runs. To reproduce a failure, run its seed for
+longer or several times.
 """

@@ -19,6 +19,9 @@ from typing import Any
 from attrs import frozen
 
 from dicom_adapter.service.launch import LaunchedService, ServiceEnded
+from faults.clock import ServiceClock
+from faults.log_reader import ServiceWithLogReader
+from faults.mount import Mount
 
 START_SECONDS = 60.0  # limit until the service listens, on a slow machine
 BELOW_EPHEMERAL_PORTS = range(20_000, 32_768)  # ports that Linux does not assign automatically
@@ -47,6 +50,7 @@ def _pipelines(number: int, count: int) -> tuple[str, ...]:
     return tuple(f"{number:016x}{pipeline:016x}" for pipeline in range(1, count + 1))
 
 
+DISK = "disk"  # the mount point, in the folder of the adapter
 CACHE = "CACHE"
 SETTLE_SECONDS = 3  # the largest value; reloads change the setting
 AE_TITLES: Mapping[str, AeTitle] = {
@@ -100,8 +104,10 @@ def _is_free(port: int) -> bool:
 class Adapter:
     """The service in `folder`: one process tree at a time, always with the same port."""
 
-    def __init__(self, folder: Path, ports: Ports) -> None:
+    def __init__(self, folder: Path, ports: Ports, random: Random) -> None:
         folder.mkdir()
+        self.clock = ServiceClock(folder / "clock", random)
+        self.mount = Mount(folder / DISK)
         self.folder = folder
         self.port = ports.adapter
         self.http_port = ports.http
@@ -111,7 +117,7 @@ class Adapter:
         self._ports = ports
         self.reloads = 0
         self.restore()
-        self._service: LaunchedService | None = None
+        self._service: ServiceWithLogReader | None = None
 
     @property
     def log(self) -> Path:
@@ -119,12 +125,16 @@ class Adapter:
 
     @property
     def data(self) -> Path:
-        return self.folder / "data"
+        return self.folder / DISK / "data"
 
     def ensure_running(self) -> None:
         """Start the service unless its supervisor is running. Processes of an earlier service may prevent the start."""
         if self._service is None or _has_ended(self._service):
-            self._service = LaunchedService(self._configuration, "--port", str(self.port))
+            self.continue_log_reader()  # what the ended service has logged
+            self.clock.set_for_start()
+            self._service = ServiceWithLogReader(
+                self._configuration, "--port", str(self.port), python=str(self.clock.python)
+            )
             self.launches += 1
 
     def wait_until_it_listens(self) -> None:
@@ -161,6 +171,16 @@ class Adapter:
             os.kill(self._service.pids()[0], signal.SIGHUP)
             self.reloads += 1
 
+    def stop_log_reader(self) -> None:
+        """Stop reading the service's log, until its end at the latest."""
+        if self._service is not None:
+            self._service.stop_log_reader()
+
+    def continue_log_reader(self) -> None:
+        """Read the service's log again."""
+        if self._service is not None:
+            self._service.continue_log_reader()
+
     def restore(self) -> None:
         """Write the configuration that the count assumes, for the next start."""
         self._write(_configuration(self._ports))
@@ -186,6 +206,7 @@ class Adapter:
         """Kill the service if it is running."""
         if self._service is not None:
             self._service.kill()
+            self.continue_log_reader()
 
 
 def _has_ended(service: LaunchedService) -> bool:
@@ -224,7 +245,7 @@ bind = "127.0.0.1"
 port = {ports.http}
 
 [storage]
-path = "data"
+path = "{DISK}/data"
 watermark-percent = 100
 reserve = 0
 

@@ -27,6 +27,7 @@ from faults.platform import Platform
 from faults.records import Records
 from faults.report import Report
 from faults.senders import Senders
+from faults.surroundings import Surroundings
 
 VICTIMS = {Victim.EVERYTHING: 22, Victim.SUPERVISOR: 8, Victim.HOST: 32, Victim.RECEIVER: 38}  # per cent
 # Seconds from listening to a kill: many kills interrupt receiving, some the composition of jobs.
@@ -35,6 +36,7 @@ WHILE_IT_STARTS = 0.3  # share of kills within START_SECONDS of the last kill, w
 START_SECONDS = (0.0, 2.0)
 WITH_A_RELOAD = 0.5  # share of the other kills within RELOAD_SECONDS of a reload: before, during or after the reload
 RELOAD_SECONDS = (0.0, 8.0)
+DISTURBED_SECONDS = (0.0, 3.0)  # from a kill to the end of a lost mount
 PROGRESS_SECONDS = 10.0
 POLL_SECONDS = 0.2  # between two queries of the ledger while the adapter drains
 # The states of a drained adapter.
@@ -57,7 +59,7 @@ def run(plan: Plan, report_progress: Callable[[str], None]) -> Report:
     plan.folder.mkdir(parents=True, exist_ok=True)
     ports = Ports.free()
     platform = Platform(plan.folder / "platform", ports, Random(f"{plan.seed}/platform"))
-    adapter = Adapter(plan.folder / "adapter", ports)
+    adapter = Adapter(plan.folder / "adapter", ports, Random(f"{plan.seed}/clock"))
     senders = Senders(plan.folder / "senders", plan.seed, plan.senders)
     (plan.folder / "composer").mkdir()
     composer = Client("composer", plan.folder / "composer", "COMPOSER", plan.seed)
@@ -67,6 +69,7 @@ def run(plan: Plan, report_progress: Callable[[str], None]) -> Report:
         adapter=adapter,
         senders=senders,
         composer=composer,
+        surroundings=Surroundings(adapter, Random(f"{plan.seed}/surroundings")),
         report_progress=report_progress,
     )
     try:
@@ -83,6 +86,7 @@ class _Campaign:
     adapter: Adapter
     senders: Senders
     composer: Client
+    surroundings: Surroundings
     report_progress: Callable[[str], None]
     retried: set[str] = field(factory=set)  # ids of retried jobs
     reported_at: float = field(factory=time.monotonic)
@@ -115,10 +119,12 @@ class _Campaign:
                 if random.random() < WITH_A_RELOAD:
                     self.adapter.reload(random)
                     pause = RELOAD_SECONDS
-            time.sleep(random.uniform(*pause))
-            [victim] = random.choices(list(VICTIMS), list(VICTIMS.values()))
-            self.adapter.kill(victim)
-            self.adapter.ensure_running()
+            with self.surroundings.disturbed():
+                time.sleep(random.uniform(*pause))
+                [victim] = random.choices(list(VICTIMS), list(VICTIMS.values()))
+                self.adapter.kill(victim)
+                self.adapter.ensure_running()
+                time.sleep(random.uniform(*DISTURBED_SECONDS) if self.adapter.mount.is_lost else 0)
             self._report_progress()
 
     def _calm_down(self) -> None:
@@ -126,6 +132,7 @@ class _Campaign:
         statuses = self.senders.stop()
         self.platform.calm_down()
         self.adapter.restore()
+        self.adapter.continue_log_reader()
         self.adapter.kill(Victim.EVERYTHING)
         self.adapter.wait_until_it_listens()
         self.composer.request_stop()  # the outstanding requests of the composer get responses from now on
@@ -193,6 +200,7 @@ class _Campaign:
             drained_in=drained_in,
             kills=self.adapter.kills,
             launches=self.adapter.launches,
+            surroundings=self.surroundings.faults,
             reloads=self.adapter.reloads,
             applied=sum(entry["event"] == "reload_applied" for entry in evidence.log),
             platform_restarts=self.platform.restarts,
@@ -221,6 +229,9 @@ class _Campaign:
             unfinished=files.unfinished_receptions(self.adapter.data),
             log=tuple(files.log_entries(self.adapter.log)),
             audit=tuple(self.adapter.audit()["findings"]),
+            clock=self.adapter.clock.range,
+            outages=tuple(self.adapter.mount.outages),
+            on_mount_point=tuple(self.adapter.mount.created),
             orders=orders,
             kept=kept,
         )

@@ -11,6 +11,7 @@
     objects        a row that is not reclaimed has its stored object
     audit          `dicom-adapter audit` finds the orphans that this count finds, and nothing else
     health         the log has no event of a defect
+    mount          nothing was created on the mount point of the disk while it was not mounted
 
 The first two rules do not apply to an AE title of the cache, whose rules are in `count_cache`.
 
@@ -22,6 +23,8 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from typing import Any
 
 from faults import count_cache
 from faults.adapter import AE_TITLES
@@ -33,6 +36,10 @@ ORPHAN = "object-without-row"  # the kind of the audit's finding for an orphan
 EXPECTED_REASON = re.compile(  # of a start that failed, if a process was killed during the start, or still runs
     r"the (host|receiver) ended with status -9; .*|another dicom-adapter .*is already .*|cannot listen on .*"
 )
+WITHOUT_DISK = re.compile(  # in the error or reason of an event while the disk is not mounted
+    r"LedgerReplaced|StorageReplaced|StorageUnavailable|LedgerUnavailable|mount the disk|Mount the disk|is missing"
+)
+REACTION_SECONDS = 2.0  # from the end of an outage to the last event that it causes, on a busy machine
 DEFECTS = {  # log events that neither kills nor faults of the platform cause
     "text",  # a line that is not an event
     "process_output",
@@ -66,6 +73,7 @@ def count(evidence: Evidence) -> list[Finding]:
         "objects": _missing_objects,
         "audit": _audited,
         "health": _defects,
+        "mount": _on_mount_point,
     }
     found = [(name, what) for name, rule in rules.items() for what in rule(evidence, lookup)]
     return [Finding(rule=name, what=what) for name, what in (*found, *count_cache.findings(evidence, lookup))]
@@ -195,6 +203,19 @@ def _audited(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
 
 def _defects(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
     for entry in evidence.log:
-        is_expected = EXPECTED_REASON.fullmatch(entry.get("reason", ""))
+        is_expected = EXPECTED_REASON.fullmatch(entry.get("reason", "")) or _is_caused_by_outage(entry, evidence)
         if (entry["event"] in DEFECTS and not is_expected) or "bug in submitter" in entry.get("error", ""):
             yield str(dict(entry))
+
+
+def _is_caused_by_outage(entry: Mapping[str, Any], evidence: Evidence) -> bool:
+    """Return whether the cause of a defect may be that the disk was not mounted."""
+    if not WITHOUT_DISK.search(f"{entry.get('error', '')} {entry.get('reason', '')}"):
+        return False
+    at = datetime.fromisoformat(entry["timestamp"].replace("Z", "+00:00")).timestamp()
+    return any(outage.began <= at <= outage.ended + REACTION_SECONDS for outage in evidence.outages)
+
+
+def _on_mount_point(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
+    for path in evidence.on_mount_point:
+        yield f"{path} was created without the disk"

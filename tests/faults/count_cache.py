@@ -22,6 +22,7 @@ from math import inf
 from attrs import frozen
 
 from faults.adapter import CACHE, SETTLE_SECONDS
+from faults.clock import ClockRange
 from faults.evidence import Evidence, LedgerInstance, LedgerJob
 from faults.lookup import WAITING, Lookup
 from faults.orders import COMPOSED, CONFLICT, DELETED, PASSING, REFUSALS, UNKNOWN, Call, Deletion, Order
@@ -145,8 +146,8 @@ def _without_row(evidence: Evidence, index: CacheIndex) -> Iterator[str]:
         rows[row.sop_instance_uid].append(row)
     for request in (request for own in index.sent.values() for request in own if request.is_acknowledged):
         if not any(
-            row.received <= _end(request)
-            and (row.state in WAITING or row.changed >= request.began)
+            row.received - evidence.clock.ahead <= _end(request)
+            and (row.state in WAITING or row.changed + evidence.clock.behind >= request.began)
             and index.digests.get(row.number, request.digest) == request.digest
             for row in rows[request.sop_instance_uid]
         ):
@@ -156,7 +157,8 @@ def _without_row(evidence: Evidence, index: CacheIndex) -> Iterator[str]:
 def _unexpectedly_gone(evidence: Evidence, index: CacheIndex) -> Iterator[str]:
     for row in index.rows:
         was_deleted = any(
-            deletion.began <= row.changed and row.received <= _end(deletion)
+            deletion.began <= row.changed + evidence.clock.behind
+            and row.received - evidence.clock.ahead <= _end(deletion)
             for deletion in index.deletions.get(row.study_instance_uid, ())
         )
         if row.state not in WAITING and row.number not in index.going and not was_deleted:
@@ -169,7 +171,7 @@ def _not_cleaned_up(evidence: Evidence, index: CacheIndex) -> Iterator[str]:
             yield f"row {row.number} should have been deleted with the job {given.order.key}, but is kept"
         for deletion in index.deletions.get(row.study_instance_uid, ()):
             if deletion.status == DELETED and any(
-                request.is_acknowledged and row.received <= _end(request) < deletion.began
+                request.is_acknowledged and row.received + evidence.clock.behind <= _end(request) < deletion.began
                 for request in index.sent[row.study_instance_uid]
                 if request.sop_instance_uid == row.sop_instance_uid
             ):
@@ -240,17 +242,18 @@ def _refused(evidence: Evidence, index: CacheIndex) -> Iterator[str]:
                 _certain(index, study, call.began, _end(call)) for study in given.order.studies
             ):
                 yield f"order {key} was answered with {call.status} at {call.answered}, although its studies were there"
-            elif call.status == CONFLICT and not _may_be_arriving(index, call):
+            elif call.status == CONFLICT and not _may_be_arriving(index, call, evidence.clock):
                 yield f"order {key} was answered with {call.status} ({call.problem}) at {call.answered} without reason"
 
 
-def _may_be_arriving(index: CacheIndex, call: Call) -> bool:
+def _may_be_arriving(index: CacheIndex, call: Call, clock: ClockRange) -> bool:
+    longest = SETTLE_SECONDS + clock.behind + clock.ahead
     arrivals = (request for study in call.order.studies for request in index.sent.get(study, ()))
     latest = max(
         (min(_end(request), request.began + LONGEST_SENDING) for request in arrivals if request.may_be_kept),
         default=-inf,
     )
-    return call.problem == STILL_ARRIVING and not call.order.insist and latest > call.began - SETTLE_SECONDS
+    return call.problem == STILL_ARRIVING and not call.order.insist and latest > call.began - longest
 
 
 def _shown(evidence: Evidence, index: CacheIndex) -> Iterator[str]:

@@ -18,7 +18,9 @@ from attrs import field, frozen
 from pydicom import dcmread
 
 from faults.adapter import AE_TITLES
+from faults.clock import ClockRange
 from faults.kept import Kept
+from faults.mount import Outage
 from faults.orders import Orders
 from faults.records import Sent, data_set_digest
 
@@ -60,7 +62,7 @@ class LedgerInstance:
     state: str
     storage_key: str
     is_replaced: bool  # replaced by a newer arrival
-    received: float  # seconds since 1970
+    received: float  # seconds since 1970, on the clock of the service
     changed: float  # time of the last change of the state
 
 
@@ -91,6 +93,9 @@ class Evidence:
     unfinished: tuple[str, ...] = ()  # files or segments with parts of receptions that never ended
     log: tuple[Mapping[str, Any], ...] = ()
     audit: tuple[Mapping[str, Any], ...] = ()  # the findings of `dicom-adapter audit`
+    clock: ClockRange = field(factory=ClockRange)  # the clock of the service
+    outages: tuple[Outage, ...] = ()  # times without the disk
+    on_mount_point: tuple[str, ...] = ()  # what was created on the mount point without the disk
 
 
 def platform_jobs(state: Path) -> Iterator[PlatformJob]:

@@ -21,6 +21,7 @@ class Report:
     drained_in: float | None  # seconds after the end of the faults; None: not within the time limit
     kills: Mapping[str, int]  # of the adapter, by process
     launches: int
+    surroundings: Mapping[str, int]  # faults of machine and network, by kind
     reloads: int  # requested
     applied: int  # number of requested reloads that were applied
     platform_restarts: int
@@ -48,6 +49,7 @@ class Report:
             f"seed {self.seed}: {self.seconds:.0f} s of faults, {drained}",
             f"  adapter        {_counted(self.kills, 'killed')}; started {self.launches} times",
             f"                 {self.reloads} reloads, {self.applied} of them applied",
+            f"  surroundings   {_counted(self.surroundings, 'faults')}",
             f"  platform       restarted {self.platform_restarts} times; {_counted(self.faults, 'faults')}",
             f"  associations   {_counted(self.associations, 'in total')}",
             f"  instances      {self.sent} C-STOREs: {_counted(self.answers, 'answers')}",

@@ -11,6 +11,7 @@ from attrs import evolve
 from faults.adapter import AE_TITLES
 from faults.count import count, orphans
 from faults.evidence import Evidence, LedgerInstance, LedgerJob, PlatformFile, PlatformJob
+from faults.mount import Outage
 from faults.records import Sent
 
 UID = "2.25.1"
@@ -100,6 +101,12 @@ def also_started(**changes: Any) -> Change:
 
 
 ORPHAN = {"kind": "object-without-row", "text": "object k9 belongs to no instance", "storageKey": "k9"}
+OUTAGES = (Outage(began=20.0, ended=30.0),)
+WITHOUT_LEDGER = {
+    "event": "worker_failed",
+    "error": "LedgerReplaced at connection.py:84",
+    "timestamp": "1970-01-01T00:00:25.000000Z",
+}
 OTHER_BYTES = (PlatformFile(sop_instance_uid=UID, digest="d2"),)
 
 WRONG: dict[str, tuple[Change, str]] = {
@@ -127,6 +134,17 @@ WRONG: dict[str, tuple[Change, str]] = {
     "the audit finds no orphan where there is one": (lambda good: evolve(good, stored=frozenset({"k9"})), "audit"),
     "the audit finds an orphan where there is none": (lambda good: evolve(good, audit=(ORPHAN,)), "audit"),
     "something was printed": (lambda good: evolve(good, log=({"event": "text", "text": "Traceback"},)), "health"),
+    "a worker failed after an outage of the disk": (
+        lambda good: evolve(
+            good, log=({**WITHOUT_LEDGER, "timestamp": "1970-01-01T00:00:33.500000Z"},), outages=OUTAGES
+        ),
+        "health",
+    ),
+    "a worker failed in an outage for another reason": (
+        lambda good: evolve(good, log=({**WITHOUT_LEDGER, "error": "KeyError at worker.py:1"},), outages=OUTAGES),
+        "health",
+    ),
+    "something was created on the mount point": (lambda good: evolve(good, on_mount_point=("data",)), "mount"),
     "a submitter has a bug": (
         lambda good: evolve(good, log=({"event": "job_faulted", "error": "bug in submitter 'grpc': KeyError"},)),
         "health",
@@ -153,6 +171,7 @@ RIGHT: dict[str, Change] = {
     "a service gave up": lambda good: evolve(
         good, log=({"event": "service_not_started", "reason": "the host ended with status -9; the log says why"},)
     ),
+    "a worker failed in an outage of the disk": lambda good: evolve(good, log=(WITHOUT_LEDGER,), outages=OUTAGES),
     "the platform refused a job": lambda good: evolve(good, log=({"event": "job_faulted", "error": "job 1: refused"},)),
 }
 

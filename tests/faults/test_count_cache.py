@@ -14,6 +14,7 @@ import pytest
 from attrs import evolve
 
 from faults.adapter import AE_TITLES, CACHE
+from faults.clock import ClockRange
 from faults.count import count
 from faults.count_cache import STILL_ARRIVING
 from faults.evidence import Evidence, LedgerInstance, LedgerJob, PlatformFile, PlatformJob
@@ -269,3 +270,15 @@ def test_every_error_is_found(change: Change, rule: str) -> None:
 @pytest.mark.parametrize("change", RIGHT.values(), ids=RIGHT.keys())
 def test_correct_behaviour_is_no_finding(change: Change) -> None:
     assert set() == rules(change(GOOD))
+
+
+@pytest.mark.parametrize("seconds", [-2.0, 2.0])
+def test_the_times_of_rows_may_differ_by_the_range_of_the_clock(seconds: float) -> None:
+    """The clock of the service was ahead of that of the senders, or behind it, because the system clock was set.
+
+    Verified to fail when a rule compares the times of rows without the range.
+    """
+    rows = tuple(evolve(row, received=row.received + seconds, changed=row.changed + seconds) for row in ROWS)
+    shifted = evolve(GOOD, instances=rows)
+    assert rules(shifted)
+    assert set() == rules(evolve(shifted, clock=ClockRange(behind=max(0.0, -seconds), ahead=max(0.0, seconds))))
