@@ -40,7 +40,9 @@ class Measured:
     pending: int
     due: bool
     accepting_s: float  # from the start of the process to the first C-ECHO response
-    replayed_s: float  # from the start of the process to the last lane's end of redelivery; if due, to the last job
+    # from the start of the process until the last lane has redelivered its instances; with `--due`, until the last job
+    # is queued
+    replayed_s: float
     memory_mb: float  # peak of all processes of the service together
 
 
@@ -116,7 +118,7 @@ def _write(measured: dict[str, Any]) -> None:
     found["due" if measured["due"] else "waiting"] = {
         "measured_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **measured,
-        "is_kept": measured["accepting_s"] <= MOST_S_TO_ACCEPT
+        "meets_limits": measured["accepting_s"] <= MOST_S_TO_ACCEPT
         and measured["replayed_s"] <= MOST_S_TO_REPLAY
         and measured["memory_mb"] < MOST_MB,
     }

@@ -139,7 +139,7 @@ class Verdict:
     resident_mb: float  # all processes of the adapter, before the job
 
     @property
-    def is_kept(self) -> bool:
+    def meets_limits(self) -> bool:
         return self.ratio_to_slower >= LEAST_RATIO and self.growth_mb < MOST_GROWTH_MB
 
 
@@ -190,7 +190,7 @@ def _cells(verdict: Verdict) -> list[str]:
         f"{verdict.ratio_to_slower:.2f}",
         f"{verdict.cpu_s_per_gb:.2f} ({verdict.plain_cpu_s_per_gb:.2f})",
         f"{verdict.growth_mb:.0f} ({verdict.growth_uploading_mb:.0f})",
-        "yes" if verdict.is_kept else "NO",
+        "yes" if verdict.meets_limits else "NO",
     ]
 
 

@@ -3,7 +3,8 @@
 The info string of a block gives its use:
 - `sh tutorial`: commands for the first terminal;
 - `sh tutorial service`: a command for the second terminal, after Ctrl-C if a command runs there already;
-- `sh tutorial submitted`: commands for the first terminal, after this event has occurred in the service's log;
+- `sh tutorial submitted`: commands for the first terminal, typed after `job_submitted` is in the service's log (see
+  `EVENTS`);
 - `toml tutorial adapter.toml`: a file;
 - `toml tutorial append adapter.toml`: lines to append to a file.
 """

@@ -127,7 +127,7 @@ def test_metadata_must_be_keywords_of_text_attributes(problems: Problems, read: 
     assert ("Modality", "PatientAge") == config.ae_titles["X"].metadata
 
 
-def test_settings_are_required_if_one_of_them_is_required(problems: Problems) -> None:
+def test_the_settings_table_is_required_if_one_of_its_keys_is_required(problems: Problems) -> None:
     """An AE title without settings lacks its pipelines."""
     found = problems("[ae-titles.X]\n")
     assert {
@@ -176,8 +176,8 @@ def test_a_processor_that_is_not_installed_affects_its_ae_titles_only(read: Read
     (problem,) = loaded.problems
     assert ConfigProblemKind.UNAVAILABLE is problem.kind
     assert (
-        "AE title 'X': needs processor 'tomo', which is not installed (installed: aetitle); could not be used: "
-        + broken
+        "AE title 'X': needs processor 'tomo', which is not installed (installed: aetitle); "
+        "these plugins could not be used: " + broken
     ) == str(problem)
     config = loaded.config
     assert config is not None

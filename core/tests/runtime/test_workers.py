@@ -68,7 +68,7 @@ def test_a_step_that_raises_is_repeated(
         step.wait_for(call)
 
 
-def test_pauses_after_failures_double_up_to_the_longest_until_a_success() -> None:
+def test_the_pause_doubles_with_each_failure_up_to_a_limit_and_a_success_resets_it() -> None:
     """The pauses are 1, 2, 4 … 30 seconds. After a success the next failure is followed by the first pause again."""
     step = Scripted(*[ValueError("no")] * 20, None, ValueError("no"))
     worker = Worker("under test", step, VirtualClock())
@@ -85,7 +85,7 @@ def test_a_step_is_repeated_at_the_time_that_it_returns(seconds: float, pause: f
 
 
 def test_a_waiting_worker_can_be_woken(started: list[Worker]) -> None:
-    """The worker waits for a wake-up only, for a distant time, or after a failure."""
+    """It is woken from each kind of wait: without a time, until a distant time, and in the pause after a failure."""
     tomorrow = SystemClock().now() + timedelta(days=1)
     step = Scripted(None, tomorrow, *[ValueError("no")] * 8, None)
     worker = start(step, started)

@@ -45,7 +45,7 @@ def dicom_adapter_job_changed(job):
 def dicom_adapter_http(lanes):
     return 7
 """
-WELL = PROCESSOR.replace("SETTING", 'default="A",')
+HEALTHY_PROCESSOR = PROCESSOR.replace("SETTING", 'default="A",')
 
 
 @pytest.fixture
@@ -76,9 +76,9 @@ def consult(*arguments: str) -> tuple[int, dict[str, dict[str, Any]]]:
 
 
 def test_a_working_plugin_is_reported_with_durations(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plugin may be disabled. The report has the result of the simulated studies."""
+    """The doctor tries a disabled plugin, too. The report has the result of the simulated studies."""
     monkeypatch.setenv(VARIABLE, "")
-    install(site, WELL.replace("BODY", "pass"))
+    install(site, HEALTHY_PROCESSOR.replace("BODY", "pass"))
     status, trials = consult()
     assert (0, ["load", "processor 'mine'", "leaks"]) == (status, list(trials))
     assert "7 jobs of 7 reclaimed, in 1:10:00 of virtual time" == trials["processor 'mine'"]["observed"]
@@ -119,7 +119,7 @@ def test_a_processor_that_crashes_hangs_or_leaks_is_reported(site: Path, body: s
 
     Verified to fail when the trial runs in the process of the doctor.
     """
-    install(site, WELL.replace("BODY", body))
+    install(site, HEALTHY_PROCESSOR.replace("BODY", body))
     status, trials = consult(*(["--seconds", "20"] if "wait()" in body else []))
     assert (1, [what]) == (status, [name for name, trial in trials.items() if trial["problem"]])
     assert reason in trials[what]["problem"]

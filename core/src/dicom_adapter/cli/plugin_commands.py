@@ -14,9 +14,12 @@ from dicom_adapter.plugins.registry import PluginInfo, Plugins
 from dicom_adapter.runtime.deadline import TookTooLong
 
 
-def add_commands(app: typer.Typer, found: Plugins, own: Collection[str]) -> None:
-    """Add the commands of plugins. Omit the commands of a plugin that cannot be used, and print a warning."""
-    for command in found.commands(_failed, partial(commands.check, reserved=own)):
+def add_commands(app: typer.Typer, found: Plugins, reserved: Collection[str]) -> None:
+    """Add the commands of plugins. Omit the commands of a plugin that cannot be used, and print a warning.
+
+    `reserved`: the names of the adapter's own commands, which a plugin cannot use.
+    """
+    for command in found.commands(_failed, partial(commands.check, reserved=reserved)):
         commands.add(app, command)
 
 

@@ -223,13 +223,17 @@ class _Report:
         return [*self.found.invalid, *self.summary.failures]
 
     def print(self) -> None:
-        own = [failure for failure in self.failures if failure.message != self.summary.gave_up]
-        for failure in own[:LISTED]:
+        individual = [
+            failure for failure in self.failures if failure.message != self.summary.gave_up
+        ]  # failures with a reason of their own
+        for failure in individual[:LISTED]:
             typer.echo(f"not sent: {failure.path}: {failure.message}", err=True)
-        if len(own) > LISTED:
-            typer.echo(f"not sent: {len(own) - LISTED} more", err=True)
+        if len(individual) > LISTED:
+            typer.echo(f"not sent: {len(individual) - LISTED} more", err=True)
         if self.summary.gave_up:  # one line for all files that share this reason
-            typer.echo(f"stopped; {len(self.failures) - len(own)} files not sent: {self.summary.gave_up}", err=True)
+            typer.echo(
+                f"stopped; {len(self.failures) - len(individual)} files not sent: {self.summary.gave_up}", err=True
+            )
         typer.echo(self._line())
 
     def _line(self) -> str:

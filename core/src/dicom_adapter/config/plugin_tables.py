@@ -35,7 +35,7 @@ def choose(kind: str, name: object, installed: Mapping[str, Any], catalogue: Cat
     if name in installed:
         return PluginChoice(installed[name].settings_type)
     reason = f"{kind} '{name}', which is not installed{suggestion(name, installed)} (installed: {listed(installed)})"
-    reason = "; could not be used: ".join([reason, *catalogue.broken])
+    reason = "; these plugins could not be used: ".join([reason, *catalogue.broken])
     return PluginChoice(None, "; disabled: ".join([reason, *catalogue.disabled]))
 
 

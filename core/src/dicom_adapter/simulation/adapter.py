@@ -31,7 +31,7 @@ from dicom_adapter.runtime.resources import Resources
 from dicom_adapter.simulation.clock import VirtualClock
 
 NOTHING = Draining()
-POLL_EVERY = timedelta(hours=1)  # interval of polls for changes by other processes, of which a simulation has none
+POLL_EVERY = timedelta(hours=1)  # how often the host looks for changes by other processes; here there are none
 
 T = TypeVar("T")
 

@@ -62,7 +62,7 @@ def test_a_lack_of_descriptors_or_memory_is_an_outage(number: int) -> None:
     """
     failure = OSError(number, "")
     assert {TurnOutcome.UNAVAILABLE} == {classify(kind, failure, superseded_by=0) for kind in TurnKind}
-    assert TurnOutcome.REQUEST_WAITS is classify(TurnKind.NOTICE, RequestFailed(failure), superseded_by=0)
+    assert TurnOutcome.REQUEST_RETRIABLE is classify(TurnKind.NOTICE, RequestFailed(failure), superseded_by=0)
     wrapped = RuntimeError()
     wrapped.__cause__ = failure
     assert TurnOutcome.UNAVAILABLE is classify(TurnKind.INSTANCE, wrapped, superseded_by=0)

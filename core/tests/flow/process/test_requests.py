@@ -167,7 +167,10 @@ def test_a_processor_that_differs_from_the_ledger_is_replaced(adapter: Adapter) 
 
 
 def test_a_request_whose_instance_is_replaced_is_repeated(make_adapter: Callable[..., Adapter]) -> None:
-    """With `overwrite-same-instance`, the newer arrival is used, although the lane had not seen it at the request."""
+    """With `overwrite-same-instance`, the job gets the newer arrival.
+
+    It is used although the lane had not seen it when the request began.
+    """
 
     class KeeperPlugin:
         @hookimpl
@@ -217,21 +220,21 @@ def test_a_cancelled_request_is_not_performed(adapter: Adapter) -> None:
     assert [] == adapter.jobs
 
 
-def test_a_caller_gets_an_error_whenever_the_lane_is_closed(adapter: Adapter) -> None:
-    """The lane is closed before it takes a request from its queue, and during a request that must be repeated.
+def test_a_caller_gets_an_error_at_whatever_moment_the_lane_is_closed(adapter: Adapter) -> None:
+    """Two lanes: the first is closed between `first` and `pop`, the second while it performs a request to be repeated.
 
     Verified to fail when a request that is no longer in the queue is taken, or a request is put back into the queue of
     a closed lane (then the request never gets a result).
     """
-    looked_at, taken = Requests("A", adapter.clock), Requests("A", adapter.clock)
-    futures = [looked_at.add(lambda _processor: None), taken.add(lambda _processor: None)]
-    assert looked_at.first() is not None
-    request = taken.pop()
+    closed_before_pop, closed_during_request = Requests("A", adapter.clock), Requests("A", adapter.clock)
+    futures = [closed_before_pop.add(lambda _processor: None), closed_during_request.add(lambda _processor: None)]
+    assert closed_before_pop.first() is not None
+    request = closed_during_request.pop()
     assert request is not None
-    for requests in (looked_at, taken):
+    for requests in (closed_before_pop, closed_during_request):
         requests.close()
-    assert looked_at.pop() is None
-    taken.put_back(request)
+    assert closed_before_pop.pop() is None
+    closed_during_request.put_back(request)
     assert [Retriable, Retriable] == [type(future.exception(0)) for future in futures]
 
 

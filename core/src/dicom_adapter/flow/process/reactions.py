@@ -23,7 +23,7 @@ unreadable         fail    wait-for-object   wait-for-object   wait      wait
 unavailable        wait    wait              wait              wait      wait
 superseded         -       rebuild           rebuild           rebuild   rebuild
 superseded-again   -       fail              fail              fail      fail
-request-waits      -       -                 -                 wait      none
+request-retriable  -       -                 -                 wait      none
 request-failed     -       -                 -                 fail      none
 crashed            fail    fail              fail              rebuild   rebuild
 """
@@ -47,8 +47,10 @@ class TurnOutcome(Enum):
     UNREADABLE = "unreadable"  # the storage backend failed to read a stored object
     UNAVAILABLE = "unavailable"  # the ledger or the storage backend failed, or the processor raised Retriable
     SUPERSEDED = "superseded"  # a newer arrival, which the processor has not seen, may change its decision
-    SUPERSEDED_AGAIN = "superseded-again"  # the same arrival has superseded an earlier turn: the processor ignores it
-    REQUEST_WAITS = "request-waits"  # the requested function raised Retriable
+    SUPERSEDED_AGAIN = (
+        "superseded-again"  # by an arrival that had superseded an earlier turn: the processor does not use it
+    )
+    REQUEST_RETRIABLE = "request-retriable"  # the requested function raised Retriable
     REQUEST_FAILED = "request-failed"  # the requested function raised another error
     CRASHED = "crashed"  # the processor raised an error, or its requests cannot be committed
 
@@ -106,10 +108,13 @@ class TurnResult:
 
 
 def classify(kind: TurnKind, error: BaseException, superseded_by: int) -> TurnOutcome:
-    """Return the outcome of a turn that raised `error`. `superseded_by` is the arrival that superseded a turn."""
+    """Return the outcome of a turn that raised `error`.
+
+    `superseded_by` is the id of the arrival that last superseded a turn of this lane.
+    """
     if isinstance(error, RequestFailed):
-        waits = isinstance(error.reason, Retriable) or reports_no_resources(error.reason)
-        return TurnOutcome.REQUEST_WAITS if waits else TurnOutcome.REQUEST_FAILED
+        is_retriable = isinstance(error.reason, Retriable) or reports_no_resources(error.reason)
+        return TurnOutcome.REQUEST_RETRIABLE if is_retriable else TurnOutcome.REQUEST_FAILED
     if isinstance(error, Superseded):
         return TurnOutcome.SUPERSEDED_AGAIN if error.by == superseded_by else TurnOutcome.SUPERSEDED
     if isinstance(error, Unprocessable) and kind is TurnKind.INSTANCE:

@@ -50,7 +50,7 @@ class Superseded(DicomAdapterError):
         super().__init__(
             f"the processor has not seen instance {by} yet, which arrived before this turn or replaces another instance"
         )
-        self.by = by  # the newest of those instances
+        self.by = by  # id of the newest instance that the processor has not seen
 
 
 @frozen
@@ -118,11 +118,11 @@ class Turn:
     def commit(self, transaction: Transaction, delivered: int, read: int | None = None) -> Committed:
         """Write jobs, releases and their events.
 
-        `delivered` is the last instance that was delivered to the processor. `read` is the last instance that the lane
-        has read; it is set only for the turn of a timer. Raises Refused if an instance is not pending. Raises
-        Superseded if a new instance was not delivered yet, and either replaces an instance of this turn (the new
-        instance may belong to another group), or comes after `read` and arrived before the timer was due (the new
-        instance may belong to the same group).
+        `delivered` and `read` are ids: of the last instance that was delivered to the processor, and of the last
+        instance that the lane has read (only for the turn of a timer). Raises Refused if an instance is not pending.
+        Raises Superseded in two cases:
+        - an instance that was not delivered yet replaces an instance of this turn (it may belong to another group);
+        - an instance with an id above `read` arrived before the timer was due (it may belong to the same group).
         """
         requested = {number for _job, numbers in self.submissions for number in numbers} | set(self.removed)
         current = instances.resolve_pending(transaction, sorted(requested))  # the newest arrival of each instance

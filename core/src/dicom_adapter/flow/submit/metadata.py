@@ -20,27 +20,27 @@ VALUE_BYTES = 256  # maximum length of a value in UTF-8 that the Clara Platform 
 class Omitted:
     """The attributes of a job that were omitted, because they cannot be parsed."""
 
-    numbers: set[int] = Factory(set)  # ids of the instances
+    instance_ids: set[int] = Factory(set)
     keywords: set[str] = Factory(set)  # DICOM keywords of the omitted attributes
     first: int = 0  # id of the first of the instances
     reason: str = ""  # reason for the first omitted value, without patient data
 
     def add(self, instance_id: int, keyword: str, reason: str) -> None:
         self.first, self.reason = self.first or instance_id, self.reason or reason
-        self.numbers.add(instance_id)
+        self.instance_ids.add(instance_id)
         self.keywords.add(keyword)
 
     def describe(self) -> dict[str, object]:
         """Return the detail of an event."""
         return {
             "attributes": sorted(self.keywords),
-            "instances": len(self.numbers),
+            "instances": len(self.instance_ids),
             "first": self.first,
             "reason": self.reason,
         }
 
 
-OnOmitted = Callable[[int, str, str], None]  # number of the file, from 0; keyword; reason without patient data
+OnOmitted = Callable[[int, str, str], None]  # position of the file, from 0; keyword; reason without patient data
 
 
 def _ignore(_number: int, _keyword: str, _reason: str) -> None: ...

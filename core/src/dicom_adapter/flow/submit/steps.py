@@ -115,7 +115,7 @@ class Steps:
         omitted = Omitted()
         found = self._read_attributes(row, keywords, omitted) if keywords else {}
         self._submitter.add_metadata(row.job, {**row.job.metadata, **found})
-        if not omitted.numbers:
+        if not omitted.instance_ids:
             return Done()
         detail = omitted.describe()
         log.warning("job_metadata_incomplete", job_id=row.job.job_id, ae_title=row.job.ae_title, **detail)
