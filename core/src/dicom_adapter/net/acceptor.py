@@ -1,7 +1,7 @@
 """The acceptor of storage associations: an `UpperLayer` with the DIMSE services C-STORE and C-ECHO on top (PS3.7).
 
 Sans-IO like the upper layer: `receive()` returns events, `take_outgoing()` the bytes to send. The pieces of a data set
-are returned as they arrive and never kept.
+are returned as they arrive and never stored.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from dicom_adapter.net.negotiation import ACCEPTANCE
 from dicom_adapter.net.pdu import COMMAND, HEADER, LAST, PDV_HEADER, InvalidPdu
 from dicom_adapter.net.upper_layer import UpperLayer
 
-COMMAND_SET_LIMIT_BYTES = 1 << 14  # a C-STORE request has about 300
+COMMAND_SET_LIMIT_BYTES = 1 << 14  # the command set of a C-STORE request has about 300 bytes
 
 
 @frozen
 class StoreRequested:
-    """C-STORE indication. Its data set follows; call `answer` when it is complete, or earlier."""
+    """C-STORE indication. Its data set follows; call `answer` when the data set is complete, or earlier."""
 
     command: Command
     context: ContextResult
@@ -58,7 +58,7 @@ class StoreAborted:
 
 
 class ExpectedFragment(Enum):
-    """Kind of the next fragment."""
+    """The kind of fragment that must arrive next."""
 
     COMMAND = "a command set"
     DATA_SET = "the data set of a C-STORE"
@@ -83,7 +83,7 @@ class Acceptor:
         self._maximum_length = maximum_length
         self._contexts: dict[int, ContextResult] = {}
         self._expected = ExpectedFragment.COMMAND
-        self._context_id = 0  # of the current message
+        self._context_id = 0  # presentation context of the current message
         self._command_set = bytearray()
         self._command: Command | None = None
         self.operation: object | None = None  # identifies the message of which a part has arrived, if there is one
@@ -97,15 +97,15 @@ class Acceptor:
         return self._interpret(self.layer.receive(data))
 
     def input_ended(self) -> list[AcceptorEvent]:
-        """Report that the peer sends nothing more. It may still receive."""
+        """Process the end of the input: the peer sends nothing more, but may still receive."""
         return self._abort_store()
 
     def closed(self) -> list[AcceptorEvent]:
-        """Report that the connection is closed."""
+        """Process the close of the connection."""
         return self._interpret(self.layer.closed())
 
     def artim_expired(self) -> list[AcceptorEvent]:
-        """Report that the timer ARTIM has expired."""
+        """Process the expiration of ARTIM."""
         return self._interpret(self.layer.artim_expired())
 
     def _interpret(self, indications: Iterable[object]) -> list[AcceptorEvent]:
@@ -203,7 +203,7 @@ class Acceptor:
     # --- requests of the caller ---------------------------------------------------------------------------------------
 
     def accept(self, contexts: Iterable[ContextResult], implementation: tuple[str, str]) -> None:
-        """Accept the association with these results; `implementation`: class UID and version name."""
+        """Accept the association with these results of the contexts; `implementation`: class UID and version name."""
         assert self.request is not None  # reported by an AssociateIndication
         results = list(contexts)
         self._contexts = {context.context_id: context for context in results if context.result == ACCEPTANCE}
@@ -215,7 +215,7 @@ class Acceptor:
         self.layer.reject(result, source, reason)
 
     def answer(self, command: Command, status: int, comment: str = "") -> None:
-        """Answer a C-STORE. Without effect if the association has ended."""
+        """Answer a C-STORE. Does nothing if the association has ended."""
         unanswered = self._unanswered.pop(id(command), None)
         if unanswered is not None:
             self._send(command, unanswered[1], status, comment)
@@ -240,7 +240,7 @@ class Acceptor:
 
     @property
     def has_ended(self) -> bool:
-        """True after the association was released, aborted, rejected or lost, and if none can be requested any more."""
+        """True if the association was released, aborted, rejected or lost, or if it can no longer be requested."""
         return self.layer.has_ended
 
     @property
@@ -253,7 +253,7 @@ class Acceptor:
             self.layer.release()
 
     def _send(self, command: Command, context_id: int, status: int, comment: str = "") -> None:
-        assert self.request is not None  # accepted
+        assert self.request is not None  # the association was accepted
         response = encode_response(command, status, comment)
         # A response has a few hundred bytes. It is split if the requestor's longest PDU is shorter (PS3.8 annex D.1).
         limit = self.request.maximum_length - PDV_HEADER.size if self.request.maximum_length else len(response)

@@ -47,7 +47,7 @@ def parse_ae_title(text: str) -> str:
 
 
 def plain_address(text: str) -> str:
-    """Return the IP address of a socket without a zone, and an IPv4 address of a dual-stack socket as IPv4."""
+    """Return the IP address of a socket without its zone. An IPv4-mapped IPv6 address is returned as IPv4."""
     address = ipaddress.ip_address(text.partition("%")[0])
     return str(getattr(address, "ipv4_mapped", None) or address)
 

@@ -1,7 +1,7 @@
 """Limits of connections and associations, overall and for each peer.
 
-A connection beyond the limit is closed before it uses any memory. An association beyond the limit is rejected as
-transient, so that the requestor tries again later.
+A connection above the limit is closed before memory is allocated for it. An association above the limit is rejected
+as transient, so that the requestor tries again later.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from attrs import frozen
 from dicom_adapter.config.listening import DicomConfig
 from dicom_adapter.net.connection_counts import ConnectionCounts, decrement
 
-# Connections that are allowed in addition to the limit of associations: those that have not requested one.
+# Connections that are allowed above the limit of associations, because they have not requested an association yet.
 SPARE_CONNECTIONS = 100
 SPARE_CONNECTIONS_PER_PEER = 10
-WAIT_SECONDS = 0.25  # how long a request at the limit waits for another association to end
+WAIT_SECONDS = 0.25  # how long an association request at the limit waits for the end of another association
 
-OnSlot = Callable[[int, int], None]  # receives the number of open associations, and how many of those are the peer's
+OnSlot = Callable[[int, int], None]  # receives the number of open associations, and the number of these with the peer
 
 
 @frozen
@@ -41,7 +41,7 @@ class Admission:
         self._waiting: list[_WaitingRequest] = []
 
     def set_limits(self, dicom: DicomConfig) -> None:
-        """Apply changed limits. Connections and associations above them stay open."""
+        """Apply changed limits. Connections and associations above the new limits stay open."""
         self._limit = dicom.max_associations
         self._limit_of_peer = dicom.max_associations_per_peer
         of_peer = None if self._limit_of_peer is None else self._limit_of_peer + SPARE_CONNECTIONS_PER_PEER
@@ -91,7 +91,7 @@ class Admission:
             request.on_slot(*self._counts(request.peer))
 
     def _stop_waiting(self) -> None:
-        """Pass the counts to the request that has waited longest: it is rejected, because the limit is reached."""
+        """Pass the counts to the request that has waited longest. It will be rejected, because the limit is reached."""
         if self._waiting:
             request = self._waiting.pop(0)
             request.timer.cancel()

@@ -13,12 +13,12 @@ from attrs import field, frozen
 from dicom_adapter.net.codes import RejectReason
 from dicom_adapter.net.pdu import InvalidPdu
 
-PROTOCOL_VERSION = 1  # the bit that must be set
+PROTOCOL_VERSION = 1  # the bit of the field that must be set
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"  # PS3.7 annex A.2.1
 MAX_CONTEXTS = 128  # their IDs are the odd numbers of one byte
 FIXED = struct.Struct(">H2x16s16s32s")  # version, called and calling AE title, reserved
 ITEM = struct.Struct(">BxH")  # header of an item: type, length of the rest
-LONGEST_REMEMBERED_BYTES = 4096  # of a request
+LONGEST_CACHED_BYTES = 4096  # longest request whose decoded form is cached
 CONTEXT_HEADER_BYTES = 4  # ID of a presentation context, reserved bytes
 PADDING = b" \0"
 AE_TITLE_BYTES = re.compile(rb"[\x20-\x5b\x5d-\x7e]+")  # PS3.5 section 6.2: ASCII without control characters and \
@@ -48,7 +48,7 @@ class ContextResult:
     context_id: int
     result: int
     abstract_syntax: str
-    transfer_syntax: str  # significant when accepted
+    transfer_syntax: str  # significant if the context is accepted
 
 
 @frozen(kw_only=True)
@@ -60,13 +60,15 @@ class AssociateRequest:
     calling_ae_title: str
     application_context: str
     contexts: tuple[ProposedContext, ...]
-    maximum_length: int = 0  # of a P-DATA-TF to the requestor, in bytes; 0: no limit
+    maximum_length: int = 0  # longest P-DATA-TF that the requestor receives, in bytes; 0: no limit
     implementation_class_uid: str = ""
     implementation_version_name: str = ""
-    roles: Mapping[str, tuple[bool, bool]] = field(factory=dict)  # by SOP class: SCU and SCP role proposed
+    roles: Mapping[str, tuple[bool, bool]] = field(
+        factory=dict
+    )  # by SOP class UID: are the SCU role and the SCP role proposed?
     has_window: bool = False  # the requestor negotiates the asynchronous operations window
     echoed: bytes = field(default=bytes(64), repr=False)  # AE titles and reserved bytes, which A-ASSOCIATE-AC repeats
-    irregularities: tuple[str, ...] = ()  # violations of the standard that lose no meaning, without text of the peer
+    irregularities: tuple[str, ...] = ()  # tolerated violations of the standard, without text of the peer
 
     @property
     def provider_rejection(self) -> RejectReason | None:
@@ -80,20 +82,21 @@ class AssociateRequest:
 
 # --- decoding ---------------------------------------------------------------------------------------------------------
 
-Irregularities: TypeAlias = dict[str, None]  # each once, in the order of their discovery
+Irregularities: TypeAlias = dict[str, None]  # an ordered set: keys in the order of their discovery
 
 
 def decode_request(body: bytes) -> AssociateRequest:
     """Decode an A-ASSOCIATE-RQ without its PDU header. Raises InvalidPdu.
 
-    Irregularities that lose no meaning are tolerated: other acceptors tolerate them, so there are devices with them.
-    Requests are remembered, because many devices open an association for each instance with the same request.
+    Irregularities are tolerated if the meaning of the request is still clear: other acceptors tolerate them, so devices
+    with such requests exist.
+    Decoded requests are cached, because many devices open an association for each instance with the same request.
     """
-    return _decode(body) if len(body) > LONGEST_REMEMBERED_BYTES else _decode_remembered(body)
+    return _decode(body) if len(body) > LONGEST_CACHED_BYTES else _decode_cached(body)
 
 
 @lru_cache(maxsize=64)
-def _decode_remembered(body: bytes) -> AssociateRequest:
+def _decode_cached(body: bytes) -> AssociateRequest:
     return _decode(body)
 
 
@@ -158,7 +161,7 @@ def _contexts(items: list[bytes], found: Irregularities) -> tuple[ProposedContex
 
 
 def _context(data: bytes, found: Irregularities) -> ProposedContext:
-    """Decode a presentation context. One that lacks a syntax is declined in the negotiation, without any others."""
+    """Decode a presentation context. A context that lacks a syntax is declined later; the others are not affected."""
     if len(data) < CONTEXT_HEADER_BYTES:
         raise InvalidPdu(f"a presentation context of {len(data)} bytes")
     if not data[0] % 2:
@@ -199,7 +202,7 @@ def _number(value: bytes, found: Irregularities) -> int:
 
 
 def _role(value: bytes, found: Irregularities) -> dict[str, tuple[bool, bool]]:
-    """Decode a role selection. Without one, the requestor is the SCU, and no other role is supported."""
+    """Decode a role selection. Without a valid one, the requestor is the SCU, the only role that is supported."""
     length = int.from_bytes(value[:2], "big")
     if len(value) != 2 + length + 2:
         found["a role selection whose length does not match its SOP class UID"] = None
@@ -221,9 +224,9 @@ def _text(data: bytes) -> str:
 
 
 def _ae_title(data: bytes, which: str, found: Irregularities) -> str:
-    """Decode an AE title. Bytes that are not allowed in one (PS3.5 section 6.2) are escaped, such as \\xff.
+    """Decode an AE title. Bytes that are not allowed in an AE title (PS3.5 section 6.2) are escaped, such as \\xff.
 
-    A NUL ends it: some devices send the contents of a C string's buffer.
+    A NUL ends the AE title: some devices send the whole buffer of a C string.
     """
     title = data.strip(PADDING)
     if b"\0" in title:
@@ -261,8 +264,8 @@ def encode_accept(
     user += [_role_result(name, scu) for name, (scu, _scp) in request.roles.items() if name in accepted]
     user.append(_item(VERSION_NAME_ITEM, implementation[1].encode()))
     body.append(_item(USER_INFORMATION_ITEM, b"".join(user)))
-    whole = b"".join(body)
-    return struct.pack(">BxI", 0x02, len(whole)) + whole
+    encoded = b"".join(body)
+    return struct.pack(">BxI", 0x02, len(encoded)) + encoded
 
 
 def _role_result(sop_class_uid: str, scu: bool) -> bytes:

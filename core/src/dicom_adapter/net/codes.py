@@ -1,4 +1,4 @@
-"""C-STORE statuses and A-ASSOCIATE-RJ reasons for the results of the association and store steps."""
+"""The C-STORE status for each result of a store, and the A-ASSOCIATE-RJ reason for each rejection."""
 
 from __future__ import annotations
 

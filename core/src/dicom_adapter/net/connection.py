@@ -1,7 +1,7 @@
 """`Connection`: combines a socket, the protocol (`Acceptor`), and the decisions of the receiver (`StorageScp`).
 
-The pieces of a data set are passed on as they arrive. The connection is read while instances are being committed, but
-only up to a limit: reading is paused for a sender that does not wait for responses (back-pressure).
+The pieces of a data set are passed to the receiver as they arrive. The connection is read while instances are being
+committed, but only up to a limit: reading is paused for a sender that does not wait for responses (back-pressure).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from dicom_adapter.net.tls import certificate_names
 log = structlog.get_logger("dicom_adapter.net")
 
 MAX_UNCOMMITTED = 4  # instances of a connection that may wait for their commit before reading is paused
-CLOSE_SECONDS = 2.0  # for the peer to close the connection after the end of its association
+CLOSE_SECONDS = 2.0  # time in which the peer must close the connection after the end of its association
 SHORTEST_PAUSE = 0.1  # seconds between two checks of the deadlines
 IMPLEMENTATION = (IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME)
 
@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 
 class Endpoint(Protocol):
-    """The part of the listening side that its connections use and share."""
+    """The part of the DICOM server that its connections use and share."""
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop: ...
@@ -74,7 +74,7 @@ class Endpoint(Protocol):
     def connection_opened(self, connection: Connection) -> None: ...
 
     def association_ended(self, connection: Connection) -> None:
-        """Count the connection among those that are only to be closed."""
+        """Record that the association of the connection has ended, and that only its close is awaited."""
 
     def connection_closed(self, connection: Connection) -> None: ...
 
@@ -99,13 +99,13 @@ class Connection(asyncio.BufferedProtocol):
         self.is_open = False  # True from `connection_made` on
         self.is_half_closed = False  # the peer sends nothing more
         self.has_ended = False  # no association is open, and none can be requested any more
-        self.association: _Association | None = None  # set while it counts against the limits
+        self.association: _Association | None = None  # set while the association is counted by `Admission`
         self._endpoint = endpoint
         self._buffer = endpoint.buffer
         self._loop = endpoint.loop
         self._acceptor = Acceptor(endpoint.dicom.max_pdu)
         self._incoming: IncomingDataSet | None = None
-        self._pieces: list[memoryview] = []  # of the current data set: views of the received bytes
+        self._pieces: list[memoryview] = []  # pieces of the current data set: views of the received bytes
         self._uncommitted = 0  # complete instances without a result
         self._peer_reads_slowly = False
         self._is_paused = False
@@ -145,8 +145,9 @@ class Connection(asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         """Return whether the connection stays open.
 
-        It does until the last response is sent, because the peer may have closed only its sending side. Without one,
-        its place is free at once: the peer's next association may need it.
+        The connection stays open until the last response is sent, because the peer may have closed only its sending
+        side. If no response is outstanding, the association is counted as ended at once: with the limit for each peer,
+        the next association of the peer may depend on that.
         """
         self.is_half_closed = True
         for event in self._acceptor.input_ended():
@@ -155,7 +156,7 @@ class Connection(asyncio.BufferedProtocol):
             return True
         self._handle_disconnect()
         self._end()
-        return False  # with TLS in any case: asyncio cannot send after the end of the input
+        return False  # always with TLS: asyncio cannot send after the end of the input
 
     def pause_writing(self) -> None:
         self._peer_reads_slowly = True
@@ -213,8 +214,11 @@ class Connection(asyncio.BufferedProtocol):
         self._endpoint.admission.request_slot(self.peer, lambda *counts: self._decide(request, *counts))
 
     def _decide(self, request: AssociationRequest, associations: int, of_peer: int) -> None:
-        """Request the decision about an association. The counts are those of open associations: all, and the peer's."""
-        if self.has_ended or self._transport.is_closing():  # while the request waited
+        """Request the decision about an association.
+
+        `associations`: number of open associations; `of_peer`: the number of these with this peer.
+        """
+        if self.has_ended or self._transport.is_closing():  # the peer disconnected while the request waited
             return
         association = self.association = _Association(uuid4().hex, request, {})
         self._endpoint.admission.open_association(self.peer)
@@ -232,11 +236,11 @@ class Connection(asyncio.BufferedProtocol):
                 log.error("association_decision_failed", association_id=association.association_id, error=error)
                 return AssociationDecision(rejection=Rejection.TEMPORARY_CONGESTION, reason="no decision was possible")
 
-        # Reading is not paused, to notice when the peer disconnects.
+        # Reading is not paused meanwhile, to notice when the peer disconnects.
         self._endpoint.run_in_background(decide, self._respond)
 
     def _respond(self, decision: AssociationDecision) -> None:
-        if self.association is None:  # it has ended already
+        if self.association is None:  # the association has ended already
             return
         if decision.rejection is not None:
             self._acceptor.reject(*REJECT_REASON[decision.rejection])
@@ -263,7 +267,7 @@ class Connection(asyncio.BufferedProtocol):
             )
 
     def _begin_store(self, requested: StoreRequested) -> None:
-        assert self.association is not None  # accepted
+        assert self.association is not None  # it was accepted
         request = StoreRequest(
             ae_title=self.association.request.called_ae_title,
             calling_ae_title=self.association.request.calling_ae_title,
@@ -357,8 +361,8 @@ class Connection(asyncio.BufferedProtocol):
             self._end()
 
     def _end(self) -> None:
-        """Free the place of the association, and limit the time until the connection is closed. Idempotent."""
-        if not self._uncommitted:  # otherwise its last results are not yet counted
+        """Stop counting the association, and limit the time until the connection is closed. Idempotent."""
+        if not self._uncommitted:  # otherwise the last results of the association are not counted yet
             self._close_association()
         if not self.has_ended:
             self.has_ended = True
@@ -370,7 +374,7 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.close()
 
     def _check_deadline(self) -> None:
-        """Abort or close if a deadline has passed; otherwise check again at the next one.
+        """Abort the association or close the connection if a deadline has passed; else check again at the next one.
 
         Received bytes move the deadline but do not change the timer.
         """

@@ -1,4 +1,4 @@
-"""Limits of open TCP connections, overall and for each peer: of the DICOM port, and of the HTTP server."""
+"""Limits of open TCP connections, in total and for each peer. The DICOM port and the HTTP server use them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class ConnectionCounts:
         self.set_limits(limit, limit_of_peer)
 
     def set_limits(self, limit: int, limit_of_peer: int | None) -> None:
-        """Apply changed limits. Connections above them stay open. `limit_of_peer`: None for no limit."""
+        """Apply changed limits. Connections above the new limits stay open. `limit_of_peer`: None for no limit."""
         self._limit = limit
         self._limit_of_peer = limit_of_peer
 
@@ -41,7 +41,7 @@ class ConnectionCounts:
 
 
 def decrement(counts: Counter[str], peer: str) -> None:
-    """Subtract one, and remove a count of zero, so that the memory does not grow with every address."""
+    """Subtract 1, and remove a count of zero, so that the memory does not grow with the number of addresses."""
     counts[peer] -= 1
     if not counts[peer]:
         del counts[peer]

@@ -1,6 +1,6 @@
-"""Deadlines of an association: bytes must arrive, and what the peer begins to send must be complete in time.
+"""Deadlines of an association: for the next byte, for the end of a PDU, and for the end of a message.
 
-Without the latter two, a peer that sends a byte now and then would keep its place for ever.
+With a deadline for the next byte only, a peer that sends single bytes could keep its association open for ever.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class Deadlines:
         self.restart(now)
 
     def restart(self, now: float) -> None:
-        """Grant the full times again, because the adapter itself did not read for a while."""
+        """Restart all time limits, because the adapter itself did not read for a while."""
         self._last_received = self._pdu_since = self._operation_since = now
 
     def answered(self, now: float) -> None:
-        """Record that the peer may have waited for a response until now."""
+        """Record that a response was sent: until now, the peer may have waited for it."""
         self._last_received = now
 
     def received(self, now: float) -> None:
@@ -43,22 +43,22 @@ class Deadlines:
             self._operation, self._operation_since = self._acceptor.operation, now
 
     def earliest(self, dicom: DicomConfig) -> tuple[float, str]:
-        """Return the earliest deadline, and the field of the configuration that it comes from."""
-        found = [(self._last_received + dicom.idle_timeout, "idle_timeout")]
+        """Return the earliest deadline, and the configuration field with its time limit."""
+        deadlines = [(self._last_received + dicom.idle_timeout, "idle_timeout")]
         if self._acceptor.operation is not None:
-            found.append((self._operation_since + dicom.operation_timeout, "operation_timeout"))
+            deadlines.append((self._operation_since + dicom.operation_timeout, "operation_timeout"))
         elif self._layer.is_in_pdu and not self._is_pdu_limited:
-            found.append((self._pdu_since + dicom.operation_timeout, "operation_timeout"))
+            deadlines.append((self._pdu_since + dicom.operation_timeout, "operation_timeout"))
         if self._layer.is_in_pdu and self._is_pdu_limited:
-            found.append((self._pdu_since + dicom.pdu_timeout, "pdu_timeout"))
-        return min(found)
+            deadlines.append((self._pdu_since + dicom.pdu_timeout, "pdu_timeout"))
+        return min(deadlines)
 
 
 def describe_timeout(dicom: DicomConfig, field: str) -> str:
-    """Return the reason to abort an association after the deadline that comes from this field."""
+    """Return the reason to abort an association whose time limit in this configuration field has passed."""
     return f"{INCOMPLETE[field]} within {field.replace('_', '-')} = {getattr(dicom, field):g} seconds"
 
 
 def longest_pause(dicom: DicomConfig) -> float:
-    """Return the seconds after which deadlines must be checked again: what begins until then is not yet due."""
+    """Return the seconds after which deadlines must be checked again: no new deadline can pass earlier."""
     return min(dicom.idle_timeout, dicom.pdu_timeout, dicom.operation_timeout)

@@ -42,8 +42,8 @@ class Command:
     field: int
     message_id: int
     has_data_set: bool
-    sop_class_uid: str  # affected or requested
-    sop_instance_uid: str  # affected
+    sop_class_uid: str  # Affected SOP Class UID or Requested SOP Class UID
+    sop_instance_uid: str  # Affected SOP Instance UID
 
 
 def decode_command(data: bytes) -> Command:
@@ -51,7 +51,7 @@ def decode_command(data: bytes) -> Command:
     elements = _elements(data)
     return Command(
         field=_short(elements, COMMAND_FIELD),
-        message_id=_short(elements, MESSAGE_ID, 0),  # C-CANCEL and responses have another element instead
+        message_id=_short(elements, MESSAGE_ID, 0),  # C-CANCEL and responses have (0000,0120) instead
         has_data_set=_short(elements, DATA_SET_TYPE) != NO_DATA_SET,
         sop_class_uid=_uid(elements.get(AFFECTED_SOP_CLASS_UID) or elements.get(REQUESTED_SOP_CLASS_UID, b"")),
         sop_instance_uid=_uid(elements.get(AFFECTED_SOP_INSTANCE_UID, b"")),

@@ -29,7 +29,7 @@ class AssociateIndication:
 
 
 class Fragment:
-    """P-DATA indication: a piece of a presentation data value. Its data is a view, valid as long as the buffer."""
+    """P-DATA indication: a piece of a presentation data value. `data` is a view, valid as long as the buffer."""
 
     __slots__ = ("context_id", "data", "is_command", "is_last")
 

@@ -1,4 +1,4 @@
-"""One association as requestor, with pynetdicom: limited in memory and time, and always closed."""
+"""One association as requestor, with pynetdicom. Memory and time are limited, and the connection is always closed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from dicom_adapter.api.errors import DicomAdapterError, Refused, Retriable
 from dicom_adapter.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_adapter.net.address import Address, parse_ae_title
 
-MAX_PDU = 1 << 18  # bytes; if the peer has no limit, a file would otherwise be sent as one PDU, held in memory
+MAX_PDU = 1 << 18  # bytes; without it, and if the peer has no limit either, a whole file would be one PDU in memory
 QUEUED_PDUS = 16  # maximum number of PDUs that are read from a file before the socket accepts them
 NOT_ACCEPTED = "presentation context not accepted"
 
@@ -45,7 +45,7 @@ class NoContextAccepted(Refused):
 
 
 class PeerUnreachable(Retriable):
-    """No connection to the peer is possible, or it does not answer."""
+    """No connection to the peer is possible, or the peer does not answer."""
 
 
 class AssociationLost(Retriable):
@@ -84,16 +84,17 @@ def associated(
         raise
     finally:
         if link.socket:
-            link.socket.close()  # pynetdicom leaves it open when the peer was the first to close
+            link.socket.close()  # pynetdicom does not close it if the peer has closed the connection first
 
 
 def send_c_store(
     association: Association, path: Path, offset: int, pair: tuple[UID, UID], sop_instance_uid: UID, message_id: int
 ) -> Dataset:
-    """Send the data set of a file as it is; return the response, empty if there was none.
+    """Send the data set of a file as it is; return the response, or an empty data set if there was none.
 
-    `Association.send_c_store` of pynetdicom takes the UIDs of the request from the file meta information. This sends
-    those that it is given. Raises RuntimeError if the association has ended, and OSError if the file cannot be read.
+    `Association.send_c_store` of pynetdicom takes the UIDs of the request from the file meta information. This function
+    sends the UIDs that are passed to it. Raises RuntimeError if the association has ended, and OSError if the file
+    cannot be read.
     """
     if not association.is_established:
         raise RuntimeError("the association has ended")
@@ -143,16 +144,16 @@ class _Link:
 
     def _on_connected(self, event: evt.Event) -> None:
         self.connected = True
-        if event.assoc.dul.socket:  # with TLS, it is a different object than before
+        if event.assoc.dul.socket:  # with TLS, a different object than in `_on_request`
             self.socket = event.assoc.dul.socket.socket
         if self.socket:
-            self.socket.settimeout(self.timeout)  # a peer that stops reading
+            self.socket.settimeout(self.timeout)  # for a peer that stops reading
             # A C-STORE is two small PDUs; the second must not wait for the acknowledgement of the first.
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def _on_sent(self, _event: evt.Event) -> None:
-        # A peer that writes its response in two pieces waits 40 ms for the TCP acknowledgement of the first, unless it
-        # is sent immediately. Linux resets this option after each exchange; other systems do not have it.
+        # A peer that writes its response in two pieces waits 40 ms for the TCP acknowledgement of the first piece,
+        # unless it is sent immediately. Linux resets this option after each exchange; other systems do not have it.
         if self.socket and hasattr(socket, "TCP_QUICKACK"):
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
@@ -186,7 +187,9 @@ def _application_entity(ae_title: str, timeout: float) -> AE:
     entity.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
     entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     entity.connection_timeout = entity.acse_timeout = entity.dimse_timeout = timeout
-    entity.network_timeout = None  # it would abort an association on which only this side sends for a long time
+    entity.network_timeout = (
+        None  # with a limit, an association on which only this side sends for a long time would be aborted
+    )
     return entity
 
 
@@ -231,7 +234,10 @@ def _association_failure(association: Association, address: Address, link: _Link
 
 
 def _connection_failure(address: Address, seconds: float, link: _Link) -> str:
-    """Return why the connection failed. pynetdicom only logs the reason, so repeat the attempt unless it timed out."""
+    """Return why the connection failed.
+
+    pynetdicom only logs the reason, so the attempt is repeated, unless it exceeded the time limit.
+    """
     if seconds >= link.timeout:
         return f"no connection within {link.timeout:g} seconds"
     try:

@@ -1,8 +1,8 @@
 """Accept or reject presentation contexts (PS3.8 section 9.3.3.2): verification, and all storage SOP classes.
 
-Every storage SOP class of patients is accepted, also private and future ones, in every transfer syntax whose data sets
-can be parsed while they arrive: nothing is decompressed or transcoded. Deflated data sets are not accepted: one
-kilobyte may expand to a gigabyte.
+Every storage SOP class for instances of patients is accepted, also private and future classes, in every transfer syntax
+whose data sets can be parsed while they arrive: nothing is decompressed or transcoded. Deflated data sets are not
+accepted: one kilobyte may expand to a gigabyte.
 """
 
 from __future__ import annotations
@@ -36,14 +36,15 @@ STORAGE_WITHOUT_PATIENT = {
     "1.2.840.10008.5.1.4.1.1.201.1": "Inventory Storage",
 }
 
-MOST_DESCRIBED = 12  # declined presentation contexts, and transfer syntaxes of each, in a log line
+MOST_DESCRIBED = 12  # limit of the declined presentation contexts in a log line, and of the transfer syntaxes of each
 ANY_CONTEXT = ContextRules()
 
 
 def negotiate(contexts: Iterable[ProposedContext], rules: ContextRules = ANY_CONTEXT) -> list[ContextResult]:
-    """Return the result of each context, in their order.
+    """Return the result of each context, in the order of the contexts.
 
-    The first acceptable transfer syntax that the context proposes is accepted, but unknown ones only after all others.
+    The first acceptable transfer syntax that the context proposes is accepted; known transfer syntaxes have precedence
+    over unknown ones.
     """
     return [_result(context, rules) for context in contexts]
 
@@ -62,7 +63,7 @@ def _result(context: ProposedContext, rules: ContextRules) -> ContextResult:
 
 
 def _declined(context: ProposedContext, result: int) -> ContextResult:
-    """The transfer syntax of a declined context is not significant."""
+    """Return the result of a declined context. Its transfer syntax is not significant."""
     return ContextResult(context.context_id, result, context.abstract_syntax, IMPLICIT_VR_LITTLE_ENDIAN)
 
 
@@ -77,7 +78,7 @@ def _is_acceptable(syntax: str, rules: ContextRules) -> bool:
 
 @lru_cache(maxsize=1024)
 def _is_transfer_syntax(uid: str) -> bool:
-    """Return whether the name may be that of a transfer syntax which the adapter supports."""
+    """Return whether the UID may be that of a transfer syntax that the adapter supports."""
     if not UID_GRAMMAR.fullmatch(uid) or uid in UNSUPPORTED_TRANSFER_SYNTAXES:
         return False
     return uid not in UID_dictionary or UID_dictionary[uid][1] == "Transfer Syntax"
@@ -99,10 +100,10 @@ def describe_declined(
     if rules.transfer_syntaxes is None and all(result.result == ACCEPTANCE for result in results):
         return []
     described = (_describe(*pair, rules) for pair in zip(contexts, results, strict=True))
-    found = dict.fromkeys(filter(None, described))
-    if len(found) <= MOST_DESCRIBED:
-        return list(found)
-    return [*islice(found, MOST_DESCRIBED), f"{len(found) - MOST_DESCRIBED} more"]
+    distinct = dict.fromkeys(filter(None, described))
+    if len(distinct) <= MOST_DESCRIBED:
+        return list(distinct)
+    return [*islice(distinct, MOST_DESCRIBED), f"{len(distinct) - MOST_DESCRIBED} more"]
 
 
 def _describe(context: ProposedContext, result: ContextResult, rules: ContextRules) -> str:
@@ -113,7 +114,7 @@ def _describe(context: ProposedContext, result: ContextResult, rules: ContextRul
     if result.result == ACCEPTANCE:
         if rules.transfer_syntaxes is None or name == VERIFICATION:
             return ""
-        syntaxes = (one for one in syntaxes if one in UID_dictionary and not _is_acceptable(one, rules))
+        syntaxes = (uid for uid in syntaxes if uid in UID_dictionary and not _is_acceptable(uid, rules))
     names = list(dict.fromkeys(map(_name, syntaxes)))
     if len(names) > MOST_DESCRIBED:
         names[MOST_DESCRIBED:] = ["…"]

@@ -23,7 +23,7 @@ PDU_NAMES = {
 HEADER = struct.Struct(">BxI")  # of a PDU: type, length of the rest
 PDV_HEADER = struct.Struct(">IBB")  # of a presentation data value: length of the rest, context ID, control header
 SINGLE_VALUE = struct.Struct(">BxIIBB")  # both headers of a P-DATA-TF that has exactly one presentation data value
-COMMAND, LAST = 0b01, 0b10  # bits of the message control header (annex E.2); receivers ignore the others
+COMMAND, LAST = 0b01, 0b10  # bits of the message control header (PS3.8 annex E.2); receivers ignore its other bits
 
 
 class AbortSource(int, Enum):
@@ -49,13 +49,13 @@ class InvalidPdu(Refused):
 
     def __init__(self, reason: str, abort_reason: AbortReason = AbortReason.INVALID_PDU_PARAMETER_VALUE) -> None:
         super().__init__(reason)
-        self.abort_reason = abort_reason  # for A-ABORT
+        self.abort_reason = abort_reason  # value of the field in A-ABORT
 
 
 def check_header(pdu_type: int, length: int, maximum_length: int) -> None:
-    """Raise InvalidPdu if the header of a PDU is not valid. Called before any byte of the body is kept.
+    """Raise InvalidPdu if the header of a PDU is not valid. Called before any byte of the body is stored.
 
-    `maximum_length`: of a P-DATA-TF, in bytes; 0: no limit.
+    `maximum_length`: longest P-DATA-TF that is allowed, in bytes; 0: no limit.
     """
     if pdu_type not in PDU_NAMES:
         raise InvalidPdu(f"unknown PDU type 0x{pdu_type:02X}", AbortReason.UNRECOGNIZED_PDU)

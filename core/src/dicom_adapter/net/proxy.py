@@ -12,16 +12,16 @@ from ipaddress import IPv4Address, IPv6Address
 
 from dicom_adapter.api.errors import Refused
 
-SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"  # of version 2
-SHORTEST = len(SIGNATURE)  # bytes; every header of version 1 is longer
-LONGEST_LINE = 107  # bytes of version 1, including CRLF
-LONGEST_BODY = 4096  # bytes of version 2 after the fixed part: addresses and extensions (TLVs)
+SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"  # the first bytes of a header of version 2
+SHORTEST = len(SIGNATURE)  # bytes that every header has, in both versions
+LONGEST_LINE = 107  # bytes of a header of version 1, including CRLF
+LONGEST_BODY = 4096  # bytes of a header of version 2 after the fixed part: addresses and extensions (TLVs)
 FIXED = struct.Struct(">BBH")  # version and command, family and protocol, length of the rest
 LINE = re.compile(r"PROXY (TCP4|TCP6) (\S+) (\S+) ([0-9]{1,5}) ([0-9]{1,5})")
 
-LOCAL, PROXY = 0x20, 0x21  # version 2, with this command
+LOCAL, PROXY = 0x20, 0x21  # the byte with version 2 and this command
 UNSPECIFIED, TCP4, TCP6 = 0x00, 0x11, 0x21
-ADDRESSES = {TCP4: (IPv4Address, 4), TCP6: (IPv6Address, 16)}  # bytes of each address; source and destination, ports
+ADDRESSES = {TCP4: (IPv4Address, 4), TCP6: (IPv6Address, 16)}  # type and bytes of an address
 
 
 class InvalidProxyHeader(Refused):
@@ -33,16 +33,18 @@ class ProxyHeader:
 
     def __init__(self) -> None:
         self.bytes_to_read = SHORTEST  # maximum number of bytes to read next; 0: the header is complete
-        self.source: str | None = None  # address of the peer; None: the proxy itself, or unknown
+        self.source: str | None = (
+            None  # address of the peer; None: the proxy itself is the peer, or the peer is unknown
+        )
         self._received = bytearray()
 
     @property
     def has_begun(self) -> bool:
-        """True if bytes were received."""
+        """True if at least one byte of the header was received."""
         return bool(self._received)
 
     def feed(self, data: bytes) -> None:
-        """Receive bytes, at most `bytes_to_read`. Raises InvalidProxyHeader."""
+        """Process received bytes, at most `bytes_to_read`. Raises InvalidProxyHeader."""
         self._received += data
         if len(self._received) < SHORTEST:
             self.bytes_to_read = SHORTEST - len(self._received)
@@ -60,17 +62,17 @@ class ProxyHeader:
         elif len(self._received) >= LONGEST_LINE:
             raise InvalidProxyHeader(f"its PROXY line has more than {LONGEST_LINE} bytes")
         else:
-            self.bytes_to_read = 1 if self._received.endswith(b"\r") else 2  # at least so many bytes are missing
+            self.bytes_to_read = 1 if self._received.endswith(b"\r") else 2  # at least this number of bytes is missing
 
     def _parse_addresses_of_line(self, line: str) -> None:
         if line == "PROXY UNKNOWN" or line.startswith("PROXY UNKNOWN "):
             return
-        found = LINE.fullmatch(line)
+        fields = LINE.fullmatch(line)
         try:
-            if found is None:
+            if fields is None:
                 raise ValueError  # noqa: TRY301 - handled like invalid addresses
-            kind = IPv4Address if found[1] == "TCP4" else IPv6Address
-            self.source, _destination = str(kind(found[2])), kind(found[3])
+            kind = IPv4Address if fields[1] == "TCP4" else IPv6Address
+            self.source, _destination = str(kind(fields[2])), kind(fields[3])
         except ValueError:
             raise InvalidProxyHeader("its PROXY line is not of the form PROXY TCP4 source destination ports") from None
 

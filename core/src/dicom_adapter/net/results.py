@@ -1,4 +1,4 @@
-"""Results of the SCU as values, independent of the library that sends."""
+"""Results of the SCU, as values that do not depend on pynetdicom."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DEFAULT_TIMEOUT = 30.0  # seconds
 
 
 class Grouping(Enum):
-    """Grouping of files by association: the files of one study, or each file alone, share an association."""
+    """The files that share an association: those of one study, or only one file."""
 
     STUDY = "study"
     INSTANCE = "instance"
@@ -22,8 +22,8 @@ class SendResult:
     """Result of sending one file."""
 
     path: Path
-    ok: bool  # stored by the peer, possibly with a warning
-    status: int | None = None  # of the C-STORE response, if there was one
+    ok: bool  # the peer has stored the file, possibly with a warning
+    status: int | None = None  # status of the C-STORE response; None: there was no response
     message: str = ""  # empty for success; never patient data
 
 
@@ -32,8 +32,8 @@ class SendSummary:
     """Result of sending all files: `total` is `sent` plus the failures."""
 
     total: int
-    sent: int  # including those with a warning
+    sent: int  # number of stored files, including those with a warning
     warnings: int
     failures: tuple[SendResult, ...]
     associations: int
-    gave_up: str | None  # reason why some files were not tried
+    gave_up: str | None  # the reason why some files were not sent at all; None: all were tried

@@ -1,4 +1,4 @@
-"""SCU: verify a peer (C-ECHO) and send files (C-STORE) exactly as they are encoded.
+"""The SCU: verify a peer (C-ECHO), and send files (C-STORE) exactly as they are encoded.
 
 The files' headers are read first. One presentation context is proposed for each pair of SOP class and transfer syntax,
 with that transfer syntax only. Therefore the peer accepts a file as it is or not at all: nothing is transcoded.
@@ -38,7 +38,7 @@ from dicom_adapter.net.link import (
 )
 from dicom_adapter.net.results import DEFAULT_TIMEOUT, Grouping, SendResult, SendSummary
 
-PIECE_BYTES = 1 << 16  # of a file, when its UIDs are read
+PIECE_BYTES = 1 << 16  # number of bytes read at once, when the UIDs of a file are read
 MAX_CONTEXTS = 128  # in one association: their IDs are the odd numbers of one byte (PS3.8 9.3.2.2)
 
 
@@ -67,10 +67,10 @@ def send(
     tls: ssl.SSLContext | None = None,
     on_result: Callable[[SendResult], None] = lambda _result: None,
 ) -> SendSummary:
-    """Send Part 10 files as they are, over as few associations as `per_association` allows.
+    """Send Part 10 files as they are encoded, over as few associations as `per_association` allows.
 
-    `on_result` is called once for each file. A lost association is opened again once. A file that the peer does not
-    store is a failure in the summary, never an exception.
+    `on_result` is called once for each file. After the loss of an association, another one is opened once. A file that
+    the peer does not store is a failure in the summary, never an exception.
     """
     sender = _Sender(address=address, calling_ae_title=calling_ae_title, timeout=timeout, tls=tls, on_result=on_result)
     entries = [entry for file in files if (entry := sender.read(file, per_association))]
@@ -84,10 +84,10 @@ class _FileToSend:
     """A readable file, with the values that are needed to open its association."""
 
     path: Path
-    offset: int  # of the data set
+    offset: int  # position of the data set in the file
     pair: tuple[UID, UID]  # SOP class, transfer syntax
     sop_instance_uid: UID
-    group: str  # files of one group share an association
+    group: str  # files with the same value share an association
 
 
 def _read_entry(path: Path, per_association: Grouping | None) -> _FileToSend:
@@ -101,18 +101,18 @@ def _read_entry(path: Path, per_association: Grouping | None) -> _FileToSend:
     uids = [meta.get(name) for name in ("MediaStorageSOPClassUID", "TransferSyntaxUID", "MediaStorageSOPInstanceUID")]
     if not all(uid and UID_GRAMMAR.fullmatch(uid) for uid in uids):
         raise Refused("the file meta information lacks a valid SOP class, SOP instance or transfer syntax UID")
-    own = _uids_of_data_set(path, offset, uids[1])
+    data_set_uids = _uids_of_data_set(path, offset, uids[1])
     return _FileToSend(
         path=path,
         offset=offset,
-        pair=(own.get(SOP_CLASS_UID, uids[0]), uids[1]),
-        sop_instance_uid=own.get(SOP_INSTANCE_UID, uids[2]),
+        pair=(data_set_uids.get(SOP_CLASS_UID, uids[0]), uids[1]),
+        sop_instance_uid=data_set_uids.get(SOP_INSTANCE_UID, uids[2]),
         group=group or "",
     )
 
 
 def _uids_of_data_set(path: Path, offset: int, transfer_syntax: UID) -> dict[int, UID]:
-    """Return SOP Class and SOP Instance UID of the data set, as far as they are valid.
+    """Return the SOP Class UID and the SOP Instance UID of the data set; omit an invalid one.
 
     Peers compare the request with the data set (PS3.4 section B.2.3); the file meta information may differ from it.
     """
@@ -175,7 +175,7 @@ class _Sender:
             self.fail(entry.path, reason)
 
     def send_over_one_association(self, batch: list[_FileToSend]) -> tuple[list[_FileToSend], str]:
-        """Send the files. Returns those not sent because the association was lost, and the reason."""
+        """Send the files. Returns those that were not sent because the association was lost, and the reason."""
         if not batch:
             return [], ""
         pairs = list(dict.fromkeys(entry.pair for entry in batch))
@@ -188,7 +188,7 @@ class _Sender:
                 if entry.pair not in accepted:
                     self.fail(entry.path, f"{NOT_ACCEPTED}: {entry.pair[0].name}, {entry.pair[1].name}")
                 elif not self.store(association, entry, message_id=index % 65535 + 1):
-                    # Last in the next round: if this file makes the peer abort, the others are still sent.
+                    # Last in the next attempt: if this file makes the peer abort, the other files are still sent.
                     return [*batch[index + 1 :], entry], loss_reason(self.timeout)
         return [], ""
 
@@ -198,10 +198,10 @@ class _Sender:
             answer = send_c_store(association, entry.path, entry.offset, entry.pair, entry.sop_instance_uid, message_id)
         except RuntimeError:  # the association has ended
             return False
-        except (AttributeError, ValueError, InvalidDicomError) as failure:  # before anything was sent
+        except (AttributeError, ValueError, InvalidDicomError) as failure:  # raised before anything was sent
             self.fail(entry.path, f"pynetdicom refused the file ({type(failure).__name__})")
             return True
-        except OSError as failure:  # possibly in the middle of the data set
+        except OSError as failure:  # possibly raised in the middle of the data set
             association.abort()
             self.fail(entry.path, f"cannot be read: {failure.strerror}")
             return True

@@ -1,7 +1,7 @@
-"""The listening side: all connections of a receiver in one event loop, on a separate thread.
+"""`DicomServer`: listens on the DICOM port, with all connections of a receiver in one event loop on its own thread.
 
 Decisions about associations and commits run on other threads, because they may block. Data sets are written to the
-storage backend in the loop, piece by piece: passing every piece to another thread would cost more than writing it.
+storage backend in the loop, piece by piece: to pass every piece to another thread would take longer than to write it.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from dicom_adapter.net.tls import Certificates
 
 log = structlog.get_logger("dicom_adapter.net")
 
-BACKLOG = 1024  # connections that may wait to be accepted
+BACKLOG = 1024  # maximum number of connections that wait to be accepted
 RECEIVE_BUFFER_BYTES = 1 << 18  # one buffer for all connections: received bytes are processed immediately
-THREADS = 4  # for decisions about associations
-MOST_ENDED_CONNECTIONS = 100  # connections without an association that the peers have not closed
-ACCEPT_PAUSE_SECONDS = 1.0  # after accept failed, for example without free descriptors
-RENEW_SECONDS = 2.0  # between two checks whether the certificates have changed
+THREADS = 4  # threads for decisions about associations
+MOST_ENDED_CONNECTIONS = 100  # connections whose associations have ended, but that are not closed yet
+ACCEPT_PAUSE_SECONDS = 1.0  # pause after a failed accept(2), for example if no descriptor is free
+RENEW_SECONDS = 2.0  # time between two checks for changed certificates
 
 T = TypeVar("T")
 
 
 class DicomServer:
-    """The listening side of a receiver. `start`, `configure` and `stop` are not called on the network thread."""
+    """The DICOM server of a receiver. `start`, `configure` and `stop` are not called on the network thread."""
 
     def __init__(
         self, dicom: DicomConfig, scp: StorageScp[Any], *, shares_port: bool = False, is_first: bool = False
     ) -> None:
-        """`shares_port`: other receivers of the service listen on the port, too; `is_first`: this one starts first."""
+        """`shares_port`: other receivers of the service use the port, too; `is_first`: this receiver starts first."""
         self.dicom = dicom
         self.scp = scp
         self._shares_port = shares_port
@@ -56,11 +56,10 @@ class DicomServer:
         self.is_stopping = False
         self.admission = Admission(dicom, self.loop)
         self._certificates: Certificates | None = None
-        self._connecting: set[asyncio.Task[None]] = (
-            set()
-        )  # accepted sockets before their TLS handshake or PROXY header is complete
+        # A task for each accepted socket whose TLS handshake or PROXY header is not complete yet
+        self._connecting: set[asyncio.Task[None]] = set()
         self._connections: set[Connection] = set()
-        self._ended: dict[Connection, None] = {}  # those of them whose associations have ended, the oldest first
+        self._ended: dict[Connection, None] = {}  # connections whose associations have ended, the oldest first
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="decide")
         self._thread = threading.Thread(target=self.loop.run_forever, name="network", daemon=True)
         self._socket: socket.socket | None = None
@@ -68,7 +67,7 @@ class DicomServer:
     # --- called on other threads --------------------------------------------------------------------------------------
 
     def start(self) -> int:
-        """Bind and listen; returns the port. Raises OSError or UnusableCertificate."""
+        """Bind the socket, listen, and return the port. Raises OSError or UnusableCertificate."""
         if self.dicom.tls is not None:
             self._certificates = Certificates(self.dicom.tls)
         self._socket = self._bind()
@@ -88,7 +87,7 @@ class DicomServer:
         return _bind_socket(address, shares_port=self._shares_port, backlog=BACKLOG)
 
     def configure(self, dicom: DicomConfig) -> None:
-        """Apply changed limits and time limits. Open connections stay; the address and TLS do not change."""
+        """Apply changed limits and time limits. Open connections stay open; the address and TLS do not change."""
         self.dicom = dicom
         self.loop.call_soon_threadsafe(self.admission.set_limits, dicom)
 
@@ -98,7 +97,7 @@ class DicomServer:
         return not self._thread.is_alive() and not self.is_stopping
 
     def stop(self, drain_seconds: float) -> None:
-        """Accept no more connections, wait `drain_seconds` for open associations, then abort the others."""
+        """Accept no more connections, wait `drain_seconds` for open associations, then abort the remaining ones."""
         self.is_stopping = True
         self._run_in_loop(self._drain(drain_seconds))
         self.loop.call_soon_threadsafe(self.loop.stop)
@@ -116,7 +115,7 @@ class DicomServer:
         self.loop.add_reader(self._socket, self._accept, self._socket)
 
     def _accept(self, listening: socket.socket) -> None:
-        """Accept the waiting connections. Close those beyond the limits at once, before they use memory."""
+        """Accept the waiting connections. Close connections above the limits before memory is allocated for them."""
         for _number in range(BACKLOG):
             try:
                 accepted, address = listening.accept()
@@ -148,7 +147,7 @@ class DicomServer:
         return any(ip_address(peer) in network for network in self.dicom.proxies)
 
     async def _connect_proxied(self, accepted: socket.socket, proxy: str) -> None:
-        """Read the PROXY header, which names the peer, and continue with that peer's connection."""
+        """Read the PROXY header, which names the peer, then continue as with a connection of this peer."""
         header = ProxyHeader()
         try:
             await asyncio.wait_for(self._read_header(header, accepted), self.dicom.association_timeout)
@@ -173,10 +172,8 @@ class DicomServer:
         connection = Connection(self, peer)
         try:
             await self.loop.connect_accepted_socket(lambda: connection, accepted, **self._tls_arguments())
-        except (
-            OSError,
-            asyncio.CancelledError,
-        ) as failure:  # the TLS handshake failed or took too long, or the peer has disconnected
+        except (OSError, asyncio.CancelledError) as failure:
+            # The TLS handshake failed or took too long, or the peer has disconnected.
             if not connection.is_open:
                 self.admission.close_connection(peer)
             accepted.close()
@@ -200,7 +197,10 @@ class DicomServer:
         self.loop.call_later(RENEW_SECONDS, self._renew_certificates)
 
     def has_one_connection(self) -> bool:
-        """Return whether exactly one connection is open and no other is being opened. Ended ones do not count."""
+        """Return whether exactly one connection is open and no other is being opened.
+
+        Connections whose associations have ended are not counted.
+        """
         return len(self._connections) - len(self._ended) == 1 and not self._connecting
 
     def connection_opened(self, connection: Connection) -> None:
@@ -253,18 +253,18 @@ class DicomServer:
 
 
 def _bind_socket(address: tuple[str, int], *, shares_port: bool, backlog: int | None) -> socket.socket:
-    found = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+    listening = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
     try:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shares_port:
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        found.bind(address)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listening.bind(address)
         if backlog is not None:
-            found.listen(backlog)
+            listening.listen(backlog)
     except OSError:
-        found.close()
+        listening.close()
         raise
-    return found
+    return listening
 
 
 def _tls_failure(failure: OSError) -> str:
@@ -275,6 +275,6 @@ def _tls_failure(failure: OSError) -> str:
 
 
 def _deliver(results: Sequence[tuple[tuple[Connection, Command], StoreResult]]) -> None:
-    """Answer committed instances. Called in the loop."""
+    """Answer the C-STORE requests of committed instances. Called in the loop."""
     for (connection, command), result in results:
         connection.deliver(command, result)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dicom_adapter.net.indications import AssociationState
 
-# PS3.8 table 9-10, the columns of the states above. Rows in capitals are PDUs received.
+# The columns of PS3.8 table 9-10 for the states in `AssociationState`. Rows in capitals are received PDUs.
 STATE_TABLE = """
     event                       Sta2    Sta3    Sta6    Sta8    Sta13
     A-ASSOCIATE-AC              AA-1    AA-8    AA-8    AA-8    AA-6
@@ -26,7 +26,7 @@ STATE_TABLE = """
 
 
 def _read_table(text: str) -> dict[tuple[str, AssociationState], str | None]:
-    """Return the action of each cell, such as AA-8; None if the event is impossible in the state."""
+    """Return the action of each event in each state, such as AA-8; None if the event is impossible in the state."""
     lines = [line.rsplit(maxsplit=5) for line in text.strip().splitlines()]
     states = [AssociationState(name) for name in lines[0][1:]]
     return {

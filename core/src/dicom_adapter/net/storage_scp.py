@@ -1,4 +1,4 @@
-"""The interface between the listening side and a storage SCP."""
+"""The interface between the DICOM server (`DicomServer`) and a storage SCP."""
 
 from __future__ import annotations
 
@@ -48,13 +48,14 @@ class StorageScp(Protocol[DataSetT]):
     def decide(
         self, association_id: str, request: AssociationRequest, associations: int, of_peer: int
     ) -> AssociationDecision:
-        """Accept or reject. `associations`: number of open associations; `of_peer`: how many of those are this peer's.
+        """Accept or reject.
 
+        `associations`: number of open associations; `of_peer`: the number of these with this peer.
         Called on several threads; may block.
         """
 
     def begin_store(self, request: StoreRequest, refusal: StoreResult | None = None) -> DataSetT:
-        """Prepare for the data set of an instance. `refusal`: it is already refused; do not store it."""
+        """Prepare for the data set of an instance. `refusal`: the instance is already refused; do not store it."""
 
     def complete_store(self, incoming: DataSetT, ticket: object) -> StoreResult | None:
         """Complete an instance. Returns None if the result will be delivered later, with `ticket`."""

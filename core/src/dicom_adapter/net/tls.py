@@ -1,4 +1,4 @@
-"""TLS contexts by the profiles of PS3.15 annex B, and their renewal when certificate files change.
+"""TLS contexts according to the profiles of PS3.15 annex B, and their renewal when certificate files change.
 
 Both profiles support TLS 1.3 and 1.2, the only versions that RFC 8996 allows, with the cipher suites of RFC 9325
 section 4.2. `bcp195` also accepts older suites, for peers that support no others. These suites also have forward
@@ -66,7 +66,7 @@ def _load_certificate(context: ssl.SSLContext, certificate: Path, key: Path) -> 
     _require_readable(key, "private key")
     try:
         context.load_cert_chain(certificate, key, password=refuse_password)
-    except OSError as failure:  # SSLError is one
+    except OSError as failure:  # also SSLError
         reason = _reason(failure)
         if reason == "KEY_VALUES_MISMATCH":
             why = f"the private key in {key} does not belong to the certificate in {certificate}; renew both"
@@ -79,7 +79,7 @@ def _load_authorities(context: ssl.SSLContext, path: Path) -> None:
     _require_readable(path, "file of authorities")
     try:
         context.load_verify_locations(path)
-    except OSError as failure:  # SSLError is one
+    except OSError as failure:  # also SSLError
         why = f"no certificate of an authority in {path}, which must be in PEM format"
         raise UnusableCertificate(f"TLS: {why} ({_reason(failure)})") from None
 
@@ -136,7 +136,9 @@ class Certificates:
 
     def renew(self) -> None:
         """Load changed files. Open connections are not affected. If the files are not usable, keep the context."""
-        stamps = self._read_stamps()  # before the files are loaded: a change during the load is noticed next time
+        stamps = (
+            self._read_stamps()
+        )  # read before the files are loaded: a change during the load is noticed at the next call
         if stamps == self._stamps:
             return
         self._stamps = stamps
@@ -154,7 +156,7 @@ class Certificates:
 def _stamp(path: Path) -> tuple[int, int, int] | None:
     """Return values that change when a file is written or replaced."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return status.st_mtime_ns, status.st_size, status.st_ino

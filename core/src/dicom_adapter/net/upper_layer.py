@@ -1,6 +1,6 @@
 """The DICOM upper layer for TCP/IP, the acceptor's side (PS3.8 section 9.2), as a sans-IO state machine.
 
-It uses no socket, thread or clock. The caller feeds received bytes to `receive()`, writes the result of
+An `UpperLayer` uses no socket, thread or clock. The caller feeds received bytes to `receive()`, writes the result of
 `take_outgoing()` to the connection, closes the connection when `is_to_close` is true, and calls `artim_expired()` when
 `artim_runs` has been true for too long.
 
@@ -12,8 +12,8 @@ impossible in the state. The rules of this module follow from that:
 2. An event is a received PDU, a request of the service-user (accept, reject, data, release, abort), a closed
    connection, or the timer ARTIM. `_apply` looks up its cell and calls the action; nothing else changes the state.
 3. An action sends PDUs (it appends to the outgoing bytes), reports indications, and sets the next state.
-4. `_parse` is the parser of the next bytes, one of the `_parse_…` methods. A PDU is checked before its body is kept.
-   The values of a P-DATA-TF are never kept: their pieces are reported as views of the received buffer.
+4. `_parse` is the parser of the next bytes, one of the `_parse_…` methods. A PDU is checked before its body is
+   stored. The values of a P-DATA-TF are never stored: their pieces are reported as views of the received buffer.
 
     state   PS3.8 tables 9-1 to 9-5
     Sta2    transport connection open, awaiting A-ASSOCIATE-RQ          Sta1, idle, is the state before and after
@@ -58,29 +58,29 @@ class UpperLayer:
         """`maximum_length`: longest P-DATA-TF to receive, as sent to the peer (annex D.1), in bytes; 0: no limit."""
         self.state = AssociationState.AWAITING_REQUEST
         self.artim_runs = True  # AE-5
-        self.has_ended = False  # only the connection is still open, if at all
+        self.has_ended = False  # the association has ended; the connection may still be open
         self.is_to_close = False
-        self.pdus_begun = 0  # without those that the fast path received as a whole
+        self.pdus_begun = 0  # number of PDUs, without those that `_parse_single_values` received as a whole
         self.contexts: frozenset[int] = frozenset()  # IDs of the accepted presentation contexts
         self._maximum_length = maximum_length
         self._outgoing = bytearray()
         self._indications: list[Indication] = []
-        self._partial_header = bytearray()  # of a PDU or value that arrived in pieces
-        self._body = bytearray()  # of a PDU other than P-DATA-TF
+        self._partial_header = bytearray()  # header of a PDU or of a presentation data value that arrived in pieces
+        self._body = bytearray()  # body of a PDU other than P-DATA-TF
         self._pdu_type = 0
         self._pdu_left = 0  # bytes of the current PDU that have not arrived
-        self._pdv_left = 0
+        self._pdv_left = 0  # the same of the current presentation data value
         self._context_id = 0
         self._control = 0
         self._parse: Callable[[memoryview], int] = self._parse_header
         self._request: AssociateRequest | None = None
-        self._violation = ""  # reason; "": none
+        self._violation = ""  # reason of a violation of the protocol; "": none
         self._abort_reason = AbortReason.NOT_SPECIFIED
 
     # --- events of the connection -------------------------------------------------------------------------------------
 
     def receive(self, data: memoryview) -> Iterator[Indication]:
-        """Process received bytes, and yield indications. Their views are valid as long as `data`."""
+        """Process received bytes, and yield indications. The views in them are valid as long as `data`."""
         while data and not self.is_to_close:
             try:
                 data = data[self._parse_single_values(data) or self._parse(data) :]
@@ -90,12 +90,12 @@ class UpperLayer:
                 yield from self._take_indications()
 
     def closed(self) -> list[Indication]:
-        """Report that the connection is closed, by either side."""
+        """Process the close of the connection by either side, and return indications."""
         self._apply("closed")
         return self._take_indications()
 
     def artim_expired(self) -> list[Indication]:
-        """Report that the peer took too long to request an association, or to close the connection."""
+        """Process the expiration of ARTIM: the peer did not request an association or close the connection in time."""
         self._apply("ARTIM expired")
         return self._take_indications()
 
@@ -107,7 +107,10 @@ class UpperLayer:
     # --- requests of the service-user ---------------------------------------------------------------------------------
 
     def accept(self, response: bytes, contexts: frozenset[int]) -> None:
-        """Accept. `response`: a complete A-ASSOCIATE-AC; `contexts`: IDs of the accepted presentation contexts."""
+        """Accept the association.
+
+        `response`: a complete A-ASSOCIATE-AC; `contexts`: IDs of the accepted presentation contexts.
+        """
         self.contexts = contexts
         self._apply("accept", response)
 
@@ -142,7 +145,9 @@ class UpperLayer:
             return
         action = _TABLE[event, self.state]
         if action is None:
-            if self.state is AssociationState.AWAITING_CLOSE:  # the request came too late
+            if (
+                self.state is AssociationState.AWAITING_CLOSE
+            ):  # the service-user requested something after the end of the association
                 return
             raise RuntimeError(f"'{event}' is impossible in state {self.state.value}")
         action(self, outgoing)
@@ -172,10 +177,10 @@ class UpperLayer:
         """Send P-DATA-TF."""
         self._outgoing += p_data
 
-    _ar_7 = _dt_1  # the same before the release is confirmed
+    _ar_7 = _dt_1  # the same action, in the state before the release is confirmed
 
     def _dt_2(self, _: bytes) -> None:
-        """P-DATA indication: its fragments are reported when they arrive."""
+        """P-DATA indication. The fragments of the PDU are reported when they arrive."""
         self._parse = self._parse_pdv_header
 
     def _ar_2(self, _: bytes) -> None:
@@ -245,9 +250,10 @@ class UpperLayer:
     # --- from bytes to PDUs -------------------------------------------------------------------------------------------
 
     def _parse_single_values(self, data: memoryview) -> int:
-        """Process P-DATA-TF PDUs at the beginning of `data` that have one presentation data value each, as most have.
+        """Process P-DATA-TF PDUs at the beginning of `data` that have one presentation data value each.
 
-        The effect is that of `_parse_header` and the parsers after it (DT-2 in Sta6), but this is several times faster.
+        Most PDUs are of this kind. The result is the same as with `_parse_header` and the parsers after it (DT-2 in
+        Sta6), but this method is several times faster.
         """
         if self.state is not AssociationState.ESTABLISHED or self._parse != self._parse_header or self._partial_header:
             return 0
@@ -264,7 +270,7 @@ class UpperLayer:
             if taken > start:
                 is_last = end == taken and bool(control & LAST)
                 self._indications.append(Fragment(context_id, bool(control & COMMAND), is_last, data[start:taken]))
-            if end > taken:  # the rest has not arrived
+            if end > taken:  # the rest of the value has not arrived
                 self.pdus_begun += 1
                 self._context_id, self._control = context_id, control
                 self._pdu_left, self._pdv_left = 0, end - taken
@@ -314,7 +320,7 @@ class UpperLayer:
             return len(data)
         used, (length, self._context_id, self._control) = header[0], PDV_HEADER.unpack(header[1])
         self._pdu_left -= PDV_HEADER.size
-        self._pdv_left = length - 2  # context ID and control header count
+        self._pdv_left = length - 2  # the length includes context ID and control header
         if self._pdv_left < 0 or self._pdv_left > self._pdu_left:
             raise InvalidPdu(f"presentation data value of {length} bytes does not fit its P-DATA-TF")
         if self._context_id not in self.contexts:
@@ -329,7 +335,7 @@ class UpperLayer:
         return self._parse_rest(data, used)
 
     def _parse_rest(self, data: memoryview, used: int) -> int:
-        """Parse the bytes after a header: in most cases they arrived together with it."""
+        """Parse the bytes that arrived together with a header."""
         return used + self._parse(data[used:]) if len(data) > used else used
 
     def _parse_pdv(self, data: memoryview) -> int:
