@@ -40,6 +40,7 @@ WITHOUT_DISK = re.compile(  # in the error or reason of an event while the disk 
     r"LedgerReplaced|StorageReplaced|StorageUnavailable|LedgerUnavailable|mount the disk|Mount the disk|is missing"
 )
 REACTION_SECONDS = 2.0  # from the end of an outage to the last event that it causes, on a busy machine
+UNREADABLE_RESPONSE = "grpc._common"  # the logger of gRPC for it: the platform's fault `garbage` causes it
 DEFECTS = {  # log events that neither kills nor faults of the platform cause
     "text",  # a line that is not an event
     "process_output",
@@ -204,6 +205,7 @@ def _audited(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
 def _defects(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
     for entry in evidence.log:
         is_expected = EXPECTED_REASON.fullmatch(entry.get("reason", "")) or _is_caused_by_outage(entry, evidence)
+        is_expected = is_expected or entry.get("logger") == UNREADABLE_RESPONSE
         if (entry["event"] in DEFECTS and not is_expected) or "bug in submitter" in entry.get("error", ""):
             yield str(dict(entry))
 

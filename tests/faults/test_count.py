@@ -172,6 +172,9 @@ RIGHT: dict[str, Change] = {
         good, log=({"event": "service_not_started", "reason": "the host ended with status -9; the log says why"},)
     ),
     "a worker failed in an outage of the disk": lambda good: evolve(good, log=(WITHOUT_LEDGER,), outages=OUTAGES),
+    "the platform sent garbage": lambda good: evolve(
+        good, log=({"event": "library_message", "logger": "grpc._common", "text": "Exception deserializing message!"},)
+    ),
     "the platform refused a job": lambda good: evolve(good, log=({"event": "job_faulted", "error": "job 1: refused"},)),
 }
 
