@@ -39,6 +39,7 @@ EXPECTED_REASON = re.compile(  # of a start that failed, if a process was killed
 WITHOUT_DISK = re.compile(  # in the error or reason of an event while the disk is not mounted
     r"LedgerReplaced|StorageReplaced|StorageUnavailable|LedgerUnavailable|mount the disk|Mount the disk|is missing"
 )
+REFUSED_START = re.compile("error: .* has no storage of dicom-adapter: .*|error: .* is missing or empty, .*")
 REACTION_SECONDS = 2.0  # from the end of an outage to the last event that it causes, on a busy machine
 UNREADABLE_RESPONSE = "grpc._common"  # the logger of gRPC for it: the platform's fault `garbage` causes it
 DEFECTS = {  # log events that neither kills nor faults of the platform cause
@@ -212,6 +213,8 @@ def _defects(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
 
 def _is_caused_by_outage(entry: Mapping[str, Any], evidence: Evidence) -> bool:
     """Return whether the cause of a defect may be that the disk was not mounted."""
+    if entry["event"] == "text":  # it has no time
+        return bool(evidence.outages) and all(map(REFUSED_START.fullmatch, entry["text"].splitlines()))
     if not WITHOUT_DISK.search(f"{entry.get('error', '')} {entry.get('reason', '')}"):
         return False
     at = datetime.fromisoformat(entry["timestamp"].replace("Z", "+00:00")).timestamp()

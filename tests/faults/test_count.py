@@ -107,6 +107,7 @@ WITHOUT_LEDGER = {
     "error": "LedgerReplaced at connection.py:84",
     "timestamp": "1970-01-01T00:00:25.000000Z",
 }
+REFUSED_START = "error: /disk has no storage of dicom-adapter: it is new, or its disk is not mounted. Mount the disk"
 OTHER_BYTES = (PlatformFile(sop_instance_uid=UID, digest="d2"),)
 
 WRONG: dict[str, tuple[Change, str]] = {
@@ -134,6 +135,10 @@ WRONG: dict[str, tuple[Change, str]] = {
     "the audit finds no orphan where there is one": (lambda good: evolve(good, stored=frozenset({"k9"})), "audit"),
     "the audit finds an orphan where there is none": (lambda good: evolve(good, audit=(ORPHAN,)), "audit"),
     "something was printed": (lambda good: evolve(good, log=({"event": "text", "text": "Traceback"},)), "health"),
+    "a start was refused although there was no outage": (
+        lambda good: evolve(good, log=({"event": "text", "text": REFUSED_START},)),
+        "health",
+    ),
     "a worker failed after an outage of the disk": (
         lambda good: evolve(
             good, log=({**WITHOUT_LEDGER, "timestamp": "1970-01-01T00:00:33.500000Z"},), outages=OUTAGES
@@ -170,6 +175,9 @@ RIGHT: dict[str, Change] = {
     "a crash left an object": lambda good: evolve(good, stored=frozenset({"k9"}), audit=(ORPHAN,)),
     "a service gave up": lambda good: evolve(
         good, log=({"event": "service_not_started", "reason": "the host ended with status -9; the log says why"},)
+    ),
+    "a start was refused in an outage of the disk": lambda good: evolve(
+        good, log=({"event": "text", "text": f"{REFUSED_START}\n{REFUSED_START}"},), outages=OUTAGES
     ),
     "a worker failed in an outage of the disk": lambda good: evolve(good, log=(WITHOUT_LEDGER,), outages=OUTAGES),
     "the platform sent garbage": lambda good: evolve(
