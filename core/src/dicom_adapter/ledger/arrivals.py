@@ -1,7 +1,7 @@
 """Insert received instances fast: thousands of rows per second.
 
 The INSERT is compiled once and passed to the driver directly. All other modules let SQLAlchemy convert values to
-parameters; for so many rows, that conversion would take ten times as long as the database itself.
+parameters; for so many rows, the conversion would take ten times as long as the work of the database.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from dicom_adapter.ledger.schema import EPOCH, IS_PENDING, InstanceState, instan
 
 COLUMNS = [name.name for name in fields(InstanceStorageInfo) if name.name != "instance_id"]
 
-_STAMP = ["state", "changed_at"]
+_STATE_COLUMNS = ["state", "changed_at"]
 _MICROSECOND = timedelta(microseconds=1)
 
 
 def _compile() -> str:
-    columns = [*COLUMNS, *_STAMP]
+    columns = [*COLUMNS, *_STATE_COLUMNS]
     insert = (
         sqlite.insert(instances)
         .values(dict.fromkeys(columns))
@@ -48,7 +48,7 @@ _COUNT = (
 
 
 def to_microseconds(when: datetime) -> int:
-    """Return a time as the column stores it: microseconds since 1970-01-01 UTC."""
+    """Return a time in the form that columns store: microseconds since 1970-01-01 UTC."""
     return (when - EPOCH) // _MICROSECOND
 
 
@@ -58,14 +58,14 @@ def to_datetime(microseconds: int) -> datetime:
 
 
 def enter(transaction: Transaction, rows: Sequence[tuple[object, ...]], at: int) -> list[int | None]:
-    """Insert pending instances, with values in the order of COLUMNS; return their numbers, in ascending order.
+    """Insert pending instances, with values in the order of COLUMNS; return their ids, in ascending order.
 
-    The number of a duplicate is None: its SOP Instance UID is already pending at its AE title, and no row is inserted.
+    The id of a duplicate is None: its SOP Instance UID is already pending at its AE title, and no row is inserted.
     """
     cursor = transaction.connection.cursor()
     try:
-        stamp = (InstanceState.PENDING.value, at)
-        numbers = [_number(cursor.execute(_ENTER, row + stamp)) for row in rows]
+        state = (InstanceState.PENDING.value, at)
+        numbers = [_number(cursor.execute(_ENTER, row + state)) for row in rows]
         _count(cursor, [row for row, number in zip(rows, numbers, strict=True) if number is not None])
     except transaction.dialect.loaded_dbapi.Error as failure:
         raise as_sqlalchemy_error(transaction, failure) from failure
@@ -75,7 +75,7 @@ def enter(transaction: Transaction, rows: Sequence[tuple[object, ...]], at: int)
 
 
 def _number(cursor: Any) -> int | None:
-    """Return the number of the inserted row, or None if no row was inserted. RETURNING would be 25 % slower."""
+    """Return the id of the inserted row, or None if no row was inserted. RETURNING would be 25 % slower."""
     number: int = cursor.lastrowid
     return number if cursor.rowcount else None
 

@@ -34,17 +34,17 @@ class Account:
     """The numbers of instances that an AE title has received, by their current state."""
 
     ae_title: str
-    received: int  # counted at reception
+    received: int  # value of the counter of received instances
     pending: int = 0
     quarantined: int = 0
-    unfinished: int = 0  # released, and needed by unfinished jobs
-    faulted: int = 0  # released, and needed by faulted jobs
-    free: int = 0  # released, and ready to be reclaimed
+    unfinished: int = 0  # released instances that unfinished jobs need
+    faulted: int = 0  # released instances that faulted jobs need
+    free: int = 0  # released instances that can be reclaimed
     reclaimed: Mapping[InstanceOutcome, int] = field(factory=dict)  # including those whose rows were deleted
 
     @property
     def difference(self) -> int:
-        """Return how many more instances were received than are accounted for; 0 if the account balances."""
+        """Return the number of received instances minus the sum of all states; 0 if every instance is accounted for."""
         stored = self.pending + self.quarantined + self.unfinished + self.faulted + self.free
         return self.received - stored - sum(self.reclaimed.values())
 
@@ -88,7 +88,7 @@ class ObjectRow:
     ae_title: str
     state: InstanceState
     storage_key: str
-    size_bytes: int  # of the stored Part 10 file
+    size_bytes: int  # size of the stored Part 10 file
     checksum: int  # CRC-32 of the encoded data set
 
 
@@ -97,7 +97,7 @@ _INSTANCE_COLUMNS = [instances.c[attribute.name] for attribute in fields(Instanc
 
 
 def object_rows_after(transaction: Transaction, instance_id: int, limit: int) -> list[ObjectRow]:
-    """Return the rows of up to `limit` instances numbered above `instance_id`, in order."""
+    """Return the rows of up to `limit` instances with ids above `instance_id`, in order."""
     query = select(*_OBJECT_COLUMNS).where(instances.c.instance_id > instance_id).order_by(instances.c.instance_id)
     return [_object_row(row) for row in transaction.execute(query.limit(limit))]
 

@@ -1,7 +1,7 @@
-"""Configurations in the ledger: those with which the service was started and those requested by a reload.
+"""Configurations in the ledger: those with which the service was started, and those that a reload requested.
 
-One configuration runs. A command requests a reload by inserting another one. AE titles and submitters that a reload
-removes may have to drain: their names are recorded with the last configuration that contains them.
+One configuration is in use. A command requests a reload by inserting another configuration. AE titles and submitters
+that a reload removes may have to drain: their names are recorded with the last configuration that contains them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sqlalchemy import Row, delete, select, update
 from dicom_adapter.ledger.connection import Transaction, inserted_id
 from dicom_adapter.ledger.schema import configurations
 
-KEPT_CONFIGURATIONS = 20  # rows; older ones are deleted
+KEPT_CONFIGURATIONS = 20  # number of rows; older rows are deleted
 
 
 class ConfigurationState(str, Enum):
@@ -52,8 +52,8 @@ class Draining:
 class ReloadRequest:
     """The way in which the service applies a requested configuration."""
 
-    replaces: int  # the number of the configuration with which it was compared
-    restart_host: bool = False  # plugins have changed, and a process loads plugins only once
+    replaces: int  # the number of the configuration with which the new one was compared
+    restart_host: bool = False  # True if plugins have changed: a process loads plugins only once
     draining: Draining = Draining()  # AE titles and submitters of the replaced configuration
 
 
@@ -65,11 +65,11 @@ class Configuration:
     text: str = field(repr=False)
     folder: str  # the base of relative paths
     settings: Mapping[str, Any] = field(repr=False)  # parsed values, secrets as digests; see `reload.snapshot`
-    request: ReloadRequest | None  # None if the service was started with it
+    request: ReloadRequest | None  # None if the service was started with this configuration
     draining: Draining
     state: ConfigurationState
-    reason: str  # why it was refused, or a warning
-    changed_at: datetime  # when it entered its state, UTC
+    reason: str  # why the configuration was refused, or a warning
+    changed_at: datetime  # UTC; time of the last change of `state`
 
 
 def record_start(transaction: Transaction, text: str, folder: str, settings: Mapping[str, Any], now: datetime) -> int:
@@ -89,7 +89,7 @@ def request(
 
 
 def mark_running(transaction: Transaction, number: int, reason: str, now: datetime) -> None:
-    """Record that this configuration runs and replaces the earlier one. `reason`: a warning, or ""."""
+    """Record that this configuration is in use and replaces the earlier one. `reason`: a warning, or ""."""
     is_running = configurations.c.state == ConfigurationState.RUNNING.value
     change = {"state": ConfigurationState.REPLACED.value, "changed_at": now}
     transaction.execute(update(configurations).where(is_running).values(**change))
@@ -109,7 +109,7 @@ def get(transaction: Transaction, number: int) -> Configuration | None:
 
 
 def running(transaction: Transaction) -> Configuration | None:
-    """Return the configuration that runs, or ran last."""
+    """Return the configuration that is in use, or was last in use."""
     return next(iter(_in_state(transaction, ConfigurationState.RUNNING)), None)
 
 
@@ -178,7 +178,7 @@ def _set_state(transaction: Transaction, number: int, state: ConfigurationState,
 
 
 def _delete_old(transaction: Transaction) -> None:
-    """Delete all but the newest configurations and those with draining AE titles or submitters."""
+    """Delete old configurations, except those with draining AE titles or submitters."""
     numbers = list(
         transaction.execute(select(configurations.c.number).order_by(configurations.c.number.desc())).scalars()
     )

@@ -21,8 +21,9 @@ from dicom_adapter.ledger.placed_database import PlacedDatabase
 Transaction: TypeAlias = Connection
 
 SQLITE = "sqlite:///"
-WAIT_SECONDS = 6.0  # for another transaction; the host waits longer for the steps in progress when it stops
-CLOSING_SECONDS = 1.0  # the same, while the process stops
+# Limit of the wait for other transactions. A stopping host waits longer for the steps in progress.
+WAIT_SECONDS = 6.0
+CLOSING_SECONDS = 1.0  # the same limit while the process stops
 
 
 class Ledger:
@@ -31,9 +32,9 @@ class Ledger:
     def __init__(self, url: str, *, durable: bool = True, wait_seconds: float = WAIT_SECONDS) -> None:
         """Connect to `sqlite:///<file>`. `durable`: a committed transaction survives a power loss.
 
-        `wait_seconds`: after this time (half as much more if threads of this process wait, too), a transaction stops
-        waiting for others. Then LedgerUnavailable is raised, with
-        `is_busy`: a program that locks the ledger for longer must not stop the service.
+        `wait_seconds`: limit of the wait for other transactions; 1.5 times this value if threads of this process wait,
+        too. After it, LedgerUnavailable with `is_busy` is raised: a program that locks the ledger for a long time must
+        not stop the service.
         """
         self.url = url
         self._durable = durable
@@ -44,9 +45,9 @@ class Ledger:
         self._engine = self._connect()
         # SQLite allows one writing transaction. Threads of one process wait for this lock instead of polling the file.
         self._writing = threading.Lock()
-        self._writer: Connection | None = None  # kept open: a connection from the pool costs as much as a small change
+        self._writer: Connection | None = None  # stays open: to get one from the pool takes as long as a small change
         self._writer_syncs, self._writer_waits_ms = durable, _milliseconds(wait_seconds)
-        self._has_recorded_logs = False  # of the current writer
+        self._has_recorded_logs = False  # whether `record_logs` was called for the current writer
 
     def _connect(self) -> Engine:
         url = _sqlalchemy_url(self.url)
@@ -70,18 +71,18 @@ class Ledger:
         """Begin a writing transaction: committed when the block ends, rolled back if it raises.
 
         A transaction that is not `synced` becomes durable with the next synced transaction of any process: transactions
-        become durable in the order of their commits. Without `waits`, raise LedgerUnavailable with `is_busy` while
-        another transaction is writing; nothing is changed then.
+        become durable in the order of their commits. Without `waits`, LedgerUnavailable with `is_busy` is
+        raised while another transaction is writing, and nothing is changed.
         """
         seconds = self._acquire(self._wait_seconds if waits else 0)
         try:
-            writer = self._own_writer(syncs=synced and self._durable, waits_ms=_milliseconds(seconds))
+            writer = self._writing_connection(syncs=synced and self._durable, waits_ms=_milliseconds(seconds))
             with writer.begin():
                 if not self._has_recorded_logs:
                     self._placed.record_logs()
                     self._has_recorded_logs = True
                 yield writer
-                self._placed.require()  # what is committed to a deleted file is lost
+                self._placed.require()  # a commit to a deleted file would be lost
         except SQLAlchemyError as failure:
             raise ledger_error(failure) from None
         finally:
@@ -90,8 +91,8 @@ class Ledger:
     def _acquire(self, seconds: float) -> float:
         """Wait for the other threads of this process. Return the seconds to wait for other processes.
 
-        They are fewer after a long wait, so that both waits take `1.5 * seconds` at most. After a short wait they are
-        the same, because changing the setting of the connection takes time.
+        After a long wait, the result is smaller than `seconds`, so that both waits take `1.5 * seconds` at most. After
+        a short wait the result is `seconds`, because a change of the connection's setting takes time.
         """
         started = time.monotonic()
         if not self._writing.acquire(timeout=seconds):
@@ -99,7 +100,7 @@ class Ledger:
         left = seconds - (time.monotonic() - started)
         return seconds if left > seconds / 2 else max(0.0, left)
 
-    def _own_writer(self, *, syncs: bool, waits_ms: int) -> Connection:
+    def _writing_connection(self, *, syncs: bool, waits_ms: int) -> Connection:
         if self._writer is None or self._writer.invalidated:
             self._writer, self._writer_syncs = self._engine.connect(), self._durable
             self._writer_waits_ms = -1  # unknown
@@ -131,7 +132,7 @@ class Ledger:
         return found.f_bavail * found.f_frsize
 
     def problem(self) -> str:
-        """Return why the ledger is not the one that was opened; "" if it is. It costs three calls of stat(2)."""
+        """Return why the files are no longer those that were opened; "" if they are. Needs three calls of stat(2)."""
         problem = self._placed.problem()
         return problem and f"the ledger is not the one that the service has opened: {problem}"
 
@@ -155,7 +156,7 @@ class Ledger:
             raise ledger_error(failure) from None
 
     def require_known(self) -> str | None:
-        """Return the revision of the schema; None if there are no tables. Raises Refused if it is not a known one."""
+        """Return the revision of the schema; None if there are no tables. Raises Refused if it is unknown."""
         with self.read() as transaction:
             found = migration.read_revision(transaction)
             is_foreign = found is None and migration.has_tables(transaction)
@@ -180,7 +181,7 @@ class Ledger:
             return migration.read_revision(transaction)
 
     def require_current(self) -> None:
-        """Raise Refused if the schema is not the one that this version of the adapter needs."""
+        """Raise Refused if the schema does not have the revision that this version of the adapter needs."""
         try:
             found = self._revision()
         except LedgerUnavailable as failure:
@@ -224,7 +225,7 @@ def exists(url: str) -> bool:
 
 
 def database_file(url: str) -> Path:
-    """Return the file of `sqlite:///<file>`. It may contain any character, also `?`, `#` and `%`."""
+    """Return the file of `sqlite:///<file>`. Its name may contain any character, also `?`, `#` and `%`."""
     return Path(url.removeprefix(SQLITE))
 
 
@@ -235,7 +236,7 @@ def _sqlalchemy_url(url: str) -> URL:
 def inserted_id(result: CursorResult[Any]) -> int:
     """Return the number that the database assigned to the inserted row."""
     key = result.inserted_primary_key
-    assert key is not None  # it is set after every INSERT of one row
+    assert key is not None  # SQLAlchemy sets it after every INSERT of one row
     number: int = key[0]
     return number
 
@@ -246,11 +247,11 @@ def as_sqlalchemy_error(connection: Connection, failure: Exception) -> BaseExcep
 
 
 def _begin(connection: Connection) -> None:
-    # A transaction that reads first and writes later would fail if another one wrote in between. IMMEDIATE takes the
-    # write lock at the beginning, before anything has been read.
+    # A transaction that reads first and writes later would fail if another transaction wrote in between. IMMEDIATE
+    # acquires the write lock at the beginning, before anything has been read.
     reads = connection.get_execution_options().get("reads_only", False)
     statement = "BEGIN" if reads else "BEGIN IMMEDIATE"
     try:
-        connection.connection.cursor().execute(statement)  # through SQLAlchemy, it takes ten times as long
+        connection.connection.cursor().execute(statement)  # through SQLAlchemy, this takes ten times as long
     except connection.dialect.loaded_dbapi.Error as failure:
         raise as_sqlalchemy_error(connection, failure) from failure

@@ -1,4 +1,4 @@
-"""Counters of instances received and of instance rows deleted, by AE title; the audit compares them with the rows."""
+"""Counters of received instances and of deleted instance rows, by AE title. The audit compares them with the rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ RECEIVED = "received"  # the other counters are named by the values of `schema.I
 
 
 def add(transaction: Transaction, ae_title: str, what: str, count: int = 1) -> None:
-    """Add `count` to a counter: instances received, or rows deleted with an outcome."""
+    """Add `count` to the counter `what`: `RECEIVED`, or an outcome, which counts the deleted rows with it."""
     is_same = (tallies.c.ae_title == ae_title) & (tallies.c.what == what)
     result = transaction.execute(update(tallies).where(is_same).values(count=tallies.c.count + count))
     if result.rowcount == 0:

@@ -1,4 +1,4 @@
-"""Write events in the background, for callers that must not wait for the ledger or fail because of it."""
+"""Write events in the background, for callers that must neither wait for the ledger nor fail because of it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class EventWriter:
     """Write events in a separate thread. Events that the ledger cannot store are logged and dropped. Thread-safe."""
 
     def __init__(self, ledger: Ledger, *, synced: bool = True) -> None:
-        """Start the thread. `synced`: written events are durable at once, else with the next synced transaction."""
+        """Start the thread. `synced`: written events are durable at once, not only after the next sync."""
         self._ledger = ledger
         self._synced = synced
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()

@@ -15,7 +15,7 @@ from dicom_adapter.ledger.schema import events
 
 @frozen(kw_only=True)
 class Event:
-    """One event. `event` is a stable name, the same as in the log."""
+    """One event. `event` is a stable name, which the log uses, too."""
 
     at: datetime  # UTC
     event: str

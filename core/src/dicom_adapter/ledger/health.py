@@ -1,6 +1,6 @@
-"""The health of the service's processes and of the parts of its host, as last checked.
+"""The health of the service's processes and of the parts of its host at the last check.
 
-Each process writes a row under its own name, which also serves as a heartbeat. The host writes another row for each of
+Each process writes a row with its name, which also serves as a heartbeat. The host writes another row for each of
 its parts.
 """
 
@@ -34,10 +34,10 @@ class PartState(str, Enum):
     """The state of a part."""
 
     OK = "ok"
-    DEGRADED = "degraded"  # it works, but an operator should check it
-    FAILING = "failing"  # its work fails repeatedly
-    HANGS = "hangs"  # its work has exceeded its time limit
-    STOPPED = "stopped"  # in order, together with the service
+    DEGRADED = "degraded"  # the part works, but an operator should check it
+    FAILING = "failing"  # the work of the part fails repeatedly
+    HANGS = "hangs"  # the work of the part has exceeded its time limit
+    STOPPED = "stopped"  # the part was stopped in an orderly way, together with the service
 
 
 @frozen(kw_only=True)
@@ -47,8 +47,8 @@ class PartHealth:
     part: str
     state: PartState
     reason: str = field(default="", repr=False)  # why the state is not ok; without patient data
-    since: datetime  # UTC; when it entered this state
-    seen_at: datetime  # UTC; when it was last checked
+    since: datetime  # UTC; time of the last change of `state`
+    seen_at: datetime  # UTC; time of the last check
 
 
 def save(transaction: Transaction, parts: Iterable[PartHealth]) -> None:
@@ -67,5 +67,5 @@ def load(transaction: Transaction) -> dict[str, PartHealth]:
 
 
 def delete_old_parts(transaction: Transaction, receivers: int) -> None:
-    """Delete the parts of an earlier host, which the new host may not have, and receivers that no longer exist."""
+    """Delete the rows of an earlier host's parts, and of receivers that no longer exist."""
     transaction.execute(delete(health).where(health.c.part.not_in(processes(receivers))))

@@ -31,7 +31,7 @@ class HeldBytes:
     """Space that instances of an AE title use until an operator decides about them, in bytes."""
 
     quarantined: int
-    faulted: int  # released, and needed by faulted jobs only
+    faulted: int  # space of released instances that only faulted jobs need
 
     @property
     def total(self) -> int:

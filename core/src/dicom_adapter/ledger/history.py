@@ -1,8 +1,8 @@
 """Delete the rows of finished work, and count deleted instances.
 
 A job is deleted when it finished long ago and all its instances are reclaimed. An instance is deleted when it was
-reclaimed long ago and no job contains it. An event is deleted together with its instance or job, or because of its own
-age. Rows are read in pages, each from a `Place` on, so that old rows that have to be kept are not read repeatedly.
+reclaimed long ago and no job contains it. An event is deleted together with its instance or job, or because of its
+age. Rows are read in pages, each from a `Place` on, so that old rows that cannot be deleted are not read repeatedly.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ def finished_jobs(transaction: Transaction, before: datetime, after: Place, jobs
 
 
 def delete_jobs(transaction: Transaction, numbers: Sequence[int], polled: Collection[str], before: datetime) -> int:
-    """Delete those of these finished jobs that are no longer needed, with their events; return how many.
+    """Delete the jobs in `numbers` that are no longer needed, with their events; return the number of deleted jobs.
 
-    All of a job's instances must be reclaimed. `polled` names the submitters whose platforms are polled for the status
-    of jobs. A submitted job of theirs is kept until the platform reports its end, unless its submission is older than
-    `before`.
+    A job is needed until all its instances are reclaimed. `polled` names the submitters whose platforms are polled for
+    the status of jobs. A submitted job of such a submitter is needed until the platform reports its end, unless its
+    submission is older than `before`.
     """
     needed = exists().where(
         job_instances.c.job_number == jobs.c.job_number,
@@ -101,10 +101,12 @@ def reclaimed_instances(transaction: Transaction, before: datetime, after: Place
 
 
 def delete_instances(transaction: Transaction, numbers: Sequence[int]) -> int:
-    """Delete those of these reclaimed instances that no job contains, with their events; count and return how many.
+    """Delete the reclaimed instances in `numbers` that no job contains, with their events; return their number.
+
+    The deleted instances are added to the counters.
 
     A replaced instance is kept while the same SOP instance is pending: a processor may still use the id of the older
-    instance to refer to the newer. A replacement is kept as long as the instance that it replaces.
+    instance to refer to the newer one. A replacement is kept as long as the instance that it replaces.
     """
     pending = instances.alias()
     is_referenced = exists().where(
@@ -139,7 +141,7 @@ def _without_replacements(transaction: Transaction, unneeded: set[int]) -> list[
 
 
 def old_events(transaction: Transaction, before: datetime, after: Place, limit: int) -> Page:
-    """Return events before a time, oldest first. `Page.numbers` has those whose instance and job no longer exist."""
+    """Return events before a time, oldest first. `Page.numbers` has the events without an existing instance or job."""
     has_subject = or_(
         exists().where(instances.c.instance_id == events.c.instance_id),
         exists().where(jobs.c.job_id == events.c.job_id),
@@ -153,7 +155,7 @@ def old_events(transaction: Transaction, before: datetime, after: Place, limit: 
 
 
 def delete_events(transaction: Transaction, numbers: Sequence[int]) -> int:
-    """Delete these events; return how many."""
+    """Delete these events; return the number of deleted events."""
     return transaction.execute(delete(events).where(events.c.event_id.in_(numbers))).rowcount
 
 

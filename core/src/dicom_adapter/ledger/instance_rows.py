@@ -28,10 +28,10 @@ class InstanceRow:
 
     instance: InstanceStorageInfo
     state: InstanceState
-    changed_at: datetime  # UTC; when it entered its state
-    reason: str  # why it was quarantined; without patient data
+    changed_at: datetime  # UTC; time of the last change of `state`
+    reason: str  # reason of the quarantine, without patient data
     outcome: str  # a value of InstanceOutcome once it is known, else ""
-    replaced_by: int | None  # the number of the instance that replaced it
+    replaced_by: int | None  # the id of the instance that replaced this one
 
 
 _ROW = [*COLUMNS, *(instances.c[name] for name in ("state", "changed_at", "reason", "outcome", "replaced_by"))]
@@ -54,7 +54,7 @@ def newest(
 ) -> list[InstanceRow]:
     """Return instances in this state, of this AE title and study (all if None), newest first.
 
-    `reason`: only those whose reason for the quarantine contains this text; case is ignored.
+    `reason`: only instances whose reason for the quarantine contains this text; case is ignored.
     """
     query = select(*_ROW).limit(limit)
     if state is not None:
@@ -65,7 +65,8 @@ def newest(
         query = query.where(instances.c.study_instance_uid == study_instance_uid)
     if reason:
         query = query.where(instances.c.reason.icontains(reason, autoescape=True))
-    # Few instances are not reclaimed: make SQLite read them from their index and sort them, not scan from the end.
+    # Most instances are reclaimed. For any other state, SQLite has to use the index of the state and sort its rows,
+    # instead of scanning the table from the end: "+ 0" has this effect.
     is_rare = state not in (None, InstanceState.RECLAIMED)
     order = instances.c.instance_id + 0 if is_rare else instances.c.instance_id
     return _rows(transaction.execute(query.order_by(order.desc())).all())

@@ -16,13 +16,15 @@ from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.ledger.connection import Transaction
 from dicom_adapter.ledger.schema import EPOCH, instances
 
-CHUNK = 500  # ids in one IN (…): below every database's limit of parameters
+CHUNK = 500  # number of ids in one IN (…), below the limit of parameters of every database
 
 _NAMES = [attribute.name for attribute in fields(InstanceStorageInfo)]
 COLUMNS = [instances.c[name] for name in _NAMES]
 _NUMBER, _RECEIVED_AT = _NAMES.index("instance_id"), _NAMES.index("received_at")
 _VARYING = {"instance_id", "sop_instance_uid", "received_at", "storage_key", "size_bytes", "checksum"}
-_REPEATED = [index for index, name in enumerate(_NAMES) if name not in _VARYING]  # equal in many consecutive rows
+_REPEATED = [
+    index for index, name in enumerate(_NAMES) if name not in _VARYING
+]  # columns whose values are equal in many consecutive rows
 
 T = TypeVar("T")
 
@@ -43,7 +45,7 @@ def read_at_once(
     """Read many rows in the order of their numbers.
 
     The driver releases the interpreter lock for every row. If several lanes read, it waits to acquire the lock again,
-    which takes ten times as long as the database itself. Therefore the database returns all rows as one JSON value.
+    which takes ten times as long as the query. Therefore the database returns all rows as one JSON value.
     """
     encoded = transaction.execute(query, parameters).scalar_one()
     found = sorted(orjson.loads(encoded), key=itemgetter(_NUMBER))

@@ -33,7 +33,7 @@ from dicom_adapter.ledger.schema import (
     jobs,
 )
 
-UNNUMBERED = 0  # the `instance_id` of an instance that has no row in the ledger yet
+UNNUMBERED = 0  # the `instance_id` of an instance without a row in the ledger
 
 
 # Frequent queries are built once: building them takes longer than running them.
@@ -56,7 +56,7 @@ _REPLACED_BY = select(instances.c.instance_id).where(
 
 
 def insert(transaction: Transaction, instance: InstanceStorageInfo) -> InstanceStorageInfo:
-    """Insert a pending instance and return it with its number."""
+    """Insert a pending instance and return it with its id."""
     values = asdict(instance) | {"state": InstanceState.PENDING.value, "changed_at": instance.received_at}
     del values["instance_id"]
     counters.add(transaction, instance.ae_title, counters.RECEIVED)
@@ -64,7 +64,7 @@ def insert(transaction: Transaction, instance: InstanceStorageInfo) -> InstanceS
 
 
 def find_pending(transaction: Transaction, ae_title: str, sop_instance_uid: str) -> InstanceStorageInfo | None:
-    """Return the pending instance of this AE title and SOP Instance UID; there is at most one."""
+    """Return the pending instance of this AE title and SOP Instance UID, or None. At most one exists."""
     row = transaction.execute(
         select_instances().where(
             instances.c.ae_title == ae_title,
@@ -76,7 +76,7 @@ def find_pending(transaction: Transaction, ae_title: str, sop_instance_uid: str)
 
 
 def skip_numbers(transaction: Transaction, count: int) -> None:
-    """Skip the next `count` numbers: they may have been assigned to rows that a power loss erased."""
+    """Skip the next `count` ids: they may have been assigned to rows that a power loss erased."""
     for statement in (
         "INSERT INTO sqlite_sequence (name, seq) SELECT 'instances', 0 "
         "WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'instances')",
@@ -86,7 +86,7 @@ def skip_numbers(transaction: Transaction, count: int) -> None:
 
 
 def keys_with_rows(transaction: Transaction, storage_keys: Iterable[str]) -> set[str]:
-    """Return those of these storage keys that belong to a row. Reads every row."""
+    """Return the storage keys that belong to a row. Reads every row."""
     return {
         key
         for chunk in chunks(storage_keys)
@@ -114,7 +114,7 @@ def pending_after(transaction: Transaction, instance_id: int, limit: int, ae_tit
 def arrived_late(transaction: Transaction, ae_title: str, instance_id: int, at: datetime) -> int | None:
     """Return the newest pending instance of an AE title above `instance_id`, received at `at` or earlier, or None.
 
-    Reads only the next few instances: the time is assigned shortly before the number, so late rows are among them.
+    Reads only the next few instances: an instance gets its time shortly before its id, so late rows are among them.
     """
     following = (
         select(instances.c.instance_id, instances.c.received_at)
@@ -145,9 +145,9 @@ def last_number(transaction: Transaction) -> int:
 
 
 def resolve_pending(transaction: Transaction, instance_ids: Sequence[int]) -> dict[int, int]:
-    """Map each id to the pending instance that it refers to: the instance itself, or the one that replaced it.
+    """Map each id to the id of a pending instance: the same id, or that of the newer instance that replaced it.
 
-    Omit ids that refer to no pending instance.
+    Ids that refer to no pending instance are omitted.
     """
     candidates = {instance_id: instance_id for instance_id in instance_ids}
     result: dict[int, int] = {}
@@ -180,7 +180,7 @@ def quarantine(transaction: Transaction, instance_id: int, reason: str, at: date
 
 
 def reclaimable(transaction: Transaction, instance_ids: Sequence[int]) -> list[InstanceStorageInfo]:
-    """Return those of `instance_ids` that are released and that no unfinished or faulted job needs."""
+    """Return the instances among `instance_ids` that are released and that no unfinished or faulted job needs."""
     needed = exists().where(
         job_instances.c.instance_id == instances.c.instance_id,
         job_instances.c.job_number == jobs.c.job_number,

@@ -15,7 +15,8 @@ from dicom_adapter.ledger.connection import Transaction, inserted_id
 from dicom_adapter.ledger.schema import IS_STARTED, IS_UNFINISHED, UNFINISHED_JOB_STATES, job_instances, jobs
 
 UNFINISHED = tuple(JobState(state) for state in UNFINISHED_JOB_STATES)
-FINISHED = (JobState.SUBMITTED, JobState.CANCELLED)  # these no longer need their instances; a faulted job does
+# Jobs in these states no longer need their instances. A faulted job needs them.
+FINISHED = (JobState.SUBMITTED, JobState.CANCELLED)
 RANKS = {JobPriority.IMMEDIATE: 0, JobPriority.HIGHER: 1, JobPriority.NORMAL: 2, JobPriority.LOWER: 3}
 PRIORITIES = {rank: priority for priority, rank in RANKS.items()}
 
@@ -30,7 +31,7 @@ class JobRow:
 
     number: int  # ascending in the order of submission
     job: Job
-    failing_since: datetime | None  # UTC; the first of the failed `job.attempts`
+    failing_since: datetime | None  # UTC; time of the first of the failed `job.attempts`
 
 
 def insert(transaction: Transaction, job: Job, instance_ids: Sequence[int]) -> int:
@@ -82,8 +83,8 @@ def queue_heads(
 ) -> list[JobRow]:
     """Return the oldest unfinished job of each AE title and priority that the submitter may process at `now`.
 
-    `now` None: include jobs that wait for their next attempt. A next attempt after `latest` is ignored: no retry waits
-    that long, so the clock was put back, or the retries were configured differently.
+    If `now` is None, jobs that wait for their next attempt are included. A time of the next attempt after `latest` is
+    ignored: no retry waits that long, so the clock was put back, or the settings for retries have changed.
     """
     oldest = select(func.min(jobs.c.job_number)).where(
         jobs.c.submitter == submitter, IS_UNFINISHED, jobs.c.job_number.not_in(excluding)
@@ -96,7 +97,7 @@ def queue_heads(
 
 
 def next_attempt(transaction: Transaction, submitter: str, now: datetime) -> datetime | None:
-    """Return when the next postponed job of a submitter may be retried; None if no job is postponed."""
+    """Return the time at which the next postponed job of a submitter may be retried; None if no job is postponed."""
     query = select(jobs.c.next_attempt_at).where(
         jobs.c.submitter == submitter,
         IS_UNFINISHED,
@@ -109,7 +110,7 @@ def next_attempt(transaction: Transaction, submitter: str, now: datetime) -> dat
 def change(transaction: Transaction, row: JobRow, **values: Any) -> JobRow:
     """Write `values` (fields of Job, and `failing_since`) to a job that is unchanged since `row` was read.
 
-    Raise IllegalTransition, and write nothing, if its state has changed or its cancellation was requested.
+    Raises IllegalTransition, and writes nothing, if the state has changed or the cancellation was requested.
     """
     is_unchanged = (
         (jobs.c.job_number == row.number)
@@ -136,7 +137,7 @@ def due_for_polling(
 ) -> list[JobRow]:
     """Return submitted jobs that the platform has not reported as finished, last polled at `before` or earlier.
 
-    A time after `now` does not count: the clock was put back since.
+    A time of the last poll after `now` is ignored: the clock was put back since then.
     """
     query = _select().where(
         jobs.c.submitter == submitter,
@@ -151,7 +152,7 @@ def due_for_polling(
 
 
 def mark_polled(transaction: Transaction, number: int, now: datetime) -> None:
-    """Record when the platform was polled for the status of a job."""
+    """Record the time at which the platform was polled for the status of a job."""
     transaction.execute(update(jobs).where(jobs.c.job_number == number).values(platform_asked_at=now))
 
 

@@ -16,15 +16,15 @@ from dicom_adapter.ledger.schema import LaneState, UtcDateTime, lanes
 
 @frozen(kw_only=True)
 class LaneReport:
-    """The lane of one AE title, as the host last reported it."""
+    """The last report of the host about the lane of one AE title."""
 
     ae_title: str
     state: LaneState
-    reason: str  # why it is stopped, or why it runs without progress; else ""
-    since: datetime  # UTC; when it entered this state
-    waiting: tuple[Waiting, ...] = ()  # only the groups that are due first
-    groups: int = 0  # number of all waiting groups
-    # `save` does not write the next two:
+    reason: str  # why the lane is stopped, or why it runs without progress; else ""
+    since: datetime  # UTC; time of the last change of `state`
+    waiting: tuple[Waiting, ...] = ()  # the groups that are due first, not all
+    groups: int = 0  # total number of waiting groups
+    # `save` does not write the next two fields:
     full: str = ""  # why the AE title accepts no instances although its lane runs; else ""
     restarts: int = 0  # number of restarts that operators requested
 
@@ -48,7 +48,7 @@ def load(transaction: Transaction) -> dict[str, LaneReport]:
 
 
 def stopped_and_full(transaction: Transaction) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the AE titles of stopped lanes, and those that are full until an operator frees space, with reasons."""
+    """Return the AE titles of stopped lanes, and those that are full until an operator frees space; with reasons."""
     rows = transaction.execute(_STOPPED_OR_FULL).all()
     stopped = {ae_title: reason for ae_title, state, reason, _full in rows if state == LaneState.STOPPED.value}
     return stopped, {ae_title: full for ae_title, _state, _reason, full in rows if full}

@@ -13,10 +13,10 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from dicom_adapter.ledger.schema import metadata
 
-REVISION = "0006"  # of the newest migration; a new ledger begins with it
+REVISION = "0006"  # revision of the newest migration, with which a new ledger is created
 MIGRATIONS = Path(__file__).parent / "migrations"
 
-# In the order in which the migrations create them: where two indexes cost the same, SQLite uses the newer one.
+# All indexes, in the order in which the migrations create them: of two equally good indexes, SQLite uses the newer one.
 INDEXES = (
     "ix_events_association_id",
     "ix_events_instance_id",

@@ -1,6 +1,6 @@
-"""`PlacedDatabase`: notice that the files of the open database were deleted or replaced.
+"""`PlacedDatabase`: detect that the files of the open database were deleted or replaced.
 
-SQLite continues to use deleted files: transactions are committed, and lost when the process ends.
+SQLite continues to use deleted files: transactions are committed to them, and lost when the process ends.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dicom_adapter.api.local_disk import PlacedFile
 
 
 class PlacedDatabase:
-    """The files of a database: itself, its write-ahead log, and the index of that log, which processes share."""
+    """The files of a database: the database file, its write-ahead log, and the index of that log."""
 
     def __init__(self, file: Path | None) -> None:
         """`file`: None if the database is not a local file; then nothing is checked."""
@@ -27,18 +27,18 @@ class PlacedDatabase:
             self._database = _placed(self._file)
 
     def record_logs(self) -> None:
-        """Remember the other files. Call it in a transaction; they exist until the last connection is closed."""
+        """Remember the log and its index. Call this in a transaction: the files exist while a connection is open."""
         if self._file is not None:
             real = os.path.realpath(self._file)
             self._logs = tuple(_placed(Path(f"{real}{suffix}")) for suffix in ("-wal", "-shm"))
 
     def problem(self) -> str:
-        """Return why the database is not the opened one any more; "" if it is. It costs three calls of stat(2)."""
+        """Return why the files are no longer those that were opened; "" if they are. Needs three calls of stat(2)."""
         files = self._logs if self._database is None else (self._database, *self._logs)
         return next((problem for file in files if (problem := file.problem())), "")
 
     def require(self) -> None:
-        """Raise LedgerReplaced if the database is not the opened one any more."""
+        """Raise LedgerReplaced if the files are no longer those that were opened."""
         problem = self.problem()
         if problem:
             raise LedgerReplaced(problem)

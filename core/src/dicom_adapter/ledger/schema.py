@@ -44,20 +44,20 @@ class UtcDateTime(TypeDecorator[datetime]):
 class InstanceState(str, Enum):
     """The state of an instance."""
 
-    PENDING = "pending"  # its processor has not released it
-    QUARANTINED = "quarantined"  # no processor can handle it
-    RELEASED = "released"  # its processor no longer needs it, or a newer instance replaced it
-    RECLAIMED = "reclaimed"  # its stored object was deleted
+    PENDING = "pending"  # the processor has not released the instance
+    QUARANTINED = "quarantined"  # no processor can handle the instance
+    RELEASED = "released"  # the processor no longer needs the instance, or a newer instance replaced it
+    RECLAIMED = "reclaimed"  # the stored object was deleted
 
 
 class InstanceOutcome(str, Enum):
-    """The use of a reclaimed instance."""
+    """What happened to an instance before it was reclaimed."""
 
-    SUBMITTED = "submitted"  # at least one job with it was started on the platform
-    CANCELLED = "cancelled"  # operators cancelled every job with it
-    UNUSED = "unused"  # its processor released it without a job
+    SUBMITTED = "submitted"  # at least one job with the instance was started on the platform
+    CANCELLED = "cancelled"  # operators cancelled every job with the instance
+    UNUSED = "unused"  # the processor released the instance without a job
     REPLACED = "replaced"  # a newer instance replaced it
-    DISCARDED = "discarded"  # an operator discarded it
+    DISCARDED = "discarded"  # an operator discarded the instance
 
 
 class LaneState(str, Enum):
@@ -92,11 +92,11 @@ instances = Table(
     Column("size_bytes", BigInteger, nullable=False),
     Column("checksum", BigInteger, nullable=False),
     Column("state", String(16), nullable=False),
-    Column("reason", Text, nullable=False, server_default=""),  # why quarantined; without patient data
+    Column("reason", Text, nullable=False, server_default=""),  # reason of the quarantine, without patient data
     Column("replaced_by", RowId, nullable=True),  # the newer instance that replaced this one
-    Column("changed_at", UtcDateTime, nullable=False, server_default="0"),  # when it entered its state
-    Column("outcome", String(16), nullable=False, server_default=""),  # an InstanceOutcome, once it is known
-    # Numbers are never reused: a reader of "everything after 17" must not miss a new 18.
+    Column("changed_at", UtcDateTime, nullable=False, server_default="0"),  # time of the last change of `state`
+    Column("outcome", String(16), nullable=False, server_default=""),  # an InstanceOutcome; "" while it is unknown
+    # Ids are never reused: a reader of "all rows after 17" must not miss a new row 18.
     sqlite_autoincrement=True,
 )
 Index(
@@ -138,7 +138,7 @@ Index(
 Index("instances_of_study", instances.c.study_instance_uid)
 Index("arrivals_of_instance", instances.c.sop_instance_uid)
 
-# Counters: `received` counts every row ever inserted into `instances`; an outcome counts the deleted rows with it.
+# Counters: `received` counts every row ever inserted into `instances`; each outcome counts the deleted rows with it.
 tallies = Table(
     "tallies",
     metadata,
@@ -155,7 +155,7 @@ jobs = Table(
     Column("name", Text, nullable=False),
     Column("ae_title", String(16), nullable=False),
     Column("pipeline_id", Text, nullable=False),
-    Column("priority", Integer, nullable=False),  # rank: 0 goes first
+    Column("priority", Integer, nullable=False),  # rank; 0 is the highest priority
     Column("submitter", Text, nullable=False),
     Column("instance_count", Integer, nullable=False),
     Column("metadata", JSON, nullable=False),
@@ -163,15 +163,15 @@ jobs = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("changed_at", UtcDateTime, nullable=False),
     Column("attempts", Integer, nullable=False, server_default="0"),
-    Column("failing_since", UtcDateTime, nullable=True),  # the first of these attempts
+    Column("failing_since", UtcDateTime, nullable=True),  # time of the first of these attempts
     Column("next_attempt_at", UtcDateTime, nullable=True),
     Column("last_error", Text, nullable=False, server_default=""),
     Column("platform_job_id", Text, nullable=False, server_default=""),
     Column("platform_payload_id", Text, nullable=False, server_default=""),
     Column("repeated", Boolean, nullable=False, server_default=text("0")),  # the next step has been attempted before
-    Column("faulted_in", String(16), nullable=True),  # the state whose step failed permanently
+    Column("faulted_in", String(16), nullable=True),  # the state in which a step failed permanently
     Column("cancel_requested", Boolean, nullable=False, server_default=text("0")),
-    Column("platform_state", Text, nullable=False, server_default=""),  # of a started job, as last reported
+    Column("platform_state", Text, nullable=False, server_default=""),  # last reported state of a started job
     Column("platform_detail", Text, nullable=False, server_default=""),
     Column("platform_finished", Boolean, nullable=False, server_default=text("0")),
     Column("platform_asked_at", UtcDateTime, nullable=True),
@@ -218,10 +218,10 @@ lanes = Table(
     metadata,
     Column("ae_title", String(16), primary_key=True),
     Column("state", String(16), nullable=False),
-    Column("reason", Text, nullable=False),  # why it is stopped
+    Column("reason", Text, nullable=False),  # why the lane is stopped
     Column("since", UtcDateTime, nullable=False),
-    Column("waiting", JSON, nullable=False),  # groups of its processor that are not due, as last reported
-    Column("full", Text, nullable=False, server_default=""),  # why no instances are accepted although it runs
+    Column("waiting", JSON, nullable=False),  # groups of the processor that are not due, at the last report
+    Column("full", Text, nullable=False, server_default=""),  # why no instances are accepted although the lane runs
     Column("restarts", Integer, nullable=False, server_default="0"),  # number of restarts that operators requested
 )
 
@@ -231,8 +231,8 @@ health = Table(
     Column("part", Text, primary_key=True),  # name of a process, or of a part of the host
     Column("state", String(16), nullable=False),
     Column("reason", Text, nullable=False),  # why the state is not ok; without patient data
-    Column("since", UtcDateTime, nullable=False),  # when it entered this state
-    Column("seen_at", UtcDateTime, nullable=False),  # when it was last checked
+    Column("since", UtcDateTime, nullable=False),  # time of the last change of `state`
+    Column("seen_at", UtcDateTime, nullable=False),  # time of the last check
 )
 
 commits = Table(
@@ -240,9 +240,8 @@ commits = Table(
     metadata,
     Column("run", String(32), primary_key=True),  # id of the receiver run
     Column("receiver", Text, nullable=False),  # name of the receiver, the same for all its runs
-    Column(
-        "reached", BigInteger, nullable=False
-    ),  # high-water mark: all instances up to this number are stored or refused
+    # High-water mark: all instances of the run up to this number are stored or refused
+    Column("reached", BigInteger, nullable=False),
     Column("settled", BigInteger, nullable=False, server_default="0"),  # number of checkpoints of the run
 )
 
@@ -254,7 +253,7 @@ configurations = Table(
     Column("folder", Text, nullable=False),  # the base of relative paths
     Column("settings", JSON, nullable=False),  # parsed values, secrets as digests
     Column("wanted", JSON, nullable=False),  # a ReloadRequest, see `configurations`
-    Column("leaving", JSON, nullable=False),  # its AE titles and submitters that are draining
+    Column("leaving", JSON, nullable=False),  # the AE titles and submitters of this configuration that are draining
     Column("state", String(16), nullable=False),
     Column("reason", Text, nullable=False),
     Column("changed_at", UtcDateTime, nullable=False),
@@ -284,12 +283,13 @@ Index(
     sqlite_where=text(CONCERNS_AE_TITLE),
 )
 
+# The storage that belongs to the ledger, in one row. The generation increases while a service uses both.
 storages = Table(
     "storages",
     metadata,
-    Column("identity", String(36), primary_key=True),  # of the storage that belongs to the ledger; there is one row
-    Column("generation", BigInteger, nullable=False),  # of that storage; it increases while a service uses both
-    Column("next_generation", BigInteger, nullable=True),  # written to the storage next, perhaps already
+    Column("identity", String(36), primary_key=True),  # UUID
+    Column("generation", BigInteger, nullable=False),
+    Column("next_generation", BigInteger, nullable=True),  # written to the storage next, or written already
     Column("recorded_at", UtcDateTime, nullable=False),
 )
 

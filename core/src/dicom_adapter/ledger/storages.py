@@ -28,11 +28,11 @@ class StorageMismatch(Enum):
 
 @frozen(kw_only=True)
 class RecordedStorage:
-    """The storage that the ledger has recorded."""
+    """The record of the storage that belongs to the ledger."""
 
     identity: str  # UUID
     generation: int
-    next_generation: int | None = None  # None: the storage has the generation certainly
+    next_generation: int | None = None  # if not None, the storage has either this generation or `generation`
     recorded_at: datetime  # UTC
 
 
@@ -43,7 +43,7 @@ def load(transaction: Transaction) -> RecordedStorage | None:
 
 
 def save(transaction: Transaction, storage: RecordedStorage) -> None:
-    """Record the storage that belongs to the ledger, in place of any other."""
+    """Record the storage that belongs to the ledger; it replaces an earlier record."""
     transaction.execute(delete(storages))
     transaction.execute(storages.insert().values(**asdict(storage)))
 
@@ -56,9 +56,8 @@ def compare(recorded: RecordedStorage | None, identity: str, generation: int) ->
     if recorded is None:
         return StorageMismatch.NEW_LEDGER if generation else None
     if recorded.identity != identity:
-        return (
-            StorageMismatch.OTHER_STORAGE if generation else None
-        )  # an operator has confirmed that the storage is new
+        # Without a generation, an operator has confirmed that the storage is new.
+        return StorageMismatch.OTHER_STORAGE if generation else None
     if generation in (recorded.generation, recorded.next_generation):
         return None
     return StorageMismatch.OLDER_STORAGE if generation < recorded.generation else StorageMismatch.OLDER_LEDGER

@@ -1,6 +1,6 @@
 """Queries about some instances, for example those of one study, and about their events and jobs.
 
-An `InstanceSelection` selects the instances. Each query is one statement, however many instances there are.
+An `InstanceSelection` selects the instances. Each query is one statement, for any number of instances.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class InstanceTrace:
     series_instance_uid: str
     received_at: datetime  # UTC
     state: str  # a value of InstanceState
-    changed_at: datetime  # UTC; when it entered its state
-    outcome: str  # a value of InstanceOutcome, "" as long as it is unknown
+    changed_at: datetime  # UTC; time of the last change of `state`
+    outcome: str  # a value of InstanceOutcome, "" while it is unknown
     replaced_by: int | None
 
 
@@ -69,7 +69,7 @@ def studies_of_newer(transaction: Transaction, selection: InstanceSelection) -> 
 
 
 def jobs_with(transaction: Transaction, selection: InstanceSelection) -> list[tuple[JobRow, int]]:
-    """Return the jobs with selected instances, and the number of these, in the order of submission."""
+    """Return the jobs with selected instances, each with the number of these instances, in the order of submission."""
     query = (
         select(job_instances.c.job_number, func.count().label("members"))
         .where(job_instances.c.instance_id.in_(_ids(selection)))
@@ -81,7 +81,7 @@ def jobs_with(transaction: Transaction, selection: InstanceSelection) -> list[tu
 
 
 def uploaded(transaction: Transaction, number: int) -> int:
-    """Return how many instances of a job are uploaded."""
+    """Return the number of uploaded instances of a job."""
     query = select(func.count()).where(job_instances.c.job_number == number, job_instances.c.uploaded.is_(True))
     return transaction.execute(query).scalar_one()
 
@@ -93,7 +93,7 @@ def job_events(transaction: Transaction, selection: InstanceSelection) -> list[E
 
 
 def instance_events(transaction: Transaction, selection: InstanceSelection) -> list[Event]:
-    """Return the events of the selected instances, oldest first, except `instance_reclaimed`: their rows have it."""
+    """Return the events of the selected instances, oldest first, without `instance_reclaimed` (see their rows)."""
     is_other = events.c.event != "instance_reclaimed"
     return ledger_events.find_where(transaction, events.c.instance_id.in_(_ids(selection)) & is_other)
 

@@ -187,9 +187,8 @@ def _application_entity(ae_title: str, timeout: float) -> AE:
     entity.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
     entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     entity.connection_timeout = entity.acse_timeout = entity.dimse_timeout = timeout
-    entity.network_timeout = (
-        None  # with a limit, an association on which only this side sends for a long time would be aborted
-    )
+    # With a limit, pynetdicom would abort an association on which only this side sends for a long time.
+    entity.network_timeout = None
     return entity
 
 
