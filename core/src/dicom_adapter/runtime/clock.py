@@ -1,9 +1,10 @@
 """The clock of a service. All deadlines are computed from it, so that tests can use a virtual clock.
 
-The system clock may be set at any time, for example by NTP or by an operator. A deadline must not come an hour late, or
-an hour early, because of that. So the clock of a service follows the monotonic clock. When both differ after a step of
-the system clock, the clock of the service runs a tenth slower or faster until they agree again. All processes of a
-service use the same clock: the monotonic clock is that of the machine, and the supervisor sends a reading to each.
+The system clock may be set at any time, for example by NTP or by an operator. A step of an hour must not move a
+deadline by an hour. So the clock of a service follows the monotonic clock. When both differ after a step of the system
+clock, the clock of the service runs 10 % slower or faster until both agree again. All processes of a service use the
+same clock: the monotonic clock is the same in all processes of a machine, and the supervisor sends a reading of its
+clock to each process.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from typing import Protocol
 from attrs import frozen
 
 SLEW_DIVISOR = 10  # a difference to the system clock shrinks by a tenth of the elapsed time
-READING_TRIES = 3  # to read both clocks without an interruption in between
+READING_TRIES = 3  # maximum number of attempts to read both clocks without an interruption in between
 PRECISE_NS = 1_000_000  # a longer interruption makes a reading useless
-AGREEMENT_NS = 100_000  # clocks that differ by no more than this agree: it is the time between two readings
-COMPARE_AFTER_NS = 10_000_000  # clocks that agree are compared again after this time, because that takes a while
+AGREEMENT_NS = 100_000  # clocks with a smaller difference agree: two clocks cannot be read at the same moment
+COMPARE_AFTER_NS = 10_000_000  # clocks that agree are compared again only after this time, to save time
 
 
 class Clock(Protocol):
@@ -51,13 +52,17 @@ class SystemClock:
         system_ns: Callable[[], int] = time.time_ns,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        """Start at the system time, or continue another process's clock, whose `reading()` returned `reading`."""
+        """`reading`: the result of `reading()` of another process's clock, which this clock continues.
+
+        None: start at the system time.
+        """
         self._system_ns = system_ns
         self._monotonic_ns = monotonic_ns
         self._lock = threading.Lock()
         system, monotonic = self._read()
-        own, read_at = reading or (system, monotonic)
-        self._state = _State(own, read_at, own - read_at == system - monotonic)
+        time_ns, monotonic_ns_then = reading or (system, monotonic)
+        agrees = time_ns - monotonic_ns_then == system - monotonic
+        self._state = _State(time_ns, monotonic_ns_then, agrees)
 
     def now(self) -> datetime:
         state = self._state
@@ -70,13 +75,13 @@ class SystemClock:
         return datetime.fromtimestamp(self._system_ns() / 1e9, timezone.utc)
 
     def reading(self) -> tuple[int, int]:
-        """Return the time of this clock and that of the monotonic clock, in nanoseconds."""
+        """Return the time of this clock and the time of the monotonic clock, in nanoseconds."""
         with self._lock:
             self._compare()
             return self._state.time_ns, self._state.monotonic_ns
 
     def ahead(self) -> timedelta:
-        """Return the difference to the system clock: positive if that was put back, negative if it was put forward."""
+        """Return the time of this clock minus the system time: positive after the system clock was put back."""
         with self._lock:
             return timedelta(microseconds=-self._compare() / 1000)
 
@@ -91,7 +96,7 @@ class SystemClock:
         system, monotonic = self._read()
         elapsed = max(0, monotonic - state.monotonic_ns)
         difference = system - (state.time_ns + elapsed)
-        # While the clocks agree, `now` returns times without a comparison: the clock must not go back behind these.
+        # While the clocks agree, `now` returns times without a comparison. Later times must not be earlier than these.
         limit = max(0, elapsed - (COMPARE_AFTER_NS if state.agrees else 0)) // SLEW_DIVISOR
         correction = max(-limit, min(limit, difference))
         left = difference - correction

@@ -1,4 +1,4 @@
-"""Check the system clock for steps: log them, and report the difference to the clock of the service as a finding."""
+"""Check the system clock for steps: log each step, and report the difference to the service's clock as a finding."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dicom_adapter.runtime.watch import PartFinding
 
 log = structlog.get_logger("dicom_adapter.watch")
 
-SMALLEST_STEP = timedelta(seconds=1)  # smaller steps are over in ten seconds
+SMALLEST_STEP = timedelta(seconds=1)  # smaller differences are corrected within ten seconds
 
 
 class ClockCheck:
@@ -20,7 +20,7 @@ class ClockCheck:
 
     def __init__(self, clock: SystemClock) -> None:
         self._clock = clock
-        self._offset = clock.system_offset()  # offset at the last examination
+        self._offset = clock.system_offset()  # the offset at the last call of `examine`
 
     def examine(self) -> PartFinding:
         """Log a step since the last call. Return the finding: degraded while the clocks differ."""

@@ -1,7 +1,7 @@
 """The `files` storage backend: a file for each instance in the adapter's data folder.
 
-    <path>/instances/incoming/<key>.part    being written, or finished and not yet synced
-    <path>/instances/<first 2>/<key>.dcm    synced: only these are stored objects
+    <path>/instances/incoming/<key>.part                   a file that is being written or is not synced yet
+    <path>/instances/<first 2 digits of key>/<key>.dcm     a stored object: complete and synced
 
 A file gets its final name with one rename(2), and only when it is complete. Therefore every file with a final name is
 complete. Files in `incoming` after a crash were never acknowledged.
@@ -36,7 +36,7 @@ KEY = re.compile(r"[0-9a-f]{32}")
 SHARDS = 256  # folders, named by the first two digits of their keys, so that no folder gets too large
 FOLDER_MODE = 0o700  # patient data: only the service's user has access
 FILE_MODE = 0o600
-OPEN_LIMIT = 64  # unsynced files that stay open until their fsync; further ones are closed and opened again for it
+OPEN_LIMIT = 64  # number of unsynced files that stay open until their fsync; others are closed, and opened again then
 SUBJECT = "file storage"  # first words of error messages
 
 
@@ -49,7 +49,7 @@ class FileStorage(StorageBackend[NoSettings]):
         super().__init__(settings, context)
         self._root = context.path / "instances"
         self._incoming = self._root / "incoming"
-        self._unsynced: dict[str, _PartFile] = {}  # finished, not synced
+        self._unsynced: dict[str, _PartFile] = {}  # finished files that are not synced, by key
         self._lock = threading.Lock()  # guards `_unsynced`
         self._shard = secrets.randbelow(SHARDS)
 
@@ -60,10 +60,10 @@ class FileStorage(StorageBackend[NoSettings]):
             for folder in (self._root, self._incoming, *shards):
                 folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
             if self.context.durable:
-                # Then `sync` need not sync the names of the shards, even if another process created them.
+                # After this, `sync` need not sync the names of the shards, even if another process created them.
                 for folder in (self._root, self.context.path):
                     sync_folder(folder)
-                with suppress(PermissionError):  # another user's folder, without the permission to read it
+                with suppress(PermissionError):  # the folder belongs to another user and cannot be read
                     sync_folder(self.context.path.parent)
 
     def recover(self) -> None:
@@ -76,7 +76,7 @@ class FileStorage(StorageBackend[NoSettings]):
 
     def writer(self) -> FileWriter:
         # Keys made between two syncs share a shard, so that one fsync of a folder serves a whole batch. Measured on
-        # ext4: a batch of 16 files of 4 KiB takes 4.1 ms, and 7.6 ms if every key has a shard of its own.
+        # ext4: a batch of 16 files of 4 KiB takes 4.1 ms, or 7.6 ms if every key has a separate shard.
         key = f"{self._shard:02x}{uuid4().hex[2:]}"
         with no_free_space_is_storage_full(SUBJECT):
             return FileWriter(self, _PartFile(key, self._incoming / f"{key}.part"))
@@ -90,7 +90,7 @@ class FileStorage(StorageBackend[NoSettings]):
                 self._publish(parts, final_paths)
         except BaseException:
             for key, part in parts.items():
-                with suppress(OSError):  # the first failure counts; the ledger has none of these keys
+                with suppress(OSError):  # the first failure is raised; the ledger has none of these keys
                     part.remove()
                     final_paths[key].unlink(missing_ok=True)
             raise
@@ -122,7 +122,7 @@ class FileStorage(StorageBackend[NoSettings]):
             self._remove_unsynced(key)
 
     def _add_unsynced(self, part: _PartFile) -> None:
-        """Add a finished file to those that wait for `sync`."""
+        """Add a finished file to the files that wait for `sync`."""
         with self._lock:
             too_many_open = len(self._unsynced) >= OPEN_LIMIT
         if too_many_open or not self.context.durable:
@@ -138,34 +138,36 @@ class FileStorage(StorageBackend[NoSettings]):
             part.remove()
 
     def _claim(self, keys: Iterable[str]) -> dict[str, _PartFile]:
-        """Remove the unsynced files among `keys` from the waiting ones and return them, for use by one `sync` only."""
+        """Remove the files with these keys from the waiting files, and return them, for use by one `sync` only."""
         with self._lock:
             return {key: self._unsynced.pop(key) for key in keys if key in self._unsynced}
 
     def _publish(self, parts: dict[str, _PartFile], final_paths: dict[str, Path]) -> None:
         for key in final_paths.keys() - parts.keys():
-            if not final_paths[key].exists():  # it was published before; its folder is synced again below
+            if not final_paths[
+                key
+            ].exists():  # a file that exists was published earlier; its folder is synced again below
                 raise _missing(key)
         for part in parts.values():
             if self.context.durable:
                 part.sync()
             part.close()
         for key, part in parts.items():
-            part.place.require()  # otherwise another file would get its name
+            part.place.require()  # otherwise another file could get the final name
             part.path.replace(final_paths[key])
         if self.context.durable:
             for folder in {final_path.parent for final_path in final_paths.values()}:
                 sync_folder(folder)
 
     def _final_path(self, key: str) -> Path:
-        """Return the final path for `key`. Raises StoredObjectMissing for other texts: they must not become paths."""
+        """Return the final path for `key`. Raises StoredObjectMissing for another text: it must not become a path."""
         if KEY.fullmatch(key) is None:
             raise _missing(key)
         return self._root / key[:2] / f"{key}.dcm"
 
 
 class FileWriter(InstanceWriter):
-    """Writes one file. After an OSError or StorageFull, its space is free and it may only be discarded."""
+    """Writes one file. After an OSError or StorageFull, the file is deleted and the writer may only be discarded."""
 
     def __init__(self, storage: FileStorage, part: _PartFile) -> None:
         self._storage = storage
@@ -174,7 +176,7 @@ class FileWriter(InstanceWriter):
 
     def write(self, piece: bytes | memoryview) -> None:
         self._check_not_ended()
-        try:  # no context manager here: this runs for every fragment of every data set
+        try:  # no context manager, because this runs for every fragment of every data set
             self._part.write(piece)
         except BaseException as error:
             self._remove_after(error)
@@ -229,7 +231,7 @@ class _PartFile:
         os.fsync(self._descriptor)
 
     def close(self) -> None:
-        descriptor, self._descriptor = self._descriptor, None  # it is closed even if close(2) fails
+        descriptor, self._descriptor = self._descriptor, None  # the descriptor is closed even if close(2) fails
         if descriptor is not None:
             os.close(descriptor)
 

@@ -1,8 +1,8 @@
 """The HTTP server in the host process: health, the routes of plugins, and their description in OpenAPI.
 
 `guard` controls access, `web_pages` has its rules for browsers, `strict_requests` the rules for all routes, `problems`
-creates the responses to errors, `health` provides the route `GET /health`, `app` combines them to an ASGI application,
-`connection` limits each connection, and `server` runs them. Only the last two need a socket.
+creates the responses to errors, `health` provides the route `GET /health`, `app` combines these modules to an ASGI
+application, `connection` limits each connection, and `server` runs the application. Only the last two need a socket.
 """
 
 from dicom_adapter.host.http.app import Mounts, make_app

@@ -23,7 +23,7 @@ from dicom_adapter.host.http.strict_requests import QueryCheck, StrictRequest
 
 log = structlog.get_logger("dicom_adapter.http")
 
-MAX_BODY = 2**20  # bytes: requests contain identifiers, not images
+MAX_BODY = 2**20  # maximum number of bytes of a request body: it contains identifiers, not images
 PREFIX = re.compile("[a-z][a-z0-9-]*")  # the path prefix of a plugin, which is the name of its entry point
 DOCUMENT = "openapi.json"
 RESERVED = frozenset({"health", DOCUMENT})
@@ -34,8 +34,8 @@ Mounts = Mapping[str, Sequence[Any]]  # handlers, controllers and routers, by pl
 def make_app(mounts: Mounts, examine: Examine, token: Secret | None, version: str) -> ASGIApp:
     """Return the application with the routes of plugins. Invalid routes are logged and omitted."""
     handlers: list[Any] = [health_handler(examine)]
-    for name, of_plugin in mounts.items():
-        handlers += _routers(name, of_plugin, handlers)
+    for name, plugin_handlers in mounts.items():
+        handlers += _routers(name, plugin_handlers, handlers)
     app = Litestar(
         [*handlers, _document_handler(handlers, version, needs_token=token is not None)],
         exception_handlers={Exception: respond_to_failure},
@@ -49,7 +49,7 @@ def make_app(mounts: Mounts, examine: Examine, token: Secret | None, version: st
 
 
 def _document_handler(handlers: Sequence[Any], version: str, *, needs_token: bool) -> HTTPRouteHandler:
-    """Return the route `GET /openapi.json`. Litestar's own routes respond in HTML to all other paths below them."""
+    """Return the route `GET /openapi.json`. It replaces the routes of Litestar, which respond with HTML pages."""
     config = OpenAPIConfig(title="dicom-adapter", version=version)
     if needs_token:
         config.components = Components(security_schemes={"token": SecurityScheme(type="http", scheme="bearer")})

@@ -1,7 +1,7 @@
 """One HTTP connection: limits at its start, and deadlines for the parts of its requests and responses.
 
-uvicorn has a limit of connections, at which it answers every request with 503, and none for the time of a request. So
-some silent connections would exclude all clients.
+uvicorn has a limit of connections, at which it answers every request with 503, but no time limit for requests. So a few
+connections without requests would exclude all clients.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ class HttpConnection(H11Protocol):
         self._counts = counts
         self._peer = ""
         self._is_counted = False
-        self._part: _Part | None = None  # of the request that is being received
-        self._deadline: asyncio.TimerHandle | None = None  # of the part
-        self._stall: asyncio.TimerHandle | None = None  # of the response
+        self._part: _Part | None = None  # the part of a request that is being received
+        self._deadline: asyncio.TimerHandle | None = None  # deadline of that part
+        self._stall: asyncio.TimerHandle | None = None  # deadline of the response, while the client does not read it
 
     # --- events of the transport --------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
-        """Begin to wait for a request. A connection beyond the limits is closed at once."""
+        """Begin to wait for a request. A connection above the limits is closed at once."""
         peer = transport.get_extra_info("peername")
         self._peer = plain_address(peer[0]) if peer else ""
         reason = self._counts.open(self._peer)
@@ -78,7 +78,7 @@ class HttpConnection(H11Protocol):
         self._follow_request()
 
     def pause_writing(self) -> None:
-        """Limit the time until the client reads some of the response."""
+        """Limit the time until the client reads the next part of the response."""
         super().pause_writing()
         self._stall = self.loop.call_later(STALLED_S, self.transport.abort)
 
@@ -103,7 +103,7 @@ class HttpConnection(H11Protocol):
     def _received_part(self) -> _Part | None:
         """Return the part of a request that has not arrived completely.
 
-        None between two requests: uvicorn's keep-alive limit applies.
+        The result is None between two requests, where the keep-alive limit of uvicorn applies.
         """
         if self.conn.their_state is h11.SEND_BODY:
             return _Part.BODY
@@ -114,13 +114,13 @@ class HttpConnection(H11Protocol):
     def _time_out(self, part: _Part) -> None:
         if part is _Part.BODY or self.conn.trailing_data[0]:
             self._end_with(HTTPStatus.REQUEST_TIMEOUT, f"The {part.value} of the request did not arrive in time.")
-        else:  # no byte of a request: there is nothing to respond to
+        else:  # no byte of a request has arrived, so there is nothing to respond to
             self.transport.close()
 
     # --- errors of the protocol ---------------------------------------------------------------------------------------
 
     def send_400_response(self, msg: str) -> None:
-        """Respond to a request that is no HTTP. uvicorn calls this while it handles the error of h11."""
+        """Respond to a request that is not valid HTTP. uvicorn calls this while it handles the error of h11."""
         status = getattr(sys.exc_info()[1], "error_status_hint", HTTPStatus.BAD_REQUEST)
         self._end_with(HTTPStatus(status), msg)
 

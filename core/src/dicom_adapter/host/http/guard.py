@@ -1,7 +1,7 @@
-"""Access control. With a configured token, each request needs it; without one, only local programs have access.
+"""Access control. If a token is configured, each request needs it; otherwise only local programs have access.
 
-Requests of foreign web pages, and bodies of other types than JSON, are refused in any case, before the handlers of
-plugins.
+Requests of web pages of other sites, and bodies of other types than JSON, are always refused, before a handler of a
+plugin runs.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ NO_TOKEN = _Refusal(
     {b"www-authenticate": b"Bearer"},
 )
 NO_HOST = _Refusal(HTTPStatus.BAD_REQUEST, "Without a token, a request must have one header Host.")
-# A web page may use a DNS name that resolves to this machine (DNS rebinding). The header shows that name.
+# A web page may use a DNS name that resolves to this machine (DNS rebinding). The header Host shows that name.
 NOT_LOCAL = _Refusal(HTTPStatus.FORBIDDEN, "Without a token, requests must be sent to localhost or a loopback address.")
 FOREIGN = _Refusal(HTTPStatus.FORBIDDEN, "Requests of web pages of other sites (Origin, Sec-Fetch-Site) are refused.")
 NOT_TEXT = _Refusal(
@@ -52,7 +52,7 @@ NOT_JSON = _Refusal(
 
 
 class Guard:
-    """ASGI middleware: it passes a request to the application only if access is allowed."""
+    """ASGI middleware that passes a request to the application only if access is allowed."""
 
     def __init__(self, app: ASGIApp, token: Secret | None) -> None:
         self._app = app

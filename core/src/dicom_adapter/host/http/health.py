@@ -46,7 +46,7 @@ Examine = Callable[[], Health]
 
 
 def examine(config: Config, resources: Resources) -> Health:
-    """Determine the health of the service, from inside of its host."""
+    """Determine the health of the service, in the host process."""
     try:
         with resources.ledger.read() as transaction:
             facts = gather(transaction, config, resources.clock.system_time())
@@ -75,14 +75,14 @@ def health_handler(examine: Examine) -> HTTPRouteHandler:
     @get(
         "/health",
         sync_to_thread=True,
-        summary="Whether the service and everything in it works",
+        summary="Health of the service and its parts",
         operation_id="health",
         tags=["service"],
-        responses={503: ResponseSpec(data_container=Health, description="Something that should work does not")},
+        responses={503: ResponseSpec(data_container=Health, description="A part of the service does not work")},
     )
     def health() -> Response[Health]:
-        found = examine()
-        is_red = found.health == Level.RED.value
-        return Response(found, status_code=HTTPStatus.SERVICE_UNAVAILABLE if is_red else HTTPStatus.OK)
+        result = examine()
+        is_red = result.health == Level.RED.value
+        return Response(result, status_code=HTTPStatus.SERVICE_UNAVAILABLE if is_red else HTTPStatus.OK)
 
     return health

@@ -44,7 +44,7 @@ def respond_to_failure(_request: Request[Any, Any, Any], failure: Exception) -> 
 
 
 def _members(extra: Any) -> dict[str, Any]:
-    """Return additional members: named ones of a plugin, or the list of invalid parameters from Litestar."""
+    """Return additional members of a problem: the members from a plugin, or Litestar's list of invalid parameters."""
     if isinstance(extra, Mapping):
         return dict(extra)
     return {"errors": extra} if extra else {}

@@ -1,4 +1,4 @@
-"""Rules for the requests of all routes: what is not understood is refused, not ignored."""
+"""Rules for the requests of all routes: unknown parameters and malformed values are refused, not ignored."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from litestar.handlers import BaseRouteHandler
 from litestar.routes import HTTPRoute
 from litestar.types import HTTPScope
 
-MAX_DEPTH = 64  # of JSON: far more than any request needs, and far less than the recursion limit
-READS_ITSELF = frozenset({"query", "request", "scope"})  # a handler with one of these may use any query parameter
+MAX_DEPTH = 64  # levels of JSON: far more than any request needs, and far less than the recursion limit
+WHOLE_REQUEST = frozenset({"query", "request", "scope"})  # a handler with one of these arguments may use any parameter
 
 
 class StrictRequest(Request[Any, Any, Any]):
@@ -37,7 +37,7 @@ def _is_deeper(value: Any, depth: int) -> bool:
     """Return whether a decoded JSON value has more than `depth` levels of objects and lists."""
     level = [value]
     for _number in range(depth + 1):
-        level = [part for whole in level for part in _parts(whole)]
+        level = [part for container in level for part in _parts(container)]
         if not level:
             return False
     return True
@@ -55,11 +55,11 @@ QueryParameters = Mapping[str, bool]  # the query parameters of a handler, by na
 class QueryCheck:
     """Litestar guard that refuses query parameters which the handler does not have.
 
-    A misspelt criterion of a search that is ignored would match everything.
+    If a misspelt search parameter were ignored, the search would match everything.
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, str], QueryParameters | None] = {}  # by path template and method
+        self._known: dict[tuple[str, str], QueryParameters | None] = {}  # keys: path template and method
 
     async def __call__(self, connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
         """Raise ClientException if a parameter is unknown, or repeated and not a list."""
@@ -83,7 +83,7 @@ def _query_parameters(app: Litestar) -> dict[tuple[str, str], QueryParameters | 
     """
     return {
         (route.path_format, method): None
-        if model.expected_reserved_kwargs & READS_ITSELF
+        if model.expected_reserved_kwargs & WHOLE_REQUEST
         else {parameter.field_alias: parameter.is_sequence for parameter in model.expected_query_params}
         for route in app.routes
         if isinstance(route, HTTPRoute)

@@ -1,7 +1,8 @@
-"""Recognize requests of web pages: a browser on this machine also runs pages of strangers.
+"""Recognize requests of web pages: a browser on this machine also runs pages of other sites.
 
-A page cannot set the headers Host, Origin and Sec-Fetch-Site. It can send a request to any address without the consent
-of the server if the request has a simple content type (Fetch standard, section 2.2.2), and JSON is not one of them.
+A page cannot set the headers Host, Origin and Sec-Fetch-Site. A page can send a request to any address without the
+consent of the server if the request has a simple content type (Fetch standard, section 2.2.2), and the type of JSON is
+not simple.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ JSON_TYPE = re.compile(rb"application/(?:json|[a-z0-9!#$&^_.+-]+\+json)")
 
 def is_local(host: bytes) -> bool:
     """Return whether a Host header names localhost or a loopback address."""
-    found = AUTHORITY.fullmatch(host.decode("latin-1").lower())
-    if found is None:
+    match = AUTHORITY.fullmatch(host.decode("latin-1").lower())
+    if match is None:
         return False
     try:
-        if found["ipv6"]:
-            return IPv6Address(found["ipv6"]).is_loopback
-        return found["name"] == "localhost" or ip_address(found["name"]).is_loopback
+        if match["ipv6"]:
+            return IPv6Address(match["ipv6"]).is_loopback
+        return match["name"] == "localhost" or ip_address(match["name"]).is_loopback
     except ValueError:
         return False
 
@@ -36,24 +37,24 @@ def is_foreign(host: bytes, origins: Iterable[bytes], sites: Iterable[bytes]) ->
     """Return whether a web page that this server did not send made the request.
 
     `host`, `origins`, `sites`: the values of the headers Host, Origin and Sec-Fetch-Site. Programs other than browsers
-    send neither of the last two.
+    do not send the last two.
     """
     return any(site not in OWN_SITES for site in sites) or any(not _is_origin(origin, host) for origin in origins)
 
 
 def _is_origin(origin: bytes, host: bytes) -> bool:
     """Return whether an Origin header has the host and port of the Host header. A proxy may have changed the scheme."""
-    found = ORIGIN.fullmatch(origin.decode("latin-1").lower())
-    if found is None:
+    match = ORIGIN.fullmatch(origin.decode("latin-1").lower())
+    if match is None:
         return False
-    default_port = DEFAULT_PORTS[found["scheme"]]
-    own = _name_and_port(host.decode("latin-1").lower(), default_port)
-    return own is not None and own == _name_and_port(found["authority"], default_port)
+    default_port = DEFAULT_PORTS[match["scheme"]]
+    requested = _name_and_port(host.decode("latin-1").lower(), default_port)
+    return requested is not None and requested == _name_and_port(match["authority"], default_port)
 
 
 def _name_and_port(authority: str, default_port: str) -> tuple[str, str] | None:
-    found = AUTHORITY.fullmatch(authority)
-    return None if found is None else (found["ipv6"] or found["name"], found["port"] or default_port)
+    match = AUTHORITY.fullmatch(authority)
+    return None if match is None else (match["ipv6"] or match["name"], match["port"] or default_port)
 
 
 def is_json(content_type: bytes) -> bool:

@@ -25,7 +25,7 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class _Destination:
-    """The output and the limits of this process."""
+    """The log output and the rate limits of this process."""
 
     output: LogOutput | None = None
     limits = RateLimits()
@@ -54,7 +54,7 @@ def configure(*, style: str, level: str, process: str, descriptor: int = STDERR)
 
 def report_missing() -> None:
     """Log how many lines were dropped because the reader is too slow, or were above a rate limit."""
-    log = structlog.get_logger("dicom_adapter.logs")  # not a global one, which would keep its first configuration
+    log = structlog.get_logger("dicom_adapter.logs")  # not a global logger, which would keep its first configuration
     if _Destination.output is not None and (dropped := _Destination.output.take_dropped()):
         log.warning("log_lines_dropped", count=dropped)
     for (event, source), count in _Destination.limits.take_suppressed().items():
@@ -68,7 +68,7 @@ def current_output() -> LogOutput:
 
 
 def problem() -> str:
-    """Return why lines of this process are missing from the log; "" if there are none."""
+    """Return why lines of this process are missing from the log; "" if no lines are missing."""
     return "" if _Destination.output is None else _Destination.output.problem
 
 
@@ -80,7 +80,7 @@ def close() -> None:
 
 
 def write_line(text: str) -> None:
-    """Write a line that is no event."""
+    """Write a line that is not an event."""
     if _Destination.output is not None:
         _Destination.output.put([f"{text}\n"])
 
@@ -107,7 +107,7 @@ _batch = threading.local()
 
 @contextmanager
 def batch() -> Iterator[None]:
-    """Context in which the lines that this thread logs are collected. They are written together at its end."""
+    """Context manager: collect the lines that this thread logs, and write them together at the end of the block."""
     lines: list[str] = []
     _batch.lines = lines
     try:
@@ -131,15 +131,15 @@ class _Stamp:
 
 
 def _escape_control_characters(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Replace control characters, with which a peer could forge lines or change a terminal. JSON escapes them."""
+    """Replace control characters, with which a peer could forge lines or change the terminal. (JSON escapes them.)"""
     for name, value in event.items():
         if isinstance(value, str) and CONTROL.search(value):
-            event[name] = CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), value)
+            event[name] = CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), value)
     return event
 
 
 def _to_json(event: Any, **options: Any) -> str:
-    """Encode an event. Speed matters, because a line is written for every instance."""
+    """Encode an event with orjson, because it is fast: a line is written for every instance."""
     try:
         return orjson.dumps(event, default=options.get("default")).decode()
     except TypeError:  # for example a path that is not Unicode, which orjson refuses

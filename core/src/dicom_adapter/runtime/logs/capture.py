@@ -22,9 +22,9 @@ from dicom_adapter.runtime import logs
 
 log = structlog.get_logger("dicom_adapter.libraries")
 
-SILENT = ("pydicom", "pynetdicom")  # their messages contain attribute values, which may be patient data
-INFORMATIVE = ("alembic.runtime.migration",)  # its messages below the level warning are logged, too
-MAX_TEXT = 1000  # characters of a message
+SILENT = ("pydicom", "pynetdicom")  # not logged: the messages contain attribute values, which may be patient data
+INFORMATIVE = ("alembic.runtime.migration",)  # messages of the level INFO are logged, too
+MAX_TEXT = 1000  # maximum number of logged characters of a message
 
 
 def capture() -> None:
@@ -40,7 +40,7 @@ def capture() -> None:
 
 
 def capture_libraries() -> None:
-    """Log the messages that libraries pass to `logging`: warnings and errors, of some also information."""
+    """Log the messages that libraries pass to `logging`: warnings and errors, and for INFORMATIVE also information."""
     logging.raiseExceptions = False  # a message that cannot be formatted is not printed with its values
     root = logging.getLogger()
     root.handlers = [LibraryHandler()]

@@ -1,4 +1,4 @@
-"""Rate limits for log lines that a peer can cause at will: it can neither fill the disk nor hide other lines."""
+"""Rate limits for log lines that a peer can cause, so that a peer can neither fill the disk nor hide other lines."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Any
 import structlog
 from attrs import define, frozen
 
-MAX_KEYS = 2048  # peers that are limited separately; the state of the one that was quiet longest is deleted
+MAX_KEYS = 2048  # number of peers that are limited separately; above it, the least recently active peer is forgotten
 ALL_PEERS = 10  # all peers together may cause this multiple of the lines of one peer
 
 
 @frozen
 class Limit:
-    """Lines of one event that one peer may cause."""
+    """The number of log lines of one event that one peer may cause."""
 
     field: str  # the field of the event that identifies the peer
-    burst: int  # lines at once
-    per_second: float  # lines after that
+    burst: int  # number of lines at once
+    per_second: float  # number of lines per second after the burst
     unless: str = ""  # events with a value in this field are not limited
 
 
 REFUSAL = Limit("peer", burst=50, per_second=2)
-# High, because devices may send each instance in an association of its own.
+# This limit is high, because devices may open an association for each instance.
 ASSOCIATION = Limit("peer", burst=1000, per_second=50, unless="statuses")
 INSTANCE = Limit("ae_title", burst=1000, per_second=50)
 LIMITS: Mapping[str, Limit] = {
@@ -49,7 +49,7 @@ LIMITS: Mapping[str, Limit] = {
     "store_failed": REFUSAL,
     "tls_handshake_failed": REFUSAL,
 }
-Key = tuple[str, "str | None"]  # an event, and the value of its field; None: of all peers together
+Key = tuple[str, "str | None"]  # an event, and the value of `Limit.field`; None: the limit of all peers together
 
 
 @define
@@ -90,13 +90,13 @@ class RateLimits:
     def _may_write(self, event: str, peer: str, limit: Limit) -> bool:
         now = self._monotonic()
         with self._lock:
-            own = self._bucket((event, peer), now, limit.burst, limit.per_second)
-            overall = self._bucket((event, None), now, limit.burst * ALL_PEERS, limit.per_second * ALL_PEERS)
-            if own.tokens < 1 or overall.tokens < 1:
+            of_peer = self._bucket((event, peer), now, limit.burst, limit.per_second)
+            of_all = self._bucket((event, None), now, limit.burst * ALL_PEERS, limit.per_second * ALL_PEERS)
+            if of_peer.tokens < 1 or of_all.tokens < 1:
                 self._suppressed[event, peer if len(self._suppressed) < MAX_KEYS else ""] += 1
                 return False
-            own.tokens -= 1
-            overall.tokens -= 1
+            of_peer.tokens -= 1
+            of_all.tokens -= 1
             return True
 
     def _bucket(self, key: Key, now: float, burst: int, per_second: float) -> _Bucket:

@@ -1,7 +1,7 @@
 """Write log lines without blocking: a bounded queue, and a count of the lines that were dropped.
 
-A line is written by the thread that logs it, with a write that does not block. So in the usual case it has left the
-process when the call returns, and is not lost if the process is killed. While the reader of the log does not read,
+A line is written by the thread that logs it, with a write that does not block. So in the usual case the line is
+written when the call returns, and is not lost if the process is killed. While the reader of the log does not read,
 lines wait in the queue. A thread writes them when the reader continues. If the queue is full, lines are dropped.
 """
 
@@ -17,10 +17,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
-MAX_WAITING = 10_000  # lines, about 3 MB
+MAX_WAITING = 10_000  # maximum number of lines in the queue, about 3 MB
 MAX_PIPE_BYTES = select.PIPE_BUF  # a longer write to a pipe may be mixed with the lines of other processes
 MAX_FILE_BYTES = 1 << 16
-REPORT_SECONDS = 10.0  # between two reports of lines that were not written
+REPORT_SECONDS = 10.0  # time between two reports of lines that were not written
 POLL_MS = 1000
 
 Write = Callable[[bytes], int]  # returns the number of bytes written; raises BlockingIOError if none can be written
@@ -32,19 +32,22 @@ class LogOutput:
     def __init__(
         self, descriptor: int, *, max_waiting: int = MAX_WAITING, report: Callable[[], None] = lambda: None
     ) -> None:
-        """`descriptor` is not closed. `max_waiting`: size of the queue. `report` is called regularly on a thread."""
+        """`max_waiting`: maximum length of the queue. `report` is called regularly on a thread.
+
+        `close` does not close `descriptor`.
+        """
         self._max_waiting = max_waiting
         self._report = report
         self._descriptor = descriptor
         self._write, self._is_blocking, self._close = _open(descriptor)
         self._max_bytes = MAX_FILE_BYTES if stat.S_ISREG(os.fstat(descriptor).st_mode) else MAX_PIPE_BYTES
         self._waiting: deque[bytes] = deque()
-        self._rest = b""  # the remainder of a write; used by the holder of `_writing`
+        self._rest = b""  # the unwritten rest of the last write; used by the holder of `_writing`
         self._writing = threading.Lock()  # threads that log never wait for it: its holder writes their lines, too
         self._counting = threading.RLock()
         self._dropped = 0
         self._fails = False  # the last write raised an error
-        self._is_stalled = threading.Event()  # the thread has to write
+        self._is_stalled = threading.Event()  # set if the thread has to write the lines
         self._is_closed = False
         self._thread = threading.Thread(target=self._write_waiting, name="log", daemon=True)
         self._thread.start()
@@ -62,7 +65,7 @@ class LogOutput:
             self._drain()
 
     def take_dropped(self) -> int:
-        """Return the number of lines dropped since the last call; 0 while a report of it would be dropped as well."""
+        """Return the number of lines dropped since the last call; 0 while its report would be dropped, too."""
         if self._fails or len(self._waiting) >= self._max_waiting:
             return 0
         with self._counting:
@@ -71,7 +74,7 @@ class LogOutput:
 
     @property
     def problem(self) -> str:
-        """The reason why lines are missing from the log and not reported there; "" if there are none."""
+        """The reason why lines are missing from the log, until the log reports it; "" if no lines are missing."""
         if not self._dropped:
             return ""
         reason = "it cannot be written" if self._fails else "its reader is too slow, or has stopped reading"
@@ -85,7 +88,7 @@ class LogOutput:
             time.sleep(0.01)
 
     def close(self) -> None:
-        """Stop the thread, and close what this object has opened. Lines that wait are lost."""
+        """Stop the thread, and close the descriptor that this object has opened. Lines in the queue are lost."""
         self._is_closed = True
         self._is_stalled.set()
         self._thread.join()
@@ -122,7 +125,7 @@ class LogOutput:
             self._rest = self._rest[written:]
 
     def _next_lines(self) -> bytes:
-        """Take as many complete lines from the queue as one write may have; at least one, if there is any."""
+        """Remove as many complete lines from the queue as one write may have, but at least one, and return them."""
         lines: list[bytes] = []
         size = 0
         while self._waiting and (not lines or size + len(self._waiting[0]) <= self._max_bytes):
@@ -131,7 +134,7 @@ class LogOutput:
         return b"".join(lines)
 
     def _write_waiting(self) -> None:
-        """Write the lines for which the reader was too slow, and report. The target of the thread."""
+        """Run the thread: write the lines for which the reader was too slow, and call `report`."""
         poll = select.poll()
         poll.register(self._descriptor, select.POLLOUT)
         while not self._is_closed:
@@ -152,7 +155,7 @@ def _open(descriptor: int) -> tuple[Write, bool, Callable[[], None]]:
     """Return functions that write to a descriptor and close it, and whether a write may wait for the reader of the log.
 
     The descriptor is shared with other processes, so its flags are not changed: a pipe or a terminal is opened a second
-    time. A write to a file waits for its disk at most.
+    time. A write to a file may wait for the disk, but for nothing else.
     """
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISSOCK(mode):

@@ -1,4 +1,4 @@
-"""The segments that this process writes: used by its writers, synced, and closed when they are full."""
+"""The segments that this process writes: writers use them, `sync` syncs them, and full segments are closed."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class ActiveSegment:
     segment: Segment
     place: PlacedFile
     placed: dict[int, tuple[int, Buffer]] = field(factory=dict)  # size and content of records that are not written yet
-    unsynced: set[int] = field(factory=set)  # offsets of complete records that no sync has covered
+    unsynced: set[int] = field(factory=set)  # offsets of complete records that are not synced
     in_use: bool = False  # a writer uses it
     syncs: int = 0  # number of syncs in progress
-    is_named: bool = False  # its name is durable
+    is_named: bool = False  # the name of the file is durable
     is_full: bool = False  # no further records are added
-    is_unconfirmed: bool = False  # it has recovery records that no checkpoint has covered
-    error: int = 0  # errno of the first failed write or sync; all later ones fail with it
+    is_unconfirmed: bool = False  # there was no checkpoint after its last recovery record
+    error: int = 0  # errno of the first failed write or sync; all later writes and syncs fail with it
     writing: threading.Lock = field(factory=threading.Lock)  # held while placed records are written or dropped
 
     @property
@@ -52,14 +52,14 @@ class ActiveSegments:
     """All segments that this process writes. Thread-safe."""
 
     def __init__(self, root: Path, *, durable: bool, segment_bytes: int) -> None:
-        """`segment_bytes`: from this size on a segment is full; its last record may exceed it."""
+        """`segment_bytes`: from this size on, a segment is full. Its last record may exceed this size."""
         self.buffers = Buffers()
         self.placed_bytes = 0  # total size of the records that are not written yet
         self._root = root
         self._durable = durable
         self._segment_bytes = segment_bytes
         self._active: dict[str, ActiveSegment] = {}
-        self._idle: list[ActiveSegment] = []  # reused from the end, so that few segments are partly full
+        self._idle: list[ActiveSegment] = []  # the last one is used first, so that few segments are partly full
         self._displaced: PlacedFile | None = None  # a segment that was deleted or replaced while it was open
         self._lock = threading.Lock()  # guards `placed_bytes`, the two collections and every `ActiveSegment`
 
@@ -113,7 +113,7 @@ class ActiveSegments:
         return key_of(active.name, record.start)
 
     def release(self, active: ActiveSegment) -> None:
-        """Let other writers use a segment: its writer does not need it any more."""
+        """Make a segment available to other writers: its writer does not need it any more."""
         with self._lock:
             active.in_use = False
             if not active.is_full:
@@ -132,7 +132,7 @@ class ActiveSegments:
             return False
         try:
             for start in starts:
-                if start not in active.unsynced:  # it was synced before, or deleted
+                if start not in active.unsynced:  # the record was synced before, or deleted
                     require_record(active.segment, name, start)
             with self._fail_permanently_on_error(active):
                 self._write(active)
@@ -173,7 +173,7 @@ class ActiveSegments:
                 self._release_buffers(active, starts)
 
     def forget(self, name: str, starts: Sequence[int]) -> None:
-        """Remove deleted records from those that wait for a sync."""
+        """Remove deleted records from the records that wait for a sync."""
         with self._lock:
             active = self._active.get(name)
             if active is not None:
@@ -222,7 +222,7 @@ class ActiveSegments:
     def _require_in_place(self, active: ActiveSegment) -> None:
         """Raise StorageUnavailable if the segment was deleted or replaced.
 
-        Then acknowledged instances are missing, so nothing is stored until the file is back or the service is
+        In this case acknowledged instances are missing, so nothing is stored until the file is back or the service is
         restarted.
         """
         if self._displaced is not None:
@@ -270,7 +270,7 @@ def _seal_and_close(active: ActiveSegment) -> None:
     segment = active.segment
     try:
         if not (active.unsynced or active.in_use or active.is_unconfirmed or active.error):
-            with suppress(OSError):  # the disk has failed since: the next start checks the segment
+            with suppress(OSError):  # after a failure of the disk, the next start checks the segment
                 segment.mark_sealed()
             delete_if_empty(segment)
     finally:
@@ -278,7 +278,7 @@ def _seal_and_close(active: ActiveSegment) -> None:
 
 
 def _runs(placed: Iterable[tuple[int, tuple[int, Buffer]]]) -> Iterator[tuple[int, list[memoryview]]]:
-    """Iterate over runs of adjacent records, each with its offset. One call can write a run."""
+    """Iterate over runs of adjacent records, each with its offset. A run is written with one call."""
     begin, end, pieces = 0, 0, list[memoryview]()
     for start, (size, buffer) in placed:
         if pieces and (start != end or len(pieces) == MOST_PIECES):

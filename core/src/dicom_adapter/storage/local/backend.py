@@ -3,8 +3,9 @@
     <path>/instances/<32 digits>.segment
 
 A key consists of the name of a segment and the number of a block in it. A file is buffered in memory until it is
-complete. Then it gets its place in a segment, and is written together with other files that wait for the same sync. A
-file that is too large for a buffer is written while it arrives: until it is complete, no other writer uses its segment.
+complete. Then a place in a segment is assigned to it, and it is written together with other files that wait for the
+same sync. A file that is too large for a buffer is written while it arrives: until it is complete, no other writer uses
+its segment.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from dicom_adapter.storage.local.writer import LocalWriter
 
 log = structlog.get_logger("dicom_adapter.storage")
 
-SEGMENT_BYTES = 128 << 20  # from this size on a segment is full; its last record may exceed it
+SEGMENT_BYTES = 128 << 20  # from this size on, a segment is full; its last record may exceed this size
 FOLDER_MODE = 0o700  # patient data: only the service's user has access
 
 
@@ -50,14 +51,14 @@ class LocalStorage(StorageBackend[NoSettings]):
             self._root.mkdir(mode=FOLDER_MODE, exist_ok=True)
             if self.context.durable:
                 for folder in (self.context.path, self.context.path.parent):
-                    with suppress(PermissionError):  # another user's folder, without the permission to read it
+                    with suppress(PermissionError):  # the folder belongs to another user and cannot be read
                         sync_folder(folder)
 
     def recover(self) -> None:
         for path in sorted(self._root.glob(f"*{SUFFIX}")):
             try:
                 segment = Segment.open(path, to_change=True)
-            except ValueError:  # its header was never written, so no record in it was synced
+            except ValueError:  # the header of the segment was never written, so no record in it was synced
                 path.unlink()
                 continue
             try:
@@ -80,7 +81,7 @@ class LocalStorage(StorageBackend[NoSettings]):
                 if not self._segments.sync(name, starts):
                     self._sync_closed(name, starts)
         except BaseException:
-            with suppress(OSError):  # the first failure counts; the ledger has none of these keys
+            with suppress(OSError):  # the first failure is raised; the ledger has none of these keys
                 self.delete(keys)
             raise
 
@@ -105,9 +106,10 @@ class LocalStorage(StorageBackend[NoSettings]):
         with ExitStack() as opened:
             unsealed: list[Segment] = []
             for path in sorted(self._root.glob(f"*{SUFFIX}")):
-                with suppress(FileNotFoundError, ValueError):  # it was just deleted, or is being created
+                with suppress(FileNotFoundError, ValueError):  # the segment was just deleted, or is being created
                     segment = Segment.open(path, to_change=True)
-                    if segment.is_sealed or not segment.try_lock() or segment.is_sealed:  # or sealed in between
+                    # The second check: another process may have sealed the segment before it was locked here.
+                    if segment.is_sealed or not segment.try_lock() or segment.is_sealed:
                         segment.close()
                     else:
                         opened.callback(segment.close)
@@ -153,7 +155,7 @@ class LocalStorage(StorageBackend[NoSettings]):
         for path in self._root.glob(f"*{SUFFIX}"):
             name = path.name[: -len(SUFFIX)]
             self._segments.write_placed(name)
-            with suppress(StoredObjectMissing):  # it was just deleted
+            with suppress(StoredObjectMissing):  # the segment was just deleted
                 segment = self._open(name)
                 try:
                     yield from (key_of(name, record.start) for record in segment.records())
@@ -161,9 +163,9 @@ class LocalStorage(StorageBackend[NoSettings]):
                     segment.close()
 
     def capacity(self) -> Capacity:
-        found = os.statvfs(self._root)
-        free = found.f_bavail * found.f_frsize - self._segments.placed_bytes
-        return Capacity(total_bytes=found.f_blocks * found.f_frsize, free_bytes=max(0, free))
+        disk = os.statvfs(self._root)
+        free = disk.f_bavail * disk.f_frsize - self._segments.placed_bytes
+        return Capacity(total_bytes=disk.f_blocks * disk.f_frsize, free_bytes=max(0, free))
 
     def close(self) -> None:
         self._segments.close()
@@ -176,25 +178,25 @@ class LocalStorage(StorageBackend[NoSettings]):
 
 
 def _repair(segment: Segment) -> None:
-    """Remove incomplete records: a process was killed before it wrote them, or a power loss erased parts of them."""
-    end, torn = BLOCK, 0
-    for found in segment.walk():
-        if isinstance(found, Record) and (not found.is_alive or segment.is_whole(found)):
-            end = found.end
+    """Remove incomplete records. A process was killed while it wrote them, or a power loss erased parts of them."""
+    end, removed = BLOCK, 0
+    for entry in segment.walk():
+        if isinstance(entry, Record) and (not entry.is_alive or segment.is_whole(entry)):
+            end = entry.end
             continue
-        torn += 1
-        if isinstance(found, Record):
-            segment.free(found)
+        removed += 1
+        if isinstance(entry, Record):
+            segment.free(entry)
         else:
-            segment.punch(found, found + BLOCK)
+            segment.punch(entry, entry + BLOCK)
     segment.truncate(end)
-    if torn:
-        log.warning("segment_repaired", segment=segment.path.name, records_or_blocks=torn)
-    os.fdatasync(segment.descriptor)  # before it is marked as sealed
+    if removed:
+        log.warning("segment_repaired", segment=segment.path.name, records_or_blocks=removed)
+    os.fdatasync(segment.descriptor)  # before the segment is marked as sealed
 
 
 def _recovery_records(segment: Segment) -> Iterator[tuple[str, bytes]]:
-    """Iterate over (key, recovery record) of the records that have one."""
+    """Iterate over pairs of key and recovery record. Records without a recovery record are omitted."""
     name = segment.path.name[: -len(SUFFIX)]
     for record in segment.records():
         recovery_record = segment.recovery_record_of(record)

@@ -8,12 +8,12 @@ from typing import TypeAlias
 
 from dicom_adapter.storage.local.segment import BLOCK
 
-LARGE_BYTES = 1 << 20  # of content in a large buffer; longer files are written while they arrive
-SMALL_BYTES = 1 << 16  # of content in a small buffer, which every writer gets
-LARGE_TOTAL_BYTES = 32 << 20  # of content in all large buffers together
-SPARE_BUFFERS = 64  # of each size, kept for later writers
+LARGE_BYTES = 1 << 20  # maximum content of a large buffer; longer files are written while they arrive
+SMALL_BYTES = 1 << 16  # maximum content of a small buffer, which every writer gets
+LARGE_TOTAL_BYTES = 32 << 20  # maximum content of all large buffers together
+SPARE_BUFFERS = 64  # number of unused buffers of each size that are kept for later writers
 
-Buffer: TypeAlias = memoryview  # whole blocks, aligned in memory as blocks are on a disk
+Buffer: TypeAlias = memoryview  # whole blocks, at a memory address that O_DIRECT accepts
 
 
 class Buffers:

@@ -19,7 +19,7 @@ def key_of(name: str, start: int) -> str:
 
 
 def parse(key: str) -> tuple[str, int]:
-    """Return segment and offset of a key. Raises StoredObjectMissing for other texts: they must not become paths."""
+    """Return segment and offset of a key. Raises StoredObjectMissing for another text: it must not become a path."""
     name, _dash, block = key.partition("-")
     if NAME.fullmatch(name) is None or BLOCK_NUMBER.fullmatch(block) is None:
         raise missing(key)
@@ -28,10 +28,10 @@ def parse(key: str) -> tuple[str, int]:
 
 def group_by_segment(keys: Iterable[str]) -> Mapping[str, list[int]]:
     """Return the offsets of the keys by segment."""
-    found: dict[str, list[int]] = defaultdict(list)
+    offsets: dict[str, list[int]] = defaultdict(list)
     for name, start in map(parse, keys):
-        found[name].append(start)
-    return found
+        offsets[name].append(start)
+    return offsets
 
 
 def missing(key: str) -> StoredObjectMissing:

@@ -1,13 +1,13 @@
 """Segments: files of the `local` storage backend, each with many Part 10 files one after the other.
 
-    offset 0              the segment's own header, one block
-    every record          begins with a block: its header, then the content, then zeros up to the next block
+    block 0           header of the segment
+    block 1, …        records: each begins at a block, with its header; then its content, and zeros up to the next block
 
 The header of a record is written when its content is complete. It contains the length and the checksum of the content,
 so a segment can be read without other data. It begins with the secret nonce of the segment, so no content that a sender
 chooses can be mistaken for a record. A recovery record may follow the content; it begins with its own checksum. A
-deleted record becomes a hole, so that its space is free at once. On a file system without holes the record is marked as
-dead, and its space is freed when the whole segment is deleted.
+deleted record becomes a hole, so that its space is free at once. On a file system without holes, the record is marked
+as dead, and its space is freed when the whole segment is deleted.
 
 The process that writes a segment holds a lock on it (flock(2)). All offsets are passed explicitly, so that a writer and
 syncs can share one open file.
@@ -35,12 +35,12 @@ BLOCK = 4096  # bytes; records begin at multiples, so that a hole frees all spac
 FILE_MODE = 0o600  # patient data: only the service's user has access
 MAGIC = b"dicom-adapter 1\n"
 SEGMENT = struct.Struct("<16s16sB")  # magic, nonce, 1 if it is sealed
-SEALED = SEGMENT.size - 1  # offset of that byte
+SEALED = SEGMENT.size - 1  # offset of the byte that is 1 if the segment is sealed
 RECORD = struct.Struct("<16sQIBxHI")  # nonce, length, CRC-32, ALIVE or DEAD, recovery bytes, CRC-32 of the header
-CHECKSUM = struct.Struct("<I")  # ends the header of a record, and begins a recovery record
+CHECKSUM = struct.Struct("<I")  # the end of a record's header, and the beginning of a recovery record
 ALIVE, DEAD = 1, 2
 PIECE = 1 << 20  # bytes read at a time
-MOST_PIECES = 1024  # the most that Linux writes in one call (IOV_MAX)
+MOST_PIECES = 1024  # maximum number of pieces that Linux writes in one call (IOV_MAX)
 NO_HOLES = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV})
 
 
@@ -48,11 +48,11 @@ NO_HOLES = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV})
 class Record:
     """Position and length of a record."""
 
-    start: int  # offset of its header, a multiple of BLOCK
+    start: int  # offset of the header, a multiple of BLOCK
     length: int  # bytes of the content
     checksum: int  # CRC-32 of the content
-    is_alive: bool  # False: deleted
-    recovery_bytes: int = 0  # of the recovery record and its checksum; 0 if there is none
+    is_alive: bool  # False: the record was deleted
+    recovery_bytes: int = 0  # length of the recovery record with its checksum; 0 if there is none
 
     @property
     def content(self) -> int:
@@ -72,12 +72,12 @@ class Segment:
     path: Path
     descriptor: int
     nonce: bytes = field(repr=False)
-    end: int = BLOCK  # offset of the next record; maintained by the writer only
-    _direct: int | None = None  # the writer's descriptor that bypasses the page cache; -1 if the file system has none
+    end: int = BLOCK  # offset of the next record; only the writer maintains it
+    _direct: int | None = None  # the writer's descriptor that bypasses the page cache; -1 if that is not supported
 
     @classmethod
     def create(cls, path: Path) -> Segment:
-        """Create a segment and lock it. Its name is not durable yet."""
+        """Create a segment and lock it. The name of the file is not durable yet."""
         nonce = secrets.token_bytes(16)
         segment = cls(path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE), nonce)
         try:
@@ -124,8 +124,8 @@ class Segment:
     def write_blocks(self, pieces: Sequence[memoryview], start: int) -> None:
         """Write whole blocks, which are aligned in memory, directly to the disk if that is possible.
 
-        They are read only once and much later, so the page cache is of no use: the copy to it would take longer than
-        the write to the disk.
+        These blocks are read only once and much later, so the page cache has no use: the copy to it would take longer
+        than the write to the disk.
         """
         if self._direct is None:
             self._direct = _open_direct(self.path)
@@ -151,18 +151,18 @@ class Segment:
 
     def recovery_record_of(self, record: Record) -> bytes | None:
         """Return the recovery record of a record; b"" if it has none, None if it is incomplete."""
-        found = os.pread(self.descriptor, record.recovery_bytes, record.content + record.length)
+        stored = os.pread(self.descriptor, record.recovery_bytes, record.content + record.length)
         if not record.recovery_bytes:
-            return found
-        recovery_record = found[CHECKSUM.size :]
-        return recovery_record if found == with_checksum(recovery_record) else None
+            return stored
+        recovery_record = stored[CHECKSUM.size :]
+        return recovery_record if stored == with_checksum(recovery_record) else None
 
     def records(self) -> Iterator[Record]:
         """Iterate over the records that are alive, in order of offset."""
         return (record for record in self.walk() if isinstance(record, Record) and record.is_alive)
 
     def walk(self) -> Iterator[Record | int]:
-        """Iterate over all records, and the offsets of other data blocks, which are being written or incomplete."""
+        """Iterate over all records, and the offsets of other data blocks, which are being written or are incomplete."""
         start = BLOCK
         while (start := self._next_data(start)) >= 0:
             record = self.record_at(start)
@@ -278,12 +278,12 @@ class _Extent(io.RawIOBase):
 
 
 def aligned(offset: int) -> int:
-    """Return the first multiple of BLOCK from this offset on."""
+    """Return the smallest multiple of BLOCK that is not less than this offset."""
     return -(-offset // BLOCK) * BLOCK
 
 
 def with_checksum(recovery_record: bytes) -> bytes:
-    """Return a recovery record as it is stored: after its checksum, or b"" if it is empty."""
+    """Return a recovery record in its stored form, which begins with the checksum; b"" if the record is empty."""
     return CHECKSUM.pack(crc32(recovery_record)) + recovery_record if recovery_record else b""
 
 
@@ -299,21 +299,22 @@ def _open_direct(path: Path) -> int:
 
 def write_all(descriptor: int, pieces: Sequence[bytes | bytearray | memoryview], offset: int) -> int:
     """Write all pieces at `offset`; return the offset after them. One call to the kernel may write only a part."""
-    wanted = sum(map(len, pieces))
+    total = sum(map(len, pieces))
     if len(pieces) > MOST_PIECES:
         pieces = [b"".join(pieces)]
     written = os.pwritev(descriptor, pieces, offset) if pieces else 0
-    if written < wanted:
+    if written < total:
         rest = memoryview(b"".join(pieces))
-        while written < wanted:
+        while written < total:
             written += os.pwrite(descriptor, rest[written:], offset + written)
-    return offset + wanted
+    return offset + total
 
 
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 0x01, 0x02  # fallocate(2)
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_fallocate = getattr(_libc, "fallocate64", None) or getattr(_libc, "fallocate", None)  # Python has no such function
+# Python does not have this function.
+_fallocate = getattr(_libc, "fallocate64", None) or getattr(_libc, "fallocate", None)
 
 
 def _punch_hole(descriptor: int, offset: int, length: int) -> None:

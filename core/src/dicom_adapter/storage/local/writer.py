@@ -1,4 +1,4 @@
-"""`LocalWriter`: writes a file to a segment, when it is complete or, if it is large, while it arrives."""
+"""`LocalWriter`: writes a file to a segment, when the file is complete or, if the file is large, while it arrives."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ MAX_RECOVERY_RECORD_BYTES = 4000
 
 
 class LocalWriter(InstanceWriter):
-    """Writes one record. After an OSError or StorageFull, its space is free and it may only be discarded."""
+    """Writes one record. After an OSError or StorageFull, the record is deleted; the writer may only be discarded."""
 
     def __init__(self, segments: ActiveSegments, delete: Callable[[Sequence[str]], None]) -> None:
         """`delete`: the method of the backend, called when a finished file is discarded."""
         self._segments = segments
         self._delete = delete
         self._buffer: Buffer | None = segments.buffers.small()  # None after the end of writing
-        self._used = RECORD.size  # bytes of the buffer, beginning with space for the header
-        self._place: _Place | None = None  # in a segment, if the file is written while it arrives
+        self._used = RECORD.size  # number of used bytes of the buffer, which begins with space for the header
+        self._place: _Place | None = None  # place in a segment, if the file is written while it arrives
         self._recovery_record = b""
         self._key = ""
 
@@ -74,7 +74,7 @@ class LocalWriter(InstanceWriter):
             self._free()
 
     def _enlarge(self, buffer: Buffer, size: int) -> Buffer:
-        """Replace `buffer` by one for `size` bytes if one is free; return the buffer to use."""
+        """Replace `buffer` by a free large buffer if `size` bytes fit into a large one; return the buffer to use."""
         if len(buffer) > LARGE_BYTES or size > LARGE_BYTES + RECORD.size or self._place is not None:
             return buffer
         large = self._segments.buffers.large()
@@ -148,7 +148,7 @@ class _Place:
         return record
 
     def clear(self) -> None:
-        """Delete everything that was written."""
+        """Delete all written bytes of the record."""
         try:
             self._segment.truncate(self._start)
         except OSError:
