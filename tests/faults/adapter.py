@@ -171,6 +171,13 @@ class Adapter:
             os.kill(self._service.pids()[0], signal.SIGHUP)
             self.reloads += 1
 
+    def step_clock(self) -> bool:
+        """Put the system clock forward or back, unless the service is still to create its clock. Return whether."""
+        if self._service is None or not self._service.logged("process_started"):
+            return False
+        self.clock.step()
+        return True
+
     def stop_log_reader(self) -> None:
         """Stop reading the service's log, until its end at the latest."""
         if self._service is not None:

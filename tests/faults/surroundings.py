@@ -31,8 +31,7 @@ class Surroundings:
     def disturbed(self) -> Iterator[None]:
         """Begin some of the faults, or none, and end them with the block."""
         with ExitStack() as ending:
-            if self._happens(CLOCK_STEP):
-                self._adapter.clock.step()
+            if self._happens(CLOCK_STEP) and self._adapter.step_clock():
                 self.faults["clock steps"] += 1
             if self._happens(STOPPED_READER):
                 self._stop_reader(ending)
