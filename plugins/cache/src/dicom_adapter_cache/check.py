@@ -1,4 +1,4 @@
-"""The check of the index after a start: it must agree with the ledger and the stored instances.
+"""The check of the index after a start: the index must agree with the ledger and the stored instances.
 
 The rows of instances are compared with the ledger when the instances are delivered again, each in its own turn.
 Afterwards, small steps compare the attributes of each header with its newest instance, and update all counts.
@@ -17,8 +17,8 @@ from dicom_adapter_cache.rows import DescribedInstance
 
 log = structlog.get_logger("dicom_adapter_cache")
 
-READ_AHEAD = 500  # instances that are read from the index together
-HEADERS = 50  # headers that one step checks
+READ_AHEAD = 500  # number of instances that are read from the index together
+HEADERS_PER_STEP = 50  # number of headers that one step checks
 
 ReadAttributes = Callable[[InstanceStorageInfo], Attributes]  # raises Unprocessable
 
@@ -41,7 +41,7 @@ class IndexCheck:
 
     def step(self) -> bool:
         """Check the next headers, repair wrong ones, and return whether more headers follow."""
-        newest = self._index.recount(self._last_header, HEADERS)
+        newest = self._index.recount(self._last_header, HEADERS_PER_STEP)
         wrong = [header_id for header_id, (instance, digest) in newest.items() if self._differs(instance, digest)]
         if wrong:
             self._read_again(self._index.of_headers(wrong))

@@ -24,24 +24,24 @@ class Client:
 
     def __init__(self, url: str, token: str | None) -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        # Ignore proxies of the environment: the service is on this machine or in the same network.
+        # Proxies in environment variables are ignored: the service is on this machine or in the same network.
         self._http = httpx.Client(base_url=f"{url}/cache", headers=headers, timeout=TIMEOUT_S, trust_env=False)
         self._url = url
 
     def get(self, path: str, **query: Any) -> Any:
-        """GET a resource."""
+        """Return a resource (GET)."""
         return self._call("GET", path, params={name: value for name, value in query.items() if value is not None})
 
     def post(self, path: str, body: Any, key: str | None) -> Any:
-        """POST a JSON body."""
+        """Send a JSON body (POST), and return the response."""
         return self._call("POST", path, json=body, headers={} if key is None else {"Idempotency-Key": key})
 
     def put(self, path: str, **query: Any) -> Any:
-        """PUT a resource."""
+        """Send PUT for a resource, and return the response."""
         return self._call("PUT", path, params={name: value for name, value in query.items() if value is not None})
 
     def delete(self, path: str, **query: Any) -> Any:
-        """DELETE a resource."""
+        """Delete a resource (DELETE), and return the response."""
         return self._call("DELETE", path, params={name: value for name, value in query.items() if value is not None})
 
     def _call(self, method: str, path: str, **more: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Access to the index database. Writers wait for each other; readers do not block. A broken file is replaced."""
+"""Access to the index database. Writers wait for each other; readers do not wait. A broken file is replaced."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Database:
     """A database of the index. Thread-safe; keep transactions short."""
 
     def __init__(self, url: str | URL, *, writes: bool) -> None:
-        """Create the engine; nothing is opened yet. `writes`: True for the processor, which is the only writer."""
+        """Create the engine, without a connection. `writes`: True for the processor, which is the only writer."""
         self._url = make_url(url)
         self._writes = writes
         self._is_sqlite = self._url.get_backend_name() == "sqlite"
@@ -45,7 +45,7 @@ class Database:
         return engine
 
     def open(self) -> None:
-        """Create the tables. Replace existing tables of another version, and a broken file."""
+        """Create the tables. Tables of another version, and a broken file, are replaced."""
         try:
             self._make_tables()
         except DatabaseError as failure:

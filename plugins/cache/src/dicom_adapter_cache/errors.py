@@ -1,7 +1,7 @@
-"""Errors of requests to the cache, one class for each way in which the client has to react.
+"""Errors of requests to the cache: one class for each reaction that the client needs.
 
-`kind` is a stable identifier for programs. `members` name the objects in question. Both contain only values of the
-request, never other patient data.
+`kind` is a stable identifier for programs. `members` name the objects that cause the error. Both contain only
+values of the request, never other patient data.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dicom_adapter import Refused
 
 
 class CacheError(Refused):
-    """A request that cannot be fulfilled; nothing has changed."""
+    """A request cannot be carried out, and nothing has changed."""
 
     kind: ClassVar[str]
 

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import grpc
 from google.protobuf.message import DecodeError
 
-MESSAGE_S = 10.0  # for the message of a call to arrive; it may be 1 MiB large
+MESSAGE_S = 10.0  # time limit for the arrival of a call's message, which may have 1 MiB
 
 Continue = Callable[[grpc.HandlerCallDetails], Any]
 
@@ -20,7 +20,7 @@ class TokenCheck(grpc.ServerInterceptor):
 
     def __init__(self, token: str) -> None:
         self._expected = f"Bearer {token}".encode()
-        # A handler of a stream is called before the first message. Without it, no thread waits for that.
+        # gRPC calls a handler of a stream before the first message arrives, so no thread waits for a message.
         self._refusal: Any = grpc.stream_stream_rpc_method_handler(_refuse)
 
     def intercept_service(self, continuation: Continue, details: grpc.HandlerCallDetails) -> Any:
@@ -36,7 +36,8 @@ def _refuse(_requests: Any, context: grpc.ServicerContext) -> None:
 class MessageCheck(grpc.ServerInterceptor):
     """Interceptor that refuses messages that cannot be decoded, and ends calls whose message does not arrive.
 
-    By itself, gRPC reports the first as an error of the server, and waits for the second on a thread without a limit.
+    Without this check, gRPC reports such a message as an error of the server, and a thread waits without a limit for a
+    message that does not arrive.
     """
 
     def intercept_service(self, continuation: Continue, details: grpc.HandlerCallDetails) -> Any:
@@ -66,7 +67,7 @@ def _checked(handler: Any) -> Any:
 
 
 def _only_message(messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
-    """Return the message of a call that has one. The call is cancelled if it does not arrive in time."""
+    """Return the only message of a call. The call is cancelled if the message does not arrive in time."""
     timer = threading.Timer(MESSAGE_S, context.cancel)
     timer.daemon = True
     timer.start()

@@ -20,17 +20,17 @@ log = structlog.get_logger("dicom_adapter_cache")
 
 SERVICE = cache_pb2.DESCRIPTOR.services_by_name["Cache"].full_name
 THREADS = 16
-MAX_CALLS = 64  # concurrent calls, including queued ones; further calls are refused
+MAX_CALLS = 64  # maximum number of concurrent calls, including queued calls; more calls are refused
 MAX_MESSAGE_BYTES = 2**20  # requests contain UIDs and texts, no images
-GRACE_S = 3.0  # time for running calls to finish when the server stops
-HANDSHAKE_MS = 10_000  # for a new connection to complete TLS and the start of HTTP/2
-IDLE_MS = 60_000  # after the last call of a connection; a client connects again on its own
-KEEP_ALIVE_MS = 60_000  # between pings, which detect clients that have disappeared
-PING_RESPONSE_MS = 20_000
+GRACE_S = 3.0  # time limit for running calls when the server stops
+HANDSHAKE_MS = 10_000  # time limit for TLS and the start of HTTP/2 on a new connection
+IDLE_MS = 60_000  # a connection is closed this long after its last call; clients connect again automatically
+KEEP_ALIVE_MS = 60_000  # time between two pings, which detect clients that no longer exist
+PING_RESPONSE_MS = 20_000  # time limit for the response to a ping
 OPTIONS = (
     ("grpc.keepalive_time_ms", KEEP_ALIVE_MS),
     ("grpc.keepalive_timeout_ms", PING_RESPONSE_MS),
-    ("grpc.max_concurrent_streams", MAX_CALLS),  # of one connection
+    ("grpc.max_concurrent_streams", MAX_CALLS),  # limit for each connection
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.so_reuseport", 0),  # otherwise two services could listen on the same port unnoticed
 )
@@ -62,13 +62,13 @@ class CacheGrpcServer(Server):
         health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
         health_service.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        self._port = self._listen(server)  # keep the port for a restart of the server
+        self._port = self._listen(server)  # a restarted server uses the same port
         server.start()
         self._server = server
         log.info("cache_grpc_listening", ae_title=self._lane.ae_title, address=self._settings.bind, port=self._port)
 
     def _limits(self) -> list[tuple[str, int]]:
-        """Return the options that limit connections. gRPC has none for the connections of one address."""
+        """Return the options that limit connections. gRPC has no option for the connections of one address."""
         return [
             ("grpc.max_allowed_incoming_connections", self._settings.max_connections),
             ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),

@@ -1,4 +1,4 @@
-"""The searchable attributes of an instance: those of its header, and the Patient ID and issuer of the ledger."""
+"""The searchable attributes of an instance, from its header; Patient ID and issuer are those in the ledger."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from attrs import astuple, frozen
 
 from dicom_adapter import InstanceStorageInfo
 
-LONGEST = 1024  # characters kept of a value, more than PS3.5 allows for these attributes
+LONGEST = 1024  # maximum number of characters of a value in the index, more than PS3.5 allows
 
 KEYWORDS = {
     "patient_name": "PatientName",
@@ -60,12 +60,12 @@ def attributes(instance: InstanceStorageInfo, texts: Mapping[str, str]) -> Attri
 
 def clean(value: str) -> str:
     """Remove NUL and lone surrogates, which databases refuse, and truncate to LONGEST."""
-    whole = value.encode("utf-8", "replace").decode("utf-8")
-    return whole.replace("\0", "")[:LONGEST]
+    valid = value.encode("utf-8", "replace").decode("utf-8")
+    return valid.replace("\0", "")[:LONGEST]
 
 
 def exact(value: str) -> str:
-    """Escape NUL and lone surrogates, which databases refuse. Different identifiers stay different."""
+    """Escape NUL and lone surrogates, which databases refuse. Different identifiers have different results."""
     return value.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
 
 

@@ -157,7 +157,7 @@ class Index:
         return self._infos(headers.c.study_id, study_ids)
 
     def of_numbers(self, instance_ids: Sequence[int]) -> list[InstanceStorageInfo]:
-        """Return the instances with these ids; missing ones are skipped."""
+        """Return the instances with these ids. Ids without an instance are omitted."""
         return self._infos(instances.c.instance_id, instance_ids)
 
     def _infos(self, column: ColumnElement[Any], values: Sequence[Any]) -> list[InstanceStorageInfo]:
@@ -189,7 +189,8 @@ class Index:
     def idle(self, cutoff: datetime, limit: int) -> list[IdleStudy]:
         """Return studies that may be evicted, the least recently used first.
 
-        Those are unpinned studies in no unfinished job and without an arrival after `cutoff`.
+        A study may be evicted if it is not pinned, no unfinished job contains it, and no instance of it arrived after
+        `cutoff`.
         """
         in_job = exists().where(
             headers.c.study_id == studies.c.study_id,
@@ -207,7 +208,7 @@ class Index:
             return [IdleStudy(**row._mapping) for row in transaction.execute(query)]
 
     def pinned_among(self, instance_ids: Sequence[int]) -> set[int]:
-        """Return the ids of those instances whose study is pinned."""
+        """Return the ids of the instances among these whose study is pinned."""
         query = _of(select(instances.c.instance_id), self._ae_title).where(studies.c.pinned)
         with self._database.read() as transaction:
             return {
@@ -223,7 +224,7 @@ class Index:
         row = {"ae_title": self._ae_title, "created_at": at, "job_id": job.job_id, "keep": job.keep}
         rows = [{"job_id": job.job_id, "instance_id": number} for number in instance_ids]
         with self._database.write() as transaction:
-            transaction.execute(delete(jobs).where(jobs.c.job_id == job.job_id))  # inserted by a turn that failed
+            transaction.execute(delete(jobs).where(jobs.c.job_id == job.job_id))  # the row of a turn that failed
             transaction.execute(jobs.insert().values(**row, fingerprint=job.fingerprint, finished=job.finished))
             transaction.execute(job_instances.insert(), rows)
 
@@ -244,7 +245,7 @@ class Index:
             return list(transaction.execute(query).scalars())
 
     def finish_job(self, job_id: str) -> None:
-        """Mark a job as finished and release its instances."""
+        """Mark a job as finished and delete the list of its instances."""
         with self._database.write() as transaction:
             transaction.execute(update(jobs).where(jobs.c.job_id == job_id).values(finished=True))
             transaction.execute(delete(job_instances).where(job_instances.c.job_id == job_id))

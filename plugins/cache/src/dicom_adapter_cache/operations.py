@@ -1,6 +1,6 @@
-"""The operations of the cache, shared by all protocols: reads query the index, changes are turns of the lane.
+"""The operations of the cache, shared by all protocols: queries read the index, changes are turns of the lane.
 
-Every operation raises `CacheError` for a request that cannot be fulfilled, `Refused` if the host refuses it, and
+Every operation raises `CacheError` for a request that cannot be carried out, `Refused` if the host refuses it, and
 `Retriable` if a later attempt may succeed.
 """
 
@@ -22,7 +22,7 @@ from dicom_adapter_cache.errors import Ambiguous, InvalidRequest, NotInCache
 from dicom_adapter_cache.processor import CacheProcessor, check
 from dicom_adapter_cache.search import Reader
 
-ANSWER_TIMEOUT_S = 30.0  # time for a lane to answer; after a start, the lane delivers the pending instances first
+ANSWER_TIMEOUT_S = 30.0  # time limit for a request to a lane, which first delivers all pending instances after a start
 NEWEST_JOBS = 100
 
 T = TypeVar("T")
@@ -45,10 +45,10 @@ class Download:
 
 
 class Cache:
-    """All AE titles of the cache processor. Thread-safe."""
+    """The cache: all AE titles with the cache processor. Thread-safe."""
 
     def __init__(self, lanes: Mapping[str, LaneHandle]) -> None:
-        self._kept = {name: CachedAeTitle(lane, _reader(lane)) for name, lane in lanes.items()}
+        self._cached = {name: CachedAeTitle(lane, _reader(lane)) for name, lane in lanes.items()}
 
     # --- queries ------------------------------------------------------------------------------------------------------
 
@@ -57,8 +57,8 @@ class Cache:
         check_page(page)
         items: list[values.Study] = []
         total = 0
-        for kept in self._among(study_filter.ae_title):
-            matching, count = kept.reader.studies(study_filter, page.offset + page.limit, kept.lane.now())
+        for cached in self._among(study_filter.ae_title):
+            matching, count = cached.reader.studies(study_filter, page.offset + page.limit, cached.lane.now())
             items += matching
             total += count
         items.sort(key=lambda study: (study.last_arrival, study.study_instance_uid), reverse=True)
@@ -69,8 +69,8 @@ class Cache:
         check_page(page)
         items: list[values.Patient] = []
         total = 0
-        for kept in self._among(study_filter.ae_title):
-            matching, count = kept.reader.patients(study_filter, page.offset + page.limit)
+        for cached in self._among(study_filter.ae_title):
+            matching, count = cached.reader.patients(study_filter, page.offset + page.limit)
             items += matching
             total += count
         items.sort(key=lambda patient: (patient.patient_id, patient.issuer_of_patient_id, patient.ae_title))
@@ -78,8 +78,8 @@ class Cache:
 
     def study(self, uid: str, ae_title: str = "") -> values.StudyDetail:
         """Return a study with its series."""
-        kept = self._with_study(uid, ae_title)
-        detail = kept.reader.study(uid, kept.lane.now())
+        cached = self._with_study(uid, ae_title)
+        detail = cached.reader.study(uid, cached.lane.now())
         if detail is None:
             raise _no_study(uid)
         return detail
@@ -96,14 +96,14 @@ class Cache:
 
     def download(self, sop_instance_uid: str, ae_title: str = "") -> Download:
         """Open the stored file of an instance, and update the time of the last use of its study."""
-        for kept in self._among(ae_title):
-            instance = kept.reader.find_instance(sop_instance_uid)
+        for cached in self._among(ae_title):
+            instance = cached.reader.find_instance(sop_instance_uid)
             if instance is not None:
                 try:
-                    file = kept.lane.open_stored(instance)
+                    file = cached.lane.open_stored(instance)
                 except StoredObjectMissing:
                     continue  # the instance has just been deleted
-                kept.lane.ask(partial(_use, instance.study_instance_uid))
+                cached.lane.ask(partial(_use, instance.study_instance_uid))
                 return Download(instance=instance, file=file)
         raise NotInCache(f"there is no instance {sop_instance_uid}")
 
@@ -118,8 +118,8 @@ class Cache:
 
     def job(self, job_id: str) -> values.JobStatus:
         """Return the current status of a job."""
-        for kept in self._kept.values():
-            job = kept.lane.find_job(job_id)
+        for cached in self._cached.values():
+            job = cached.lane.find_job(job_id)
             if job is not None:
                 return values.job_status(job)
         raise NotInCache(f"there is no job {job_id}; finished jobs are deleted after some time")
@@ -128,21 +128,21 @@ class Cache:
         """Return the most recent composed jobs."""
         newest = [
             (at, job)
-            for kept in self._kept.values()
-            for at, job_id in kept.reader.jobs(limit)
-            if (job := kept.lane.find_job(job_id)) is not None
+            for cached in self._cached.values()
+            for at, job_id in cached.reader.jobs(limit)
+            if (job := cached.lane.find_job(job_id)) is not None
         ]
         newest.sort(key=lambda entry: entry[0], reverse=True)
         return values.Jobs(items=[values.job_status(job) for _at, job in newest[:limit]])
 
     def _lane_of(self, order: values.Order, job_id: str | None) -> LaneHandle:
         """Return the lane of the AE title that composes the job."""
-        if order.ae_title is not None or len(self._kept) == 1:
+        if order.ae_title is not None or len(self._cached) == 1:
             return next(iter(self._among(order.ae_title or ""))).lane
-        for kept in self._kept.values():
-            if job_id is not None and kept.lane.find_job(job_id) is not None:
-                return kept.lane  # the instances of an earlier job may be deleted already
-        owners = [kept.lane for kept in self._kept.values() if kept.reader.has_any(order)]
+        for cached in self._cached.values():
+            if job_id is not None and cached.lane.find_job(job_id) is not None:
+                return cached.lane  # the instances of an earlier job may be deleted already
+        owners = [cached.lane for cached in self._cached.values() if cached.reader.has_any(order)]
         if not owners:
             raise NotInCache("nothing of the selection is in the cache")
         if len(owners) > 1:
@@ -168,18 +168,18 @@ class Cache:
     def _among(self, ae_title: str) -> Iterable[CachedAeTitle]:
         """Return the AE title with this name, or all AE titles if the name is empty."""
         if not ae_title:
-            return self._kept.values()
-        if ae_title not in self._kept:
-            served = ", ".join(self._kept) or "none"
+            return self._cached.values()
+        if ae_title not in self._cached:
+            served = ", ".join(self._cached) or "none"
             raise NotInCache(f"the cache does not serve AE title {ae_title!r} (it serves: {served})")
-        return [self._kept[ae_title]]
+        return [self._cached[ae_title]]
 
     def _with_study(self, uid: str, ae_title: str) -> CachedAeTitle:
-        owners = [kept for kept in self._among(ae_title) if kept.reader.has_study(uid)]
+        owners = [cached for cached in self._among(ae_title) if cached.reader.has_study(uid)]
         if not owners:
             raise _no_study(uid)
         if len(owners) > 1:
-            names = [kept.lane.ae_title for kept in owners]
+            names = [cached.lane.ae_title for cached in owners]
             raise Ambiguous(f"study {uid} is at AE titles {', '.join(names)}: name one as aeTitle", aeTitles=names)
         return owners[0]
 

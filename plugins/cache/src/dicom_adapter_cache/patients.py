@@ -12,9 +12,9 @@ SEXES = ("F", "M")
 def is_conflict(rows: Iterable[Any]) -> bool:
     """Return whether headers disagree about the patient.
 
-    Patient ID and issuer have to be equal, also if they are missing. Name, birth date and sex must not contradict each
-    other. Missing values, upper case and padding are not a contradiction. Neither is the sex "other", because devices
-    send it for an unknown sex.
+    Patient ID and issuer must be the same in all headers; a missing value is different from any other value. Name,
+    birth date and sex must not contradict each other. For these, missing values, and differences in case or padding,
+    are not a contradiction. The sex "other" contradicts no value, because devices send it for an unknown sex.
     """
     distinct = {
         (row.patient_id, row.issuer_of_patient_id, row.patient_name, row.patient_birth_date, row.patient_sex)
@@ -29,9 +29,9 @@ def is_conflict(rows: Iterable[Any]) -> bool:
 
 
 def _comparable(name: str, birth_date: str, sex: str) -> tuple[str, ...]:
-    """Return the values in a form in which equal values have equal texts."""
+    """Return the values in a normalized form: two values are equal if their forms are equal."""
     groups = [*name.split("="), *[""] * NAME_GROUPS][:NAME_GROUPS]
-    digits = "".join(character for character in birth_date if character not in ".-")  # 1970.01.01 before DICOM
+    digits = "".join(character for character in birth_date if character not in ".-")  # ACR-NEMA: 1970.01.01
     return (*map(_group, groups), digits.strip(), sex.upper() if sex.upper() in SEXES else "")
 
 

@@ -1,4 +1,4 @@
-"""The cache processor: keeps received instances and their index until they are deleted or evicted.
+"""The cache processor: keeps received instances and an index of them until they are deleted or evicted.
 
 The ledger is authoritative. After a start, and after a turn that failed, the host delivers all pending instances again;
 then the processor deletes rows of the index that have no pending instance.
@@ -28,10 +28,10 @@ from dicom_adapter_cache.values import Order, selects_nothing
 log = structlog.get_logger("dicom_adapter_cache")
 
 AGE_CHECK_EVERY_S = 60.0  # seconds between searches for studies older than max-age
-CHECK_EVERY_S = 1.0  # seconds between the steps of the check after a start
-WRITE_AFTER_S = 0.2  # delay until a new instance is in the index and can be found
-WRITE_BATCH = 500  # instances
-EVICTION_BATCH = 100  # studies per query
+CHECK_EVERY_S = 1.0  # seconds between two steps of the check after a start
+WRITE_AFTER_S = 0.2  # delay after which a new instance is written to the index and can be found
+WRITE_BATCH = 500  # maximum number of instances that are written together
+EVICTION_BATCH = 100  # number of studies in one query
 RESERVED = ("Source", "Instances")  # metadata that the host adds
 FINAL_STATES = (JobState.SUBMITTED, JobState.CANCELLED)
 
@@ -45,7 +45,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         super().__init__(settings, context)
         self._settle = timedelta(seconds=settings.settle)
         self._known: set[int] = set()  # ids of all instances in the index
-        self._undelivered: set[int] = set()  # ids in the index that were not delivered since `open`
+        self._undelivered: set[int] = set()  # ids of instances in the index that were not delivered since `open`
         self._bytes = 0  # total size of all instances
         self._arrived: list[DescribedInstance] = []  # instances not yet in the index
         self._wrong: set[int] = set()  # ids of instances whose rows in the index have to be replaced
@@ -98,7 +98,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
             self._write()
 
     def _write(self) -> None:
-        """Write new instances to the index in one batch, which costs little more than one instance."""
+        """Write all new instances to the index together: this takes little longer than one instance."""
         if not self._arrived:
             return
         if self._wrong:
@@ -129,7 +129,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         self._check_headers()
 
     def _check_headers(self) -> None:
-        """Check a few headers of the index, and later the next ones, until all are checked."""
+        """Check the next headers of the index, and schedule the following step, until all headers are checked."""
         if self._check.step():
             self.call_later(CHECK_EVERY_S, self._check_headers)
 
@@ -141,7 +141,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
 
     def _update_job(self, kept: KeptJob, job: Job | None) -> None:
         """Finish a job that was submitted or cancelled. A faulted job is not finished: it may be retried."""
-        if job is None:  # its turn was not committed
+        if job is None:  # the turn that created the job was not committed
             self._index.forget_job(kept.job_id)
         elif job.state in FINAL_STATES:
             if job.state is JobState.SUBMITTED and not kept.keep:
@@ -164,7 +164,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         self._known -= numbers
         self._bytes = self._index.total_bytes()
 
-    # --- bounds -------------------------------------------------------------------------------------------------------
+    # --- limits -------------------------------------------------------------------------------------------------------
 
     def free_space(self, wanted_bytes: int) -> None:
         self._evict(wanted_bytes, "storage is nearly full")
@@ -174,7 +174,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         if limit is None or self._bytes <= limit or self._size_retry is not None:
             return
         self._evict(self._bytes - limit, f"the cache holds more than max-size = {int(limit)} bytes")
-        if self._bytes > limit:  # the rest is pinned, arriving or part of a job
+        if self._bytes > limit:  # the remaining studies are pinned, arriving or part of a job
             self._size_retry = self.call_later(max(1.0, self.settings.settle), self._retry_keep_to_size)
 
     def _retry_keep_to_size(self) -> None:

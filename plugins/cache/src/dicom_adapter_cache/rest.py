@@ -46,7 +46,7 @@ Key = Annotated[
 
 
 class CacheProblem(values.Value, frozen=True, kw_only=True, forbid_unknown_fields=False):
-    """Problem details (RFC 9457); further members depend on `type`."""
+    """Problem details (RFC 9457). The other members depend on `type`."""
 
     type: str
     title: str

@@ -1,4 +1,4 @@
-"""Rows of the index: insert and delete instances, and update the headers, series and studies that they belong to."""
+"""Rows of the index: insert and delete instances, and update the headers, series and studies of these instances."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dicom_adapter_cache.database import Transaction
 from dicom_adapter_cache.header import Attributes, folded
 from dicom_adapter_cache.schema import headers, instances, series, studies
 
-CHUNK = 500  # values in one IN (…), below every database's limit for parameters
+CHUNK = 500  # number of values in one IN (…), below the limit of parameters of every database
 INSTANCE_COLUMNS = (
     "sop_class_uid",
     "transfer_syntax_uid",
@@ -55,7 +55,7 @@ class DescribedInstance:
 
 
 def chunks(items: Iterable[T]) -> Iterator[list[T]]:
-    """Split items into lists that fit into one statement."""
+    """Split items into lists of at most CHUNK items."""
     iterator = iter(items)
     while chunk := list(islice(iterator, CHUNK)):
         yield chunk
@@ -148,9 +148,9 @@ def delete_instances(transaction: Transaction, instance_ids: Iterable[int]) -> s
     """Delete instances; return the row ids of their headers, for `update_summaries`."""
     touched: set[int] = set()
     for chunk in chunks(instance_ids):
-        which = instances.c.instance_id.in_(chunk)
-        touched.update(transaction.execute(select(instances.c.header_id).where(which).distinct()).scalars())
-        transaction.execute(delete(instances).where(which))
+        is_in_chunk = instances.c.instance_id.in_(chunk)
+        touched.update(transaction.execute(select(instances.c.header_id).where(is_in_chunk).distinct()).scalars())
+        transaction.execute(delete(instances).where(is_in_chunk))
     return touched
 
 
@@ -158,12 +158,12 @@ def update_summaries(transaction: Transaction, header_ids: Iterable[int]) -> Non
     """Update the counts of headers, and their series and studies. Delete empty headers, series and studies."""
     parents: set[tuple[int, int]] = set()
     for chunk in chunks(sorted(header_ids)):
-        is_one = headers.c.header_id.in_(chunk)
-        rows = transaction.execute(select(headers.c.study_id, headers.c.series_id).where(is_one).distinct())
+        is_in_chunk = headers.c.header_id.in_(chunk)
+        rows = transaction.execute(select(headers.c.study_id, headers.c.series_id).where(is_in_chunk).distinct())
         parents.update((row[0], row[1]) for row in rows)
         _count(transaction, chunk)
         transaction.execute(
-            delete(headers).where(is_one, ~exists().where(instances.c.header_id == headers.c.header_id))
+            delete(headers).where(is_in_chunk, ~exists().where(instances.c.header_id == headers.c.header_id))
         )
     for part in chunks(sorted({series_id for _study_id, series_id in parents})):
         is_empty = ~exists().where(headers.c.series_id == series.c.series_id)

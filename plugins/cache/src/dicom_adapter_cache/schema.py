@@ -93,7 +93,7 @@ headers = Table(  # one row for all instances of a series with the same attribut
     Column("header_id", RowId, primary_key=True, autoincrement=True),
     Column("study_id", ForeignKey("cache_studies.study_id", ondelete="CASCADE"), nullable=False, index=True),
     Column("series_id", ForeignKey("cache_series.series_id", ondelete="CASCADE"), nullable=False),
-    Column("digest", String(32), nullable=False),  # of the attributes
+    Column("digest", String(32), nullable=False),  # digest of the attributes
     Column("patient_id", Text, nullable=False),
     Column("issuer_of_patient_id", Text, nullable=False),
     Column("patient_name", Text, nullable=False),
@@ -110,7 +110,7 @@ headers = Table(  # one row for all instances of a series with the same attribut
     Column("patient_name_folded", Text, nullable=False, index=True),
     Column("instance_count", Integer, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
-    Column("newest", RowId, nullable=False),  # the greatest instance id
+    Column("newest", RowId, nullable=False),  # the highest id of an instance with this header
     UniqueConstraint("series_id", "digest"),
 )
 
@@ -143,7 +143,7 @@ jobs = Table(
     Column("finished", Boolean, nullable=False),
 )
 
-job_instances = Table(  # only of unfinished jobs
+job_instances = Table(  # the instances of unfinished jobs
     "cache_job_instances",
     metadata,
     Column("job_id", ForeignKey("cache_jobs.job_id", ondelete="CASCADE"), primary_key=True),

@@ -163,7 +163,7 @@ class Reader:
 def is_patient(patient: values.PatientRef) -> ColumnElement[bool]:
     """Return the condition for headers with exactly this Patient ID and issuer."""
     return (
-        (headers.c.patient_id_folded == folded(patient.patient_id))  # only this column has an index
+        (headers.c.patient_id_folded == folded(patient.patient_id))  # the only one of these columns that has an index
         & (headers.c.patient_id == patient.patient_id)
         & (headers.c.issuer_of_patient_id == patient.issuer_of_patient_id)
     )
@@ -173,7 +173,7 @@ def is_patient(patient: values.PatientRef) -> ColumnElement[bool]:
 
 
 def _conditions(study_filter: values.StudyFilter) -> list[ColumnElement[bool]]:
-    """Return the conditions of a filter for studies; an empty filter has no conditions.
+    """Return the conditions of a filter for studies. An empty filter has no conditions.
 
     A study with a patient conflict matches each of its patients.
     """
@@ -221,7 +221,7 @@ def _matches(column: ColumnElement[str], value: str) -> ColumnElement[bool]:
 
 
 def _date_conditions(value: str) -> list[ColumnElement[bool]]:
-    """Return the conditions for a date or an inclusive range; an empty end is open (PS3.4 C.2.2.2.5)."""
+    """Return the conditions for a date or an inclusive range; a range may have only one end (PS3.4 C.2.2.2.5)."""
     if not re.fullmatch(values.DATE_PATTERN, value, re.ASCII):
         raise InvalidRequest(
             "studyDate must be YYYYMMDD, or a range such as 20250101-20251231, 20250101- or -20251231",

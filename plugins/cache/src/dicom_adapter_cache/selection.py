@@ -18,7 +18,7 @@ from dicom_adapter_cache.schema import headers, instances, series, studies
 from dicom_adapter_cache.search import is_patient
 from dicom_adapter_cache.values import Order
 
-SHOWN = 20  # UIDs in an error message
+SHOWN = 20  # maximum number of UIDs in an error message
 
 
 @frozen(kw_only=True)
@@ -53,7 +53,7 @@ def require_arrived(database: Database, chosen: Chosen, cutoff: datetime) -> Non
 
 
 def require_one_patient(database: Database, chosen: Chosen) -> None:
-    """Raise PatientConflict if the instances of a chosen study disagree about the patient; all its instances count."""
+    """Raise PatientConflict if the instances of a chosen study disagree about the patient, even unselected ones."""
     mixed = _studies_with(database, chosen, studies.c.patient_conflict)
     if mixed:
         raise PatientConflict(

@@ -32,12 +32,12 @@ def refresh(transaction: Transaction, study_ids: Sequence[int]) -> None:
     """Update studies and their series. Every header in the table must have an instance."""
     query = select(headers).where(headers.c.study_id.in_(study_ids))
     rows = transaction.execute(query.order_by(headers.c.study_id, headers.c.newest.desc())).all()
-    of_studies = [_study(list(of_one)) for _study_id, of_one in groupby(rows, lambda row: row.study_id)]
-    # The sort is stable: the newest header of a series stays the first.
+    study_rows = [_study(list(group)) for _study_id, group in groupby(rows, lambda row: row.study_id)]
+    # The sort is stable, so the newest header of a series is still the first one.
     by_series = sorted(rows, key=lambda row: row.series_id)
-    of_series = [_series(list(of_one)) for _series_id, of_one in groupby(by_series, lambda row: row.series_id)]
-    _update(transaction, studies, studies.c.study_id, of_studies)
-    _update(transaction, series, series.c.series_id, of_series)
+    series_rows = [_series(list(group)) for _series_id, group in groupby(by_series, lambda row: row.series_id)]
+    _update(transaction, studies, studies.c.study_id, study_rows)
+    _update(transaction, series, series.c.series_id, series_rows)
 
 
 def _update(transaction: Transaction, table: Any, key: Any, rows: Sequence[dict[str, Any]]) -> None:
@@ -53,7 +53,7 @@ def _update(transaction: Transaction, table: Any, key: Any, rows: Sequence[dict[
 def _study(header_rows: Sequence[Row[Any]]) -> dict[str, Any]:
     """Return the changed columns of a study from its headers, the newest first.
 
-    The Patient ID is that of the newest instance. For every other attribute, the newest value that is not empty is
+    The Patient ID of the newest instance is used. For every other attribute, the newest value that is not empty is
     used, because reports and presentation states often lack some attributes.
     """
     newest = header_rows[0]

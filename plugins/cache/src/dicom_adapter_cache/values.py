@@ -12,10 +12,10 @@ from dicom_adapter import Job, JobPriority
 
 LARGEST_PAGE = 1000
 LARGEST_OFFSET = 1_000_000
-LONGEST_TEXT = 1024  # characters of a filter
-# `$` alone also matches before a trailing newline in Python, but not in JSON Schema: both understand this.
+LONGEST_TEXT = 1024  # maximum number of characters of a filter
+# In Python, `$` also matches before a newline at the end; in JSON Schema it does not. This pattern is the same in both.
 END = r"$(?!\n)"
-UID_PATTERN = rf"^[0-9.]{{1,64}}{END}"  # PS3.5 section 9, without the rules that some devices break
+UID_PATTERN = rf"^[0-9.]{{1,64}}{END}"  # PS3.5 section 9, without the rules that some devices violate
 AE_TITLE_PATTERN = rf"^[ -\[\]-~]{{1,16}}{END}"
 DATE_PATTERN = rf"^([0-9]{{8}}|[0-9]{{8}}-|-[0-9]{{8}}|[0-9]{{8}}-[0-9]{{8}}){END}"
 PLAIN_PATTERN = rf"^[^\x00-\x1f\x7f]*{END}"  # no control characters
@@ -31,7 +31,7 @@ class Value(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fi
     """Base class of immutable values. In JSON, `study_date` is `studyDate`; unknown members are errors."""
 
     def __repr__(self) -> str:
-        return type(self).__name__  # without fields, because most contain patient data
+        return type(self).__name__  # without fields, because most fields contain patient data
 
 
 # --- results ----------------------------------------------------------------------------------------------------------
@@ -57,7 +57,8 @@ class Study(Value, frozen=True, kw_only=True):
 
     ae_title: str
     study_instance_uid: str
-    patient_conflict: bool  # the instances disagree about the patient; the patient of the newest instance follows
+    patient_conflict: bool  # the instances disagree about the patient
+    # The patient of the newest instance:
     patient_id: str
     issuer_of_patient_id: str
     patient_name: str
@@ -101,7 +102,7 @@ class StudyPatient(Value, frozen=True, kw_only=True):
 
 
 class StudyDetail(Value, frozen=True, kw_only=True):
-    """A study with its series, and with its patients, that of the newest instance first."""
+    """A study with its series and its patients; the patient of the newest instance is the first."""
 
     study: Study
     series: list[Series]
@@ -162,7 +163,7 @@ class StudyFilter(Value, frozen=True, kw_only=True):
 
 
 class PageRequest(Value, frozen=True, kw_only=True):
-    """Part of the matches to return."""
+    """The part of the matches that the response contains."""
 
     limit: int = 100
     offset: int = 0
@@ -172,7 +173,7 @@ class PageRequest(Value, frozen=True, kw_only=True):
 
 
 class PatientRef(Value, frozen=True, kw_only=True):
-    """A patient whose studies all become part of a job."""
+    """A patient. The job contains all studies of the patient."""
 
     patient_id: Annotated[str, Meta(min_length=1, max_length=LONGEST_TEXT)]
     issuer_of_patient_id: Text = ""
