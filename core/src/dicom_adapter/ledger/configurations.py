@@ -130,16 +130,16 @@ def newest(transaction: Transaction) -> Configuration | None:
 def with_draining(transaction: Transaction) -> list[Configuration]:
     """Return the configurations with draining AE titles or submitters, newest first."""
     rows = transaction.execute(select(configurations).order_by(configurations.c.number.desc()))
-    found = [_configuration(row) for row in rows]
-    return [configuration for configuration in found if configuration.draining != Draining()]
+    newest_first = [_configuration(row) for row in rows]
+    return [configuration for configuration in newest_first if configuration.draining != Draining()]
 
 
 def draining(transaction: Transaction) -> Draining:
     """Return everything that is draining."""
-    found = with_draining(transaction)
+    draining_configurations = with_draining(transaction)
     return Draining(
-        ae_titles=[name for configuration in found for name in configuration.draining.ae_titles],
-        submitters=[name for configuration in found for name in configuration.draining.submitters],
+        ae_titles=[name for configuration in draining_configurations for name in configuration.draining.ae_titles],
+        submitters=[name for configuration in draining_configurations for name in configuration.draining.submitters],
     )
 
 

@@ -128,8 +128,8 @@ class Ledger:
 
     def free_bytes(self) -> int:
         """Return the free space of the disk with the database."""
-        found = os.statvfs(self._folder)
-        return found.f_bavail * found.f_frsize
+        disk = os.statvfs(self._folder)
+        return disk.f_bavail * disk.f_frsize
 
     def problem(self) -> str:
         """Return why the files are no longer those that were opened; "" if they are. Needs three calls of stat(2)."""
@@ -158,16 +158,16 @@ class Ledger:
     def require_known(self) -> str | None:
         """Return the revision of the schema; None if there are no tables. Raises Refused if it is unknown."""
         with self.read() as transaction:
-            found = migration.read_revision(transaction)
-            is_foreign = found is None and migration.has_tables(transaction)
+            revision = migration.read_revision(transaction)
+            is_foreign = revision is None and migration.has_tables(transaction)
         if is_foreign:
             raise Refused(
                 f"the database {self.url} has tables, but not those of a ledger: it belongs to another program; name "
                 "another file in [ledger] url"
             )
-        if found is not None and found not in migration.known_revisions():
-            raise Refused(self._unknown(found))
-        return found
+        if revision is not None and revision not in migration.known_revisions():
+            raise Refused(self._unknown(revision))
+        return revision
 
     def _unknown(self, revision: str) -> str:
         return (
@@ -183,14 +183,14 @@ class Ledger:
     def require_current(self) -> None:
         """Raise Refused if the schema does not have the revision that this version of the adapter needs."""
         try:
-            found = self._revision()
+            revision = self._revision()
         except LedgerUnavailable as failure:
             raise Refused(f"the ledger {self.url} cannot be opened: {failure.reason}") from failure
-        if found is not None and found not in migration.known_revisions():
-            raise Refused(self._unknown(found))
-        if found != migration.REVISION:
+        if revision is not None and revision not in migration.known_revisions():
+            raise Refused(self._unknown(revision))
+        if revision != migration.REVISION:
             raise Refused(
-                f"the ledger {self.url} has schema {found or 'none'}, this version needs {migration.REVISION}; "
+                f"the ledger {self.url} has schema {revision or 'none'}, this version needs {migration.REVISION}; "
                 "start the service once with `dicom-adapter run`, which brings it up to date"
             )
 

@@ -83,12 +83,12 @@ def delete_jobs(transaction: Transaction, numbers: Sequence[int], polled: Collec
     )
     are_these = jobs.c.job_number.in_(numbers) & IS_FINISHED
     query = select(jobs.c.job_number, jobs.c.job_id).where(are_these, ~needed, ~awaited)
-    found = transaction.execute(query).all()
-    if not found:
+    unneeded = transaction.execute(query).all()
+    if not unneeded:
         return 0
-    transaction.execute(delete(events).where(events.c.job_id.in_([job_id for _number, job_id in found])))
-    transaction.execute(delete(jobs).where(jobs.c.job_number.in_([number for number, _job_id in found])))
-    return len(found)
+    transaction.execute(delete(events).where(events.c.job_id.in_([job_id for _number, job_id in unneeded])))
+    transaction.execute(delete(jobs).where(jobs.c.job_number.in_([number for number, _job_id in unneeded])))
+    return len(unneeded)
 
 
 def reclaimed_instances(transaction: Transaction, before: datetime, after: Place, limit: int) -> Page:

@@ -48,10 +48,10 @@ def read_at_once(
     which takes ten times as long as the query. Therefore the database returns all rows as one JSON value.
     """
     encoded = transaction.execute(query, parameters).scalar_one()
-    found = sorted(orjson.loads(encoded), key=itemgetter(_NUMBER))
-    for values in found:
+    rows = sorted(orjson.loads(encoded), key=itemgetter(_NUMBER))
+    for values in rows:
         values[_RECEIVED_AT] = EPOCH + timedelta(microseconds=values[_RECEIVED_AT])
-    return to_instances(found)
+    return to_instances(rows)
 
 
 def to_instance(row: Row[Any]) -> InstanceStorageInfo:
@@ -61,13 +61,13 @@ def to_instance(row: Row[Any]) -> InstanceStorageInfo:
 def to_instances(rows: Iterable[Sequence[Any]]) -> list[InstanceStorageInfo]:
     """Convert rows that begin with `COLUMNS`. Equal strings are shared: a million instances have to fit in memory."""
     shared: dict[str, str] = {}
-    found = []
+    converted = []
     for row in rows:
         values = list(row)
         for index in _REPEATED:
             values[index] = shared.setdefault(values[index], values[index])
-        found.append(InstanceStorageInfo(**dict(zip(_NAMES, values, strict=False))))
-    return found
+        converted.append(InstanceStorageInfo(**dict(zip(_NAMES, values, strict=False))))
+    return converted
 
 
 def chunks(items: Iterable[T]) -> Iterator[list[T]]:

@@ -152,10 +152,10 @@ def resolve_pending(transaction: Transaction, instance_ids: Sequence[int]) -> di
     candidates = {instance_id: instance_id for instance_id in instance_ids}
     result: dict[int, int] = {}
     while candidates:
-        found = _states(transaction, list(candidates.values()))
+        states = _states(transaction, list(candidates.values()))
         newer: dict[int, int] = {}
         for instance_id, candidate in candidates.items():
-            state, replaced_by = found.get(candidate, ("", None))
+            state, replaced_by = states.get(candidate, ("", None))
             if state == InstanceState.PENDING.value:
                 result[instance_id] = candidate
             elif replaced_by is not None:

@@ -202,8 +202,8 @@ def count_unfinished(transaction: Transaction) -> dict[str, int]:
 def oldest_unfinished(transaction: Transaction) -> dict[str, Job]:
     """Return the oldest unfinished job of each AE title that has one."""
     oldest = select(func.min(jobs.c.job_number)).where(IS_UNFINISHED).group_by(jobs.c.ae_title)
-    found = [_row(row).job for row in transaction.execute(_select().where(jobs.c.job_number.in_(oldest)))]
-    return {job.ae_title: job for job in found}
+    oldest_jobs = [_row(row).job for row in transaction.execute(_select().where(jobs.c.job_number.in_(oldest)))]
+    return {job.ae_title: job for job in oldest_jobs}
 
 
 def _select() -> Any:

@@ -76,8 +76,8 @@ def jobs_with(transaction: Transaction, selection: InstanceSelection) -> list[tu
         .group_by(job_instances.c.job_number)
     )
     counts = {row.job_number: row.members for row in transaction.execute(query)}
-    found = ledger_jobs.find_where(transaction, jobs.c.job_number.in_(_job_numbers(selection)))
-    return [(row, counts[row.number]) for row in found]
+    rows = ledger_jobs.find_where(transaction, jobs.c.job_number.in_(_job_numbers(selection)))
+    return [(row, counts[row.number]) for row in rows]
 
 
 def uploaded(transaction: Transaction, number: int) -> int:

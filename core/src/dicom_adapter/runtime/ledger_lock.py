@@ -1,7 +1,7 @@
 """The lock of a ledger: only one service may use it. Two services could have different data folders and one ledger.
 
-The second service would take the groups and the jobs of the first one. Like the locks of the data folder, it is an
-advisory lock (flock(2)), which the kernel releases when its process ends.
+The second service would take the groups and the jobs of the first one. Like the locks of the data folder, the lock
+of the ledger is an advisory lock (flock(2)), which the kernel releases when its process ends.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from attrs import frozen
 
 FILE_MODE = 0o600
-LOCK_TRIES = 10  # several, because a process that just ended may still hold it
+LOCK_TRIES = 10  # number of attempts, because a process that is ending may still hold the lock
 LOCK_PAUSE_SECONDS = 0.1
 
 
@@ -25,8 +25,8 @@ LOCK_PAUSE_SECONDS = 0.1
 class LedgerLock:
     """The lock of one ledger. The file of the lock is beside the database, and names the process that holds it."""
 
-    path: Path | None  # of the database; None: it is no file, and has no lock
-    data_folder: Path  # of this process, to be named in the lock
+    path: Path | None  # file of the database; None: the database is not a file, and has no lock
+    data_folder: Path  # data folder of this process, which is written to the file of the lock
 
     @contextmanager
     def hold(self) -> Iterator[str]:
@@ -85,7 +85,7 @@ def _lock(descriptor: int, kind: int) -> bool:
 
 def _holder(text: str) -> str:
     try:
-        found = json.loads(text)
-        return f"another dicom-adapter (PID {found['pid']}) with the data folder {found['data_folder']}"
-    except (ValueError, KeyError, TypeError):  # it has not written its name yet
+        holder = json.loads(text)
+        return f"another dicom-adapter (PID {holder['pid']}) with the data folder {holder['data_folder']}"
+    except (ValueError, KeyError, TypeError):  # the holder has not written its PID yet
         return "another dicom-adapter"

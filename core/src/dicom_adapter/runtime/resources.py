@@ -19,10 +19,9 @@ class Resources:
     ledger: Ledger
     storage: StorageBackend[Any]
     clock: Clock
-    storage_problem: Callable[[], str] = lambda: (
-        ""
-    )  # why the opened storage was replaced or is missing; "" if it is not
+    # Returns why the opened storage was replaced or is missing; "" if it is not.
+    storage_problem: Callable[[], str] = lambda: ""
 
     def problem(self) -> str:
-        """Return why the opened storage or ledger was replaced or is missing; "" if neither was."""
+        """Return why the opened storage or ledger was replaced or is missing; "" if both are unchanged."""
         return self.storage_problem() or self.ledger.problem()

@@ -1,10 +1,10 @@
-"""The generation of a storage: it shows at a start whether the ledger and the storage belong together.
+"""The generation of a storage, by which a start checks that the ledger and the storage belong together.
 
     <storage.path>/instances/storage-id     line 1: the identity of the storage; line 2: its generation
 
-While a service uses both, the generation increases at the start, every hour, and at the stop: first in the ledger, as
-the next one, then in the storage, then the ledger records that the storage has it. So a crash at any moment leaves a
-pair that matches, and a ledger or a storage that was restored from a backup without the other one does not match.
+While a service uses both, the generation increases at the start, every hour, and at the stop, in three steps: the
+ledger records the next generation; it is written to the storage; the ledger records it as the current generation. So
+ledger and storage match after a crash at any moment. They do not match if only one of them was restored from a backup.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dicom_adapter.runtime.storage_marker import StorageMarker
 log = structlog.get_logger("dicom_adapter.host")
 
 EVERY = timedelta(hours=1)
-OFFSET = 37  # of the second line: a UUID has 36 characters
+OFFSET = 37  # offset of the second line: a UUID has 36 characters
 DIGITS = 20  # a fixed length, so that the line is overwritten as a whole
 
 WAY_OUT = (
@@ -41,7 +41,7 @@ class StorageGeneration:
     marker: StorageMarker
     ledger: Ledger
     clock: Clock
-    is_durable: bool  # otherwise, a power loss may take the last generations of the ledger
+    is_durable: bool  # False: a power loss may destroy the last generations in the ledger
 
     def require_match(self) -> None:
         """Raise Refused if the ledger and the storage do not belong together."""
@@ -60,7 +60,7 @@ class StorageGeneration:
         return self.clock.now() + EVERY
 
     def advance(self) -> None:
-        """Begin the next generation; from now on, the ledger and the storage belong together.
+        """Begin the next generation. Afterwards, the ledger and the storage belong together.
 
         Raises StorageUnavailable, OSError or the errors of the ledger.
         """
@@ -79,7 +79,7 @@ class StorageGeneration:
             storages.save(transaction, self._recorded(following))
 
     def finish(self) -> None:
-        """Begin another generation at the stop of the service. A failure is logged: the pair still matches."""
+        """Begin another generation at the stop of the service. A failure is only logged, because both still match."""
         try:
             self.advance()
         except (StorageUnavailable, OSError, LedgerError) as failure:
@@ -95,7 +95,7 @@ class StorageGeneration:
 
 
 def _read(path: Path) -> int:
-    """Return the generation; 0 if the marker has none or it cannot be parsed."""
+    """Return the generation; 0 if the marker has no generation, or one that cannot be parsed."""
     with path.open("rb") as file:
         file.seek(OFFSET)
         text = file.read(DIGITS)

@@ -3,8 +3,8 @@
     <storage.path>/instances/storage-id     a UUID in text form; the next line: see `storage_generation`
 
 A folder without its disk looks like a new folder. Without the marker, a service that starts before the disk is mounted
-would begin a second storage on the mount point. The marker is in the folder with the instances, because the data folder
-or this folder may be the mount point.
+would create a second storage on the mount point. The marker is in the folder with the instances, because the data
+folder or this folder may be the mount point.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class StorageMarker:
     file: PlacedFile
 
     def problem(self) -> str:
-        """Return why the storage is not the one that was opened; "" if it is. It costs one call of stat(2)."""
+        """Return why the storage is no longer the opened one; "" if it is. Needs one call of stat(2)."""
         problem = self.file.problem()
         return problem and f"the storage is not the one that the service has opened: {problem}"
 
 
 def read_marker(path: Path) -> StorageMarker | None:
-    """Return the marker in the data folder `path`; None if there is none. Creates nothing."""
+    """Return the marker in the data folder `path`; None if it does not exist. Creates nothing."""
     file = path / INSTANCES / NAME
     try:
         with file.open("rb") as opened:
@@ -51,13 +51,13 @@ def read_marker(path: Path) -> StorageMarker | None:
 
 
 def create_marker(path: Path, *, durable: bool) -> StorageMarker:
-    """Return the marker in the data folder `path`. If there is none, create it, and the folder. Raises OSError."""
+    """Return the marker in the data folder `path`. If it does not exist, create it, and the folder. Raises OSError."""
     folder = path / INSTANCES
     folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
     file = folder / NAME
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
     with os.fdopen(descriptor, "r+b") as opened:
-        fcntl.flock(opened, fcntl.LOCK_EX)  # another process may create it at the same time
+        fcntl.flock(opened, fcntl.LOCK_EX)  # another process may create the marker at the same time
         identity = _identity_in(opened.read(100))
         if not identity:
             identity = str(uuid4())
@@ -74,9 +74,9 @@ def create_marker(path: Path, *, durable: bool) -> StorageMarker:
 def require_there(path: Path, ledger: Path | None) -> None:
     """Raise StorageUnavailable if the storage may be missing. Creates nothing.
 
-    `ledger`: the file of the ledger; None if it is no file. It is there if the marker exists, if an earlier version of
-    the adapter has used the folder, or if the folder is certainly new: the folder does not exist and there is no
-    ledger, or a disk without files of the adapter is mounted there.
+    `ledger`: the file of the ledger; None if the ledger is not a file. The storage is not missing if the marker exists,
+    if an earlier version of the adapter has used the folder, or if the folder is certainly new: the folder does not
+    exist and there is no ledger, or a disk without files of the adapter is mounted there.
     """
     if read_marker(path) is not None or _is_used_without_marker(path):
         return
@@ -85,9 +85,9 @@ def require_there(path: Path, ledger: Path | None) -> None:
             f"{path / INSTANCES} is missing or empty, but its ledger {ledger} exists: mount the disk with the "
             f"instances, or restore them; {NEW}"
         )
-    own = (path / INSTANCES, path)
-    existing = next(folder for folder in (*own, *path.absolute().parents) if folder.exists())
-    if existing.is_mount() or (existing not in own and not _is_empty(existing)):
+    storage_folders = (path / INSTANCES, path)
+    existing = next(folder for folder in (*storage_folders, *path.absolute().parents) if folder.exists())
+    if existing.is_mount() or (existing not in storage_folders and not _is_empty(existing)):
         return
     raise StorageUnavailable(
         f"{existing} has no storage of dicom-adapter: it is new, or its disk is not mounted. Mount the disk; {NEW}"
@@ -110,7 +110,7 @@ def _is_empty(folder: Path) -> bool:
     except FileNotFoundError:
         return True
     except PermissionError:
-        return False  # the folder of another user: it is no mount point for this service
+        return False  # the folder belongs to another user, so it is not a mount point for this service
 
 
 def _identity_in(content: bytes) -> str:

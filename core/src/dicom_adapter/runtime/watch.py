@@ -59,19 +59,19 @@ def examine(part: Part, conditions: Sequence[Condition]) -> PartFinding:
     return PartFinding()
 
 
-def with_slow(found: Mapping[Part, PartFinding], slow: Mapping[Part, str]) -> Mapping[Part, PartFinding]:
+def with_slow(findings: Mapping[Part, PartFinding], slow: Mapping[Part, str]) -> Mapping[Part, PartFinding]:
     """Return the findings. Working parts in which a plugin was slow recently are degraded."""
     return {
         part: PartFinding(state=PartState.DEGRADED, reason=slow[part])
         if part in slow and finding.state is PartState.OK
         else finding
-        for part, finding in found.items()
+        for part, finding in findings.items()
     }
 
 
-def with_log_problem(found: Mapping[Part, PartFinding], problem: str) -> Mapping[Part, PartFinding]:
+def with_log_problem(findings: Mapping[Part, PartFinding], problem: str) -> Mapping[Part, PartFinding]:
     """Return the findings. A working process is degraded by a problem of its log, which the log cannot show."""
-    return with_slow(found, {part: problem for part in found if problem and part.kind is PartKind.PROCESS})
+    return with_slow(findings, {part: problem for part in findings if problem and part.kind is PartKind.PROCESS})
 
 
 class Watch:
@@ -98,11 +98,11 @@ class Watch:
 
     def examine(self) -> datetime:
         """Examine every part, log the changes, and wake the thread that writes them."""
-        now = self._clock.system_time()  # commands compare it with their own
-        found = with_log_problem(self._examine_parts(), self._log_problem())
-        parts = {part: self._health_of(part, finding, now) for part, finding in found.items()}
+        now = self._clock.system_time()  # commands compare this time with the time of their process
+        findings = with_log_problem(self._examine_parts(), self._log_problem())
+        parts = {part: self._health_of(part, finding, now) for part, finding in findings.items()}
         states = {part: self._state_of(part) for part in parts}
-        changed = [part for part, found in parts.items() if found.state is not states[part]]
+        changed = [part for part, part_health in parts.items() if part_health.state is not states[part]]
         self._parts = parts
         for part in changed:
             self._report(part, parts[part], states[part], now)
