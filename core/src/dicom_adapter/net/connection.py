@@ -146,8 +146,7 @@ class Connection(asyncio.BufferedProtocol):
         """Return whether the connection stays open.
 
         The connection stays open until the last response is sent, because the peer may have closed only its sending
-        side. If no response is outstanding, the association is counted as ended at once: with the limit for each peer,
-        the next association of the peer may depend on that.
+        side. Otherwise the association ends at once, so that it does not count when the peer requests the next one.
         """
         self.is_half_closed = True
         for event in self._acceptor.input_ended():
@@ -214,10 +213,7 @@ class Connection(asyncio.BufferedProtocol):
         self._endpoint.admission.request_slot(self.peer, lambda *counts: self._decide(request, *counts))
 
     def _decide(self, request: AssociationRequest, associations: int, of_peer: int) -> None:
-        """Request the decision about an association.
-
-        `associations`: number of open associations; `of_peer`: the number of these with this peer.
-        """
+        """Request the decision. `associations`: number of open ones; `of_peer`: number of those with this peer."""
         if self.has_ended or self._transport.is_closing():  # the peer disconnected while the request waited
             return
         association = self.association = _Association(uuid4().hex, request, {})
