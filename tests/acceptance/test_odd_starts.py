@@ -208,8 +208,8 @@ def test_a_signal_while_the_configuration_is_read_ends_the_command_with_status_0
     with subprocess.Popen([*PROGRAM, "run", str(path)], stderr=subprocess.PIPE, text=True) as starting:
         writing = os.open(path, os.O_WRONLY)  # waits until `run` reads
         starting.send_signal(number)
+        os.close(writing)  # ends a read that began just after the signal, which Python handles between two instructions
         _output, errors = starting.communicate(timeout=60)
-        os.close(writing)
     assert f"stopped by {number.name} before the service was started\n" == errors
     assert 0 == starting.returncode
 
