@@ -183,6 +183,7 @@ class Hostile:
                 peer, _ = self._listener.accept()
                 self._open.append(peer)
                 if self._context is not None:
+                    peer.getpeername()  # raises if the peer has left already: then wrap_socket leaves a socket open
                     peer = self._context.wrap_socket(peer, server_side=True)
                     self._open[-1] = peer
                 self.connections += 1
