@@ -176,6 +176,8 @@ class Hostile:
                 pass  # closed by the peer
             connection.close()
         self._thread.join(MOST_S)
+        for connection in self._open:  # also the one whose TLS handshake has just ended
+            connection.close()
 
     def _accept(self) -> None:
         while self._scripts:
@@ -183,7 +185,6 @@ class Hostile:
                 peer, _ = self._listener.accept()
                 self._open.append(peer)
                 if self._context is not None:
-                    peer.getpeername()  # raises if the peer has left already: then wrap_socket leaves a socket open
                     peer = self._context.wrap_socket(peer, server_side=True)
                     self._open[-1] = peer
                 self.connections += 1
