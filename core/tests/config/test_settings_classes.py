@@ -28,7 +28,7 @@ def test_a_misspelt_setting_is_reported_with_the_nearest_key(settings: Structure
 
 
 def test_a_class_without_settings_accepts_no_key(settings: Structure) -> None:
-    """The message says that no key is known."""
+    """The message lists no known key."""
     assert "a is not a known key (known: none)" in settings(NoSettings, "a = 1")[1]["a"]
     assert NoSettings() == settings(NoSettings, "")[0]
 

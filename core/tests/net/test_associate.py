@@ -53,7 +53,7 @@ def bare_context(number: int, *items: bytes) -> bytes:
 ABSTRACT, TRANSFER = item(0x30, CT), item(0x40, IMPLICIT)
 VERIFY = context(3, VERIFICATION, (IMPLICIT,))
 
-# What other acceptors do with these, DCMTK 3.6.7 and Orthanc 1.10: they accept all of them, except those marked *, for
+# Reactions of other acceptors, DCMTK 3.6.7 and Orthanc 1.10: they accept all of them, except those marked *, for
 # which they close the connection or abort.
 TOLERATED = {
     "called AE title with a dirty buffer": (request(called=b"LUNG\0\xa3junk\x01\x02abc\\e"), NORMAL),
@@ -118,7 +118,7 @@ def results(found: AssociateRequest) -> list[tuple[int, int, str]]:
 
 @pytest.mark.parametrize("name", TOLERATED)
 def test_an_irregular_request_is_tolerated(name: str) -> None:
-    """What it lacks is not needed, or declined. The irregularity is reported.
+    """The missing items are not needed, or the context is declined. The irregularity is reported.
 
     Verified to fail when any of them aborts the association.
     """

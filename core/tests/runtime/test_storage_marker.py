@@ -1,4 +1,4 @@
-"""The marker of a storage: it tells a new folder from a disk that is not mounted."""
+"""The marker of a storage: it distinguishes a new folder from a disk that is not mounted."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_an_empty_folder_may_be_a_mount_point_without_its_disk(parent: Path) -> 
 
 
 def test_a_file_on_the_mount_point_does_not_make_it_a_storage(parent: Path) -> None:
-    """Administrators often put a file on the mount point that says that the disk is not mounted."""
+    """Administrators often put a file on the mount point, as a note that the disk is not mounted."""
     (parent / "data").mkdir()
     (parent / "data" / "NOT-MOUNTED").touch()
     with pytest.raises(StorageUnavailable):

@@ -2,7 +2,7 @@
 
 A failure to read a file and a failure to parse it are different: the first may be an outage of the storage, which ends,
 and concerns every file; the second concerns one instance, for ever. pydicom raises errors of many types, OSError among
-them, so that the type does not tell which one it was.
+them, so that the type of an error does not distinguish them.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class InstanceState(str, Enum):
 
 
 class InstanceOutcome(str, Enum):
-    """What happened to an instance before it was reclaimed."""
+    """The use of an instance until it was reclaimed."""
 
     SUBMITTED = "submitted"  # at least one job with the instance was started on the platform
     CANCELLED = "cancelled"  # operators cancelled every job with the instance
