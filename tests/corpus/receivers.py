@@ -18,7 +18,7 @@ from support import grouping
 
 AE_TITLE = "CORPUS"
 OWN = "dicom-adapter"
-AT_ONCE = 4  # associations: pynetdicom accepts ten, and counts those that have just ended
+AT_ONCE = 16  # associations
 CONFIGURATION = f"""
 [storage]
 path = "data"
@@ -57,8 +57,8 @@ def dcmtk(folder: Path) -> Iterator[int]:
 
 @contextmanager
 def orthanc(folder: Path) -> Iterator[int]:
-    """Run Orthanc with enough threads: it keeps one for each association that waits for the rest of a request."""
-    with receive_neighbours.orthanc(folder, 1, {"DicomThreadsCount": 2 * AT_ONCE}) as running:
+    """Run Orthanc with enough threads: one waits 30 s for the rest of each request that it cannot parse."""
+    with receive_neighbours.orthanc(folder, 1, {"DicomThreadsCount": 64}) as running:
         yield running.port
 
 
@@ -79,3 +79,8 @@ def neighbours() -> Mapping[str, Open]:
         if version:
             found[f"{name} {version[0]}"] = run
     return {**found, f"pynetdicom {metadata.version('pynetdicom')}": pynetdicom}
+
+
+def associations_at_once(receiver: Open) -> int:
+    """Return how many associations to open. Receivers with a limit also count those that have just ended."""
+    return 4 if receiver in (orthanc, pynetdicom) else AT_ONCE

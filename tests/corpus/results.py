@@ -11,7 +11,7 @@ from corpus.associations import OddAssociation, odd_associations
 from corpus.data_sets import OddDataSet, odd_data_sets
 from corpus.exchange import request_association, store_data_set, when_free
 from corpus.reasons import ASSOCIATIONS, DATA_SETS
-from corpus.receivers import AE_TITLE, AT_ONCE, Open
+from corpus.receivers import AE_TITLE, Open, associations_at_once
 
 FILE = Path(__file__).with_name("results.json")
 Answers = Mapping[str, Mapping[str, str]]  # of one receiver: by kind of case, and by name of the case
@@ -19,7 +19,7 @@ Answers = Mapping[str, Mapping[str, str]]  # of one receiver: by kind of case, a
 
 def run(receiver: Open, folder: Path) -> Answers:
     """Send every case to a receiver; return its answers."""
-    with receiver(folder) as port, ThreadPoolExecutor(AT_ONCE) as threads:
+    with receiver(folder) as port, ThreadPoolExecutor(associations_at_once(receiver)) as threads:
 
         def store(case: OddDataSet) -> str:
             return when_free(lambda: store_data_set(port, AE_TITLE, case.syntax, case.data, case.sop_instance_uid))

@@ -31,6 +31,7 @@ def test_the_adapter_answers_as_recorded(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # some of them never answer what they cannot parse
 @pytest.mark.parametrize("name", NEIGHBOURS)
 def test_neighbours_answer_as_recorded(name: str, tmp_path: Path) -> None:
     """The page of the documentation compares the adapter with them. Other versions may answer otherwise."""

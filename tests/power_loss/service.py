@@ -105,7 +105,7 @@ def _trace(folder: Path, durability: Durability, backend: str) -> Traced:
     program.write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
     program.chmod(0o700)
 
-    service = LaunchedService(configuration, "--port", "0", python=str(program))
+    service = LaunchedService(configuration, "--port", "0", "--new", python=str(program))
     try:
         service.port(seconds=60)  # tracing is slow
         tracer = os.pidfd_open(_tracer_of(service.pids()[0]))

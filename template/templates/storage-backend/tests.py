@@ -55,7 +55,7 @@ def test_a_stored_instance_reaches_the_platform(adapter: Adapter, tmp_path: Path
     adapter.receive(sent)
     (job,) = adapter.platform.jobs.values()
     assert sent == dcmread(BytesIO(job.files[0]))
-    assert list((tmp_path / "data" / "instances").iterdir()) == []
+    assert list((tmp_path / "data" / "instances").glob("*.dcm")) == []
 
 
 class TestConformance(BaseStorageBackendTests):
