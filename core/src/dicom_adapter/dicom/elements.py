@@ -72,6 +72,7 @@ class ElementScanner:
     transfer_syntax_uid: str
     wanted: frozenset[int]  # tags of top-level elements
     required: frozenset[int]  # those of `wanted` without which the result is useless
+    needs_more: bool = True  # False: the rest of the data set cannot change the result
     values: dict[int, bytes] = field(factory=dict)  # the wanted values found so far
     # All tags up to the greatest of `wanted` were read in ascending order, and all of `required` are among them.
     is_past_wanted: bool = False
@@ -96,9 +97,7 @@ class ElementScanner:
         self._encoding = encoding_of(self.transfer_syntax_uid)
         self._greatest = max(self.wanted)
 
-    @property
-    def needs_more(self) -> bool:
-        """Return whether the rest of the data set can still change the result."""
+    def _wants_more(self) -> bool:
         return not (self.problem or self.conflict or (self.is_complete and self._has_checked_pixels))
 
     @property
@@ -129,7 +128,7 @@ class ElementScanner:
         if not self._is_decided:
             self._decide(self._rest)
             self._scan(self._rest)
-        if self.needs_more and (self._rest or self._skip or self._outer):
+        if self._wants_more() and (self._rest or self._skip or self._outer):
             self.problem = f"the data set ends in the middle of {self.last}{self._after_disorder()}"
 
     def _scan(self, data: bytes | memoryview) -> None:
@@ -138,10 +137,11 @@ class ElementScanner:
                 self._rest = bytes(data)
                 return
             self._decide(data)
-        if self.needs_more:
+        if self._wants_more():
             at = self._elements(data)
             self._start += min(at, len(data))
             self._rest, self._skip = bytes(data[at:]), max(at - len(data), 0)
+        self.needs_more = self._wants_more()
 
     def _decide(self, beginning: bytes | memoryview) -> None:
         """Set `mismatch` if the data set is certainly not encoded as its transfer syntax requires."""
@@ -159,35 +159,39 @@ class ElementScanner:
     def _elements(self, data: bytes | memoryview) -> int:
         """Scan complete elements; return the offset in `data` of the next one, which may be after its end."""
         at = self._skip_plain(data, 0)
-        while self.needs_more and (element := self._read_header(data, at)) is not None:
+        while self._wants_more() and (element := self._read_header(data, at)) is not None:
             if not (self._outer or element.tag >> 16 == ITEM_GROUP or self._read_top_level(data, at, element)):
                 break
             at = self._skip_plain(data, self._step_over(element))
         return at
 
     def _skip_plain(self, data: bytes | memoryview, at: int) -> int:
-        """Skip elements that are not wanted, in a fast loop; return the offset of the first element that needs more."""
+        """Scan short elements in a fast loop; return the offset of the first element that needs more."""
         if self.is_past_wanted or self._outer:
             return self._skip_without_order(data, at)
-        size, wanted, is_implicit = len(data), self.wanted, self._encoding.is_implicit
+        size, wanted, values, is_implicit = len(data), self.wanted, self.values, self._encoding.is_implicit
         header = self._encoding.implicit_header if is_implicit else self._encoding.header
         last, last_at = self.last.tag, self.last.offset - self._start
-        while at + 8 <= size:
+        while at + 8 <= size and last != self._greatest:
             if is_implicit:
                 group, number, length = header(data, at)
                 is_plain = length < ONE_BY_ONE
             else:
                 group, number, vr, length = header(data, at)
                 is_plain = vr in SHORT_VRS
-            tag = group << 16 | number
-            if not is_plain or tag in wanted or group == ITEM_GROUP:
+            tag, end = group << 16 | number, at + 8 + length
+            if not is_plain or group == ITEM_GROUP:
                 break
+            if tag in wanted:
+                if end > size or tag in values:
+                    break
+                values[tag] = bytes(data[at + 8 : end])
             if tag <= last:
                 self._note_disorder(ElementPlace(tag, self._start + at))
-            last, last_at = tag, at
-            at += 8 + length
+            last, last_at, at = tag, at, end
         self.last = ElementPlace(last, self._start + last_at)
-        return at
+        self._note_if_past_wanted()
+        return self._skip_without_order(data, at) if self.is_past_wanted else at
 
     def _skip_without_order(self, data: bytes | memoryview, at: int) -> int:
         """Skip as `_skip_plain` does, but faster, without a check of the order.
@@ -230,8 +234,7 @@ class ElementScanner:
         if element.tag <= self.last.tag:
             self._note_disorder(place)
         self.last = place
-        if element.tag == self._greatest and self.disorder is None:
-            self.is_past_wanted = self.values.keys() >= self.required
+        self._note_if_past_wanted()
         return True
 
     def _step_over(self, element: ElementHeader) -> int:
@@ -263,6 +266,10 @@ class ElementScanner:
     def _not_an_element(self, offset: int) -> str:
         after = "at its beginning" if self.last.offset < 0 else f"at offset {offset}, after {self.last}"
         return f"the data set has no valid data element {after}{self._after_disorder()}"
+
+    def _note_if_past_wanted(self) -> None:
+        if self.last.tag == self._greatest and self.disorder is None:
+            self.is_past_wanted = self.values.keys() >= self.required
 
     def _note_disorder(self, place: ElementPlace) -> None:
         self.disorder = self.disorder or place
