@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -195,17 +195,30 @@ def test_errors_that_cannot_be_written_do_not_change_the_exit_status(stopped: Pa
 # --- signals ----------------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def signals_blocked(numbers: set[signal.Signals]) -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@pytest.mark.parametrize("is_blocked", [False, True], ids=["", "blocked"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_the_configuration_is_read_ends_the_command_with_status_0(
-    tmp_path: Path, number: signal.Signals
+    tmp_path: Path, number: signal.Signals, is_blocked: bool
 ) -> None:
-    """The configuration is a pipe, so that `run` is waiting for it.
+    """The configuration is a pipe, so that `run` is waiting for it. A new process inherits blocked signals.
 
-    Verified to fail when `run` does not handle the signal.
+    Verified to fail when `run` does not handle the signal, and when it does not unblock it.
     """
     path = tmp_path / "adapter.toml"
     os.mkfifo(path)
-    with subprocess.Popen([*PROGRAM, "run", str(path)], stderr=subprocess.PIPE, text=True) as starting:
+    with (
+        signals_blocked({number} if is_blocked else set()),
+        subprocess.Popen([*PROGRAM, "run", str(path)], stderr=subprocess.PIPE, text=True) as starting,
+    ):
         writing = os.open(path, os.O_WRONLY)  # waits until `run` reads
         starting.send_signal(number)
         os.close(writing)  # ends a read that began just after the signal, which Python handles between two instructions

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,15 @@ class Became(BaseException):
     """Raised instead of replacing the process."""
 
 
+@pytest.fixture
+def blocked_signals() -> Iterator[None]:
+    """Unblock the signals that `run` blocks: the test process must not pass them to the services of other tests."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    yield
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@pytest.mark.usefixtures("blocked_signals")
 def test_the_configuration_is_passed_without_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A service that is started while all disks are full must wait for free space, not end."""
     passed: dict[str, Any] = {}

@@ -8,10 +8,14 @@ from types import FrameType
 
 
 def stop_at_once() -> None:
-    """End the process with status 0 on SIGTERM and Ctrl-C: nothing has been started yet. SIGHUP waits."""
+    """End the process with status 0 on SIGTERM and Ctrl-C: nothing has been started yet. SIGHUP waits.
+
+    The two signals are unblocked: a program that blocks them passes its mask to the programs that it starts.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGINT])
 
 
 def hold() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 import threading
@@ -153,7 +154,9 @@ HEALTH = b"GET /health HTTP/1.1\r\n" + HOST
 def answers(connection: socket.socket) -> bool:
     """Return whether the server answers a request on an open connection, which stays open."""
     connection.sendall(HEALTH + b"\r\n")
-    return connection.recv(65536).startswith(b"HTTP/1.1 200")
+    response = http.client.HTTPResponse(connection)
+    response.begin()
+    return response.status == 200 and bool(response.read())  # the whole response: it may come in several packets
 
 
 def test_connections_beyond_the_limit_are_closed_at_once(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
