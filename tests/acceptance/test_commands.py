@@ -103,12 +103,11 @@ def test_a_port_or_data_folder_in_use_prevents_the_start(
     """The error names the port or folder, the exit status is 1, and the other service is not affected."""
     folder = service.configuration.parent / "data"
     port = service.port()
-    _service, host, _receiver = service.pids()
     same_port = launch_service(CONFIGURATION, "--port", str(port), name="same-port")
     same_folder = launch_service(CONFIGURATION.replace('"data"', f'"{folder}"'), name="same-folder")
     reasons = {
         same_port: f"cannot listen on 0.0.0.0:{port}: Address already in use",
-        same_folder: f"another dicom-adapter (PID {host}) is already using {folder}",
+        same_folder: f"another dicom-adapter (PID {service.pids()[0]}) is already using {folder}",
     }
     assert reasons == {run: run.wait_for("service_not_started")["reason"] for run in reasons}
     assert [1, 1] == [same_port.wait(), same_folder.wait()]

@@ -53,7 +53,7 @@ def test_a_second_service_with_the_same_ledger_is_refused_with_the_first_ones_pi
     first = launch_service(configuration, name="first")
     first.port()
     second = launch_service(configuration, name="second")
-    holder = f"another dicom-adapter (PID {first.pids()[1]}) with the data folder {data_of(first)}"
+    holder = f"another dicom-adapter (PID {first.pids()[0]}) with the data folder {data_of(first)}"
     assert f"{holder} is already using the ledger {tmp_path / 'ledger.sqlite'}" in refusal_of(second)
     assert [True] * 2 == [result.ok for result in send(write_study(tmp_path / "study"), first, "LUNG")]
     assert 2 == run(second, "audit", "--repair").returncode

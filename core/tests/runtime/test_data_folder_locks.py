@@ -31,7 +31,7 @@ def test_a_check_creates_no_file(tmp_path: Path) -> None:
     """The check may run as another user than the service."""
     folder = DataFolder(tmp_path / "data")
     assert (False, False) == (folder.is_used, folder.has_host)
-    assert ([], []) == (folder.host_pids, folder.user_pids)
+    assert ([], []) == (folder.service_pids, folder.user_pids)
     assert [] == list(tmp_path.iterdir())
 
 
@@ -52,6 +52,25 @@ def test_only_one_host_can_run(tmp_path: Path) -> None:
         with folder.as_host() as first, folder.as_host() as second:
             assert (True, False, True) == (first, second, folder.has_host)
     assert not folder.has_host
+
+
+def test_the_pid_of_the_service_is_known_while_its_host_holds_the_lock(tmp_path: Path) -> None:
+    """A host that starts does not report the PID of an earlier service. Verified to fail without the record."""
+    folder = DataFolder(tmp_path)
+    marker = folder.prepare(is_new=True)
+    with folder.as_host(4711):
+        folder.record_open_files(marker)
+        assert [4711] == folder.service_pids
+    assert [] == folder.service_pids
+    with folder.as_host(4712):
+        assert [4712] == folder.service_pids
+
+
+def test_the_lock_of_a_host_of_an_earlier_version_has_no_pid(tmp_path: Path) -> None:
+    folder = DataFolder(tmp_path)
+    with folder.as_host():
+        (tmp_path / "host.lock").write_text('[["/data/host.lock", 1, 2]]', encoding="utf-8")
+        assert ([], "") == (folder.service_pids, folder.displaced())
 
 
 @pytest.mark.parametrize("lock", ["shared", "as_host"])
@@ -82,7 +101,7 @@ def test_a_process_that_is_killed_releases_its_lock(tmp_path: Path) -> None:
         assert process.stdout is not None  # stdout is a pipe
         assert "True\n" == process.stdout.readline()
         assert folder.is_used
-        assert ([], [process.pid]) == (folder.host_pids, folder.user_pids)
+        assert ([], [process.pid]) == (folder.service_pids, folder.user_pids)
         assert f"the service (PID {process.pid})" == with_pids("the service", folder.user_pids)
         process.kill()
         process.wait()

@@ -18,6 +18,7 @@ from dicom_adapter.api.hookspecs import Catalogue
 from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_ledger, read
 from dicom_adapter.config.model import Config
 from dicom_adapter.ledger.configurations import Configuration, ConfigurationState
+from dicom_adapter.ledger.health import processes
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.operations.status import (
     AeTitleStatus,
@@ -55,6 +56,15 @@ class StatusReport:
     @property
     def level(self) -> Level:
         return worst_level(self.problems)
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The PIDs of the service's processes, by name; empty if the service is not running."""
+        if self.service is not ServiceState.RUNNING:
+            return {}
+        names = processes(self.config.dicom.receivers)
+        parts = [part for name in names if (part := self.facts.parts.get(name)) is not None]
+        return {part.part: part.pid for part in parts if part.pid is not None}
 
     def state_of(self, status: AeTitleStatus) -> str:
         """Return the state of an AE title in one or two words."""
@@ -123,6 +133,8 @@ def _show(report: StatusReport) -> None:
     for problem in report.problems:
         _print("", f"{problem.part}: {problem.reason}", colour=COLOURS[problem.level])
     _print("service", _service(report))
+    if report.pids:
+        _print("processes", ", ".join(f"{name} (PID {pid})" for name, pid in report.pids.items()))
     _print("configuration", _configuration(report.facts))
     _print("storage", _storage(report))
     for status in report.facts.ae_titles:
@@ -215,6 +227,7 @@ def _as_json(report: StatusReport) -> dict[str, Any]:
                 "part": part.part,
                 "state": part.state.value,
                 "reason": part.reason,
+                "pid": part.pid,
                 "since": _iso(part.since),
                 "seenAt": _iso(part.seen_at),
             }

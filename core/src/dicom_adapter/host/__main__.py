@@ -55,7 +55,7 @@ def main() -> None:
         folder = DataFolder.of(config)
         # Before anything else is created: on a mount point without its disk, nothing may be created.
         _marker = folder.prepare() if start.first else folder.require_marker()
-        with folder.as_host() as is_only_host, folder.shared() as may_use_folder:
+        with folder.as_host(os.getppid()) as is_only_host, folder.shared() as may_use_folder:
             if not may_use_folder:
                 repair = with_pids("`audit --repair`", folder.user_pids)
                 reason = f"{repair} is using {config.storage.path}; start the service when the repair has ended"
@@ -63,7 +63,7 @@ def main() -> None:
             elif is_only_host:
                 _run_alone(channel, start, config, plugins)
             else:
-                other = with_pids("another dicom-adapter", folder.host_pids)
+                other = with_pids("another dicom-adapter", folder.service_pids)
                 channel.report("failed", reason=f"{other} is already using {config.storage.path}")
     except StorageUnavailable as failure:
         channel.report("failed", reason=str(failure))
@@ -87,7 +87,7 @@ def _log_plugins(plugins: Plugins) -> None:
 def _run_alone(channel: Channel, start: Start, config: Config, plugins: Plugins) -> None:
     """Run the host if no other service uses the ledger."""
     folder = DataFolder.of(config)
-    with LedgerLock(folder.ledger, folder.path).hold() as refusal:
+    with LedgerLock(folder.ledger, folder.path).hold(os.getppid()) as refusal:
         if refusal:
             channel.report("failed", reason=f"{refusal}; give each service a ledger of its own with `[ledger] url`")
         else:

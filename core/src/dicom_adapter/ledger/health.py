@@ -49,6 +49,7 @@ class PartHealth:
     reason: str = field(default="", repr=False)  # why the state is not ok; without patient data
     since: datetime  # UTC; time of the last change of `state`
     seen_at: datetime  # UTC; time of the last check
+    pid: int | None = None  # PID of a process; None for a part of the host
 
 
 def save(transaction: Transaction, parts: Iterable[PartHealth]) -> None:

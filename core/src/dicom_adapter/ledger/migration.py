@@ -13,7 +13,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from dicom_adapter.ledger.schema import metadata
 
-REVISION = "0006"  # revision of the newest migration, with which a new ledger is created
+REVISION = "0007"  # revision of the newest migration, with which a new ledger is created
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 # All indexes, in the order in which the migrations create them: of two equally good indexes, SQLite uses the newer one.

@@ -233,6 +233,7 @@ health = Table(
     Column("reason", Text, nullable=False),  # why the state is not ok; without patient data
     Column("since", UtcDateTime, nullable=False),  # time of the last change of `state`
     Column("seen_at", UtcDateTime, nullable=False),  # time of the last check
+    Column("pid", Integer, nullable=True),  # PID of a process
 )
 
 commits = Table(

@@ -20,6 +20,7 @@ from typing import Any
 
 import structlog
 from attrs import asdict, evolve, frozen
+from setproctitle import setproctitle
 
 log = structlog.get_logger("dicom_adapter.channel")
 
@@ -51,6 +52,7 @@ class Start:
     plugins: Sequence[str] | None  # entry points to load; None: all
     clock: Sequence[int]  # a reading of the clock of the service; see `SystemClock`
     log_fd: int = 2  # the log; set by `Child`
+    title: str = ""  # title of the process, which `ps` shows; "": the title does not change
 
 
 # --- in the child ---------------------------------------------------------------------------------------------------
@@ -75,7 +77,10 @@ class Channel:
         line = sys.stdin.readline()
         if not line:
             sys.exit()
-        return Start(**json.loads(line))
+        start = Start(**json.loads(line))
+        if start.title:
+            setproctitle(start.title)
+        return start
 
     def report(self, event: str, **fields: Any) -> None:
         """Send a report to the supervisor."""

@@ -38,6 +38,14 @@ LOCK_TRIES = 10  # number of tries: a process that only checks a lock holds it f
 
 
 @frozen
+class _HostRecord:
+    """The content of the file of the host's lock."""
+
+    service_pid: int
+    files: Sequence[PlacedFile]  # files that the host has open, the lock first; empty while the host starts
+
+
+@frozen
 class DataFolder:
     """A data folder, with advisory locks (flock(2)), which the kernel releases when their process ends.
 
@@ -88,10 +96,16 @@ class DataFolder:
     # --- locks ------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def as_host(self) -> Iterator[bool]:
-        """Hold the lock of the host until the block ends. Yield False if another process holds it."""
+    def as_host(self, service_pid: int | None = None) -> Iterator[bool]:
+        """Hold the lock of the host until the block ends. Yield False if another process holds it.
+
+        `service_pid`: PID of the service, for messages of other processes; None: this process.
+        """
         with self._open(HOST_LOCK) as file:
-            yield self._lock_soon(file, fcntl.LOCK_EX)
+            got_lock = self._lock_soon(file, fcntl.LOCK_EX)
+            if got_lock:
+                self._record(os.getpid() if service_pid is None else service_pid, [])
+            yield got_lock
 
     @contextmanager
     def shared(self) -> Iterator[bool]:
@@ -116,9 +130,10 @@ class DataFolder:
         return self._is_locked(HOST_LOCK, fcntl.LOCK_SH)
 
     @property
-    def host_pids(self) -> list[int]:
-        """PID of the process that holds the lock of the host; empty if there is no such process or it is unknown."""
-        return _lock_owners_of(self.path / HOST_LOCK)
+    def service_pids(self) -> list[int]:
+        """PID of the service that uses the folder; empty if there is no such service or its PID is unknown."""
+        recorded = self._recorded() if self.has_host else None
+        return [] if recorded is None else [recorded.service_pid]
 
     @property
     def user_pids(self) -> list[int]:
@@ -130,12 +145,25 @@ class DataFolder:
         files = [PlacedFile.at(self.path / HOST_LOCK), marker.file]
         if self.ledger is not None:
             files.append(PlacedFile.at(self.ledger))
-        text = json.dumps([[str(file.path), file.device, file.inode] for file in files])
+        recorded = self._recorded()
+        self._record(os.getpid() if recorded is None else recorded.service_pid, files)
+
+    def _record(self, service_pid: int, files: Sequence[PlacedFile]) -> None:
+        values = {"service": service_pid, "files": [[str(file.path), file.device, file.inode] for file in files]}
         try:
-            (self.path / HOST_LOCK).write_text(text, encoding="utf-8")
+            (self.path / HOST_LOCK).write_text(json.dumps(values), encoding="utf-8")
         except OSError as failure:
             if not reports_no_free_space(failure):  # on a full disk, the host must run: it frees space
                 raise
+
+    def _recorded(self) -> _HostRecord | None:
+        """Return the record of the last host; None if there is no record of this version."""
+        try:
+            values = json.loads((self.path / HOST_LOCK).read_text(encoding="utf-8"))
+            files = [PlacedFile(Path(path), device, inode) for path, device, inode in values["files"]]
+            return _HostRecord(int(values["service"]), files)
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
 
     def displaced(self) -> str:
         """Return why a running host uses other files than the files in the folder now; "" if it uses these files.
@@ -143,16 +171,15 @@ class DataFolder:
         If the folder was replaced by a copy, the copy of the lock is not locked. So the host is searched by the
         recorded inode of the original lock.
         """
-        try:
-            recorded = json.loads((self.path / HOST_LOCK).read_text(encoding="utf-8"))
-            lock, *others = [PlacedFile(Path(path), device, inode) for path, device, inode in recorded]
-        except (OSError, ValueError):  # no host has run, or a host of an earlier version
+        recorded = self._recorded()
+        if recorded is None or not recorded.files:
             return ""
-        problem = next((problem for file in (lock, *others) if (problem := file.problem())), "")
-        pids = _lock_owners(lock.device, lock.inode)
-        if not problem or not (pids or self.has_host):
+        lock = recorded.files[0]
+        problem = next((problem for file in recorded.files if (problem := file.problem())), "")
+        if not problem or not (_lock_owners(lock.device, lock.inode) or self.has_host):
             return ""
-        return f"{with_pids('the running service', pids)} uses other files: {problem}; stop the service"
+        service = with_pids("the running service", [recorded.service_pid])
+        return f"{service} uses other files: {problem}; stop the service"
 
     def _open(self, name: str) -> IO[str]:
         return (self.path / name).open("a")

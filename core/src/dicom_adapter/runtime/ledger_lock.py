@@ -23,16 +23,16 @@ LOCK_PAUSE_SECONDS = 0.1
 
 @frozen
 class LedgerLock:
-    """The lock of one ledger. The file of the lock is beside the database, and names the process that holds it."""
+    """The lock of one ledger. The file of the lock is beside the database, and names the service that holds it."""
 
     path: Path | None  # file of the database; None: the database is not a file, and has no lock
     data_folder: Path  # data folder of this process, which is written to the file of the lock
 
     @contextmanager
-    def hold(self) -> Iterator[str]:
+    def hold(self, service_pid: int | None = None) -> Iterator[str]:
         """Hold the lock until the block ends. Yield "", or the reason if another process holds it.
 
-        Without the folder of the database there is no lock, and opening the database fails. Raises OSError.
+        `service_pid`: PID of the service, for messages of other processes; None: this process. Without the folder of the database there is no lock, and opening the database fails. Raises OSError.
         """
         file = None if self.path is None else _lock_file(self.path)
         if file is None or not file.parent.is_dir():
@@ -44,7 +44,7 @@ class LedgerLock:
                 yield self._refusal(lock.read())
                 return
             lock.truncate(0)
-            lock.write(json.dumps({"pid": os.getpid(), "data_folder": str(self.data_folder)}))
+            lock.write(json.dumps({"pid": service_pid or os.getpid(), "data_folder": str(self.data_folder)}))
             lock.flush()
             yield ""
 

@@ -7,6 +7,7 @@ an examination, and if a process stops examining, its rows in the ledger become 
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -117,7 +118,10 @@ class Watch:
     def _health_of(self, part: Part, finding: PartFinding, now: datetime) -> PartHealth:
         before = self._parts.get(part)
         since = before.since if before is not None and before.state is finding.state else now
-        return PartHealth(part=str(part), state=finding.state, reason=finding.reason, since=since, seen_at=now)
+        pid = os.getpid() if part.kind is PartKind.PROCESS else None
+        return PartHealth(
+            part=str(part), state=finding.state, reason=finding.reason, since=since, seen_at=now, pid=pid
+        )
 
     def _report(self, part: Part, found: PartHealth, before: PartState, now: datetime) -> None:
         if found.state is PartState.OK or (found.state is PartState.DEGRADED and before is not PartState.OK):

@@ -16,7 +16,9 @@ import sys
 import threading
 
 import structlog
+from setproctitle import setproctitle
 
+from dicom_adapter.ledger.health import SERVICE
 from dicom_adapter.runtime import logs
 from dicom_adapter.runtime.descriptors import raise_descriptor_limit
 from dicom_adapter.runtime.logs.capture import capture
@@ -31,6 +33,7 @@ def main() -> None:
     with os.fdopen(int(sys.argv[1]), encoding="utf-8") as file:
         file.seek(0)
         blueprint = Blueprint.from_json(json.load(file))
+    setproctitle(blueprint.title_of(SERVICE))
     raise_descriptor_limit()  # the children inherit it
     logs.configure(style=blueprint.log_style, level=blueprint.log_level, process="service")
     capture()

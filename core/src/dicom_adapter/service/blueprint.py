@@ -48,6 +48,10 @@ class Blueprint:
             self, configuration=requested.text, folder=requested.folder, settings=Snapshot(**requested.settings)
         )
 
+    def title_of(self, process: str) -> str:
+        """Return the title of a process, which `ps` shows: `dicom-adapter: receiver 1 of 2 (/etc/adapter.toml)`."""
+        return f"dicom-adapter: {process} ({self.path})"
+
     @property
     def drain_seconds(self) -> float:
         """Time limit for open associations at a stop."""

@@ -178,7 +178,12 @@ class Supervisor:
             wake_fd=self._wake_fd(slot),
             plugins=None if is_host else [blueprint.storage_plugin],
             clock=self._clock.reading(),
+            title=blueprint.title_of(self._title(slot)),
         )
+
+    def _title(self, slot: ProcessSlot) -> str:
+        count = len(self._receivers)
+        return f"{slot.name} of {count}" if slot is not self._host and count > 1 else slot.name
 
     def _wait_for(self, slots: list[ProcessSlot]) -> bool:
         """Wait until these processes are ready. Return False if a stop was requested before.
