@@ -32,7 +32,8 @@ class LedgerLock:
     def hold(self, service_pid: int | None = None) -> Iterator[str]:
         """Hold the lock until the block ends. Yield "", or the reason if another process holds it.
 
-        `service_pid`: PID of the service, for messages of other processes; None: this process. Without the folder of the database there is no lock, and opening the database fails. Raises OSError.
+        `service_pid`: PID of the service, for messages of other processes; None: this process. Without the folder of
+        the database there is no lock, and opening the database fails. Raises OSError.
         """
         file = None if self.path is None else _lock_file(self.path)
         if file is None or not file.parent.is_dir():

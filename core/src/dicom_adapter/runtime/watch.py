@@ -119,9 +119,7 @@ class Watch:
         before = self._parts.get(part)
         since = before.since if before is not None and before.state is finding.state else now
         pid = os.getpid() if part.kind is PartKind.PROCESS else None
-        return PartHealth(
-            part=str(part), state=finding.state, reason=finding.reason, since=since, seen_at=now, pid=pid
-        )
+        return PartHealth(part=str(part), state=finding.state, reason=finding.reason, since=since, seen_at=now, pid=pid)
 
     def _report(self, part: Part, found: PartHealth, before: PartState, now: datetime) -> None:
         if found.state is PartState.OK or (found.state is PartState.DEGRADED and before is not PartState.OK):
