@@ -1,4 +1,7 @@
-"""A submitter: it submits jobs to a platform. Here that is a program that watches a folder for `ready` files."""
+"""A submitter: it submits jobs to a platform. Here, the platform is a program that watches a folder for `ready` files.
+
+When the program has finished a job, it writes the file `finished` to the folder of the job.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,10 @@ class {{ cookiecutter.__class }}Settings:
 
 @contextmanager
 def _retriable_errors() -> Iterator[None]:
-    """Raise `Retriable`, so that the adapter retries. `Permanent` faults the job; other exceptions count as bugs."""
+    """Convert OSError to `Retriable`, so that the adapter retries the step.
+
+    `Permanent` would fault the job. Any other exception counts as a bug.
+    """
     try:
         yield
     except OSError as failure:

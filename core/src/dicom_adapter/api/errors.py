@@ -12,7 +12,7 @@ from pathlib import Path
 
 NO_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 NO_RESOURCES_TEXT = "the system has no free file descriptors or memory"
-LONGEST_CHAIN = 10  # causes of an error that are examined
+MAX_CAUSES = 10  # number of causes of an error that are examined: its cause, the cause of that, and so on
 SHOWN_FRAMES = 3  # number of innermost frames of a traceback in a failure description
 
 
@@ -31,30 +31,8 @@ class Retriable(DicomAdapterError):
     """
 
 
-class LedgerError(DicomAdapterError):
-    """A transaction on the ledger failed. The message never quotes the values of a statement: they are patient data."""
-
-
-class LedgerUnavailable(LedgerError, Retriable):
-    """The ledger is full, busy or broken. The same transaction may succeed later."""
-
-    def __init__(self, reason: str, *, is_full: bool = False, is_busy: bool = False, is_io_error: bool = False) -> None:
-        super().__init__(f"the ledger is not available: {reason}")
-        self.reason = reason  # error message of the database, without values
-        self.is_full = is_full  # the disk or the disk quota of the ledger is full
-        self.is_busy = is_busy  # another transaction was writing; nothing was changed
-        self.is_io_error = is_io_error  # a disk failed: rows that were not durable may be lost, even if a sync succeeds
-
-
 class StorageUnavailable(Retriable):
     """The storage is missing, or is not the one that was opened. C-STORE status: *out of resources*, 0xA700."""
-
-
-class LedgerReplaced(LedgerUnavailable, StorageUnavailable):
-    """The file of the ledger was deleted or replaced while it was open: what is written to it would be lost."""
-
-    def __init__(self, problem: str) -> None:
-        super().__init__(f"{problem}; put it back, or restart the service")
 
 
 # --- give up: repeating the same call is pointless ------------------------------------------------------------------
@@ -68,7 +46,7 @@ class StoredObjectMissing(Permanent):
     """The storage backend has no object with this storage key."""
 
 
-# --- refuse: the input is invalid -----------------------------------------------------------------------------------
+# --- refuse: this input cannot be accepted --------------------------------------------------------------------------
 
 
 class Refused(DicomAdapterError):
@@ -79,19 +57,15 @@ class Unprocessable(Refused):
     """A processor can never handle the instance. The host quarantines the instance, with the message as reason."""
 
 
-class RowRejected(LedgerError):
-    """The values of a row break a constraint or have the wrong type. Other rows can still be written."""
-
-    def __init__(self, kind: str) -> None:
-        super().__init__(f"the ledger rejected a row ({kind})")
-
-
 class IllegalTransition(Refused):
     """The state of the job does not allow this step."""
 
 
 class StorageFull(Refused):
-    """The storage backend has no space for the data set. C-STORE status: *out of resources*, 0xA700 (PS3.4 B.2.3)."""
+    """The storage backend has no space for the data set. C-STORE status: *out of resources*, 0xA700 (PS3.4 B.2.3).
+
+    The error is not `Retriable`: the sender repeats the request, the core does not repeat the call.
+    """
 
 
 class ConfigurationError(Refused):
@@ -102,10 +76,47 @@ class ConfigurationError(Refused):
         self.problems = problems
 
 
+# --- the ledger: the subclass determines what the caller should do ---------------------------------------------------
+
+
+class LedgerError(DicomAdapterError):
+    """A transaction on the ledger failed. The message never quotes the values of a statement: they are patient data."""
+
+
+class LedgerUnavailable(LedgerError, Retriable):
+    """The ledger is full, busy or broken. The same transaction may succeed later."""
+
+    def __init__(self, reason: str, *, is_full: bool = False, is_busy: bool = False, is_io_error: bool = False) -> None:
+        super().__init__(f"the ledger is not available: {reason}")
+        self.reason = reason  # error message of the database, without values
+        self.is_full = is_full  # the disk or the disk quota of the ledger is full
+        self.is_busy = is_busy  # another transaction was writing; nothing was changed
+        # A disk failed: rows that were not durable may be lost, even if a later sync succeeds, because the system
+        # reports a failed write only once.
+        self.is_io_error = is_io_error
+
+
+class LedgerReplaced(LedgerUnavailable, StorageUnavailable):
+    """The file of the ledger was deleted or replaced while it was open. Writes to the open file would be lost."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"{problem}; put the file back, or restart the service")
+
+
+class RowRejected(LedgerError):
+    """The values of a row break a constraint or have the wrong type. Other rows can still be written."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(f"the ledger rejected a row ({kind})")
+
+
+# --- functions that examine errors ----------------------------------------------------------------------------------
+
+
 def describe_failure(error: BaseException) -> str:
     """Return the type of an error and its innermost locations, but not its message, which may contain patient data.
 
-    Frames of modules with `__plumbing__ = True` are omitted, because every call of a plugin has them.
+    Frames of modules with `__plumbing__ = True` are omitted: these modules only pass calls on to plugins.
     """
     frames = traceback.walk_tb(error.__traceback__)
     shown = [(frame.f_code, line) for frame, line in frames if not frame.f_globals.get("__plumbing__")][-SHOWN_FRAMES:]
@@ -128,10 +139,10 @@ def reports_no_free_space(failure: Exception) -> bool:
 def reports_no_resources(failure: BaseException) -> bool:
     """Return whether the failure, or its cause, reports that the system has no free file descriptors or memory.
 
-    The same call may succeed later. MemoryError is not included: the input may be the cause, such as a wrong length.
+    The same call may succeed later. MemoryError does not count: a wrong length in a data set can cause it.
     """
     cause: BaseException | None = failure
-    for _number in range(LONGEST_CHAIN):
+    for _number in range(MAX_CAUSES):
         if cause is None:
             return False
         if isinstance(cause, OSError) and cause.errno in NO_RESOURCES:

@@ -77,7 +77,9 @@ class StoreOutcome(Enum):
 
     STORED = "stored"  # durable, with a row in the ledger
     ALREADY_STORED = "already stored"  # the same data set is pending; acknowledged
-    SUPERSEDED = "superseded"  # a newer instance with the same SOP Instance UID is pending; acknowledged
+    SUPERSEDED = (
+        "superseded"  # after a crash: an instance with the same UID that arrived later is pending; acknowledged
+    )
     IGNORED = "ignored"  # the SOP class is configured to be ignored; acknowledged
     DUPLICATE_REFUSED = "duplicate refused"  # another data set with the same SOP Instance UID is pending
     SOP_CLASS_NOT_SUPPORTED = "SOP class not supported"
@@ -102,9 +104,9 @@ class StoreResult:
     """Result of a request to store an instance, with its reason."""
 
     outcome: StoreOutcome
-    reason: str = ""  # reason of the result, without patient data; for STORED the reason of a quarantine, or ""
+    reason: str = ""  # without patient data; for STORED: why the instance was quarantined at once, or ""
     instance: InstanceStorageInfo | None = None  # the stored instance; None if no instance was stored
-    duplicate_of: int | None = None  # id of the pending duplicate because of which no instance was stored
+    duplicate_of: int | None = None  # id of the pending instance with the same UID, if nothing was stored because of it
 
 
 class IncomingDataSet(Protocol):

@@ -73,7 +73,7 @@ class Job:
     platform_job_id: str = ""  # id that the platform assigned; "" before CREATED
     platform_payload_id: str = ""  # id of the uploaded data that the platform assigned; may be ""
     repeated: bool = False  # the next step was attempted before and may have reached the platform
-    faulted_in: JobState | None = None  # the state whose step failed permanently; None if the job is not faulted
+    faulted_in: JobState | None = None  # of a faulted job: the state in which it was given up; otherwise None
     cancel_requested: bool = False  # an operator has cancelled the job; the platform may still run it
     platform_state: str = ""  # state of a started job as last reported by the platform, not translated
     platform_detail: str = ""  # explanation of `platform_state` as reported by the platform
@@ -112,7 +112,7 @@ class PlatformStatus:
 
 @frozen(kw_only=True)
 class Waiting:
-    """A group of pending instances that a processor has not submitted yet, as shown to operators."""
+    """A waiting group: pending instances that a processor has not submitted yet, as shown to operators."""
 
     label: str  # name of the group without patient data, such as "study 1.2.3" or "patient #5f3a"
     instance_count: int

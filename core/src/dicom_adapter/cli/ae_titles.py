@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_ledger, require
+from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_ledger, require_valid
 from dicom_adapter.cli.messages import warn
 from dicom_adapter.config.model import Config
 from dicom_adapter.ledger import lanes as ledger_lanes
@@ -61,7 +61,7 @@ def restart(
     The service restarts them within seconds. Exit status: 0 if all AE titles will be restarted, 1 otherwise.
     """
     path = find_file(config)
-    ledger, settings = open_ledger(path), require(path)
+    ledger, settings = open_ledger(path), require_valid(path)
     refused = False
     for ae_title in names:
         with ledger.write() as transaction:

@@ -14,7 +14,7 @@ from rich.table import Table
 from dicom_adapter.api.certificates import Certificate
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.submitter import Submitter
-from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, ReadConfiguration, find_file, read
+from dicom_adapter.cli.configuration import CheckedConfiguration, ConfigArgument, ConfigOption, find_file, read
 from dicom_adapter.cli.messages import fail
 from dicom_adapter.config.model import Config
 from dicom_adapter.net.tls import server_context
@@ -67,12 +67,12 @@ def check(
         typer.echo(f"{path}: no errors")
 
 
-def list_problems(found: ReadConfiguration, trials: PluginTrials) -> list[str]:
+def list_problems(found: CheckedConfiguration, trials: PluginTrials) -> list[str]:
     """Return all problems of the configuration and its plugins, one sentence each."""
     return found.invalid + found.unavailable + trials.problems + _tls_problems(found)
 
 
-def try_plugins(found: ReadConfiguration) -> PluginTrials:
+def try_plugins(found: CheckedConfiguration) -> PluginTrials:
     """Create the submitters, and let the processors describe their settings, as `run` does at its start."""
     config, plugins = found.loaded.config, found.plugins
     trials = PluginTrials()
@@ -96,7 +96,7 @@ def try_plugins(found: ReadConfiguration) -> PluginTrials:
     return trials
 
 
-def _tls_problems(found: ReadConfiguration) -> list[str]:
+def _tls_problems(found: CheckedConfiguration) -> list[str]:
     """Return why a receiver cannot use the files of [dicom.tls]; an empty list if it can use them."""
     config = found.loaded.config
     if config is None or config.dicom.tls is None:
@@ -125,7 +125,7 @@ def _certificate_entry(certificate: Certificate) -> dict[str, Any]:
     }
 
 
-def _provider(found: ReadConfiguration, kind: ComponentKind, name: str) -> PluginInfo:
+def _provider(found: CheckedConfiguration, kind: ComponentKind, name: str) -> PluginInfo:
     return next(c.plugin for c in found.plugins.components if c.kind is kind and c.name == name and not c.problem)
 
 

@@ -33,8 +33,8 @@ ConfigOption = Annotated[
 
 
 @frozen(kw_only=True)
-class ReadConfiguration:
-    """A configuration file with all its problems, and the plugins with which it was read."""
+class CheckedConfiguration:
+    """The content of a configuration file with all its problems, and the plugins with which it was checked."""
 
     text: str
     loaded: Loaded
@@ -62,21 +62,21 @@ def find_file(argument: Path | None, option: Path | None = None) -> Path:
         raise fail(str(refusal)) from None
 
 
-def find_optional_file(option: Path | None, argument: Path | None = None) -> Path | None:
+def find_optional_file(argument: Path | None, option: Path | None = None) -> Path | None:
     """Return the configuration file of a command that also works without a file; None if there is no file."""
     if option is None and argument is None and not os.environ.get(VARIABLE) and not Path(DEFAULT_NAME).exists():
         return None
     return find_file(argument, option)
 
 
-def read(path: Path) -> ReadConfiguration:
+def read(path: Path) -> CheckedConfiguration:
     """Read and check a configuration file. Ends the command with status 1 if the file cannot be read."""
     text = read_text(path)
     from dicom_adapter.plugins.registry import discover
 
     found = discover(disable=plugin_settings(text).disable)
     loaded = load(text, folder=path.resolve().parent, catalogue=found.catalogue())
-    return ReadConfiguration(text=text, loaded=loaded, plugins=found)
+    return CheckedConfiguration(text=text, loaded=loaded, plugins=found)
 
 
 def read_text(path: Path) -> str:
@@ -89,12 +89,12 @@ def read_text(path: Path) -> str:
         raise fail(f"{path}: not UTF-8, which TOML requires") from None
 
 
-def require(path: Path) -> Config:
-    """Return a valid configuration. Ends the command with status 1 and all errors if the file is not valid."""
-    found = read(path)
-    if found.loaded.config is None:
-        raise fail(*found.invalid)
-    return found.loaded.config
+def require_valid(path: Path) -> Config:
+    """Return the configuration in a file. Ends the command with status 1 and all errors if the file is not valid."""
+    checked = read(path)
+    if checked.loaded.config is None:
+        raise fail(*checked.invalid)
+    return checked.loaded.config
 
 
 def open_ledger(path: Path) -> Ledger:
@@ -102,7 +102,8 @@ def open_ledger(path: Path) -> Ledger:
 
     Ends the command with status 1 if there is no ledger, or if its schema is not current.
     """
-    url = ledger_url(read_text(path), folder=path.resolve().parent) or require(path).ledger_url
+    # The URL alone is enough: the command works although another part of the file is invalid.
+    url = ledger_url(read_text(path), folder=path.resolve().parent) or require_valid(path).ledger_url
     if not exists(url):
         raise fail(f"there is no ledger at {url} yet; `dicom-adapter run {path}` creates it")
     ledger = Ledger(url)

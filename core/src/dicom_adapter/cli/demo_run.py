@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dicom_adapter.api.values import Job, JobState
-from dicom_adapter.cli.configuration import require
+from dicom_adapter.cli.configuration import require_valid
 from dicom_adapter.cli.jobs import JobTable
 from dicom_adapter.cli.messages import fail
 from dicom_adapter.dicom import synthetic
@@ -86,7 +86,7 @@ def play(*, keep: bool) -> None:
 
 
 def _run(folder: Path, path: Path, port: int) -> list[Job]:
-    config = require(path)
+    config = require_valid(path)
     demo = DemoState(folder=folder, port=port, ledger=Ledger(config.ledger_url))
     threading.Thread(target=_send_everything, args=(demo,), daemon=True).start()
     console = Console()

@@ -27,7 +27,7 @@ def doctor(
     Disabled plugins are tested, too. Nothing is connected to other systems. Exit status: 0 if no problem was found, 1
     otherwise.
     """
-    path = find_optional_file(config)
+    path = find_optional_file(None, config)
     if path is not None:
         read_text(path)
     points = _chosen(names or [])

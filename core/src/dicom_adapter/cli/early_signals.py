@@ -1,4 +1,4 @@
-"""Signals while `run` reads the configuration and while the supervisor is loaded: they stop the service in order."""
+"""Signals while `run` reads the configuration and loads the supervisor: SIGTERM and SIGINT end it with status 0."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from types import FrameType
 
 
 def stop_at_once() -> None:
-    """End the process with status 0 on SIGTERM and Ctrl-C: nothing has been started yet. SIGHUP waits.
+    """End the process with status 0 on SIGTERM and SIGINT (Ctrl-C): nothing has been started yet.
 
-    The two signals are unblocked: a program that blocks them passes its mask to the programs that it starts.
+    Both signals are unblocked, because a parent process may have blocked them: a process inherits the mask of its
+    parent. SIGHUP is blocked until the supervisor can handle it.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -19,7 +20,7 @@ def stop_at_once() -> None:
 
 
 def hold() -> None:
-    """Let all signals wait, also in the program that replaces this one. The supervisor handles them."""
+    """Block the three signals. The mask survives `exec`; the supervisor receives them when it can handle them."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 
 
@@ -27,5 +28,5 @@ def _stop(number: int, _frame: FrameType | None) -> None:
     try:
         os.write(2, f"stopped by {signal.Signals(number).name} before the service was started\n".encode())
     except OSError:
-        pass  # the same as everywhere: a full or closed log is no error
-    os._exit(0)  # at once: code of a plugin that is being loaded could handle an exception
+        pass  # a full or closed log is no error
+    os._exit(0)  # not `sys.exit`: a plugin that is being loaded could catch SystemExit

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dicom_adapter.api.errors import Refused
-from dicom_adapter.cli.configuration import ConfigOption, find_file, open_ledger, require
+from dicom_adapter.cli.configuration import ConfigOption, find_file, open_ledger, require_valid
 from dicom_adapter.cli.messages import fail
 from dicom_adapter.operations.story import Entry, Story, Unknown, make_story
 from dicom_adapter.runtime.clock import SystemClock
@@ -50,7 +50,7 @@ def explain(
 
 
 def _possible_reasons(path: Path) -> str:
-    days = require(path).ledger.history_days
+    days = require_valid(path).ledger.history_days
     return (
         ". Possible reasons: it never arrived; all of it was refused (association_rejected or "
         f"instance_refused in the log of the receiver); or it was finished more than history-days = {days:g} days ago, "

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from dicom_adapter.api.errors import Permanent, StorageUnavailable
 from dicom_adapter.api.storage import StorageBackend
-from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_ledger, read, require
+from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_ledger, read, require_valid
 from dicom_adapter.cli.messages import fail, warn
 from dicom_adapter.flow.process import quarantine
 from dicom_adapter.flow.process.quarantine import Intervention
@@ -144,7 +144,7 @@ def discard(
     Exit status: 0 if all instances were discarded, 1 otherwise.
     """
     path = find_file(config)
-    ledger, settings = open_ledger(path), require(path)
+    ledger, settings = open_ledger(path), require_valid(path)
     with ledger.read() as transaction:
         chosen = _chosen(transaction, ids, everything, (state,), ae_title, study, reason)
     if chosen and not yes:

@@ -29,7 +29,7 @@ def plugins(
     The configuration file is optional: it may disable plugins. Exit status: 0 if all plugins that are not disabled can
     be used, 1 otherwise.
     """
-    found = discover(disable=_disabled(find_optional_file(config, file)))
+    found = discover(disable=_disabled(find_optional_file(file, config)))
     rows = _rows(found)
     if as_json:
         typer.echo(json.dumps(rows, indent=2))

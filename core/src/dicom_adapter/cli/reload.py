@@ -15,9 +15,9 @@ from attrs import frozen
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.cli.check import list_problems, try_plugins
 from dicom_adapter.cli.configuration import (
+    CheckedConfiguration,
     ConfigArgument,
     ConfigOption,
-    ReadConfiguration,
     find_file,
     open_ledger,
     read,
@@ -112,7 +112,7 @@ class ReloadOptions:
     deadline: float  # monotonic time at which the command gives up
 
 
-def _compare(ledger: Ledger, found: ReadConfiguration, config: Config, request: ReloadOptions) -> ReloadOutcome:
+def _compare(ledger: Ledger, found: CheckedConfiguration, config: Config, request: ReloadOptions) -> ReloadOutcome:
     running = _running(ledger, config, request)
     before = Snapshot(**running.settings)
     after = snapshot(config, found.plugins, before.salt)

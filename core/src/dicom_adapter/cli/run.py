@@ -13,7 +13,7 @@ import typer
 
 from dicom_adapter.api.errors import StorageUnavailable, reports_no_free_space
 from dicom_adapter.cli import core_dumps, early_signals
-from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, ReadConfiguration, find_file, read
+from dicom_adapter.cli.configuration import CheckedConfiguration, ConfigArgument, ConfigOption, find_file, read
 from dicom_adapter.cli.messages import fail, warn
 from dicom_adapter.config.model import Config
 from dicom_adapter.plugins.registry import STORAGE
@@ -103,7 +103,7 @@ def _become_the_service(blueprint: Blueprint) -> None:
 
 
 def _blueprint(
-    found: ReadConfiguration, path: Path, port: int | None, *, trace_hooks: bool, stop_with_stdin: bool
+    found: CheckedConfiguration, path: Path, port: int | None, *, trace_hooks: bool, stop_with_stdin: bool
 ) -> Blueprint:
     config = found.loaded.config
     assert config is not None  # the caller has checked this

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from dicom_adapter.api.errors import ConfigurationError, Refused
-from dicom_adapter.cli.configuration import ConfigOption, find_file, open_ledger, require
+from dicom_adapter.cli.configuration import ConfigOption, find_file, open_ledger, require_valid
 from dicom_adapter.cli.messages import fail, warn
 
 EXAMPLE = "example:"
@@ -65,7 +65,7 @@ def _simulate(path: Path, schedule: Path, quiet: timedelta, *, as_json: bool) ->
     from dicom_adapter.simulation.rehearsal import rehearse
     from dicom_adapter.simulation.schedule import read
 
-    config = require(path)
+    config = require_valid(path)
     missing = [
         f"AE title '{name}' needs {table.unavailable}" for name, table in config.ae_titles.items() if table.unavailable
     ]

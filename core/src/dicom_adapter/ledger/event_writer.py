@@ -21,7 +21,7 @@ class EventWriter:
     """Write events in a separate thread. Events that the ledger cannot store are logged and dropped. Thread-safe."""
 
     def __init__(self, ledger: Ledger, *, synced: bool = True) -> None:
-        """Start the thread. `synced`: written events are durable at once, not only after the next sync."""
+        """Start the thread. `synced`: each transaction is synced; otherwise, events are durable after the next sync."""
         self._ledger = ledger
         self._synced = synced
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
@@ -56,5 +56,5 @@ class EventWriter:
         try:
             with self._ledger.write(synced=self._synced) as transaction:
                 events.record(transaction, batch)
-        except Exception as failure:  # noqa: BLE001 - the next events may be stored again
+        except Exception as failure:  # noqa: BLE001 - a later batch may be stored
             log.warning("events_not_recorded", count=len(batch), error=describe_failure(failure))

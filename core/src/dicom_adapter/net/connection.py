@@ -212,8 +212,8 @@ class Connection(asyncio.BufferedProtocol):
         )
         self._endpoint.admission.request_slot(self.peer, lambda *counts: self._decide(request, *counts))
 
-    def _decide(self, request: AssociationRequest, associations: int, of_peer: int) -> None:
-        """Request the decision. `associations`: number of open ones; `of_peer`: number of those with this peer."""
+    def _decide(self, request: AssociationRequest, associations: int, associations_of_peer: int) -> None:
+        """Request the decision about an association. The numbers are those of open associations, see `StorageScp`."""
         if self.has_ended or self._transport.is_closing():  # the peer disconnected while the request waited
             return
         association = self.association = _Association(uuid4().hex, request, {})
@@ -226,7 +226,9 @@ class Connection(asyncio.BufferedProtocol):
 
         def decide() -> AssociationDecision:
             try:
-                return self._endpoint.scp.decide(association.association_id, request, associations, of_peer)
+                return self._endpoint.scp.decide(
+                    association.association_id, request, associations, associations_of_peer
+                )
             except Exception as failure:  # noqa: BLE001 - after any error, the association is rejected
                 error = describe_failure(failure)
                 log.error("association_decision_failed", association_id=association.association_id, error=error)

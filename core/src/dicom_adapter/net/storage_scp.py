@@ -16,7 +16,9 @@ from dicom_adapter.api.receiving import (
     StoreResult,
 )
 
-Deliver: TypeAlias = Callable[[Sequence[tuple[Any, StoreResult]]], None]  # results, each with its ticket
+# Delivers results: pairs of a ticket and a result. The ticket is the object passed to `complete_store`; it identifies
+# the request.
+Deliver: TypeAlias = Callable[[Sequence[tuple[Any, StoreResult]]], None]
 
 DataSetT = TypeVar("DataSetT", bound=IncomingDataSet)
 
@@ -40,25 +42,28 @@ class StorageScp(Protocol[DataSetT]):
     def start(self, loop: asyncio.AbstractEventLoop, deliver: Deliver, has_one_connection: Callable[[], bool]) -> None:
         """Prepare for connections. Called once, before all other methods.
 
-        `deliver` must be called in the loop; it receives results with the tickets passed to `complete_store`.
-        `has_one_connection()` must be called in the loop; it returns False if another connection is open or is being
-        opened.
+        `deliver` sends results to their requestors. `has_one_connection()` returns whether exactly one connection is
+        open and no other is being opened. Both must be called in the loop.
         """
 
     def decide(
-        self, association_id: str, request: AssociationRequest, associations: int, of_peer: int
+        self, association_id: str, request: AssociationRequest, associations: int, associations_of_peer: int
     ) -> AssociationDecision:
         """Accept or reject.
 
-        `associations`: number of open associations; `of_peer`: the number of these with this peer.
+        `associations`: number of open associations; `associations_of_peer`: number of open associations with this peer.
         Called on several threads; may block.
         """
 
     def begin_store(self, request: StoreRequest, refusal: StoreResult | None = None) -> DataSetT:
-        """Prepare for the data set of an instance. `refusal`: the instance is already refused; do not store it."""
+        """Prepare for the data set of an instance.
+
+        `refusal`: result of an instance that is refused before its data set arrives: receive the data set, but do not
+        store it.
+        """
 
     def complete_store(self, incoming: DataSetT, ticket: object) -> StoreResult | None:
-        """Complete an instance. Returns None if the result will be delivered later, with `ticket`."""
+        """Complete an instance. Return its result, or None if `deliver` will be called later with `ticket`."""
 
     def association_closed(self, association: ClosedAssociation) -> None:
         """Record the end of an accepted association."""

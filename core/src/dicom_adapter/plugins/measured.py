@@ -18,7 +18,7 @@ from attrs import define, frozen
 from dicom_adapter.api.errors import describe_failure
 from dicom_adapter.runtime.parts import Part
 
-__plumbing__ = True  # `describe_failure` omits the frames of this module: every call of a plugin has them
+__plumbing__ = True  # `describe_failure` omits the frames of this module: it only passes calls on to plugins
 
 log = structlog.get_logger("dicom_adapter.calls")
 

@@ -64,13 +64,13 @@ class Receiver:
             self._wake_host()
 
     def decide(
-        self, association_id: str, request: AssociationRequest, associations: int, of_peer: int
+        self, association_id: str, request: AssociationRequest, associations: int, associations_of_peer: int
     ) -> AssociationDecision:
         problem = self._problem()
         stopped, full = ({}, {}) if problem else self._stopped_and_full()
         load = Load(
             associations=associations,
-            associations_of_peer=of_peer,
+            associations_of_peer=associations_of_peer,
             capacity=None if problem else self._storage.capacity(),
             stopped=stopped,
             full=full,

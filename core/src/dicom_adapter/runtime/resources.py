@@ -19,9 +19,9 @@ class Resources:
     ledger: Ledger
     storage: StorageBackend[Any]
     clock: Clock
-    # Returns why the opened storage was replaced or is missing; "" if it is not.
+    # Describes the problem if the storage that was opened is missing or was replaced; otherwise "".
     storage_problem: Callable[[], str] = lambda: ""
 
     def problem(self) -> str:
-        """Return why the opened storage or ledger was replaced or is missing; "" if both are unchanged."""
+        """Describe the problem if the storage or the ledger is missing or was replaced; otherwise return ""."""
         return self.storage_problem() or self.ledger.problem()

@@ -21,9 +21,10 @@ class WorkerGroups:
         self._workers: Workers = {}  # replaced as a whole, because other threads read it
 
     def stop_except(self, parts: Parts) -> Workers:
-        """Stop the workers of all parts that are missing in `parts`, or whose work differs there. Return those workers.
+        """Stop the workers of each part that `parts` does not contain, or contains with different work. Return them.
 
-        The stopped workers end after their current step. The workers of the other parts continue.
+        `parts` maps each part to its work. The stopped workers end after their current step. The workers of the other
+        parts continue.
         """
         stopped = {part: self._workers[part] for part, work in self._parts.items() if parts.get(part) != work}
         for worker in _all(stopped):
@@ -33,7 +34,7 @@ class WorkerGroups:
         return stopped
 
     def start(self, parts: Parts) -> None:
-        """Start workers for the parts that have none."""
+        """Start workers for the parts that have none. Before this, call `stop_except` with the same `parts`."""
         new = {
             part: [Worker(str(part), work.step, self._clock) for _number in range(work.threads)]
             for part, work in parts.items()

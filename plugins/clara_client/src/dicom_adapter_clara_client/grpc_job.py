@@ -1,4 +1,4 @@
-"""Query and validate the status of a job. Validation is needed because the endpoint may not be the platform."""
+"""Query and validate the status of a job. Validation is needed because another server may answer at the endpoint."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ STATUSES = {
     jobs_pb2.JOB_STATUS_EVICTED: "evicted",
     jobs_pb2.JOB_STATUS_TERMINATED: "terminated",
 }
-STOPPED_EARLY = {"canceled", "evicted"}  # possible statuses of a job that never ran
-MOST_MESSAGES = 10
-LONGEST_MESSAGES = 500  # characters of all messages together
+STOPPED_EARLY = {"canceled", "evicted"}  # possible statuses of a job that was stopped before it was started
+MAX_MESSAGES = 10
+MAX_MESSAGE_CHARACTERS = 500  # of all messages of a job together
 
 
 @frozen(kw_only=True)
@@ -44,13 +44,13 @@ class GrpcJob:
     metadata: Mapping[str, str] = field(repr=False)
 
     @property
-    def was_never_run(self) -> bool:
+    def was_stopped_before_start(self) -> bool:
         """True if the job was stopped before it was started."""
         return self.state == "stopped" and self.status in STOPPED_EARLY and not self.was_started
 
 
 def query_job(connection: GrpcConnection, subject: str, job_id: str) -> GrpcJob:
-    """Query the current status of a job. Raises Refusal."""
+    """Query the current status of a job. Raises `platform_errors.Refusal`."""
     request = jobs_pb2.JobsStatusRequest(header=HEADER, job_id=Identifier(value=job_id))
     answer = connection.call(subject, connection.jobs.Status, request)
     check_same(subject, answer.job_id, job_id)
@@ -61,24 +61,24 @@ def query_job(connection: GrpcConnection, subject: str, job_id: str) -> GrpcJob:
         state=STATES[answer.state],
         status=STATUSES.get(answer.status, f"status {answer.status}"),
         was_started=answer.HasField("started") and answer.started.value > 0,
-        messages=one_line("; ".join(answer.messages[:MOST_MESSAGES]), LONGEST_MESSAGES),
+        messages=one_line("; ".join(answer.messages[:MAX_MESSAGES]), MAX_MESSAGE_CHARACTERS),
         metadata=answer.metadata,
     )
 
 
-def checked_id(subject: str, sent_id: Identifier | None, what: str) -> str:
-    """Return a valid id from the platform. Raises Refusal."""
-    if sent_id is None or not sent_id.value:
+def checked_id(subject: str, received_id: Identifier | None, what: str) -> str:
+    """Return an id that the platform returned. Raises `platform_errors.Refusal` if it is missing or invalid."""
+    if received_id is None or not received_id.value:
         raise invalid_response(subject, f"the platform answered without a {what} id")
-    if not IDENTIFIER.fullmatch(sent_id.value):
-        text = one_line(sent_id.value, 40)
+    if not IDENTIFIER.fullmatch(received_id.value):
+        text = one_line(received_id.value, 40)
         raise invalid_response(subject, f"the platform gave the {what} id '{text}', must be 32 hexadecimal digits")
-    return sent_id.value
+    return received_id.value
 
 
-def check_same(subject: str, sent_id: Identifier, job_id: str) -> None:
-    """Raise Refusal if a response is for a different job than the request."""
-    if checked_id(subject, sent_id, "job").lower() != job_id.lower():
+def check_same(subject: str, received_id: Identifier, job_id: str) -> None:
+    """Raise `platform_errors.Refusal` if a response is for a different job than the request."""
+    if checked_id(subject, received_id, "job").lower() != job_id.lower():
         raise invalid_response(subject, "the platform answered for another job")
 
 

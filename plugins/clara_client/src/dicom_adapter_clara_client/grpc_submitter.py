@@ -209,7 +209,7 @@ class ClaraGrpcSubmitter(Submitter[ClaraGrpcSettings]):
     def _is_started(self, job: Job, subject: str) -> bool:
         """Return whether the job was started. Raises Permanent if it was stopped before its start."""
         platform_job = self._query(job, subject)
-        if platform_job.was_never_run:
+        if platform_job.was_stopped_before_start:
             raise Permanent(
                 f"{subject}: the job was stopped on the platform ({platform_job.status}) before it was started"
             )

@@ -74,7 +74,7 @@ class RestRequest:
     path: str  # below the endpoint, percent-encoded where needed
     key: str = ""  # the idempotency key; "" for none
     body: Mapping[str, Any] | FileBody | None = field(default=None, repr=False)  # a mapping is sent as JSON
-    quoting: bool = True  # whether an error may quote the platform's detail
+    may_quote: bool = True  # whether an error may quote the platform's detail
 
 
 class RestConnection:
@@ -102,7 +102,7 @@ class RestConnection:
         """Return the response if its status is one of `expected`. Raises Retriable or Permanent otherwise."""
         answer = self.exchange(request)
         if answer.status not in expected:
-            raise refusal(request.subject, answer, quoting=request.quoting)
+            raise refusal(request.subject, answer, may_quote=request.may_quote)
         return answer
 
     def exchange(self, request: RestRequest) -> RestAnswer:

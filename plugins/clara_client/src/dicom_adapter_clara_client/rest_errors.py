@@ -115,8 +115,8 @@ def invalid_response(subject: str, answer: RestAnswer, why: str) -> Retriable:
     )
 
 
-def refusal(subject: str, answer: RestAnswer, *, quoting: bool = True) -> Permanent | Retriable:
-    """Return the error for an unexpected response. Without `quoting`, the message omits the problem's detail."""
+def refusal(subject: str, answer: RestAnswer, *, may_quote: bool = True) -> Permanent | Retriable:
+    """Return the error for an unexpected response. Without `may_quote`, the message omits the platform's detail."""
     if 200 <= answer.status < 300:
         return invalid_response(subject, answer, "the API does not define this status for the call")
     if 300 <= answer.status < 400:
@@ -126,7 +126,7 @@ def refusal(subject: str, answer: RestAnswer, *, quoting: bool = True) -> Perman
             "set endpoint to the platform's own address"
         )
     problem = problem_of(answer)
-    message = _message(subject, answer, problem if quoting else evolve(problem, detail=""))
+    message = _message(subject, answer, problem if may_quote else evolve(problem, detail=""))
     return Retriable(message) if _may_pass(answer.status, problem) else Permanent(message)
 
 

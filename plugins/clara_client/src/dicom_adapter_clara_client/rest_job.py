@@ -1,4 +1,4 @@
-"""Read and validate jobs of the REST API. Validation is needed because the endpoint may not be the platform."""
+"""Read and validate jobs of the REST API. Validation is needed: another server may answer at the endpoint."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from attrs import field, frozen
 from dicom_adapter_clara_client.rest_errors import LONGEST_DETAIL, Json, RestAnswer, invalid_response, json_object
 
 IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,128}")  # part of paths; the API specifies 32 hexadecimal digits
-STOPPED_EARLY = {"canceled", "evicted"}  # possible statuses of a job that never ran
+STOPPED_EARLY = {"canceled", "evicted"}  # possible statuses of a job that was stopped before it was started
 WORD = re.compile(r"[a-z][a-z-]{0,31}")  # a state or status
 
 
@@ -28,7 +28,7 @@ class RestJob:
     messages: str = ""  # for people, in one line
 
     @property
-    def was_never_run(self) -> bool:
+    def was_stopped_before_start(self) -> bool:
         """True if the job was stopped before it was started."""
         return self.state == "stopped" and self.status in STOPPED_EARLY and not self.was_started
 

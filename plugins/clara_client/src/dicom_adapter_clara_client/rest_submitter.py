@@ -4,9 +4,12 @@ step          request                                    why a repetition is har
 create_job    POST /v1/jobs                              it has an idempotency key, the job's id
 add_metadata  POST …/metadata, then PUT …/metadata/{key} POST adds all or nothing; PUT replaces
 upload        PUT …/files/input/dcm/{name}               PUT replaces
-start         POST …:start                               it has its own key; a job that is not pending was started
+start         POST …:start                               it has its own key, see below
 status        GET /v1/jobs/{id}                          it changes nothing
 cancel        POST …:cancel                              a stopped job does not change
+
+When the platform no longer knows the key of an earlier `start`, it refuses to start a job that is not pending. Then
+`start` queries the job: it succeeds unless the job is pending or was stopped before it was started.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ from dicom_adapter_clara_client.rest_job import RestJob, check_metadata, job_of,
 from dicom_adapter_clara_client.rest_settings import ClaraRestSettings
 
 OK, CREATED, ACCEPTED, NO_CONTENT = HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.ACCEPTED, HTTPStatus.NO_CONTENT
-KEY_LIFETIME = timedelta(hours=23)  # the platform keeps a key for 24 hours; a key is not older than its job
+KEY_LIFETIME = timedelta(hours=23)  # the platform keeps a key for 24 hours: for a younger job, it still knows the key
 CLOCK_MARGIN = timedelta(hours=1)  # maximum difference between the adapter's and the platform's clock
 PAGE_SIZE = 20  # jobs; a page with all metadata is shorter than LONGEST_ANSWER_BYTES
 MOST_PAGES = 500
@@ -93,6 +96,7 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
 
     def add_metadata(self, job: Job, metadata: Mapping[str, str]) -> None:
         missing = missing_metadata(fitting_metadata(metadata), metadata_of_creation(job))
+        # One POST adds all values. If it may have been sent before, or if a key exists, each value is sent with PUT.
         if missing and (job.repeated or not self._add_all(job, missing)):
             for key, value in missing.items():
                 self._put_metadata(job, key, value)
@@ -121,9 +125,9 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
         subject = _subject(job, "status")
         answer = self._connection.exchange(RestRequest(subject=subject, method="GET", path=_path(job)))
         if answer.status != OK:
-            refused = refusal(subject, answer)
+            error = refusal(subject, answer)
             # Unless the job is missing, an operator may fix the reason of the refusal: polling continues.
-            raise refused if _is_missing_job(answer) else Retriable(str(refused))
+            raise error if _is_missing_job(answer) else Retriable(str(error))
         platform_job = job_of(subject, answer, job.platform_job_id)
         detail = "; ".join(text for text in (platform_job.status, platform_job.messages) if text)
         return PlatformStatus(state=platform_job.state, finished=platform_job.state == "stopped", detail=detail)
@@ -156,33 +160,37 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
         path, body = f"{_path(job)}/metadata", {"metadata": dict(metadata)}
         # The detail of a refusal may quote a value, which may be patient data.
         answer = self._connection.exchange(
-            RestRequest(subject=subject, method="POST", path=path, body=body, quoting=False)
+            RestRequest(subject=subject, method="POST", path=path, body=body, may_quote=False)
         )
         if conflicts(answer):
             return False
         if answer.status != OK:
-            raise refusal(subject, answer, quoting=False)
+            raise refusal(subject, answer, may_quote=False)
         check_metadata(subject, answer)
         return True
 
     def _put_metadata(self, job: Job, key: str, value: str) -> None:
         subject = _subject(job, "metadata")
         path = f"{_path(job)}/metadata/{quote(key, safe='')}"
-        request = RestRequest(subject=subject, method="PUT", path=path, body={"value": value}, quoting=False)
+        request = RestRequest(subject=subject, method="PUT", path=path, body={"value": value}, may_quote=False)
         self._connection.send(request, CREATED, NO_CONTENT)
 
-    def _check_started(self, job: Job, subject: str, refused: RestAnswer) -> None:
+    def _check_started(self, job: Job, subject: str, refused_answer: RestAnswer) -> None:
         """Raise an error unless the job was started already, by an earlier attempt of this call."""
         platform_job = self._query(job, subject)
         if platform_job.state == "pending":
-            raise refusal(subject, refused)
-        if platform_job.was_never_run:
+            raise refusal(subject, refused_answer)
+        if platform_job.was_stopped_before_start:
             raise Permanent(
                 f"{subject}: the job was stopped on the platform ({platform_job.status}) before it was started"
             )
 
     def _created_id(self, job: Job, subject: str) -> str:
-        """Return the platform's id of a job whose creation had no response; "" if it was not created."""
+        """Return the platform's id of a job whose creation had no response; "" if it was not created.
+
+        dicom-adapter repeats `create_job` to get the id before it calls `cancel`. The search makes `cancel` correct for
+        a job without the id, too.
+        """
         platform_job = self._find(job, subject) if job.repeated else None
         return platform_job.job_id if platform_job else ""
 
@@ -192,7 +200,7 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
         query = {"pipelineId": job.pipeline_id, "createdAfter": f"{since:%Y-%m-%dT%H:%M:%SZ}", "pageSize": PAGE_SIZE}
         for _ in range(MOST_PAGES):
             answer = self._connection.send(
-                RestRequest(subject=subject, method="GET", path=f"/v1/jobs?{urlencode(query)}", quoting=False), OK
+                RestRequest(subject=subject, method="GET", path=f"/v1/jobs?{urlencode(query)}", may_quote=False), OK
             )
             page = page_of(subject, answer)
             platform_job = next((created for created in page.jobs if is_of_job(created.metadata, job)), None)

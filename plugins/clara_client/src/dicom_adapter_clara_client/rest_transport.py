@@ -23,13 +23,13 @@ FAILURES = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolE
 
 
 class Deadline(threading.local):
-    """Deadline of the call that runs in the current thread."""
+    """Deadline of a call that runs in the current thread. A call may use several connections and requests."""
 
     end: float | None = None  # on the clock of time.monotonic
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """Limit all calls within the `with` block to `seconds` in total."""
+        """Limit all network operations in the `with` block to `seconds` in total."""
         self.end = time.monotonic() + seconds
         try:
             yield

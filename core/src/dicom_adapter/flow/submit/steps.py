@@ -1,14 +1,15 @@
-"""Step 5 (`submit`) of the flow: the steps of a job. Each step leads to the next state, which the ledger records.
+"""Step 5 (`submit`) of the flow brings a job to the platform in job steps. The ledger records the state after each one.
 
-    state          step          next state     when the step fails
-    queued         create_job    created        retriable: the same step again, after a pause
-    created        add_metadata  metadata-sent  permanent or a bug: faulted
+    state          job step      next state
+    queued         create_job    created
+    created        add_metadata  metadata-sent
     metadata-sent  upload (all)  uploaded
     uploaded       start         submitted
-    faulted        an operator retries: back to the state of the step that failed; or cancels: cancelled
-    any of these   an operator cancels: cancel, then cancelled
-    submitted      none; the status on the platform may still be requested
-    cancelled      none
+
+After a retriable error, the same step is repeated after a pause. After a permanent error or a bug, the job is faulted.
+When an operator retries a faulted job, it returns to the state of the step that failed. When an operator cancels a job
+in any state except submitted and cancelled, `cancel` is called if the job may exist on the platform; then the job is
+cancelled. The states submitted and cancelled are final: no step follows.
 
 The ledger records the start of each step, and later its result. If the power fails in between, or if the response of
 the platform is lost, the step is repeated with `job.repeated` set: submitters must make the step idempotent. Each
@@ -44,16 +45,16 @@ NEXT = {
     JobState.METADATA_SENT: JobState.UPLOADED,
     JobState.UPLOADED: JobState.SUBMITTED,
 }
-UPLOADS_PER_COMMIT = 32  # number of files whose upload is recorded together and is repeated after a crash
+UPLOADS_PER_COMMIT = 32  # files in one batch: their uploads are recorded together; a crash repeats at most this many
 BATCH_SECONDS = 2.0  # after this time, no upload of a batch begins, so that other jobs can use a slow platform
 
 
 class PlatformContact(Enum):
-    """The contact with the platform during a step."""
+    """What a step shows about the availability of the platform."""
 
-    ANSWERED = "answered"  # the platform responded
-    FAILED = "failed"  # the call failed with a retriable error
-    UNKNOWN = "unknown"  # the platform was not called, or the failure has another cause
+    ANSWERED = "answered"  # available: the step has ended without an error
+    FAILED = "failed"  # perhaps not available: the step failed with a retriable error
+    UNKNOWN = "unknown"  # the platform was not called, or the step failed because of the job or of the adapter
 
 
 class CannotRead(Retriable):
@@ -72,11 +73,15 @@ class Done:
     state: JobState | None = None  # the next state; None: the next state is in NEXT
     is_complete: bool = True  # False: further batches of uploads follow
     platform: PlatformContact = PlatformContact.ANSWERED
-    remarks: Mapping[str, Mapping[str, object]] = field(factory=dict)  # details of further events, by their name
+    # Events to record in addition to the change of state: the details by the event's name.
+    further_events: Mapping[str, Mapping[str, object]] = field(factory=dict)
 
 
 class Steps:
-    """The steps of jobs on the platform of one submitter, without the ledger rows of their results. Thread-safe."""
+    """Runs the steps of jobs with one submitter. Thread-safe.
+
+    Only finished uploads are recorded here. The caller records everything else in the ledger.
+    """
 
     def __init__(
         self,
@@ -119,7 +124,7 @@ class Steps:
             return Done()
         detail = omitted.describe()
         log.warning("job_metadata_incomplete", job_id=row.job.job_id, ae_title=row.job.ae_title, **detail)
-        return Done(remarks={"job_metadata_incomplete": detail})
+        return Done(further_events={"job_metadata_incomplete": detail})
 
     def _read_attributes(self, row: JobRow, keywords: Sequence[str], omitted: Omitted) -> Mapping[str, str]:
         with self._ledger.read() as transaction:
@@ -140,7 +145,7 @@ class Steps:
             missing = instances.of_job(transaction, row.number, missing_only=True, limit=UPLOADS_PER_COMMIT)
         if missing:
             self._upload_some(row, missing)
-        return Done(is_complete=not missing)
+        return Done(is_complete=not missing)  # False also after the last batch: one more run finds no missing file
 
     def _upload_some(self, row: JobRow, members: Sequence[tuple[int, InstanceStorageInfo]]) -> None:
         """Upload in parallel, record the successful uploads, then raise the most severe error, if any."""
@@ -158,7 +163,8 @@ class Steps:
             futures[position] = self._begin(self._submitter.upload, row.job, upload)
         errors = {position: _error(future) for position, future in futures.items()}
         with self._ledger.write() as transaction:
-            jobs.mark_uploaded(transaction, row.number, [number for number, error in errors.items() if error is None])
+            uploaded = [position for position, error in errors.items() if error is None]
+            jobs.mark_uploaded(transaction, row.number, uploaded)
         _raise_worst(error for error in errors.values() if error is not None)
 
     def _begin(self, upload: Callable[[Job, Upload], None], job: Job, file: Upload) -> Future[None]:
@@ -218,5 +224,9 @@ def _is_transient(error: BaseException) -> bool:
 
 
 def lacks_resources(failure: BaseException) -> bool:
-    """Return whether a step failed because the system has no free descriptors or memory."""
+    """Return whether a step failed because the system has no free descriptors or memory.
+
+    MemoryError counts, too, unlike for `reports_no_resources`: the calls of a submitter do not depend on the content of
+    a data set.
+    """
     return isinstance(failure, MemoryError) or reports_no_resources(failure)

@@ -33,7 +33,7 @@ log = structlog.get_logger("dicom_adapter.submit")
 OPENING_SECONDS = 2.0  # limit for `close` to wait for an `open` in progress
 NO_FAILURES = {"attempts": 0, "failing_since": None, "next_attempt_at": None, "last_error": ""}
 
-NO_REMARKS: Mapping[str, Mapping[str, object]] = {}
+NO_EVENTS: Mapping[str, Mapping[str, object]] = {}
 
 
 @frozen
@@ -132,7 +132,7 @@ class Submission:
             return self._clear_failures(row)
         state = done.state or NEXT[row.job.state]
         values = {**NO_FAILURES, **done.values, "repeated": False}
-        return self._change(row, "job_" + state.value.replace("-", "_"), state, values, done.remarks)
+        return self._change(row, "job_" + state.value.replace("-", "_"), state, values, done.further_events)
 
     def _clear_failures(self, row: JobRow) -> JobRow:
         if not row.job.attempts:
@@ -163,12 +163,12 @@ class Submission:
         event: str,
         state: JobState,
         values: Mapping[str, Any],
-        remarks: Mapping[str, Mapping[str, object]] = NO_REMARKS,
+        further_events: Mapping[str, Mapping[str, object]] = NO_EVENTS,
     ) -> JobRow:
         now = self._clock.now()
         with self._ledger.write() as transaction:
             changed = jobs.change(transaction, row, state=state, changed_at=now, **values)
-            for name, detail in remarks.items():
+            for name, detail in further_events.items():
                 events.record(transaction, [_event(now, name, changed.job, detail)])
             _record(transaction, now, event, changed.job)
         level = "warning" if changed.job.last_error else "info"

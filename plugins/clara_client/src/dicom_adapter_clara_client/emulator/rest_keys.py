@@ -30,7 +30,8 @@ QUOTED = re.compile(r'"([ !#-\[\]-~]{1,255})"')  # a string of RFC 8941, without
 class IdempotencyKeys:
     """The keys of the last 24 hours, stored with the platform's state. Thread-safe.
 
-    If the emulator is killed between the work and `save_answer`, the work is done but the key is unknown.
+    Known limitation: if the emulator is killed after a request has changed the platform's state, and before the
+    response is saved with its key, a repeated request is executed again.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class IdempotencyKeys:
         self._store = store
         self._lock = lock
         self._clock = clock
-        self._answers = {answer.key: answer for answer in known}  # oldest first
+        self._answers = {answer.key: answer for answer in known}  # in the order in which the requests ended
         self._in_progress: set[str] = set()
 
     def answer(self, key: str, fingerprint: str, act: Callable[[], Reply]) -> Reply:
@@ -84,10 +85,14 @@ class IdempotencyKeys:
             self._answers[answer.key] = answer
 
     def _expire(self) -> None:
-        """Delete expired keys from the oldest on. Requests may end out of order, so a few keys are deleted later."""
-        oldest = self._clock() - KEPT
+        """Delete expired keys up to the first key that is not expired.
+
+        Requests do not end in the order in which they began: an expired key behind a younger one is deleted by a later
+        call.
+        """
+        limit = self._clock() - KEPT
         for key in list(self._answers):
-            if self._answers[key].since > oldest:
+            if self._answers[key].since > limit:
                 return
             self._store.delete_answer(key)
             del self._answers[key]
