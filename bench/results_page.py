@@ -31,17 +31,24 @@ RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parent.parent / "docs"
 BEGIN, END = "<!-- figures: written by make bench -->\n", "<!-- end of the figures -->\n"
 RATIOS = {
-    BUSY: "with a busy plugin, to without one",
-    "orthanc": "to Orthanc",
-    "pynetdicom": "to pynetdicom storescp",
-    "storescp-b": "to DCMTK storescp +B",
+    BUSY: "with a busy plugin ÷ without one",
+    "orthanc": "÷ Orthanc",
+    "pynetdicom": "÷ pynetdicom storescp",
+    "storescp-b": "÷ DCMTK storescp +B",
 }
 MOST_DUE_MS = 50.0
 FLAT = (0.9, 1.1)
 LEAST_KEPT, MOST_SEARCH_MS, MOST_COMPOSE_S = 0.7, 50.0, 1.0
 MOST_S_TO_ACCEPT, MOST_S_TO_REPLAY = 5.0, 60.0
 
-CPU = "CPU, ms (large, 8 / small, 8)"
+LEGEND = """\
+The columns *large* and *small* are for the two sizes of data sets, with 1 or 8 senders; *each*: small data sets, 8
+senders, and a new association for each instance. *CPU* is the CPU time for each instance, with 8 senders. *(syncs)*:
+the instance is on disk before the response."""
+HELD_LEGEND = """\
+*held open* is the number of idle associations to which the columns on its right refer. 0: not measured, because the
+receiver serves one association at a time, or because the busy plugin would hide the cost of idle associations."""
+CPU = "CPU, ms (large / small)"
 
 Values = Mapping[str, Any]
 
@@ -81,11 +88,14 @@ def figures(found: Mapping[str, Values]) -> str:
     results = from_json(receiving)
     sections = [
         _setting(receiving, results),
+        LEGEND,
         _table(("instances per second", *_headings(), "each", CPU, "memory, MB"), _rates(results, receiving)),
         "### Targets",
+        "*A ÷ B* is the figure of A divided by the figure of B.",
         _table(("instances per second", *_headings()), _ratios(results)),
         _table(("", "measured", "limit", "met"), map(_verdict, (*verdicts(results), *_others(found)))),
         "### Associations",
+        HELD_LEGEND,
         _table(ASSOCIATION_HEADINGS, _associations(results, receiving["names"])),
     ]
     return "\n\n".join(sections) + "\n"
@@ -134,12 +144,12 @@ def _verdict(verdict: Verdict) -> Sequence[str]:
 def _others(found: Mapping[str, Values]) -> Iterator[Verdict]:
     """Yield the rows of the other benchmarks that were run."""
     if due := found.get("due"):
-        what = f"From the end of a group's wait to its job, of {due['open_groups']:,} open ones, 99th percentile"
+        what = f"Time from the due time of a group to its job, with {due['open_groups']:,} groups, 99th percentile"
         yield at_most(due["p99_ms"], MOST_DUE_MS, what, " ms")
     if pending := found.get("pending"):
-        what = f"Cost of an instance with {pending['instances']:,} pending, to that with none"
-        yield at_least(pending["rate_ratio"], FLAT[0], f"Instances per second with {pending['instances']:,} pending")
-        yield at_most(pending["cpu_ratio"], FLAT[1], what)
+        conditions = f"with {pending['instances']:,} pending ÷ with none"
+        yield at_least(pending["rate_ratio"], FLAT[0], f"Instances per second {conditions}")
+        yield at_most(pending["cpu_ratio"], FLAT[1], f"CPU time for an instance {conditions}")
     if replay := found.get("replay", {}).get("waiting"):
         start = f"Start with {replay['pending']:,} pending instances"
         yield at_most(replay["accepting_s"], MOST_S_TO_ACCEPT, f"{start} until associations are accepted", " s")
@@ -152,7 +162,7 @@ def _cache(cache: Values) -> Iterator[Verdict]:
     """Yield the rows of the cache benchmark."""
     ratios = [rates["ratio"] for rates in cache["received_per_second"].values()]
     kept = f"with {cache['instances']:,} kept instances"
-    yield at_least(min(ratios), LEAST_KEPT, "Instances per second to the cache, to that of `aetitle`, the least")
+    yield at_least(min(ratios), LEAST_KEPT, "Instances per second: `cache` ÷ `aetitle`, lowest ratio of all workloads")
     yield at_most(cache["search_ms"]["p99"], MOST_SEARCH_MS, f"Search {kept}, 99th percentile", " ms")
     yield at_most(
         max(cache["compose_10000_s"]), MOST_COMPOSE_S, f"Composing 10,000 instances {kept}, the longest", " s"
@@ -161,13 +171,13 @@ def _cache(cache: Values) -> Iterator[Verdict]:
 
 ASSOCIATION_HEADINGS = (
     "receiver",
-    "accepted in, ms",
+    "time to accept, ms",
     "CPU to accept and release, ms",
     "C-ECHO, ms",
     "held open",
     "memory of each, kB",
     "CPU of all, % of a core",
-    "one more, ms",
+    "time to accept one more, ms",
 )
 
 

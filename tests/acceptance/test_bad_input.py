@@ -92,7 +92,7 @@ class Peer:
         return self
 
     def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
-        """Release the association in order."""
+        """Release the association, unless the test failed."""
         if failed is None:
             self.send(RELEASE_RQ, bytes(4))
             assert RELEASE_RP == self.receive()[0]
@@ -177,7 +177,7 @@ def store_valid_instance(peer: Peer, **attributes: Any) -> str:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LaunchedService]:
-    """A service shared by all tests that do not change its state."""
+    """A service shared by the tests that do not need another configuration."""
     path = tmp_path_factory.mktemp("bad-input") / "adapter.toml"
     path.write_text(CONFIGURATION, encoding="utf-8")
     launched = LaunchedService(path, "--port", "0")
@@ -192,6 +192,7 @@ def send_identifiable_patient(service: LaunchedService) -> None:
     with Peer(service.port(), "NAMED", calling="CT1") as peer:
         store_valid_instance(peer, **patient)
         for keyword in ("StudyInstanceUID", "PatientID", "PatientBirthDate"):
+            # The data set is cut off within the value: an error of the parser could quote the first half of the value.
             data_set = with_value(keyword, "SOMEBODY\\SOMEBODY", **patient)
             assert SUCCESS != peer.store(data_set[: data_set.rindex(b"SOMEBODY")], "1.2.3")
         assert SUCCESS != peer.store(encoded(synthetic.make_instance(**patient)), "SOMEBODY")  # instead of a UID
@@ -257,7 +258,7 @@ def test_an_association_beyond_the_limit_is_rejected_temporarily(launch_service:
 
 
 def test_peers_that_disconnect_before_the_response_occupy_no_association(service: LaunchedService) -> None:
-    for _number in range(30):  # more than max-associations
+    for _number in range(30):  # more than the default of max-associations, 25
         Peer(service.port(), "LUNG", wait=False).close()
     with Peer(service.port(), "LUNG") as peer:
         assert ASSOCIATE_AC == peer.answer
@@ -285,7 +286,7 @@ def test_associations_are_rejected_temporarily_while_the_ledger_fails(service: L
         (with_value("StudyInstanceUID", None), DATA_SET_DOES_NOT_MATCH),
         (with_value("SeriesInstanceUID", None), DATA_SET_DOES_NOT_MATCH),
         (with_value("SOPInstanceUID", None), DATA_SET_DOES_NOT_MATCH),
-        (encoded(synthetic.make_instance(sop_uid="1.2.3")).partition(b".2.3")[0], CANNOT_UNDERSTAND),
+        (encoded(synthetic.make_instance(sop_uid="1.2.3")).partition(b".2.3")[0], CANNOT_UNDERSTAND),  # within the UID
         (b"this is no data set, although its sender claims that it is", CANNOT_UNDERSTAND),
         (b"", CANNOT_UNDERSTAND),
     ],
@@ -339,7 +340,7 @@ def test_data_from_peers_never_becomes_part_of_a_path(service: LaunchedService, 
 
 
 def test_only_acknowledged_instances_become_jobs(service: LaunchedService) -> None:
-    """Associations are aborted or lost between instances, and in the middle of a data set."""
+    """One association is aborted after an instance, one is aborted and one is lost within a data set."""
     beginning = fragment(encoded(synthetic.make_instance(sop_uid="1.2.3"))[:1000], 0)
     acknowledged = []
     for within_data_set, lost in ((False, False), (True, False), (True, True)):
@@ -361,12 +362,12 @@ def test_only_acknowledged_instances_become_jobs(service: LaunchedService) -> No
 
 
 def test_the_log_never_names_a_patient(service: LaunchedService) -> None:
-    """Success, refusal, quarantine and submission are covered, in every process.
+    """The fixture `service` has sent instances of SOMEBODY: some were submitted, some refused, some quarantined.
 
     Verified to fail when text that is not a UID is logged as one.
     """
-    service.wait_for("instance_refused", ae_title="NAMED", times=4)
-    service.wait_for("instance_refused", ae_title="NAMED", sop_instance_uid="")
+    service.wait_for("instance_refused", ae_title="NAMED", times=4)  # all that `send_identifiable_patient` sends
+    service.wait_for("instance_refused", ae_title="NAMED", sop_instance_uid="")  # SOMEBODY is not a UID: not logged
     service.wait_for("instance_quarantined")
     service.wait_for("job_submitted", ae_title="NAMED")
     log = service.log_file.read_text(encoding="utf-8")

@@ -53,7 +53,7 @@ def connect(service: LaunchedService) -> socket.socket:
 
 
 def reset(connection: socket.socket) -> None:
-    """Close with a reset instead of in order."""
+    """Close with a reset instead of an orderly shutdown."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
 
@@ -88,7 +88,7 @@ def _is_socket(entry: Path) -> bool:
 
 
 def test_connections_without_data_leak_no_resources(service: LaunchedService) -> None:
-    """Many connections are opened, and closed in order or with a reset, as by probes of load balancers."""
+    """Many connections are opened, and closed normally or with a reset, as by probes of load balancers."""
     receiver = Receiver(service)
     sockets, before = receiver.sockets, receiver.field("VmRSS")
     for number in range(CONNECTS):

@@ -30,12 +30,12 @@ from support import STORAGE, PlatformFolder, Run, wait_until_submitted, write_st
 from support.certificates import Pki
 
 SECONDS = 60
-SERVED = """
+LUNG = """
 [ae-titles.LUNG.settings]
 pipeline-a = "pipeline-1"
 """
 PDU_SIZES = [4096, 16384, 131072]  # values that DCMTK's clients accept, from the minimum to the maximum
-ASSOCIATIONS = 24
+SENDERS = 24
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_dcmtk_sends_in_pdus_of_every_size(
     launch_service: LaunchService, platform: PlatformFolder, dcmtk: Run, tmp_path: Path, size: int
 ) -> None:
     """Both sides declare their maximum PDU size."""
-    service = launch_service(f"[dicom]\nmax-pdu = {size}\n" + STORAGE + SERVED)
+    service = launch_service(f"[dicom]\nmax-pdu = {size}\n" + STORAGE + LUNG)
     study, more = write_large_study(tmp_path / "study"), write_large_study(tmp_path / "more")
     dcmtk("echoscu", "-aec", "LUNG", "-pdu", size, "127.0.0.1", service.port())
     dcmtk("storescu", "-aec", "LUNG", "-pdu", size, "127.0.0.1", service.port(), *study)
@@ -115,13 +115,16 @@ def test_dcmtk_sends_in_pdus_of_every_size(
 def test_many_concurrent_associations_of_dcmsend_succeed(
     launch_service: LaunchService, platform: PlatformFolder, dcmtk: Run, tmp_path: Path
 ) -> None:
-    """The service has two receivers; the number of senders is the maximum number of associations."""
-    service = launch_service(f"[dicom]\nreceivers = 2\nmax-associations = {2 * ASSOCIATIONS}\n" + STORAGE + SERVED)
+    """Up to eight senders are active at the same time. The service has two receivers, which share the connections.
+
+    The maximum number of associations is divided between the receivers: each can serve all senders.
+    """
+    service = launch_service(f"[dicom]\nreceivers = 2\nmax-associations = {2 * SENDERS}\n" + STORAGE + LUNG)
     port = service.port()
-    studies = [write_study(tmp_path / str(number), patient_id=f"P-{number}") for number in range(ASSOCIATIONS)]
+    studies = [write_study(tmp_path / str(number), patient_id=f"P-{number}") for number in range(SENDERS)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda study: dcmtk("dcmsend", "-aec", "LUNG", "127.0.0.1", port, *study), studies))
-    assert ASSOCIATIONS == len(service.logged("association_accepted"))
+    assert SENDERS == len(service.logged("association_accepted"))
     assert_received(service, platform, [path for study in studies for path in study])
     assert 0 == service.stop()
 
@@ -131,10 +134,10 @@ def test_dcmtk_sends_over_tls(
     launch_service: LaunchService, platform: PlatformFolder, dcmtk: Run, pki: Pki, keys: Keys, tmp_path: Path
 ) -> None:
     """The client certificate is accepted, in each profile of BCP 195 that DCMTK has."""
-    service = launch_service(STORAGE + tls_lines(pki) + SERVED)
+    service = launch_service(STORAGE + tls_lines(pki) + LUNG)
     study = write_study(tmp_path / "study", instances=3)
     encrypted = ("+tls", keys.key, keys.certificate, "+cf", keys.authority, "-aec", "LUNG", "127.0.0.1", service.port())
-    for profile in ("+px", "+py", "+pz"):
+    for profile in ("+px", "+py", "+pz"):  # BCP 195, non-downgrading BCP 195, extended BCP 195
         dcmtk("echoscu", profile, *encrypted)
     dcmtk("storescu", *encrypted, *study)
     assert_received(service, platform, study)
@@ -148,11 +151,14 @@ def test_dcmtk_without_a_certificate_is_accepted_only_if_it_is_not_required(
     launch_service: LaunchService, dcmtk: Run, pki: Pki, keys: Keys, clients: str
 ) -> None:
     """Anonymous TLS depends on `client-certificates`. A connection without TLS is never accepted."""
-    service = launch_service(STORAGE + tls_lines(pki, clients) + SERVED)
+    service = launch_service(STORAGE + tls_lines(pki, clients) + LUNG)
     peer = ("-aec", "LUNG", "127.0.0.1", service.port())
     anonymous = dcmtk("echoscu", "+tla", "+cf", keys.authority, *peer, check=False)
     assert (clients == "optional") is (anonymous.returncode == 0)
-    assert 0 != dcmtk("echoscu", "-ta", 10, *peer, check=False).returncode
+    without_tls = dcmtk(
+        "echoscu", "-ta", 10, *peer, check=False
+    )  # -ta: seconds to wait for an answer, which never comes
+    assert 0 != without_tls.returncode
     assert 0 == service.stop()
 
 
@@ -162,7 +168,7 @@ def test_dcmtk_without_a_certificate_is_accepted_only_if_it_is_not_required(
 class Orthanc:
     """An Orthanc process with the adapter as its modality `adapter`."""
 
-    def __init__(self, program: str, folder: Path, adapter: int, keys: Keys | None) -> None:
+    def __init__(self, program: str, folder: Path, adapter_port: int, keys: Keys | None) -> None:
         folder.mkdir()
         self._port = free_port()
         settings: dict[str, Any] = {
@@ -176,7 +182,7 @@ class Orthanc:
             "DicomAet": "ORTHANC",
             "Plugins": [],
             "DicomModalities": {
-                "adapter": {"AET": "LUNG", "Host": "127.0.0.1", "Port": adapter, "UseDicomTls": keys is not None}
+                "adapter": {"AET": "LUNG", "Host": "127.0.0.1", "Port": adapter_port, "UseDicomTls": keys is not None}
             },
         }
         if keys is not None:
@@ -222,9 +228,9 @@ class Orthanc:
 
 def free_port() -> int:
     """Return a free port, because Orthanc cannot choose a port."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
         return port
 
 
@@ -241,8 +247,8 @@ def start_orthanc(tmp_path: Path) -> Iterator[StartOrthanc]:
         pytest.skip("Orthanc is not installed")
     started: list[Orthanc] = []
 
-    def start(adapter: int, keys: Keys | None = None) -> Orthanc:
-        started.append(Orthanc(program, tmp_path / "orthanc", adapter, keys))
+    def start(adapter_port: int, keys: Keys | None = None) -> Orthanc:
+        started.append(Orthanc(program, tmp_path / "orthanc", adapter_port, keys))
         started[-1].wait()
         return started[-1]
 
@@ -263,7 +269,7 @@ def test_orthanc_sends_with_and_without_tls(
     with_tls: bool,
 ) -> None:
     """Instances that were uploaded to Orthanc over REST arrive unchanged."""
-    service = launch_service(STORAGE + (tls_lines(pki) if with_tls else "") + SERVED)
+    service = launch_service(STORAGE + (tls_lines(pki) if with_tls else "") + LUNG)
     orthanc = start_orthanc(service.port(), keys if with_tls else None)
     study = write_study(tmp_path / "study", instances=3)
     summary = orthanc.send(study)
@@ -279,14 +285,18 @@ def test_pynetdicom_sends_over_tls(
     launch_service: LaunchService, platform: PlatformFolder, pki: Pki, keys: Keys, tmp_path: Path
 ) -> None:
     """The sender opens several associations, one after the other, with a client certificate."""
-    service = launch_service(STORAGE + tls_lines(pki) + SERVED)
+    service = launch_service(STORAGE + tls_lines(pki) + LUNG)
     study = write_study(tmp_path / "study", instances=4)
     context = client_context(keys.authority, keys.certificate, keys.key)
     entity = AE(ae_title="SENDER")
     entity.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
     for path in study:
         association = entity.associate(
-            "127.0.0.1", service.port(), ae_title="LUNG", tls_args=(context, "127.0.0.1"), max_pdu=0
+            "127.0.0.1",
+            service.port(),
+            ae_title="LUNG",
+            tls_args=(context, "127.0.0.1"),
+            max_pdu=0,  # no limit
         )
         assert 0 == association.send_c_store(dcmread(path)).Status
         association.release()

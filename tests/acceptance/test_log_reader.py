@@ -1,4 +1,4 @@
-"""A program that reads the log and stops reading stops neither the service nor its end."""
+"""When a program stops reading the log, the service still receives instances and can still be stopped."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SMALLEST_PIPE = 4096  # bytes, about fifteen lines
 
 
 def test_the_service_receives_and_stops_although_nobody_reads_its_log(tmp_path: Path) -> None:
-    """After the service listens, nobody reads. It acknowledges all instances and stops in order on SIGTERM.
+    """Once the service listens, nobody reads its log. It acknowledges all instances and stops on SIGTERM with status 0.
 
     Verified to fail, by the time limit, when the log is written to the pipe with writes that block.
     """

@@ -1,4 +1,4 @@
-"""Stopping the service in order and after a timeout, and killing single processes."""
+"""Stopping the service in an orderly way and after a timeout, and killing single processes."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def submitted(service: LaunchedService) -> list[str]:
     return sorted(entry["sopInstanceUid"] for job in platform.jobs for entry in job["instances"])
 
 
-# --- in order ---------------------------------------------------------------------------------------------------------
+# --- in an orderly way ------------------------------------------------------------------------------------------------
 
 
 def test_an_idle_service_stops_completely(launch_service: LaunchService) -> None:

@@ -51,7 +51,7 @@ def test_ratios_are_compared_with_each_measured_product() -> None:
 def test_each_other_figure_is_compared_with_its_limit() -> None:
     """All limits are met except one: DCMTK with one process for each association is faster."""
     found = list(verdicts(results(adapter=[900.0], adapter_busy=[450.0], storescp_fork=[1000.0])))
-    assert ["The same, to DCMTK storescp --fork +B"] == [verdict.what for verdict in found if not verdict.is_met]
+    assert ["The same ÷ DCMTK storescp --fork +B"] == [verdict.what for verdict in found if not verdict.is_met]
 
 
 @pytest.mark.parametrize(
@@ -101,9 +101,9 @@ def test_figures_and_plot_are_written_between_the_markers_of_the_page(
     assert text.endswith("-->\nafter\n")
     assert "old" not in text
     assert 1 == len(re.findall(r"^\| Orthanc ", text.partition("### Targets")[0], re.MULTILINE))
-    assert "| dicom-adapter to Orthanc | 3 (≥ 3) | 3 (≥ 3) | 3 (≥ 3.5) **no** | 3 (≥ 9) **no** |" in text
-    assert "10,000 open ones, 99th percentile | 12.5 ms | ≤ 50 ms | yes |" in text
-    assert "to that of `aetitle`, the least | 0.65 | ≥ 0.7 | **no** |" in text
+    assert "| dicom-adapter ÷ Orthanc | 3 (≥ 3) | 3 (≥ 3) | 3 (≥ 3.5) **no** | 3 (≥ 9) **no** |" in text
+    assert "with 10,000 groups, 99th percentile | 12.5 ms | ≤ 50 ms | yes |" in text
+    assert "`cache` ÷ `aetitle`, lowest ratio of all workloads | 0.65 | ≥ 0.7 | **no** |" in text
     assert "Composing 10,000 instances with 100,000 kept instances, the longest | 0.8 s | ≤ 1 s | yes |" in text
     assert "DCMTK storescp (not installed)" in text
     assert (tmp_path / "performance.svg").read_text(encoding="utf-8").startswith("<svg")

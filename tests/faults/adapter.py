@@ -198,7 +198,7 @@ class Adapter:
         new.replace(self._configuration)
 
     def stop(self) -> int:
-        """Stop the service in order. Returns its exit status."""
+        """Stop the service with SIGTERM. Returns its exit status."""
         assert self._service is not None
         return self._service.stop(60)
 

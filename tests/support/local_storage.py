@@ -83,7 +83,7 @@ def is_sealed(path: Path) -> bool:
 def kill_local_storage(storage: LocalStorage) -> None:
     """Close descriptors and release locks without an orderly close, as the kernel does for a killed process.
 
-    No public method has this effect: a process that ends in order seals its segments.
+    No public method has this effect: a process that stops seals its segments.
     """
     segments = storage._segments
     for active in segments._active.values():

@@ -1,4 +1,4 @@
-"""A process of the service ends in order when the service is killed, without a traceback."""
+"""A process of the service ends in an orderly way when the service is killed, without a traceback."""
 
 from __future__ import annotations
 

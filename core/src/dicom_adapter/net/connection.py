@@ -223,12 +223,11 @@ class Connection(asyncio.BufferedProtocol):
                 AssociationDecision(rejection=Rejection.TEMPORARY_CONGESTION, reason="the service is stopping")
             )
             return
+        scp = self._endpoint.scp
 
         def decide() -> AssociationDecision:
             try:
-                return self._endpoint.scp.decide(
-                    association.association_id, request, associations, associations_of_peer
-                )
+                return scp.decide(association.association_id, request, associations, associations_of_peer)
             except Exception as failure:  # noqa: BLE001 - after any error, the association is rejected
                 error = describe_failure(failure)
                 log.error("association_decision_failed", association_id=association.association_id, error=error)
