@@ -36,14 +36,14 @@ def certificates_in_file(path: Path | None, subject: str, *, is_authority: bool 
     if path is None:
         return []
     try:
-        found = PEM.findall(path.read_bytes())
+        encoded = PEM.findall(path.read_bytes())
     except OSError:
         return []  # the start of the service, or the submitter, reports this problem
-    certificates = [
-        read for text in found if (read := _read(_decode(text), f"{subject} {path}", is_authority=is_authority))
-    ]
+    entries = (_read(_decode(text), f"{subject} {path}", is_authority=is_authority) for text in encoded)
+    certificates = [certificate for certificate in entries if certificate is not None]
     if is_authority:
-        certificates = list({one.name: one for one in sorted(certificates, key=lambda one: one.expires_at)}.values())
+        certificates.sort(key=lambda certificate: certificate.expires_at)
+        certificates = list({certificate.name: certificate for certificate in certificates}.values())
     return certificates
 
 

@@ -64,7 +64,7 @@ class PlacedFile:
         return cls(path, found.st_dev, found.st_ino)
 
     def problem(self) -> str:
-        """Return why this file is not at its path any more; "" if it is still there."""
+        """Describe the problem if this file is not at its path any more; otherwise return ""."""
         try:
             found = self.path.stat()
         except FileNotFoundError:
@@ -79,4 +79,4 @@ class PlacedFile:
         """Raise StorageUnavailable if this file is not at its path any more."""
         problem = self.problem()
         if problem:
-            raise StorageUnavailable(f"{problem}; put it back, or restart the service")
+            raise StorageUnavailable(f"{problem}; put the file back, or restart the service")

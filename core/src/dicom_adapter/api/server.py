@@ -11,9 +11,9 @@ class Server(ABC):
     If `start` raises, or `is_alive` returns False, the host pauses and then calls `start` again.
     """
 
-    name: (
-        str  # shown by `status`, such as "gRPC LUNG"; of two servers of one plugin with one name, only the last is used
-    )
+    # Name that `status` shows, such as "gRPC LUNG". If several servers of a plugin have the same name, only the last one
+    # is used.
+    name: str
 
     @abstractmethod
     def start(self) -> None:
