@@ -25,7 +25,7 @@ from receive_adapter import adapter
 from receive_instances import write_data_sets
 from receive_receivers import ADAPTER, Receiver, Start
 from receive_values import AE_TITLE, WORKLOADS, Rate
-from receiving import LONGEST_PDU, MOST_ROUNDS
+from receiving import LONGEST_PDU, MAX_ROUNDS
 from results_page import write_results
 from rich.console import Console
 
@@ -34,7 +34,7 @@ SMALL_8 = next(workload for workload in WORKLOADS if workload.key == "small-8")
 
 def main(
     instances: Annotated[int, typer.Option(min=1000, max=10_000_000, help="Pending instances.")] = 200_000,
-    repeat: Annotated[int, typer.Option(min=1, max=MOST_ROUNDS, help="Rounds.")] = 3,
+    repeat: Annotated[int, typer.Option(min=1, max=MAX_ROUNDS, help="Rounds.")] = 3,
     seconds: Annotated[float, typer.Option(min=0.2, max=60, help="Approximate seconds of each run.")] = 3.0,
 ) -> None:
     """Measure, print, and write bench/results/pending.json."""

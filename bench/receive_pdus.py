@@ -26,7 +26,7 @@ ACCEPT, REJECT, P_DATA, RELEASE_ANSWER = 0x02, 0x03, 0x04, 0x06  # PDU types
 HEADER = struct.Struct(">BxI")
 FRAGMENT = struct.Struct(">IBB")  # header of a PDV: length of the rest, context ID, control
 COMMAND, LAST = 0x01, 0x02  # control bits
-MOST_RECEIVED = 16384  # maximum length of PDUs that the sender receives
+MAX_RECEIVED = 16384  # maximum length of PDUs that the sender receives
 RELEASE_REQUEST = HEADER.pack(0x05, 4) + bytes(4)
 
 STATUS = struct.pack("<HHI", 0x0000, 0x0900, 2)  # the element up to its value
@@ -48,7 +48,7 @@ def associate_request(called: str, calling: str) -> bytes:
         _item(0x20, bytes((number, 0, 0, 0)) + _item(0x30, abstract.encode()) + _item(0x40, transfer.encode()))
         for number, (abstract, transfer) in CONTEXTS.items()
     ]
-    limits = _item(0x51, struct.pack(">I", MOST_RECEIVED)) + _item(0x52, IMPLEMENTATION_CLASS_UID.encode())
+    limits = _item(0x51, struct.pack(">I", MAX_RECEIVED)) + _item(0x52, IMPLEMENTATION_CLASS_UID.encode())
     fixed = struct.pack(">H2x16s16s32x", 1, called.ljust(16).encode(), calling.ljust(16).encode())
     body = b"".join((fixed, _item(0x10, APPLICATION_CONTEXT.encode()), *contexts, _item(0x50, limits)))
     return HEADER.pack(0x01, len(body)) + body
@@ -124,7 +124,7 @@ def echo_request() -> bytes:
         (0x0110, struct.pack("<H", 1)),
         (0x0800, struct.pack("<H", 0x0101)),  # without a data set
     )
-    return _pdus(ECHO, COMMAND, command, MOST_RECEIVED)
+    return _pdus(ECHO, COMMAND, command, MAX_RECEIVED)
 
 
 def _command_set(*elements: tuple[int, bytes]) -> bytes:

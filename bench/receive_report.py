@@ -12,18 +12,18 @@ from receive_values import Associations, Rate
 
 ADAPTER, BUSY, FORK = "adapter", "adapter-busy", "storescp-fork"
 THROUGHPUT = ("large-1", "large-8", "small-1", "small-8")  # workloads, in the order of the limits below
-LEAST_RATIOS: Mapping[str, tuple[float, ...]] = {
+MIN_RATIOS: Mapping[str, tuple[float, ...]] = {
     "orthanc": (3.0, 3.0, 3.5, 9.0),
     "pynetdicom": (5.0, 12.0, 7.0, 25.0),
     "storescp-b": (0.6, 1.2, 0.3, 1.0),
 }
-LEAST_SHARE_WITH_BUSY_PLUGIN = 0.5
-MOST_RESIDENT_MB = 150.0
-MOST_KB_PER_ASSOCIATION = 500.0
-MOST_CYCLE_CPU_MS = 1.0
-LEAST_ASSOCIATIONS_PER_S = 300.0
-MOST_IDLE_PERCENT = 1.0  # of one core: a smaller share is not distinguishable from the receiver's other work
-MOST_MS_FOR_ANOTHER = 50.0
+MIN_SHARE_WITH_BUSY_PLUGIN = 0.5
+MAX_RESIDENT_MB = 150.0
+MAX_KB_PER_ASSOCIATION = 500.0
+MAX_CYCLE_CPU_MS = 1.0
+MIN_ASSOCIATIONS_PER_S = 300.0
+MAX_IDLE_PERCENT = 1.0  # of one core: a smaller share is not distinguishable from the receiver's other work
+MAX_MS_FOR_ANOTHER = 50.0
 
 
 @frozen(kw_only=True)
@@ -94,27 +94,27 @@ def ratio_verdicts(results: Results) -> dict[str, list[Verdict]]:
             at_least(results.ratio(ADAPTER, product, workload), limit)
             for workload, limit in zip(THROUGHPUT, limits, strict=True)
         ]
-        for product, limits in LEAST_RATIOS.items()
+        for product, limits in MIN_RATIOS.items()
         if product in results.rates
     }
     shares = [results.ratio(BUSY, ADAPTER, workload) for workload in THROUGHPUT]
-    return {BUSY: [at_least(share, LEAST_SHARE_WITH_BUSY_PLUGIN) for share in shares], **found}
+    return {BUSY: [at_least(share, MIN_SHARE_WITH_BUSY_PLUGIN) for share in shares], **found}
 
 
 def verdicts(results: Results) -> Iterator[Verdict]:
     """Return all other targets of the adapter."""
     peak = max(run.peak_mb for workload in THROUGHPUT for run in results.rates[ADAPTER][workload])
-    yield at_most(peak, MOST_RESIDENT_MB, "Resident memory under load, all processes together", " MB")
+    yield at_most(peak, MAX_RESIDENT_MB, "Resident memory under load, all processes together", " MB")
     each = results.rate(ADAPTER, "each")
-    yield at_least(each, LEAST_ASSOCIATIONS_PER_S, "Associations per second, one instance in each")
+    yield at_least(each, MIN_ASSOCIATIONS_PER_S, "Associations per second, one instance in each")
     if FORK in results.rates:
         yield at_least(results.ratio(ADAPTER, FORK, "each"), 1.0, "The same ÷ DCMTK storescp --fork +B")
     idle = f"{results.association(ADAPTER, 'held') or 0:,.0f} idle associations"
     for what, field, limit, unit in (
-        ("CPU to accept an association and release it", "cycle_cpu_ms", MOST_CYCLE_CPU_MS, " ms"),
-        ("Memory of an idle association", "memory_kb", MOST_KB_PER_ASSOCIATION, " kB"),
-        (f"Additional CPU for {idle}, in percent of one core", "idle_cpu_percent", MOST_IDLE_PERCENT, " %"),
-        (f"Longest time to accept one more, with {idle}", "another_ms", MOST_MS_FOR_ANOTHER, " ms"),
+        ("CPU to accept an association and release it", "cycle_cpu_ms", MAX_CYCLE_CPU_MS, " ms"),
+        ("Memory of an idle association", "memory_kb", MAX_KB_PER_ASSOCIATION, " kB"),
+        (f"Additional CPU for {idle}, in percent of one core", "idle_cpu_percent", MAX_IDLE_PERCENT, " %"),
+        (f"Longest time to accept one more, with {idle}", "another_ms", MAX_MS_FOR_ANOTHER, " ms"),
     ):
         value = results.association(ADAPTER, field)
         if value is not None:

@@ -31,7 +31,7 @@ from results_page import write_results
 from rich.console import Console
 from rich.table import Table
 
-MOST_ROUNDS = 20
+MAX_ROUNDS = 20
 LONGEST_PDU = 16384  # as in DCMTK's and most other clients
 OURS = (ADAPTER, BUSY)
 
@@ -53,7 +53,7 @@ class Measurement:
 
 
 def main(
-    repeat: Annotated[int, typer.Option(min=1, max=MOST_ROUNDS, help="Rounds.")] = 3,
+    repeat: Annotated[int, typer.Option(min=1, max=MAX_ROUNDS, help="Rounds.")] = 3,
     seconds: Annotated[float, typer.Option(min=0.2, max=60, help="Approximate seconds of each run.")] = 3.0,
     longest_pdu: Annotated[int, typer.Option("--pdu", min=4096, max=1 << 20, help="Maximum PDU length.")] = LONGEST_PDU,
     only: Annotated[list[str] | None, typer.Option(help="Measure these receivers only, and write no results.")] = None,

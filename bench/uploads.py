@@ -33,10 +33,10 @@ from rich.table import Table
 from upload_runs import SERVERS, SINK, Run
 
 RESULTS = Path(__file__).parent / "results"
-LEAST_RATIO = 0.7  # of the slower of disk and plain loop
-MOST_GROWTH_MB = 50.0
+MIN_RATIO = 0.7  # of the slower of disk and plain loop
+MAX_GROWTH_MB = 50.0
 LARGEST = 20_000  # instances: 10 GB
-MOST_ROUNDS = 20
+MAX_ROUNDS = 20
 LONGEST_S = 1800.0  # no round begins later than this after the start
 
 Runs = dict[str, list[Run]]
@@ -56,7 +56,7 @@ class Protocol(str, Enum):
 
 def main(
     instances: Annotated[int, typer.Option(min=32, max=LARGEST, help="CT images of 512 KiB in the job.")] = 2000,
-    repeat: Annotated[int, typer.Option(min=1, max=MOST_ROUNDS, help="Rounds.")] = 3,
+    repeat: Annotated[int, typer.Option(min=1, max=MAX_ROUNDS, help="Rounds.")] = 3,
     protocol: Annotated[Protocol, typer.Option(help="Protocol of the submitter.")] = Protocol.BOTH,
     parallel: Annotated[int, typer.Option(min=1, max=64, help="Concurrent uploads.")] = 4,
     folder: Annotated[Path | None, typer.Option(help="Folder of the files (default: a temporary one).")] = None,
@@ -140,7 +140,7 @@ class Verdict:
 
     @property
     def meets_limits(self) -> bool:
-        return self.ratio_to_slower >= LEAST_RATIO and self.growth_mb < MOST_GROWTH_MB
+        return self.ratio_to_slower >= MIN_RATIO and self.growth_mb < MAX_GROWTH_MB
 
 
 def _verdict(runs: Runs, protocol: str, server: str) -> Verdict:

@@ -32,8 +32,8 @@ pipeline-a = "p"
 CONNECTS = int(os.environ.get("DICOM_ADAPTER_CONNECTS", "5000"))  # 100000 in manual runs
 STALLED = int(os.environ.get("DICOM_ADAPTER_STALLED", "1000"))  # 10000 in manual runs
 OPEN_AT_ONCE = 200  # number of stalled connections, more than the service accepts
-MOST_THREADS = 40  # threads of a receiver: the network, storing, supervision
-MOST_GROWTH_KB = 30_000
+MAX_THREADS = 40  # threads of a receiver: the network, storing, supervision
+MAX_GROWTH_KB = 30_000
 
 
 @pytest.fixture
@@ -99,8 +99,8 @@ def test_connections_without_data_leak_no_resources(service: LaunchedService) ->
             connection.close()
     receiver.until_sockets(sockets)
     verify(service)
-    assert receiver.field("Threads") <= MOST_THREADS
-    assert receiver.field("VmRSS") - before < MOST_GROWTH_KB
+    assert receiver.field("Threads") <= MAX_THREADS
+    assert receiver.field("VmRSS") - before < MAX_GROWTH_KB
 
 
 def silent(connection: socket.socket) -> None:
@@ -172,8 +172,8 @@ def test_stalled_association_requests_leak_no_resources(service: LaunchedService
             stalled_in_request(stalled[-1])
         if len(stalled) > OPEN_AT_ONCE:
             reset(stalled.popleft())
-    assert receiver.field("Threads") <= MOST_THREADS
-    assert receiver.field("VmRSS") - before < MOST_GROWTH_KB
+    assert receiver.field("Threads") <= MAX_THREADS
+    assert receiver.field("VmRSS") - before < MAX_GROWTH_KB
     receiver.until_sockets(sockets)  # although the last connections are still open on this side
     for connection in stalled:
         reset(connection)
@@ -186,8 +186,8 @@ def test_silent_connections_are_limited_in_number(service: LaunchedService) -> N
     before = receiver.field("VmRSS")
     connections = [connect(service) for _number in range(150)]
     service.wait_for("connection_refused")
-    assert receiver.field("Threads") <= MOST_THREADS
-    assert receiver.field("VmRSS") - before < MOST_GROWTH_KB
+    assert receiver.field("Threads") <= MAX_THREADS
+    assert receiver.field("VmRSS") - before < MAX_GROWTH_KB
     for connection in connections:
         reset(connection)
     receiver.until_sockets(20)
@@ -204,7 +204,7 @@ def test_a_peer_that_never_reads_responses_is_throttled(service: LaunchedService
         with pytest.raises(OSError):  # sending times out, or the connection is closed
             for _number in range(10_000):
                 connection.sendall(flood)
-    assert receiver.field("VmRSS") - before < MOST_GROWTH_KB
+    assert receiver.field("VmRSS") - before < MAX_GROWTH_KB
     verify(service)
 
 

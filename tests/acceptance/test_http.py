@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from dicom_adapter.runtime.descriptors import MOST_DESCRIPTORS
+from dicom_adapter.runtime.descriptors import MAX_DESCRIPTORS
 from dicom_adapter.service.launch import LaunchedService, ServiceEnded
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, send, write_study
@@ -151,7 +151,7 @@ def test_every_process_may_open_as_many_descriptors_as_the_system_allows(launch_
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     service.port()
-    expected = min(hard, MOST_DESCRIPTORS)
+    expected = min(hard, MAX_DESCRIPTORS)
     assert {(expected, hard)} == {resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in service.pids()}
 
 

@@ -33,7 +33,7 @@ AGAIN = {COMPOSED: 0.4, CONFLICT: 0.7, UNKNOWN: 0.3}  # probability that an orde
 AGAIN_AFTER = (0.2, 12.0)  # seconds
 DELETIONS = 0.1  # share of the composer's requests
 CLEANING_UP, INSISTING = 0.2, 0.4  # shares of the orders
-MOST_STUDIES = 3  # in one order
+MAX_STUDIES = 3  # in one order
 RECENT = 12  # choose among this many recent studies, so that studies are used twice, and while they arrive
 STAYING = 5  # keep this many studies, so that some remain at the end
 GONE = 0.1  # share of requests for studies that were deleted
@@ -123,7 +123,7 @@ class Composer:
         random = self._random
         return Order(
             key=f"{self._name}-{next(self._numbers)}",
-            studies=random.sample(studies, random.randint(1, min(MOST_STUDIES, len(studies)))),
+            studies=random.sample(studies, random.randint(1, min(MAX_STUDIES, len(studies)))),
             pipeline=random.choice(AE_TITLES[CACHE].pipelines),
             submitter=random.choice([None, "grpc", "rest"]),
             keep=random.random() >= CLEANING_UP or not self._may_delete(),

@@ -40,7 +40,7 @@ PASSING = (
 # Permanent faults: the job is faulted, and retried at the end.
 LASTING = ("code,code=-4097", "status,protocol=grpc,status=PERMISSION_DENIED", "status,protocol=rest,status=403")
 LASTING_SHARE = 0.1
-MOST_FAULTS = 16  # number of faults in one run of the emulator
+MAX_FAULTS = 16  # number of faults in one run of the emulator
 RUN_SECONDS = (4.0, 25.0)
 DOWN_SECONDS = (0.0, 2.0)
 
@@ -104,7 +104,7 @@ class Platform:
             self._process.wait()
 
     def _faults(self) -> list[str]:
-        return [self._fault() for _number in range(self._random.randrange(MOST_FAULTS))]
+        return [self._fault() for _number in range(self._random.randrange(MAX_FAULTS))]
 
     def _fault(self) -> str:
         random = self._random

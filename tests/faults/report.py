@@ -9,7 +9,7 @@ from attrs import field, frozen
 
 from faults.count import Finding
 
-MOST_SHOWN = 40  # findings that are printed
+MAX_SHOWN = 40  # findings that are printed
 
 
 @frozen(kw_only=True)
@@ -59,7 +59,7 @@ class Report:
             f"  started jobs   {self.started_jobs}; created and never started: {self.jobs_never_started}",
             f"  orphans        {self.orphans} stored objects without a row",
             f"  findings       {_counted(Counter(finding.rule for finding in self.findings), 'in total')}",
-            *(f"    {finding}" for finding in self.findings[:MOST_SHOWN]),
+            *(f"    {finding}" for finding in self.findings[:MAX_SHOWN]),
             "  nothing acknowledged was lost, nothing was started twice" if self.is_good else "  FAILED",
         ]
         return "\n".join(lines)

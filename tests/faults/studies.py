@@ -14,7 +14,7 @@ from faults.adapter import AE_TITLES, CACHE
 from faults.records import data_set_digest
 
 PATIENTS = 40  # a small number, so that several studies have the same patient
-MOST_INSTANCES = 10
+MAX_INSTANCES = 10
 ROWS = (8, 8, 8, 16, 16, 32, 64, 160)  # 8 rows fit into one PDU, 160 need several
 NAMELESS = 0.06  # share of studies without a Patient ID: an AE title that groups by patient quarantines them
 LATE, DUPLICATES, CHANGED = 0.3, 0.3, 0.2  # shares of studies in two parts, sent twice, sent with other bytes
@@ -107,7 +107,7 @@ def deliveries(folder: Path, seed: str) -> list[tuple[float, Delivery]]:
         rows=random.choice(ROWS),
         transfer_syntax=random.choice(TRANSFER_SYNTAXES),
     )
-    instances = [study.instance(number) for number in range(1, random.randint(1, MOST_INSTANCES) + 1)]
+    instances = [study.instance(number) for number in range(1, random.randint(1, MAX_INSTANCES) + 1)]
     late = random.randrange(len(instances)) if random.random() < LATE else 0
     parts = [instances[late:], instances[:late]]
     if random.random() < DUPLICATES:

@@ -16,7 +16,7 @@ STOPPED_READER = 0.25
 LOST_MOUNT = 0.15
 SILENCE = 0.1
 FOR_GOOD = 0.3  # share of stopped readers that do not read until the service ends
-MOST_CONNECTIONS = 300  # to one port
+MAX_CONNECTIONS = 300  # to one port
 
 
 class Surroundings:
@@ -37,7 +37,7 @@ class Surroundings:
                 self._stop_reader(ending)
             for port in (self._adapter.port, self._adapter.http_port):
                 if self._happens(SILENCE):
-                    ending.enter_context(silent_connections(port, self._random.randint(1, MOST_CONNECTIONS)))
+                    ending.enter_context(silent_connections(port, self._random.randint(1, MAX_CONNECTIONS)))
                     self.faults["crowds of silent connections"] += 1
             if self._happens(LOST_MOUNT):
                 ending.callback(self._adapter.mount.restore)

@@ -134,7 +134,7 @@ def test_ended_connections_do_not_count_against_the_limits(
 
     Verified to fail when an ended connection still counts as open, or no ended connection is closed.
     """
-    monkeypatch.setattr(net_server, "MOST_ENDED_CONNECTIONS", 2)
+    monkeypatch.setattr(net_server, "MAX_ENDED_CONNECTIONS", 2)
     listening = listen(max_associations=1, max_associations_per_peer=1, association_timeout=A_DAY)
     ended = []
     for _number in range(20):

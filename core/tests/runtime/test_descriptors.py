@@ -6,7 +6,7 @@ import resource
 import subprocess
 import sys
 
-from dicom_adapter.runtime.descriptors import MOST_DESCRIPTORS
+from dicom_adapter.runtime.descriptors import MAX_DESCRIPTORS
 
 PROGRAM = """
 import resource, subprocess, sys
@@ -40,5 +40,5 @@ def test_a_limit_that_is_high_enough_is_kept() -> None:
 def test_a_very_high_hard_limit_is_not_used_completely() -> None:
     """Some libraries allocate memory for each possible descriptor."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    expected = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    expected = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
     assert [expected, expected, expected, hard] == limits_after_raising(soft=100, hard=hard)

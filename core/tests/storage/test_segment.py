@@ -13,7 +13,7 @@ from pydicom import dcmread
 
 from dicom_adapter.dicom.synthetic import make_instance, write
 from dicom_adapter.storage.local import segment as module
-from dicom_adapter.storage.local.segment import BLOCK, MOST_PIECES, RECORD, SEGMENT, Record, Segment, write_all
+from dicom_adapter.storage.local.segment import BLOCK, MAX_PIECES, RECORD, SEGMENT, Record, Segment, write_all
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_pydicom_reads_a_record(segment: Segment, tmp_path: Path) -> None:
 
 def test_more_pieces_than_one_system_call_accepts_are_written(segment: Segment) -> None:
     """Verified to fail when all pieces are passed to one call: the call fails with `Invalid argument`."""
-    pieces = [bytes([number % 256]) for number in range(2 * MOST_PIECES)]
+    pieces = [bytes([number % 256]) for number in range(2 * MAX_PIECES)]
     end = write_all(segment.descriptor, pieces, BLOCK)
 
     assert BLOCK + len(pieces) == end

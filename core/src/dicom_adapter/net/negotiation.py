@@ -36,7 +36,7 @@ STORAGE_WITHOUT_PATIENT = {
     "1.2.840.10008.5.1.4.1.1.201.1": "Inventory Storage",
 }
 
-MOST_DESCRIBED = 12  # limit of the declined presentation contexts in a log line, and of the transfer syntaxes of each
+MAX_DESCRIBED = 12  # limit of the declined presentation contexts in a log line, and of the transfer syntaxes of each
 ANY_CONTEXT = ContextRules()
 
 
@@ -101,9 +101,9 @@ def describe_declined(
         return []
     described = (_describe(*pair, rules) for pair in zip(contexts, results, strict=True))
     distinct = dict.fromkeys(filter(None, described))
-    if len(distinct) <= MOST_DESCRIBED:
+    if len(distinct) <= MAX_DESCRIBED:
         return list(distinct)
-    return [*islice(distinct, MOST_DESCRIBED), f"{len(distinct) - MOST_DESCRIBED} more"]
+    return [*islice(distinct, MAX_DESCRIBED), f"{len(distinct) - MAX_DESCRIBED} more"]
 
 
 def _describe(context: ProposedContext, result: ContextResult, rules: ContextRules) -> str:
@@ -116,8 +116,8 @@ def _describe(context: ProposedContext, result: ContextResult, rules: ContextRul
             return ""
         syntaxes = (uid for uid in syntaxes if uid in UID_dictionary and not _is_acceptable(uid, rules))
     names = list(dict.fromkeys(map(_name, syntaxes)))
-    if len(names) > MOST_DESCRIBED:
-        names[MOST_DESCRIBED:] = ["…"]
+    if len(names) > MAX_DESCRIBED:
+        names[MAX_DESCRIBED:] = ["…"]
     if not names:
         return "" if result.result == ACCEPTANCE else f"{name}: no transfer syntax"
     return f"{name}: transfer syntax {', '.join(names)}"

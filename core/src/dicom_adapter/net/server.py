@@ -33,7 +33,7 @@ log = structlog.get_logger("dicom_adapter.net")
 BACKLOG = 1024  # maximum number of connections that wait to be accepted
 RECEIVE_BUFFER_BYTES = 1 << 18  # one buffer for all connections: received bytes are processed immediately
 THREADS = 4  # threads for decisions about associations
-MOST_ENDED_CONNECTIONS = 100  # connections whose associations have ended, but that are not closed yet
+MAX_ENDED_CONNECTIONS = 100  # connections whose associations have ended, but that are not closed yet
 ACCEPT_PAUSE_SECONDS = 1.0  # pause after a failed accept(2), for example if no descriptor is free
 RENEW_SECONDS = 2.0  # time between two checks for changed certificates
 
@@ -209,7 +209,7 @@ class DicomServer:
     def association_ended(self, connection: Connection) -> None:
         self._ended[connection] = None
         self.admission.close_connection(connection.peer)
-        if len(self._ended) > MOST_ENDED_CONNECTIONS:
+        if len(self._ended) > MAX_ENDED_CONNECTIONS:
             next(iter(self._ended)).drop()
 
     def connection_closed(self, connection: Connection) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 
-MOST_DESCRIPTORS = 1_048_576  # containers may allow a thousand times more, for which some libraries allocate memory
+MAX_DESCRIPTORS = 1_048_576  # containers may allow a thousand times more, for which some libraries allocate memory
 
 
 def raise_descriptor_limit() -> int:
@@ -13,7 +13,7 @@ def raise_descriptor_limit() -> int:
     The soft limit is low (often 1024) for programs that use `select` with any descriptor.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    target = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    target = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
     if soft == resource.RLIM_INFINITY or soft >= target:
         return soft
     try:
@@ -26,4 +26,4 @@ def raise_descriptor_limit() -> int:
 def max_descriptors() -> int:
     """Return the number of descriptors that this process may have open."""
     soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
+    return MAX_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft

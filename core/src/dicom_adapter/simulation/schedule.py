@@ -18,7 +18,7 @@ from dicom_adapter.config.suggest import listed, suggestion
 from dicom_adapter.dicom.synthetic import MODALITIES
 from dicom_adapter.simulation.clock import BEGINNING
 
-MOST_INSTANCES = 100_000  # maximum number of instances in one arrival; a larger number is probably a mistake
+MAX_INSTANCES = 100_000  # maximum number of instances in one arrival; a larger number is probably a mistake
 DAY_S = 86_400
 
 
@@ -164,8 +164,8 @@ class _Row:
             count = int(value) if isinstance(value, str) else value
         except ValueError:
             count = None
-        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_INSTANCES:
-            self._problem("count", f"{value!r} must be a whole number from 1 to {MOST_INSTANCES}")
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_INSTANCES:
+            self._problem("count", f"{value!r} must be a whole number from 1 to {MAX_INSTANCES}")
             return 1
         return count
 

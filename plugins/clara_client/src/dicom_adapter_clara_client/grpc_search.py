@@ -18,8 +18,8 @@ from dicom_adapter_clara_client.wire.jobs_pb2 import JobsListRequest, JobsListRe
 # Maximum delay of the platform's clock: more than any wrong time zone. If the platform counts times from
 # another zero point (year 0, as on one page of NVIDIA's documentation), it lists more jobs than needed.
 CLOCK_MARGIN = timedelta(hours=26)
-MOST_LISTED = 100_000  # jobs; a longer list is an error of the platform
-MOST_QUERIES = 200  # of single jobs, if the list has no metadata; the most likely jobs are queried first
+MAX_LISTED = 100_000  # jobs; a longer list is an error of the platform
+MAX_QUERIES = 200  # of single jobs, if the list has no metadata; the most likely jobs are queried first
 Listed = JobsListResponse.JobDetails
 
 
@@ -46,14 +46,14 @@ def _jobs(connection: GrpcConnection, subject: str, job: Job) -> Iterator[Listed
     )
     answers = connection.stream(subject, connection.jobs.List, JobsListRequest(header=HEADER, filter=wanted))
     for number, answer in enumerate(answers):
-        if number >= MOST_LISTED:
-            raise invalid_response(subject, f"the platform lists more than {MOST_LISTED} jobs of one pipeline")
+        if number >= MAX_LISTED:
+            raise invalid_response(subject, f"the platform lists more than {MAX_LISTED} jobs of one pipeline")
         if answer.HasField("job_details"):
             yield answer.job_details
 
 
 def _find_among(connection: GrpcConnection, subject: str, job: Job, listed: list[Listed]) -> PlatformJob | None:
-    for candidate in sorted(listed, key=_likeliest_first(job))[:MOST_QUERIES]:
+    for candidate in sorted(listed, key=_likeliest_first(job))[:MAX_QUERIES]:
         job_id = checked_id(subject, candidate.job_id, "job")
         platform_job = query_job(connection, subject, job_id)
         if is_of_job(platform_job.metadata, job):

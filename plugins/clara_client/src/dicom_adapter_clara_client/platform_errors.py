@@ -90,7 +90,7 @@ HINTS = {
     StatusCode.UNIMPLEMENTED: "check that the endpoint leads to the platform's gRPC port",
 }
 LONGEST_TEXT = 300  # characters of the platform's text in a message
-MOST_MESSAGES = 10  # quoted from a response header
+MAX_MESSAGES = 10  # quoted from a response header
 
 
 class Refusal(DicomAdapterError):
@@ -127,7 +127,7 @@ class Quoting:
 
 def refused_by_code(subject: str, code: int, messages: Iterable[str], quoting: Quoting) -> Refusal:
     """Return the error for a negative code of a response header. The message starts with `subject`."""
-    quoted = quoting.quoted("; ".join(islice(messages, MOST_MESSAGES)))
+    quoted = quoting.quoted("; ".join(islice(messages, MAX_MESSAGES)))
     kind = PermanentRefusal if code in PERMANENT_CODES else RetriableRefusal
     missing = code in (ClaraCode.NO_SUCH_JOB, ClaraCode.NO_SUCH_PAYLOAD)
     return kind(f"{subject}: the platform answered {_code_name(code)}{quoted}", is_missing=missing)

@@ -48,7 +48,7 @@ OK, CREATED, ACCEPTED, NO_CONTENT = HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatu
 KEY_LIFETIME = timedelta(hours=23)  # the platform keeps a key for 24 hours: for a younger job, it still knows the key
 CLOCK_MARGIN = timedelta(hours=1)  # maximum difference between the adapter's and the platform's clock
 PAGE_SIZE = 20  # jobs; a page with all metadata is shorter than LONGEST_ANSWER_BYTES
-MOST_PAGES = 500
+MAX_PAGES = 500
 JOB_NOT_FOUND = "job-not-found"  # a problem type, see docs/clara-rest-openapi.yaml
 
 
@@ -198,7 +198,7 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
         """Return the platform's job that was created for `job`, or None."""
         since = (job.created_at - CLOCK_MARGIN).astimezone(timezone.utc)
         query = {"pipelineId": job.pipeline_id, "createdAfter": f"{since:%Y-%m-%dT%H:%M:%SZ}", "pageSize": PAGE_SIZE}
-        for _ in range(MOST_PAGES):
+        for _ in range(MAX_PAGES):
             answer = self._connection.send(
                 RestRequest(subject=subject, method="GET", path=f"/v1/jobs?{urlencode(query)}", may_quote=False), OK
             )

@@ -134,7 +134,7 @@ def test_reading_an_endless_list_ends(hostile: Make, job: Job, monkeypatch: pyte
     repeated = evolve(job, repeated=True)
     with pytest.raises(Retriable, match="DEADLINE_EXCEEDED"):
         hostile({"Jobs.List": endless}, deadline=0.5).create_job(repeated)
-    monkeypatch.setattr("dicom_adapter_clara_client.grpc_search.MOST_LISTED", 10)
+    monkeypatch.setattr("dicom_adapter_clara_client.grpc_search.MAX_LISTED", 10)
     with pytest.raises(Retriable, match="create: the platform lists more than 10 jobs of one pipeline"):
         hostile({"Jobs.List": endless}).create_job(repeated)
 

@@ -26,7 +26,7 @@ from dicom_adapter_clara_client.rest_submitter import ClaraRestSubmitter
 PIPELINE = 32 * "a"
 NOW = datetime.now(timezone.utc)
 PATIENT = "SECRET^PATIENT"
-MOST_S = 30.0  # maximum duration of a call on a busy machine
+MAX_S = 30.0  # maximum duration of a call on a busy machine
 
 
 def a_job(**more: Any) -> Job:
@@ -175,7 +175,7 @@ class Hostile:
             except OSError:
                 pass  # closed by the peer
             connection.close()
-        self._thread.join(MOST_S)
+        self._thread.join(MAX_S)
         for connection in self._open:  # also the one whose TLS handshake has just ended
             connection.close()
 
@@ -232,7 +232,7 @@ def against(tmp_path: Path) -> Iterator[Callable[..., TestedSubmitter]]:
     def connect(*scripts: Any, context: ssl.SSLContext | None = None, **settings: Any) -> TestedSubmitter:
         server = Hostile(*scripts, context=context)
         scheme = "http" if context is None else "https"
-        values = {"endpoint": f"{scheme}://127.0.0.1:{server.port}", "timeout": MOST_S, **settings}
+        values = {"endpoint": f"{scheme}://127.0.0.1:{server.port}", "timeout": MAX_S, **settings}
         submitter = TestedSubmitter(ClaraRestSettings(**values), SubmitterContext(name="clara", data_folder=tmp_path))
         submitter.open()
         opened.extend([submitter, server])

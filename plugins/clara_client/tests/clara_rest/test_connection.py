@@ -22,7 +22,7 @@ from dicom_adapter import (
 
 PATIENT = "SECRET^PATIENT"
 TIMEOUT_S = 0.5  # timeout of calls that have to time out
-MOST_S = 30.0  # maximum duration of a call on a busy machine
+MAX_S = 30.0  # maximum duration of a call on a busy machine
 GOOD: dict[str, Any] = {"jobId": 32 * "1", "payloadId": 32 * "2", "state": "pending", "status": "healthy"}
 Against = Callable[..., Any]
 MakeUpload = Callable[..., Upload]
@@ -74,7 +74,7 @@ def test_a_connection_closed_by_the_platform_is_replaced(against: Against, known
 
     submitter = against(close, answer(GOOD))
     submitter.create_job(known)
-    assert closed.wait(MOST_S)
+    assert closed.wait(MAX_S)
     assert submitter.create_job(known).job_id
 
 
@@ -98,9 +98,9 @@ def test_an_upload_has_its_own_timeout(against: Against, an_instance: MakeUpload
             threading.Event().wait(1)
         peer.sendall(answer(b"", "204 No Content", "X: y"))
 
-    against(slow, timeout=2.5, upload_timeout=MOST_S).upload(known, an_instance(0, b"x" * 100_000))
+    against(slow, timeout=2.5, upload_timeout=MAX_S).upload(known, an_instance(0, b"x" * 100_000))
     with pytest.raises(Retriable, match="took too long"):
-        against(slow, timeout=MOST_S, upload_timeout=TIMEOUT_S).upload(known, an_instance(0, b"x" * 100_000))
+        against(slow, timeout=MAX_S, upload_timeout=TIMEOUT_S).upload(known, an_instance(0, b"x" * 100_000))
 
 
 def test_an_upload_that_is_not_read_times_out(against: Against, an_instance: MakeUpload, known: Job) -> None:
@@ -147,7 +147,7 @@ def test_a_configured_authority_is_trusted(
     against: Against, server_context: ssl.SSLContext, certificate: tuple[Path, Path], known: Job
 ) -> None:
     """`ca-file` names the authority."""
-    submitter = against(answer(GOOD), context=server_context, ca_file=certificate[0], timeout=MOST_S)
+    submitter = against(answer(GOOD), context=server_context, ca_file=certificate[0], timeout=MAX_S)
     assert submitter.create_job(known).job_id
 
 
@@ -174,7 +174,7 @@ def test_the_certificates_of_files_and_platform_are_reported(
 
 def test_an_unknown_authority_is_not_trusted(against: Against, server_context: ssl.SSLContext, known: Job) -> None:
     """No request is sent, and the error names the reason."""
-    submitter = against(answer(GOOD), context=server_context, timeout=MOST_S)
+    submitter = against(answer(GOOD), context=server_context, timeout=MAX_S)
     with pytest.raises(Retriable, match=r"no connection to the platform .*CERTIFICATE_VERIFY_FAILED"):
         submitter.create_job(known)
     assert [] == submitter.hostile.requests
@@ -186,7 +186,7 @@ def test_a_client_certificate_is_sent(
     """The platform requires a client certificate."""
     server_context.verify_mode = ssl.CERT_REQUIRED
     server_context.load_verify_locations(certificate[0])
-    tls = {"context": server_context, "ca_file": certificate[0], "timeout": MOST_S}
+    tls = {"context": server_context, "ca_file": certificate[0], "timeout": MAX_S}
     with_certificate = against(answer(GOOD), **tls, client_certificate=certificate[0], client_key=certificate[1])
     assert with_certificate.create_job(known).job_id
     with pytest.raises(Retriable):

@@ -201,7 +201,7 @@ def test_an_invalid_list_is_retriable(against: Against, pages: list[dict[str, An
 
 def test_an_endless_list_is_retriable(against: Against, monkeypatch: pytest.MonkeyPatch, known: Job) -> None:
     """The submitter reads a limited number of pages."""
-    monkeypatch.setattr("dicom_adapter_clara_client.rest_submitter.MOST_PAGES", 5)
+    monkeypatch.setattr("dicom_adapter_clara_client.rest_submitter.MAX_PAGES", 5)
     lost = evolve(known, platform_job_id="", repeated=True)
     with pytest.raises(Retriable, match="too many jobs"):
         against(*[answer({"jobs": [], "nextPageToken": "x"}, "200 OK")] * 9).cancel(lost)

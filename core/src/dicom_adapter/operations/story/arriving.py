@@ -17,8 +17,8 @@ from dicom_adapter.net.codes import CStoreStatus
 from dicom_adapter.operations.story.values import Entry, StoryFacts
 from dicom_adapter.operations.story.words import clock, counted, listed, sentence, short, until, was
 
-MOST_SINGLE = 3  # number of associations of a visit with separate entries; more are merged into one entry
-MOST_VISITS = 8  # number of visits with separate entries; more are merged into one visit for each sender
+MAX_SINGLE = 3  # number of associations of a visit with separate entries; more are merged into one entry
+MAX_VISITS = 8  # number of visits with separate entries; more are merged into one visit for each sender
 
 ENDED = {"released": "was released", "aborted": "was aborted", "lost": "lost its connection"}
 OUTCOMES = {
@@ -48,7 +48,7 @@ def stored(facts: StoryFacts) -> Iterator[Entry]:
     """Yield the stored instances, and the refusals and ends of their associations."""
     reported: set[str] = set()  # associations whose refusals have an entry: a visit boundary may split an association
     for visit in _visits(facts):
-        together = len(visit.associations) > MOST_SINGLE
+        together = len(visit.associations) > MAX_SINGLE
         parts = [visit.associations] if together else [{name: own} for name, own in visit.associations.items()]
         for part in parts:
             yield _received(facts, visit, part)
@@ -102,7 +102,7 @@ def _visits(facts: StoryFacts) -> list[Visit]:
     """Split the arrivals at the times when jobs were created, so that entries and jobs are in the order of time."""
     due = sorted({row.job.created_at for row, _count in facts.jobs})
     visits = _cut(facts.arrivals, due)
-    return visits if len(visits) <= MOST_VISITS else _cut(facts.arrivals, [])
+    return visits if len(visits) <= MAX_VISITS else _cut(facts.arrivals, [])
 
 
 def _cut(arrivals: Iterable[InstanceTrace], due: Sequence[datetime]) -> list[Visit]:

@@ -13,7 +13,7 @@ from dicom_adapter.ledger.jobs import UNFINISHED, JobRow
 from dicom_adapter.operations.story.values import Entry, StoryFacts
 from dicom_adapter.operations.story.words import clock, counted, due, listed, sentence, short, until
 
-MOST_JOBS = 6  # number of jobs of an AE title with separate entries; if there are more, jobs without failures share one
+MAX_JOBS = 6  # number of jobs of an AE title with separate entries; if there are more, jobs without failures share one
 
 STEPS = {  # the next step in each state
     JobState.QUEUED: "create it on the platform",
@@ -65,11 +65,11 @@ Counted = Sequence[tuple[JobRow, int]]
 
 def _select(facts: StoryFacts) -> tuple[Counted, Counted, Counted]:
     """Return the jobs with separate entries, the jobs without failures that share one entry, and the other jobs."""
-    if len(facts.subject_jobs) <= MOST_JOBS:
+    if len(facts.subject_jobs) <= MAX_JOBS:
         return facts.subject_jobs, (), ()
     quiet = [entry for entry in facts.subject_jobs if _had_no_failure(facts, entry[0].job)]
     others = [entry for entry in facts.subject_jobs if not _had_no_failure(facts, entry[0].job)]
-    return others[:MOST_JOBS], quiet, others[MOST_JOBS:]
+    return others[:MAX_JOBS], quiet, others[MAX_JOBS:]
 
 
 def _had_no_failure(facts: StoryFacts, job: Job) -> bool:

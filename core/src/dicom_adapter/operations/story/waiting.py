@@ -22,8 +22,8 @@ EVENTS = {
     "ae_title_full": "AE title {} was full and refused instances",
     "ae_title_below_quota": "AE title {} accepted instances again",
 }
-MOST_EVENTS = 8  # number of events of an AE title that are shown: the newest events
-MOST_JOBS = 3  # number of jobs that are named as the reason why instances are kept
+MAX_EVENTS = 8  # number of events of an AE title that are shown: the newest events
+MAX_JOBS = 3  # number of jobs that are named as the reason why instances are kept
 
 
 def happened(facts: StoryFacts) -> Iterator[Entry]:
@@ -32,7 +32,7 @@ def happened(facts: StoryFacts) -> Iterator[Entry]:
         (kind, reason, list(run))
         for (kind, reason), run in groupby(facts.ae_title_events, key=lambda event: (event.event, _reason(event)))
     ]
-    for kind, reason, events in runs[-MOST_EVENTS:]:
+    for kind, reason, events in runs[-MAX_EVENTS:]:
         first, last = events[0].at, events[-1].at
         what = EVENTS.get(kind, f"AE title {{}}: {kind.replace('_', ' ')}").format(facts.ae_title)
         times = "" if len(events) == 1 else f" {len(events)} times{until(first, last)}"
@@ -142,8 +142,8 @@ def _released(facts: StoryFacts, kept: Sequence[InstanceTrace]) -> Entry:
     needed_by = [row.job for row, _count in facts.jobs if row.job.state not in FINISHED]
     count, verb = counted(len(kept), "instance"), "is" if len(kept) == 1 else "are"
     if needed_by:
-        names = [short(job.job_id) for job in needed_by[:MOST_JOBS]]
-        more = [f"{len(needed_by) - MOST_JOBS} more"] if len(needed_by) > MOST_JOBS else []
+        names = [short(job.job_id) for job in needed_by[:MAX_JOBS]]
+        more = [f"{len(needed_by) - MAX_JOBS} more"] if len(needed_by) > MAX_JOBS else []
         text = f"{count} {verb} kept for job{'s' if len(needed_by) > 1 else ''} {listed([*names, *more])}."
     else:
         text = f"{count} will be reclaimed soon."

@@ -17,7 +17,7 @@ from dicom_adapter.api.local_disk import PlacedFile, no_free_space_is_storage_fu
 from dicom_adapter.dicom.checksum import crc32
 from dicom_adapter.storage.local.buffers import Buffer, Buffers
 from dicom_adapter.storage.local.keys import key_of, missing
-from dicom_adapter.storage.local.segment import MOST_PIECES, RECORD, Record, Segment
+from dicom_adapter.storage.local.segment import MAX_PIECES, RECORD, Record, Segment
 
 SUFFIX = ".segment"
 SUBJECT = "local storage"  # first words of error messages
@@ -281,7 +281,7 @@ def _runs(placed: Iterable[tuple[int, tuple[int, Buffer]]]) -> Iterator[tuple[in
     """Iterate over runs of adjacent records, each with its offset. A run is written with one call."""
     begin, end, pieces = 0, 0, list[memoryview]()
     for start, (size, buffer) in placed:
-        if pieces and (start != end or len(pieces) == MOST_PIECES):
+        if pieces and (start != end or len(pieces) == MAX_PIECES):
             yield begin, pieces
             pieces = []
         if not pieces:

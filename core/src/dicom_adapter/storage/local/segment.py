@@ -40,7 +40,7 @@ RECORD = struct.Struct("<16sQIBxHI")  # nonce, length, CRC-32, ALIVE or DEAD, re
 CHECKSUM = struct.Struct("<I")  # the end of a record's header, and the beginning of a recovery record
 ALIVE, DEAD = 1, 2
 PIECE = 1 << 20  # bytes read at a time
-MOST_PIECES = 1024  # maximum number of pieces that Linux writes in one call (IOV_MAX)
+MAX_PIECES = 1024  # maximum number of pieces that Linux writes in one call (IOV_MAX)
 NO_HOLES = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV})
 
 
@@ -300,7 +300,7 @@ def _open_direct(path: Path) -> int:
 def write_all(descriptor: int, pieces: Sequence[bytes | bytearray | memoryview], offset: int) -> int:
     """Write all pieces at `offset`; return the offset after them. One call to the kernel may write only a part."""
     total = sum(map(len, pieces))
-    if len(pieces) > MOST_PIECES:
+    if len(pieces) > MAX_PIECES:
         pieces = [b"".join(pieces)]
     written = os.pwritev(descriptor, pieces, offset) if pieces else 0
     if written < total:
