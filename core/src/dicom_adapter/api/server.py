@@ -11,8 +11,8 @@ class Server(ABC):
     If `start` raises, or `is_alive` returns False, the host pauses and then calls `start` again.
     """
 
-    # Name that `status` shows, such as "gRPC LUNG". If several servers of a plugin have the same name, only the last one
-    # is used.
+    # Name that `status` shows, such as "gRPC LUNG". If several servers of a plugin have the same name, only the last of
+    # them is used.
     name: str
 
     @abstractmethod
