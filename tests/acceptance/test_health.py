@@ -161,3 +161,24 @@ def test_a_host_that_keeps_dying_is_red(launch_service: LaunchService) -> None:
     service.wait_for("host_started", times=4)
     reason = "the host died 3 times in a row, the last time with status -9"
     assert {"service": reason} == wait_until_red({"service"}, service)
+
+
+def test_a_service_whose_supervisor_was_killed_does_not_run(launch_service: LaunchService) -> None:
+    """The host and the receiver stop; then `status` ends with 3 at once. The health of the service is never green.
+
+    Verified to fail when a recent report of the supervisor means that the service runs.
+    """
+    service = launch_service(STORAGE + '[ae-titles.LUNG.settings]\npipeline-a = "1"\n')
+    service.port()
+    wait_until_red(set(), service)  # all processes have reported
+    os.kill(service.pids()[0], signal.SIGKILL)
+    service.wait()
+    command = [sys.executable, "-m", "dicom_adapter", "status", "--config", str(service.configuration), "--json"]
+    found = []
+    deadline = time.monotonic() + SECONDS
+    while not found or found[-1] != (3, "red", "not running"):
+        assert time.monotonic() < deadline, found
+        run = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+        result = json.loads(run.stdout)
+        found.append((run.returncode, result["health"], result["service"]))
+    assert {(0, "yellow", "starting or stopping"), (3, "red", "not running")} >= set(found)

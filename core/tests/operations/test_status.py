@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from dicom_adapter.operations.status import (
     worst_level,
 )
 from dicom_adapter.runtime.clock import SystemClock
+from dicom_adapter.runtime.data_folder import DataFolder
 from dicom_adapter.testing import VirtualClock
 
 CONFIGURATION = """
@@ -64,23 +66,33 @@ STOPPED = part("service", PartState.STOPPED)
 
 
 @pytest.mark.parametrize(
-    ("found", "host_runs", "run"),
+    ("found", "service_runs", "host_runs", "run"),
     [
-        (facts(), True, ServiceState.RUNNING),
-        (facts(), False, ServiceState.RUNNING),  # the host is being restarted
-        (facts(part("service", age=31)), True, ServiceState.RUNNING),
-        (facts(part("service", age=31)), False, ServiceState.NOT_RUNNING),
-        (facts(STOPPED), True, ServiceState.CHANGING),
-        (facts(STOPPED), False, ServiceState.NOT_RUNNING),
-        (LedgerStatus(at=NOW, parts={}, ae_titles=(), jobs_without_submitter={}), True, ServiceState.CHANGING),
-        (LedgerStatus(at=NOW, parts={}, ae_titles=(), jobs_without_submitter={}), False, ServiceState.NOT_RUNNING),
+        (facts(), True, True, ServiceState.RUNNING),
+        (facts(), True, False, ServiceState.RUNNING),  # the host is being restarted
+        (facts(), False, True, ServiceState.CHANGING),  # the supervisor was killed: the host stops
+        (facts(), False, False, ServiceState.NOT_RUNNING),  # the supervisor was killed: its row is recent
+        (facts(part("service", age=31)), True, True, ServiceState.RUNNING),
+        (facts(part("service", age=31)), False, False, ServiceState.NOT_RUNNING),
+        (facts(STOPPED), True, True, ServiceState.CHANGING),
+        (facts(STOPPED), False, False, ServiceState.NOT_RUNNING),
+        (LedgerStatus(at=NOW, parts={}, ae_titles=(), jobs_without_submitter={}), False, True, ServiceState.CHANGING),
+        (
+            LedgerStatus(at=NOW, parts={}, ae_titles=(), jobs_without_submitter={}),
+            False,
+            False,
+            ServiceState.NOT_RUNNING,
+        ),
     ],
 )
-def test_the_service_runs_if_its_host_runs_or_was_seen_recently(
-    found: LedgerStatus, host_runs: bool, run: ServiceState
+def test_the_service_runs_while_its_supervisor_runs(
+    found: LedgerStatus, service_runs: bool, host_runs: bool, run: ServiceState
 ) -> None:
-    """The service does not run after an orderly stop, and is starting before the first report."""
-    assert run is service_state(found, host_runs=host_runs)
+    """The locks of the processes count, not the age of their rows. Before the first report, the service is starting.
+
+    Verified to fail when a recent row means that the service runs.
+    """
+    assert run is service_state(found, service_runs=service_runs, host_runs=host_runs)
 
 
 @pytest.mark.parametrize(
@@ -257,13 +269,19 @@ def report_states(folder: Path, states: Mapping[str, PartState], now: datetime |
 def test_a_report_from_the_future_does_not_count(service: Path) -> None:
     """The system clock was put back after the report.
 
-    Otherwise, a service that has died would count as running for that time.
+    Otherwise, a process that has died would not be reported for that time.
 
     Verified to fail when only old reports are stale.
     """
     states = dict.fromkeys(health.processes(1), PartState.OK)
     report_states(service.parent, states, SystemClock().now() + timedelta(hours=1))
-    assert 3 == run("--config", service).exit_code
+    with running(service):
+        assert 1 == run("--config", service).exit_code
+
+
+def running(service: Path) -> AbstractContextManager[None]:
+    """Hold the lock of a supervisor."""
+    return DataFolder(service.parent / "data").as_service()
 
 
 def run(*arguments: object, columns: int = 80) -> Any:
@@ -274,9 +292,11 @@ def test_the_exit_status_depends_on_the_health(service: Path) -> None:
     """3: the service does not run; 0: its health is green; 1: its health is red, or there is no ledger."""
     assert 3 == run("--config", service).exit_code
     report_states(service.parent, dict.fromkeys(health.processes(1), PartState.OK))
-    assert 0 == run("--config", service).exit_code
-    report_states(service.parent, {"AE title LUNG": PartState.HANGS})
-    assert 1 == run("--config", service).exit_code
+    assert 3 == run("--config", service).exit_code
+    with running(service):
+        assert 0 == run("--config", service).exit_code
+        report_states(service.parent, {"AE title LUNG": PartState.HANGS})
+        assert 1 == run("--config", service).exit_code
     (service.parent / "data" / "ledger.sqlite").unlink()
     assert 1 == run("--config", service).exit_code
 
@@ -284,7 +304,8 @@ def test_the_exit_status_depends_on_the_health(service: Path) -> None:
 def test_the_output_fits_80_columns(service: Path) -> None:
     """The output begins with the health and its reasons. Service, storage and each AE title follow."""
     report_states(service.parent, dict.fromkeys(health.processes(1), PartState.OK))
-    shown = run("--config", service).stdout.splitlines()
+    with running(service):
+        shown = run("--config", service).stdout.splitlines()
     assert all(len(line) <= 80 for line in shown)
     assert "health            green" == shown[0]
     lung = shown.index("LUNG              served")

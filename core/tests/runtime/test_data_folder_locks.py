@@ -30,7 +30,7 @@ def test_several_processes_share_a_folder_and_none_can_lock_it_exclusively(tmp_p
 def test_a_check_creates_no_file(tmp_path: Path) -> None:
     """The check may run as another user than the service."""
     folder = DataFolder(tmp_path / "data")
-    assert (False, False) == (folder.is_used, folder.has_host)
+    assert (False, False, False) == (folder.is_used, folder.has_host, folder.has_service)
     assert ([], []) == (folder.service_pids, folder.user_pids)
     assert [] == list(tmp_path.iterdir())
 
@@ -71,6 +71,23 @@ def test_the_lock_of_a_host_of_an_earlier_version_has_no_pid(tmp_path: Path) -> 
     with folder.as_host():
         (tmp_path / "host.lock").write_text('[["/data/host.lock", 1, 2]]', encoding="utf-8")
         assert ([], "") == (folder.service_pids, folder.displaced())
+
+
+def test_a_supervisor_is_seen_until_it_ends(tmp_path: Path) -> None:
+    """Its host may die meanwhile. Without a lock of a supervisor, for example on a full disk, the host counts."""
+    folder = DataFolder(tmp_path, lock_pause_seconds=0)
+    with folder.as_host():
+        assert folder.has_service
+    with folder.as_service():
+        assert (True, False) == (folder.has_service, folder.has_host)
+    with folder.as_host():
+        assert not folder.has_service
+
+
+def test_a_supervisor_runs_without_its_lock(tmp_path: Path) -> None:
+    """The folder may be unwritable for a moment."""
+    with DataFolder(tmp_path / "missing").as_service():
+        assert [] == list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("lock", ["shared", "as_host"])

@@ -90,6 +90,7 @@ class Site:
             port=None,
             storage_plugin="core",
             receivers=1,
+            data_folder=str(folder),
             ledger_url=url,
             is_durable=False,
             log_level="info",

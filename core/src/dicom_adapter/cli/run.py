@@ -118,6 +118,7 @@ def _blueprint(
         port=port,
         storage_plugin=provider,
         receivers=config.dicom.receivers,
+        data_folder=str(config.storage.path),
         ledger_url=config.ledger_url,
         is_durable=DataFolder.of(config).is_durable,
         log_level=config.log.level.value,

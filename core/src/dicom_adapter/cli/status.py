@@ -96,12 +96,14 @@ def _examine(path: Path) -> StatusReport:
     found = read(path)
     config = found.loaded.config
     assert config is not None  # `open_ledger` has checked it
-    host_runs = DataFolder.of(config).has_host
+    folder = DataFolder.of(config)
+    host_runs = folder.has_host or bool(folder.displaced())  # the folder of a running service may have been replaced
+    service_runs = folder.has_service or bool(folder.displaced())
     with ledger.read() as transaction:
         facts = gather(transaction, config, SystemClock().now())
     ledger.close()
     storage = _storage_status(config, found.plugins.catalogue())
-    service = service_state(facts, host_runs=host_runs)
+    service = service_state(facts, service_runs=service_runs, host_runs=host_runs)
     problems = assess(facts, service, storage, config)
     return StatusReport(config=config, facts=facts, service=service, storage=storage, problems=problems)
 

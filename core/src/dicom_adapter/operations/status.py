@@ -145,14 +145,16 @@ def _count_jobs_without_submitter(counts: Sequence[JobCount], config: Config) ->
 # --- problems -------------------------------------------------------------------------------------------------------
 
 
-def service_state(facts: LedgerStatus, *, host_runs: bool) -> ServiceState:
-    """Return the state of the service. `host_runs` is True if a host uses the data folder."""
+def service_state(facts: LedgerStatus, *, service_runs: bool, host_runs: bool) -> ServiceState:
+    """Return the state of the service, from the locks of the processes: rows also exist after `kill -9`.
+
+    `service_runs`: a supervisor uses the data folder; `host_runs`: a host does.
+    """
+    if not service_runs:
+        return ServiceState.CHANGING if host_runs else ServiceState.NOT_RUNNING
     service = facts.parts.get(SERVICE)
-    stopped = service is None or service.state is PartState.STOPPED
-    if host_runs:
-        return ServiceState.CHANGING if stopped else ServiceState.RUNNING
-    is_gone = service is None or stopped or _is_stale(service, facts.at)
-    return ServiceState.NOT_RUNNING if is_gone else ServiceState.RUNNING
+    is_reporting = service is not None and service.state is not PartState.STOPPED
+    return ServiceState.RUNNING if is_reporting else ServiceState.CHANGING
 
 
 def assess(facts: LedgerStatus, service: ServiceState, storage: StorageStatus, config: Config) -> list[Problem]:

@@ -33,6 +33,7 @@ from dicom_adapter.runtime.storage_marker import StorageMarker, create_marker, r
 UNUSABLE = (OSError, StorageFull, StorageUnavailable, LedgerError)  # errors of a data folder that a process cannot use
 
 HOST_LOCK = "host.lock"  # locked by the host
+SERVICE_LOCK = "service.lock"  # locked by the supervisor
 USE_LOCK = "in-use.lock"  # host and receivers lock it shared, a repair exclusively
 LOCK_TRIES = 10  # number of tries: a process that only checks a lock holds it for a moment
 
@@ -49,8 +50,9 @@ class _HostRecord:
 class DataFolder:
     """A data folder, with advisory locks (flock(2)), which the kernel releases when their process ends.
 
-    There are two locks. The first lock is for use of the folder: processes of the service lock it `shared`, a repair
-    `exclusive`. The second lock is for the host, `as_host`: two hosts would deliver every instance twice.
+    There are three locks. The first lock is for use of the folder: processes of the service lock it `shared`, a repair
+    `exclusive`. The second lock is for the host, `as_host`: two hosts would deliver every instance twice. The third
+    lock, `as_service`, excludes nothing: it shows that the supervisor runs.
     """
 
     path: Path
@@ -108,6 +110,21 @@ class DataFolder:
             yield got_lock
 
     @contextmanager
+    def as_service(self) -> Iterator[None]:
+        """Hold the lock of the supervisor until the block ends. The block also runs if the lock cannot be locked.
+
+        The lock excludes nothing: the host of a second supervisor does not start.
+        """
+        try:
+            file = self._open(SERVICE_LOCK)
+        except OSError:  # for example on a full disk
+            yield
+            return
+        with file:
+            self._lock_soon(file, fcntl.LOCK_EX)
+            yield
+
+    @contextmanager
     def shared(self) -> Iterator[bool]:
         """Use the folder together with other processes until the block ends. Yield False while a repair uses it."""
         with self._open(USE_LOCK) as file:
@@ -128,6 +145,12 @@ class DataFolder:
     def has_host(self) -> bool:
         """True if a host uses the folder. Creates no file, like `is_used`."""
         return self._is_locked(HOST_LOCK, fcntl.LOCK_SH)
+
+    @property
+    def has_service(self) -> bool:
+        """True if a supervisor uses the folder, or if a host does that has no lock of its supervisor."""
+        exists = (self.path / SERVICE_LOCK).exists()
+        return self._is_locked(SERVICE_LOCK, fcntl.LOCK_SH) if exists else self.has_host
 
     @property
     def service_pids(self) -> list[int]:

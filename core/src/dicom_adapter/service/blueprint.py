@@ -27,6 +27,7 @@ class Blueprint:
     port: int | None  # port that replaces the configured port; None: the configured port
     storage_plugin: str  # name of the only entry point that receivers load
     receivers: int  # number of receivers
+    data_folder: str
     ledger_url: str
     is_durable: bool  # True if rows of the ledger must survive a power loss
     log_level: str

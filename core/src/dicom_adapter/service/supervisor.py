@@ -15,6 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -26,6 +27,7 @@ from dicom_adapter.ledger.configurations import Configuration
 from dicom_adapter.ledger.health import HOST, SERVICE, PartState, receiver_names
 from dicom_adapter.runtime.channel import ENDED, FAILED, SIGNALS, Child, Report, Start
 from dicom_adapter.runtime.clock import SystemClock
+from dicom_adapter.runtime.data_folder import DataFolder
 from dicom_adapter.runtime.parts import Part, process_part
 from dicom_adapter.runtime.watch import PartFinding, Watch
 from dicom_adapter.service.blueprint import Blueprint
@@ -129,9 +131,7 @@ class Supervisor:
                 # The first receiver chooses the port that the others share.
                 first, *others = self._receivers
                 if self._start_first([first]) and self._start_first(others):
-                    self._watch = self._start_watch(self._ledger)
-                    self._requests.start()
-                    self._supervise()
+                    self._run_started(self._ledger, self._requests)
         finally:
             self._stop()
 
@@ -213,6 +213,12 @@ class Supervisor:
 
     # --- running ----------------------------------------------------------------------------------------------------
 
+    def _run_started(self, ledger: Ledger, requests: ReloadRequests) -> None:
+        with DataFolder(Path(self._blueprint.data_folder)).as_service():
+            self._watch = self._start_watch(ledger)
+            requests.start()
+            self._supervise()
+
     def _supervise(self) -> None:
         while True:
             try:
@@ -289,11 +295,13 @@ class Supervisor:
         return watch
 
     def _examine(self) -> Mapping[Part, PartFinding]:
-        """Return the finding for the service: a problem if processes die repeatedly."""
+        """Return the finding for the service: a problem if a process does not run, or dies repeatedly."""
         problems = [problem for slot in self._slots if (problem := slot.problem())]
         if problems:
             return {process_part(SERVICE): PartFinding(state=PartState.FAILING, reason="; ".join(problems))}
-        return {process_part(SERVICE): PartFinding()}
+        away = [f"the {slot.name} does not run yet: it is restarted" for slot in self._slots if not slot.is_ready]
+        state = PartState.DEGRADED if away else PartState.OK
+        return {process_part(SERVICE): PartFinding(state=state, reason="; ".join(away))}
 
     # --- another configuration --------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from dicom_adapter.operations.status import (
     service_state,
     worst_level,
 )
+from dicom_adapter.runtime.data_folder import DataFolder
 from dicom_adapter.runtime.resources import Resources
 
 
@@ -53,7 +54,8 @@ def examine(config: Config, resources: Resources) -> Health:
     except LedgerError as failure:
         reasons = [Reason(level=Level.RED.value, part="ledger", reason=str(failure))]
         return Health(health=Level.RED.value, service=ServiceState.RUNNING.value, problems=reasons)
-    service = service_state(facts, host_runs=True)
+    has_service = DataFolder.of(config).has_service or bool(resources.problem())  # its folder may have been replaced
+    service = service_state(facts, service_runs=has_service, host_runs=True)
     problems = assess(facts, service, _storage_status(resources), config)
     reasons = [Reason(level=each.level.value, part=each.part, reason=each.reason) for each in problems]
     return Health(health=worst_level(problems).value, service=service.value, problems=reasons)
