@@ -89,7 +89,7 @@ def test_all_mistakes_of_a_configuration_are_reported_and_nothing_starts(launch_
     assert 1 == service.wait()
     service.wait_for("text", times=3)
     assert [
-        'error: storage.reserve = \'a lot\', must be a size such as "5 GB" or "512 MiB" (the default is 5000000000)',
+        'error: storage.reserve = \'a lot\', must be a size such as "5 GB" or "512 MiB" (the default is "5 GB")',
         "error: AE title 'LUNG': settings.timeout = 3, must be at least 5 seconds",
         "error: AE title 'LUNG': settings.priority = 'urgent', must be one of lower, normal, higher, immediate "
         "(the default is normal)",
@@ -133,17 +133,19 @@ def test_the_log_format_console_is_plain_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "reason"),
     [
-        ("missing.toml", "No such file or directory"),
-        ("binary.toml/inner.toml", "Not a directory"),
-        ("binary.toml", "not UTF-8, which TOML requires"),
+        ("missing.toml", "No such file or directory; name another file, or copy an example: cp /"),
+        ("binarie.toml", "No such file or directory; did you mean {folder}/binary.toml?\n"),
+        ("binary.toml/inner.toml", "Not a directory\n"),
+        ("binary.toml", "not UTF-8, which TOML requires\n"),
     ],
 )
 def test_an_unreadable_configuration_is_an_error_that_names_it(
     tmp_path: Path, name: str, file: str, reason: str
 ) -> None:
-    """The message has the file and the reason, and the exit status is 1."""
+    """The message has the file, the reason and the next step, and the exit status is 1."""
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
-    assert f"error: {tmp_path / file}: {reason}\n" == command(name, tmp_path / file, status=1).stderr
+    stderr = command(name, tmp_path / file, status=1).stderr
+    assert stderr.startswith(f"error: {tmp_path / file}: {reason.format(folder=tmp_path)}")
 
 
 # --- check ------------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import attrs
 
 from dicom_adapter import ByteSize, Secret
 from dicom_adapter.config import names, transfer_syntaxes
+from dicom_adapter.config.scalars import format_size
 
 PLAIN: Mapping[Any, str] = {
     Any: "table",
@@ -105,6 +106,8 @@ def default_words(field: attrs.Attribute[Any]) -> str:
         return "all defaults" if attrs.has(type(default)) else "none"
     if default is None:
         return "none"
+    if isinstance(default, ByteSize) and default:
+        return f'`"{format_size(default)}"`'
     default = default.value if isinstance(default, Enum) else default
     if isinstance(default, float):
         return f"`{default:.15g}`"

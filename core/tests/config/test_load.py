@@ -88,7 +88,7 @@ def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file(read: Read) 
     assert ["dicom.port", "storage.reserve", "ae-titles.LUNG.settings.timeout"] == [p.path for p in loaded.problems]
     assert [
         "dicom.port = 70000, must be from 0 to 65535 (the default is 11112)",
-        'storage.reserve = \'5 XB\', must be a size such as "5 GB" or "512 MiB" (the default is 5000000000)',
+        'storage.reserve = \'5 XB\', must be a size such as "5 GB" or "512 MiB" (the default is "5 GB")',
         "AE title 'LUNG': settings.timeout = 3, must be at least 5 seconds (the default is 5)",
     ] == [str(problem) for problem in loaded.problems]
     assert all(problem.kind is ConfigProblemKind.INVALID for problem in loaded.problems)

@@ -97,6 +97,7 @@ def test_a_missing_value_or_a_value_at_the_bound_is_accepted(field: str, value: 
         ("AcessionNumber", "AccessionNumber"),
         ("Study", "study"),
         ("patients", "patient"),
+        ("studies", "study"),
     ],
 )
 def test_an_unknown_grouping_names_the_allowed_values_and_the_nearest(group_by: str, nearest: str) -> None:

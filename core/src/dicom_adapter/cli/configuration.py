@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,12 +16,14 @@ from dicom_adapter.cli.messages import fail
 from dicom_adapter.config import ConfigProblemKind, load, plugin_settings
 from dicom_adapter.config.load import Loaded, ledger_url
 from dicom_adapter.config.model import Config
+from dicom_adapter.config.suggest import nearest
 from dicom_adapter.ledger import Ledger
 from dicom_adapter.ledger.connection import exists
 
 if TYPE_CHECKING:
     from dicom_adapter.plugins.registry import Plugins
 
+EXAMPLE = "two-ae-titles.toml"
 FILE_HELP = f"The configuration file. Default: {VARIABLE}, or {DEFAULT_NAME} in the current folder."
 
 ConfigArgument = Annotated[
@@ -83,10 +86,24 @@ def read_text(path: Path) -> str:
     """Return the text of a configuration file. Ends the command with status 1 if the file cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise fail(f"{path}: No such file or directory; {_next_step(path)}") from None
     except OSError as failure:
         raise fail(f"{path}: {failure.strerror}") from None
     except UnicodeDecodeError:
         raise fail(f"{path}: not UTF-8, which TOML requires") from None
+
+
+def _next_step(path: Path) -> str:
+    """Return what to do about a configuration file that does not exist."""
+    try:
+        others = [other.stem for other in path.absolute().parent.glob("*.toml")]
+    except OSError:
+        others = []
+    near = nearest(path.stem, others)
+    if near:
+        return f"did you mean {path.with_name(near)}.toml?"
+    return f"name another file, or copy an example: cp {files('dicom_adapter') / 'examples' / EXAMPLE} {path}"
 
 
 def require_valid(path: Path) -> Config:

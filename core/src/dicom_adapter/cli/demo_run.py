@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dicom_adapter.api.values import Job, JobState
-from dicom_adapter.cli.configuration import require_valid
+from dicom_adapter.cli.configuration import EXAMPLE, require_valid
 from dicom_adapter.cli.jobs import JobTable
 from dicom_adapter.cli.messages import fail
 from dicom_adapter.dicom import synthetic
@@ -31,7 +31,6 @@ from dicom_adapter.net import scu
 from dicom_adapter.net.address import parse_address
 from dicom_adapter.service.launch import LaunchedService, ServiceEnded
 
-EXAMPLE = "two-ae-titles.toml"
 PATIENT_STUDIES = 5  # number of studies of one patient, each in a separate association
 HEAD_STUDIES = 3  # number of studies in one association
 EXPECTED_JOBS = 3 + HEAD_STUDIES  # one job for each pipeline of LUNG, one job for each study of HEAD

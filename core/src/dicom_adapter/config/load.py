@@ -6,16 +6,26 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import tomli
-from attrs import frozen
+from attrs import evolve, frozen
 from cattrs import BaseValidationError
 
 from dicom_adapter.api.hookspecs import Catalogue
 from dicom_adapter.config.convert import make_converter
 from dicom_adapter.config.model import Config, LedgerConfig, PluginsConfig, default_ledger_url
+from dicom_adapter.config.places import Places
 from dicom_adapter.config.plugin_tables import PluginTables
-from dicom_adapter.config.problems import ConfigProblem, ConfigProblemKind, Where, flatten, format_value
+from dicom_adapter.config.problems import (
+    ConfigProblem,
+    ConfigProblemKind,
+    ConversionError,
+    Where,
+    flatten,
+    format_value,
+    value_at,
+)
 from dicom_adapter.config.suggest import listed, suggestion
+from dicom_adapter.config.tables import UnknownKeyError
+from dicom_adapter.config.toml_text import parse
 
 
 @frozen(kw_only=True)
@@ -29,7 +39,7 @@ class Loaded:
 def load(text: str | bytes, *, folder: Path, catalogue: Catalogue) -> Loaded:
     """Load a configuration whose relative paths start at `folder`. Reads no files except the files of secrets."""
     try:
-        document = _parse(text)
+        document = parse(text)
     except ValueError as error:
         return Loaded(config=None, problems=(ConfigProblem(message=str(error)),))
     return structure(document, folder=folder, catalogue=catalogue)
@@ -44,10 +54,20 @@ def structure(document: Mapping[str, Any], *, folder: Path, catalogue: Catalogue
     try:
         config = converter.structure(document, Config)
     except BaseValidationError as group:
-        found += [error.problem(document) for error in flatten(group)]
+        places = Places(dict(plugin_tables.classes(document)))
+        found += [_explained(error, places, document).problem(document) for error in flatten(group)]
     if any(problem.kind is ConfigProblemKind.INVALID for problem in found):
         config = None
     return Loaded(config=config, problems=tuple(sorted(found, key=lambda problem: _position(document, problem.where))))
+
+
+def _explained(error: ConversionError, places: Places, document: Mapping[str, Any]) -> ConversionError:
+    """Return the error. The message for an unknown key names the table to which it belongs, if there is one."""
+    if error.kind is not UnknownKeyError:
+        return error
+    *table, key = map(str, error.where)
+    explanation = places.explain(tuple(table), key, value_at(document, error.where))
+    return evolve(error, message=explanation or error.message)
 
 
 def plugin_settings(text: str | bytes) -> PluginsConfig:
@@ -56,7 +76,7 @@ def plugin_settings(text: str | bytes) -> PluginsConfig:
     This table is read before all others, because `load` needs the plugins, and disabled plugins must not be loaded.
     """
     try:
-        found: PluginsConfig = make_converter(Path()).structure(_parse(text).get("plugins", {}), PluginsConfig)
+        found: PluginsConfig = make_converter(Path()).structure(parse(text).get("plugins", {}), PluginsConfig)
     except (ValueError, TypeError, BaseValidationError):
         return PluginsConfig()
     return found
@@ -76,30 +96,9 @@ def ledger_url(text: str, *, folder: Path) -> str | None:
 def tables_of(text: str) -> dict[str, Any]:
     """Return the parsed document without any conversion, or an empty document if `text` is not TOML."""
     try:
-        return _parse(text)
+        return parse(text)
     except ValueError:
         return {}
-
-
-def _parse(text: str | bytes) -> dict[str, Any]:
-    if isinstance(text, bytes):
-        text = _decode(text)
-    try:
-        return tomli.loads(text.removeprefix("\ufeff"))
-    except RecursionError:
-        raise ValueError("the file is not usable: its lists or tables are nested too deeply") from None
-    except ValueError as error:  # raised by tomli, and by Python for integers of thousands of digits
-        lines = text.splitlines() or [""]
-        end = f"at the end of the file, line {len(lines)}, column {len(lines[-1]) + 1}"
-        raise ValueError(f"the file is not TOML: {str(error).replace('at end of document', end)}") from None
-
-
-def _decode(data: bytes) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"the file is not UTF-8: see line {line}, byte {data[error.start]:#04x}") from None
 
 
 def _submitter_problems(document: Mapping[str, Any]) -> Iterator[ConfigProblem]:

@@ -9,9 +9,11 @@ from typing import Any
 from attrs import frozen
 from cattrs import Converter
 
+from dicom_adapter.api.declare import NoSettings
 from dicom_adapter.api.hookspecs import Catalogue
 from dicom_adapter.config import names
-from dicom_adapter.config.model import AeTitleConfig, CallerConfig, StorageConfig, SubmitterConfig
+from dicom_adapter.config.model import AeTitleConfig, CallerConfig, Config, StorageConfig, SubmitterConfig
+from dicom_adapter.config.places import tables_below
 from dicom_adapter.config.problems import ConfigProblem, ConfigProblemKind
 from dicom_adapter.config.suggest import listed, suggestion
 from dicom_adapter.config.tables import TableReader, sets_field, structure_class, unknown_keys
@@ -62,6 +64,18 @@ class PluginTables:
             yield from _unavailable(("submitters", name), self._type(table))
         for name, table in _table(document, "ae-titles").items():
             yield from _unavailable(("ae-titles", name), self._processor(table))
+
+    def classes(self, document: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], list[type]]]:
+        """Yield each table that the file may have, with the classes whose fields its keys set."""
+        for table, cls in tables_below(Config):
+            settings = self._backend(_table(document, "storage")).settings_type if cls is StorageConfig else None
+            yield table, [cls] if settings is None else [cls, settings]
+        for name, values in _table(document, "submitters").items():
+            settings = self._type(values).settings_type
+            yield ("submitters", name), [SubmitterConfig] if settings is None else [SubmitterConfig, settings]
+        for name, values in _table(document, "ae-titles").items():
+            yield ("ae-titles", name), [AeTitleConfig]
+            yield ("ae-titles", name, "settings"), [self._processor(values).settings_type or NoSettings]
 
     def _backend(self, table: Any) -> PluginChoice:
         name = _entry(table, "backend", DEFAULT_BACKEND)

@@ -59,9 +59,10 @@ class ConversionError:
     where: Where
     message: str
     undisclosed: bool  # the value may contain a secret
+    kind: type[Exception]
 
     def problem(self, document: Mapping[str, Any]) -> ConfigProblem:
-        value = "" if self.undisclosed else format_value(_value_at(document, self.where))
+        value = "" if self.undisclosed else format_value(value_at(document, self.where))
         return ConfigProblem(where=self.where, message=self.message, value=value)
 
 
@@ -75,7 +76,8 @@ def flatten(error: Exception, where: Where = (), *, hidden: bool = False) -> Ite
         for part in error.exceptions:
             yield from flatten(part, where, hidden=hidden)
     else:
-        yield ConversionError(where, message(error), hidden or (note is not None and _is_table(note.type)))
+        undisclosed = hidden or (note is not None and _is_table(note.type))
+        yield ConversionError(where, message(error), undisclosed, type(error))
 
 
 def with_note(error: ErrorT, note: Note) -> ErrorT:
@@ -149,7 +151,7 @@ def _cut(text: str) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
 
 
-def _value_at(document: Any, where: Where) -> Any:
+def value_at(document: Any, where: Where) -> Any:
     for step in where:
         try:
             document = document[step]

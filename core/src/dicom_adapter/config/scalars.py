@@ -18,6 +18,7 @@ from dicom_adapter.config.suggest import suggestion
 
 LARGEST = 2**63 - 1  # TOML, databases and operating systems have integers of 64 bits
 BYTES = re.compile(r"(\d{1,19}(?:\.\d{1,9})?) *([kKMGTP]i?)?B?", re.ASCII)
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 POWERS = {"k": 1, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 
 
@@ -69,11 +70,26 @@ def byte_size(value: Any) -> ByteSize:
     return ByteSize(whole_number(int(Decimal(digits) * factor)))
 
 
+def format_size(size: int) -> str:
+    """Return the shortest text for exactly this size, such as `5 GB` or `512 MiB`; a plain number without a unit."""
+    for base, suffix in ((1000, "B"), (1024, "iB")):
+        for letter in "PTGMk":
+            unit = base ** POWERS[letter]
+            if size and size % unit == 0:
+                return f"{size // unit} {letter.upper() if base == 1024 else letter}{suffix}"
+    return str(size)
+
+
 def file_path(folder: Path, value: Any) -> Path:
     """Accept a path. Relative paths start at `folder`; `~` is the home of the service's user."""
     written = text(value)
     if not written or "\0" in written:
         raise ValueError("must be a path")
+    if CONTROL.search(written):
+        raise ValueError(
+            "must not contain control characters; in double quotes, a backslash begins an escape sequence, such as \\t "
+            "for a tab: use single quotes"
+        )
     try:
         return folder / Path(written).expanduser()
     except RuntimeError as error:
@@ -107,7 +123,8 @@ def _from_file(path: Path) -> str:
     except UnicodeDecodeError:
         raise ValueError(f"must come from the file {str(path)!r}, which is not UTF-8 text") from None
     except OSError as error:
-        raise ValueError(f"must come from the file {str(path)!r}: {error.strerror}") from error
+        problem = f"must come from the file {str(path)!r}: {error.strerror}"
+        raise ValueError(f"{problem}; the file must exist, and the service's user must be able to read it") from error
 
 
 def one_of(value: Any, allowed: Mapping[Any, Any]) -> Any:

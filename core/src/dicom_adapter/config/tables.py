@@ -9,21 +9,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
-from typing import Annotated, Any, TypeAlias, get_args
+from types import UnionType
+from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin
 
 import attrs
 from cattrs import BaseValidationError, ClassValidationError, Converter
 from cattrs.errors import AttributeValidationNote
 
-from dicom_adapter.api.settings import HELP, PREFIX
+from dicom_adapter.api.settings import HELP, PREFIX, ByteSize
 from dicom_adapter.config.names import Undisclosed
 from dicom_adapter.config.problems import mask_secrets, may_contain_secret, message, with_note
+from dicom_adapter.config.scalars import format_size
 from dicom_adapter.config.suggest import listed, suggestion
 
 DERIVED = "dicom_adapter.derived"  # metadata key that marks a field which the configuration file cannot set
 
 Field: TypeAlias = "attrs.Attribute[Any]"
 Unknown: TypeAlias = Annotated[Any, Undisclosed()]  # the value of a misspelt key may be a password
+
+
+class UnknownKeyError(ValueError):
+    """A key sets no field of its table."""
 
 
 def structure_class(converter: Converter, table: Any, cls: Any) -> Any:
@@ -38,7 +44,7 @@ def unknown_keys(table: Mapping[str, Any], *classes: type) -> list[Exception]:
     errors: list[Exception] = []
     for key in table:
         if not any(sets_field(cls, key) for cls in classes):
-            unknown = ValueError(f"is not a known key{suggestion(key, known)} (known: {listed(known)})")
+            unknown = UnknownKeyError(f"is not a known key{suggestion(key, known)} (known: {listed(known)})")
             errors.append(_at(key, Unknown, unknown))
     return errors
 
@@ -56,6 +62,12 @@ def sets_field(cls: type, key: str) -> bool:
 def settable(cls: Any) -> list[Field]:
     """Return the fields that keys can set, with resolved types."""
     return [f for f in attrs.fields(attrs.resolve_types(cls)) if f.init and not f.metadata.get(DERIVED)]
+
+
+def nested_class(type_: Any) -> type | None:
+    """Return the settings class of a table: of the type itself, or of an optional table."""
+    options = get_args(type_) if get_origin(type_) in {Union, UnionType} else (type_,)
+    return next((option for option in options if isinstance(option, type) and attrs.has(option)), None)
 
 
 def prefixes_of(cls: type) -> list[str]:
@@ -181,6 +193,8 @@ def _default_clause(field: Field, type_: Any) -> str:
     if field.default is attrs.NOTHING:  # NOTHING is itself a member of an enumeration
         return ""
     default = field.default.value if isinstance(field.default, Enum) else field.default
+    if isinstance(default, ByteSize) and default:
+        return f' (the default is "{format_size(default)}")'
     if isinstance(default, bool):
         return f" (the default is {str(default).lower()})"
     if may_contain_secret(type_) or not isinstance(default, (int, float, str)) or default == "":

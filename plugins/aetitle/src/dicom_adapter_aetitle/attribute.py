@@ -18,6 +18,8 @@ from dicom_adapter import Unprocessable
 
 BUILT_IN = ("study", "patient", "series")
 
+NEARLY_THE_SAME, SIMILAR = 0.9, 0.6  # ratios of difflib
+
 PADDING = " \0"  # PS3.5 6.2: values are padded to even length with a space, UIDs with NUL
 
 _PLAIN_VRS = frozenset(vr.value for vr in STR_VR | INT_VR | FLOAT_VR)  # each value is a string or a number
@@ -94,6 +96,11 @@ def _tag_of(text: str) -> BaseTag:
 
 
 def _did_you_mean(text: str) -> str:
-    known = {name.casefold(): name for name in (*keyword_dict, *BUILT_IN) if name}
-    nearest = difflib.get_close_matches(text.casefold(), known, n=1)
-    return f'; did you mean "{known[nearest[0]]}"?' if nearest else ""
+    """Return the nearest name; a keyword before "study", "patient" and "series" only if it is nearly the same."""
+    keywords = {name.casefold(): name for name in keyword_dict if name}
+    built_in = {name: name for name in BUILT_IN}
+    for known, cutoff in ((keywords, NEARLY_THE_SAME), (built_in, SIMILAR), (keywords, SIMILAR)):
+        nearest = difflib.get_close_matches(text.casefold(), known, n=1, cutoff=cutoff)
+        if nearest:
+            return f'; did you mean "{known[nearest[0]]}"?'
+    return ""
