@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -19,14 +20,27 @@ def test_the_plugin_provides_the_processor_aetitle() -> None:
     assert ("aetitle", AeTitleSettings) == (AeTitleJobProcessor.name, AeTitleJobProcessor.settings_type)
 
 
-def test_jobs_are_named_by_ae_title_pipeline_and_utc_time(new_lane: Any, instance: Any) -> None:
-    """`<AE title>-<pipeline name>-<yyyyMMddHHmmss>`, in the order of the configuration."""
+def test_jobs_are_named_by_ae_title_pipeline_utc_time_and_digest(new_lane: Any, instance: Any) -> None:
+    """`<AE title>-<pipeline name>-<yyyyMMddHHmmss>-<six digits>`, in the order of the configuration."""
     lane = new_lane(pipelines={"lung": "p1", "a-b": "p2"})
 
     lane.arrive(instance(0))
     lane.run_all_timers()
 
-    assert ["LUNG-lung-20240301080005", "LUNG-a-b-20240301080005"] == [job.name for job in lane.jobs]
+    first, second = (job.name for job in lane.jobs)
+    assert re.fullmatch("LUNG-lung-20240301080005-[0-9a-f]{6}", first)
+    assert first.replace("lung", "a-b") == second
+
+
+def test_jobs_of_groups_that_are_due_in_the_same_second_have_different_names(new_lane: Any, instance: Any) -> None:
+    """Two studies arrive at the same time: each of the four jobs has a name of its own."""
+    lane = new_lane(pipelines={"lung": "p1", "a-b": "p2"})
+
+    lane.arrive(instance(0, "1.1"), instance(0, "1.2"))
+    lane.run_all_timers()
+
+    assert 4 == len(lane.jobs)
+    assert 4 == len({job.name for job in lane.jobs})
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,11 @@ def expected_groups(instances: list[Any], max_wait: float | None) -> Counter[Any
     """Return (job name, instance ids) of every group that becomes a job, by the specification."""
     limit = None if max_wait is None else timedelta(seconds=max_wait)
     groups = group_all([((i.study_instance_uid,), i) for i in instances], QUIET, limit)
-    return Counter((f"{group.due:LUNG-lung-%Y%m%d%H%M%S}", ids_in(group)) for group in groups if group.instances)
+    return Counter((job_name(group), ids_in(group)) for group in groups if group.instances)
+
+
+def job_name(group: FinishedGroup) -> str:
+    return f"{group.due:LUNG-lung-%Y%m%d%H%M%S}-{group.digest}"
 
 
 def ids_in(holder: Any) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ ID) moves to the group of that key, so that no job contains data that its sender
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import TypeAlias
@@ -42,6 +43,16 @@ class FinishedGroup:
     key: Key = field(repr=False)
     instances: tuple[InstanceStorageInfo, ...]  # empty when all of them moved to other groups
     due: datetime  # UTC
+
+    @property
+    def digest(self) -> str:
+        """Six hexadecimal digits that distinguish groups that are due in the same second: the jobs' names have them.
+
+        They depend on the first instance only, which belongs to no other group.
+        """
+        first = self.instances[0]
+        text = f"{first.sop_instance_uid} {first.received_at.isoformat()}"
+        return hashlib.blake2b(text.encode(), digest_size=3).hexdigest()
 
 
 def due_at(group: Group, quiet: timedelta, max_wait: timedelta | None) -> datetime:

@@ -90,7 +90,7 @@ class AeTitleJobProcessor(JobProcessorBase[AeTitleSettings]):
         # This turn usually runs at the due time, but later if a late instance finished the group. Job names contain
         # the due time, so that they are the same in both cases.
         for pipeline, pipeline_id in self.settings.pipelines.items():
-            job_name = f"{self.ae_title}-{pipeline}-{finished.due:%Y%m%d%H%M%S}"
+            job_name = f"{self.ae_title}-{pipeline}-{finished.due:%Y%m%d%H%M%S}-{finished.digest}"
             self.submit_pipeline_job(job_name, pipeline_id, self.settings.priority, finished.instances)
 
     # --- keys and their labels --------------------------------------------------------------------------------------
