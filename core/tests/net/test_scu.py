@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -545,6 +547,32 @@ def test_the_command_reports_once_that_the_peer_cannot_be_reached(tmp_path: Path
     with unresponsive_peer(listening=False) as address:
         status, _, err = run("send", tmp_path, "--to", address)
     assert (1, f"stopped; 4 files not sent: {address} cannot be reached: connection refused\n") == (status, err)
+
+
+def test_the_command_reports_what_was_sent_before_ctrl_c(tmp_path: Path) -> None:
+    """SIGINT while the peer has not answered the third C-STORE: two files were sent, and the exit status is 1.
+
+    Verified to fail when `scu.send` does not handle the KeyboardInterrupt: the summary is missing.
+    """
+    study(tmp_path, instances=5)
+    third, ended = threading.Event(), threading.Event()
+
+    def answer(_event: evt.Event) -> int:
+        if len(lung.received) == 2:
+            third.set()
+            assert ended.wait(60)
+        return 0
+
+    with peer(answer=answer) as lung:
+        program = [sys.executable, "-m", "dicom_adapter", "send", tmp_path, "--to", str(lung.address)]
+        with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+            assert third.wait(60)
+            run.send_signal(signal.SIGINT)
+            out, err = run.communicate(timeout=60)
+        ended.set()
+    assert 1 == run.returncode
+    assert "stopped; 3 files not sent: interrupted (Ctrl-C)\n" == err
+    assert out.startswith(f"2 of 5 files sent to {lung.address}, ")
 
 
 @pytest.mark.parametrize(

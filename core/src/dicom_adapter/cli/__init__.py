@@ -63,6 +63,7 @@ def make_app(is_wanted: Callable[[str], bool]) -> typer.Typer:
         name="dicom-adapter",
         help="Receives DICOM, keeps every instance that it acknowledges, and turns instances into inference jobs.",
         no_args_is_help=True,
+        rich_markup_mode=None,  # the boxes of rich cut the names of options in a narrow terminal
         pretty_exceptions_show_locals=False,  # local variables may contain patient data
         context_settings={"help_option_names": ["-h", "--help"]},
     )
@@ -73,7 +74,22 @@ def make_app(is_wanted: Callable[[str], bool]) -> typer.Typer:
             made.add_typer(loaded, name=entry.name, short_help=entry.summary)
         else:
             made.command(name=entry.name, short_help=entry.summary)(loaded)
+    _keep_summaries(made)
     return made
+
+
+def _keep_summaries(group: typer.Typer) -> None:
+    """Make the first lines of the docstrings the summaries of the commands: click would cut longer ones."""
+    for command in group.registered_commands:
+        command.short_help = command.short_help or _first_line(command.callback and command.callback.__doc__)
+    for inner in group.registered_groups:
+        if inner.typer_instance is not None:
+            _keep_summaries(inner.typer_instance)
+            inner.short_help = inner.short_help or _first_line(inner.typer_instance.info.help)
+
+
+def _first_line(text: object) -> str | None:
+    return text.strip().partition("\n")[0] if isinstance(text, str) else None
 
 
 def _not_loaded() -> None:
@@ -114,6 +130,7 @@ def _call(wanted: str | None) -> None:
         from dicom_adapter.plugins.registry import discover
 
         add_commands(made, discover(kinds=()), CORE_COMMANDS)
+        _keep_summaries(made)
     made()
 
 

@@ -37,11 +37,12 @@ instances = typer.Typer(
     no_args_is_help=True,
 )
 
+STATES = ", ".join(state.value for state in InstanceState)
 STORED = (InstanceState.PENDING, InstanceState.QUARANTINED, InstanceState.RELEASED)
 
 Ids = Annotated[list[int] | None, typer.Argument(metavar="[ID]", help="Instance ids.")]
 All = Annotated[bool, typer.Option("--all", help="All instances that match the filters, instead of ids.")]
-AeTitle = Annotated[str | None, typer.Option("--ae-title", help="Only instances of this AE title.")]
+AeTitle = Annotated[str | None, typer.Option("--ae-title", metavar="AET", help="Only instances of this AE title.")]
 Study = Annotated[str | None, typer.Option("--study", metavar="UID", help="Only instances of this study.")]
 Reason = Annotated[
     str, typer.Option("--reason", metavar="TEXT", help="Only instances quarantined for a reason that contains TEXT.")
@@ -53,7 +54,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text
 def list_instances(
     file: ConfigArgument = None,
     config: ConfigOption = None,
-    state: Annotated[InstanceState | None, typer.Option(help="Only instances in this state.")] = None,
+    state: Annotated[
+        InstanceState | None, typer.Option(metavar="STATE", help=f"Only instances in this state: {STATES}.")
+    ] = None,
     ae_title: AeTitle = None,
     study: Study = None,
     reason: Reason = "",
@@ -129,7 +132,8 @@ def discard(
     config: ConfigOption = None,
     everything: All = False,
     state: Annotated[
-        InstanceState, typer.Option(help="With --all: quarantined, or pending at AE titles that are not served.")
+        InstanceState,
+        typer.Option(metavar="STATE", help="With --all: quarantined, or pending at AE titles that are not served."),
     ] = InstanceState.QUARANTINED,
     ae_title: AeTitle = None,
     study: Study = None,
@@ -159,7 +163,9 @@ def export(
     ids: Ids = None,
     config: ConfigOption = None,
     everything: All = False,
-    state: Annotated[InstanceState | None, typer.Option(help="With --all: only instances in this state.")] = None,
+    state: Annotated[
+        InstanceState | None, typer.Option(metavar="STATE", help=f"With --all: only instances in this state: {STATES}.")
+    ] = None,
     ae_title: AeTitle = None,
     study: Study = None,
     reason: Reason = "",

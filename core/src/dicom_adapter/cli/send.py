@@ -43,7 +43,7 @@ Peer = Annotated[
         "--to",
         parser=_parser(parse_address),
         metavar="AET@HOST:PORT",
-        help="AE title, host and port of the peer, such as LUNG@localhost:11112 or LUNG@\\[::1]:11112.",
+        help="AE title, host and port of the peer, such as LUNG@localhost:11112 or LUNG@[::1]:11112.",
     ),
 ]
 Caller = Annotated[
@@ -96,7 +96,9 @@ def send(
 
     Example: dicom-adapter send ~/studies --to LUNG@localhost:11112
 
-    Exit status: 0 if all files were sent, 1 if a file was not sent or no file was found.
+    Ctrl-C stops it, and prints which part was sent.
+
+    Exit status: 0 if all files were sent; 1 if a file was not sent, also after Ctrl-C, or no file was found.
     """
     grouping = _grouping(association_per_study, association_per_instance)
     from dicom_adapter.net import link, scu  # load pynetdicom, which other commands do not need

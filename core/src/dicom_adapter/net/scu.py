@@ -39,6 +39,7 @@ from dicom_adapter.net.link import (
 from dicom_adapter.net.results import DEFAULT_TIMEOUT, Grouping, SendResult, SendSummary
 
 PIECE_BYTES = 1 << 16  # number of bytes read at once, when the UIDs of a file are read
+INTERRUPTED = "interrupted (Ctrl-C)"  # the reason of files that were not sent because of a KeyboardInterrupt
 MAX_CONTEXTS = 128  # in one association: their IDs are the odd numbers of one byte (PS3.8 9.3.2.2)
 
 
@@ -70,12 +71,17 @@ def send(
     """Send Part 10 files as they are encoded, over as few associations as `per_association` allows.
 
     `on_result` is called once for each file. After the loss of an association, another one is opened once. A file that
-    the peer does not store is a failure in the summary, never an exception.
+    the peer does not store is a failure in the summary, never an exception. After a KeyboardInterrupt, all files whose
+    result is not known are such failures.
     """
     sender = _Sender(address=address, calling_ae_title=calling_ae_title, timeout=timeout, tls=tls, on_result=on_result)
-    entries = [entry for file in files if (entry := sender.read(file, per_association))]
-    for batch in _batches(entries):
-        sender.send_batch(batch)
+    paths = list(files)
+    try:
+        entries = [entry for path in paths if (entry := sender.read(path, per_association))]
+        for batch in _batches(entries):
+            sender.send_batch(batch)
+    except KeyboardInterrupt:
+        sender.stop(paths, INTERRUPTED)
     return sender.summary()
 
 
@@ -150,6 +156,7 @@ class _Sender:
     warnings: int = 0
     associations: int = 0
     failures: list[SendResult] = field(factory=list)
+    finished: set[Path] = field(factory=set)  # files whose result is known
     gave_up: str | None = None
 
     def read(self, path: Path, per_association: Grouping | None) -> _FileToSend | None:
@@ -215,13 +222,22 @@ class _Sender:
             self.fail(path, describe_status(status) + (comment and f": {comment}"), status)
             return
         self.sent += 1
+        self.finished.add(path)
         self.warnings += category == "Warning"
         message = describe_status(status) if category == "Warning" else ""
         self.on_result(SendResult(path=path, ok=True, status=status, message=message))
 
     def fail(self, path: Path, reason: str, status: int | None = None) -> None:
         self.failures.append(SendResult(path=path, ok=False, status=status, message=reason))
+        self.finished.add(path)
         self.on_result(self.failures[-1])
+
+    def stop(self, paths: Iterable[Path], reason: str) -> None:
+        """Report the files without a result as failures."""
+        self.gave_up = reason
+        for path in paths:
+            if path not in self.finished:
+                self.fail(path, reason)
 
     def summary(self) -> SendSummary:
         return SendSummary(
