@@ -6,12 +6,11 @@ import json
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_ledger, require_valid
+from dicom_adapter.cli.job_text import wrapped
 from dicom_adapter.cli.messages import warn
+from dicom_adapter.cli.times import Times, Utc, iso
 from dicom_adapter.config.model import Config
 from dicom_adapter.ledger import lanes as ledger_lanes
 from dicom_adapter.ledger.held import Held, count_held
@@ -30,7 +29,8 @@ NOTHING = Held()
 def list_ae_titles(
     file: ConfigArgument = None,
     config: ConfigOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")] = False,
+    utc: Utc = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of text.")] = False,
 ) -> None:
     """List the AE titles as last reported by the service, and why an AE title is not accepting data.
 
@@ -43,12 +43,16 @@ def list_ae_titles(
     if as_json:
         typer.echo(json.dumps([_as_json(lane, count) for lane, count in rows], indent=2))
         return
-    table = Table("AE title", "State", "Since (UTC)", "Groups", "Pending", "Quarant.", "Note")
+    times = Times.chosen(utc)
     for lane, count in rows:
-        counts = map(str, (lane.groups, count.pending, count.quarantined))
-        note = escape(lane.reason or lane.full)
-        table.add_row(escape(lane.ae_title), _coloured(lane.state), f"{lane.since:%m-%d %H:%M:%S}", *counts, note)
-    Console().print(table)
+        colour = typer.colors.GREEN if lane.state is LaneState.RUNNING else typer.colors.RED
+        state = typer.style(lane.state.value, fg=colour)
+        typer.echo(f"{lane.ae_title}  {state} since {times.full(lane.since)}")
+        typer.echo(f"    {lane.groups} groups, {count.pending} pending, {count.quarantined} quarantined")
+        for line in wrapped(times.in_text(lane.reason or lane.full)):
+            typer.echo(line)
+    if not rows:
+        typer.echo("No AE titles: no service has used this ledger yet.")
 
 
 @ae_titles.command()
@@ -86,16 +90,11 @@ def _reason_refused(ae_title: str, config: Config, is_known: bool) -> str:
     return "" if is_known else "is not served yet: apply this configuration with `dicom-adapter reload --apply`"
 
 
-def _coloured(state: LaneState) -> str:
-    colour = "green" if state is LaneState.RUNNING else "red"
-    return f"[{colour}]{state.value}[/{colour}]"
-
-
 def _as_json(lane: LaneReport, held: Held) -> dict[str, Any]:
     return {
         "aeTitle": lane.ae_title,
         "state": lane.state.value,
-        "since": lane.since.isoformat(timespec="milliseconds"),
+        "since": iso(lane.since),
         "reason": lane.reason,
         "full": lane.full,
         "groups": lane.groups,

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from datetime import datetime, timezone
 from importlib.resources import files
@@ -17,12 +17,12 @@ from attrs import define, field, frozen
 from pydicom.dataset import Dataset
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from dicom_adapter.api.values import Job, JobState
 from dicom_adapter.cli.configuration import EXAMPLE, require_valid
-from dicom_adapter.cli.jobs import JobTable
 from dicom_adapter.cli.messages import fail
 from dicom_adapter.dicom import synthetic
 from dicom_adapter.ledger import Ledger, instances, jobs, lanes
@@ -110,7 +110,7 @@ def _print_result(found: list[Job], path: Path, *, keep: bool) -> None:
     console = Console()
     submitted = [job for job in found if job.state is JobState.SUBMITTED]
     if len(submitted) != EXPECTED_JOBS:
-        console.print(JobTable(found))
+        console.print(_jobs(found))
         raise fail(f"{len(submitted)} of {EXPECTED_JOBS} jobs were submitted; see {path.parent / 'service.log'}")
     console.print(
         f"\n[bold green]Done.[/bold green] {PATIENT_STUDIES} studies of one patient to LUNG became one job for each of "
@@ -169,7 +169,14 @@ def _read_ledger(demo: DemoState) -> LedgerView:
 
 
 def _render(demo: DemoState, view: LedgerView) -> Group:
-    return Group(Text("\n".join(demo.messages)), _lanes(view.lanes, view.counts), JobTable(view.jobs))
+    return Group(Text("\n".join(demo.messages)), _lanes(view.lanes, view.counts), _jobs(view.jobs))
+
+
+def _jobs(found: Sequence[Job]) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for job in found:
+        table.add_row(escape(job.name), f"{job.instance_count} instances", job.state.value)
+    return table
 
 
 def _print_news(demo: DemoState, view: LedgerView) -> None:

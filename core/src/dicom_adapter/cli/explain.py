@@ -17,7 +17,8 @@ from rich.text import Text
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.cli.configuration import ConfigOption, find_file, open_ledger, require_valid
 from dicom_adapter.cli.messages import fail
-from dicom_adapter.operations.story import Entry, Story, Unknown, make_story
+from dicom_adapter.cli.times import Times, Utc
+from dicom_adapter.operations.story import Entry, Story, Unknown, make_story, times_in
 from dicom_adapter.runtime.clock import SystemClock
 
 NOW = "now"
@@ -28,6 +29,7 @@ def explain(
         str, typer.Argument(metavar="UID|JOB", help="A Study or SOP Instance UID, or the prefix of a job id.")
     ],
     config: ConfigOption = None,
+    utc: Utc = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead of sentences.")] = False,
 ) -> None:
     """Show the story of a study, SOP instance or job: its events from association to reclaim.
@@ -36,8 +38,9 @@ def explain(
     """
     path = find_file(config)
     ledger = open_ledger(path)
+    times = Times.chosen(utc or as_json)
     try:
-        with ledger.read() as transaction:
+        with ledger.read() as transaction, times_in(times.zone):
             story = make_story(transaction, name.strip(), SystemClock().now())
     except Unknown as refusal:
         raise fail(f"{refusal}{_possible_reasons(path)}") from None
@@ -46,7 +49,7 @@ def explain(
     if as_json:
         typer.echo(json.dumps(_as_json(story), indent=2))
     else:
-        show(story, Console(highlight=False))
+        show(story, Console(highlight=False), times)
 
 
 def _possible_reasons(path: Path) -> str:
@@ -61,24 +64,24 @@ def _possible_reasons(path: Path) -> str:
 # --- text -------------------------------------------------------------------------------------------------------------
 
 
-def show(story: Story, console: Console) -> None:
-    """Print a story: a table for each AE title, with a line for each new day."""
-    console.print(Text.assemble((story.title, "bold"), ". Times are UTC."))
+def show(story: Story, console: Console, times: Times) -> None:
+    """Print a story: a table for each AE title, with a line for each new day and for each change of the zone."""
+    console.print(Text.assemble((story.title, "bold"), f". Times are {times.zone_at(story.created_at)}."))
     for section in story.sections:
         console.print(Text(f"\nAE title {section.ae_title}", "bold"))
-        console.print(_table(section.entries))
+        console.print(_table(section.entries, times, times.zone_at(story.created_at)))
 
 
-def _table(entries: Sequence[Entry]) -> Table:
+def _table(entries: Sequence[Entry], times: Times, zone: str) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
-    table.add_column()
-    day: date | None = None
+    table.add_column(overflow="fold")
+    day: tuple[date, str] | None = None
     for entry in entries:
-        if entry.at is not None and entry.at.date() != day:
-            day = entry.at.date()
-            table.add_row(Text(day.isoformat(), "dim"), "")
-        table.add_row(NOW if entry.at is None else f"{entry.at:%H:%M:%S}", Text(entry.text))
+        if entry.at is not None and times.day(entry.at) != day:
+            day = times.day(entry.at)
+            table.add_row(Text(day[0].isoformat(), "dim"), Text("" if day[1] == zone else day[1], "dim"))
+        table.add_row(NOW if entry.at is None else times.clock(entry.at), Text(times.in_text(entry.text)))
     return table
 
 

@@ -12,14 +12,14 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import track
-from rich.table import Table
 
 from dicom_adapter.api.errors import Permanent, StorageUnavailable
 from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_ledger, read, require_valid
+from dicom_adapter.cli.job_text import event_lines, titled, wrapped
 from dicom_adapter.cli.messages import fail, warn
+from dicom_adapter.cli.times import Times, Utc, iso
 from dicom_adapter.flow.process import quarantine
 from dicom_adapter.flow.process.quarantine import Intervention
 from dicom_adapter.ledger import Transaction, events, instance_rows, lanes
@@ -61,6 +61,7 @@ def list_instances(
     study: Study = None,
     reason: Reason = "",
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="Maximum number of instances.")] = 50,
+    utc: Utc = False,
     as_json: AsJson = False,
 ) -> None:
     """List instances, the newest first, and why they are held.
@@ -77,7 +78,7 @@ def list_instances(
         typer.echo(json.dumps([_summary(row, stopped) for row in rows], indent=2))
         return
     for row in rows:
-        typer.echo(_lines(row, stopped))
+        typer.echo(_lines(row, stopped, Times.chosen(utc)))
     if not rows:
         typer.echo("No instances.")
 
@@ -86,6 +87,7 @@ def list_instances(
 def show(
     number: Annotated[int, typer.Argument(metavar="ID", help="The instance id.")],
     config: ConfigOption = None,
+    utc: Utc = False,
     as_json: AsJson = False,
 ) -> None:
     """Show one instance (no patient data), the jobs that contain it, and its events."""
@@ -103,7 +105,7 @@ def show(
     if as_json:
         typer.echo(json.dumps({**found, "events": [_event(event) for event in story]}, indent=2))
     else:
-        _show(found, story)
+        _show(found, story, Times.chosen(utc))
 
 
 @instances.command()
@@ -277,15 +279,15 @@ def _counted(numbers: list[int]) -> str:
     return "1 instance" if len(numbers) == 1 else f"{len(numbers)} instances"
 
 
-def _lines(row: InstanceRow, stopped: Mapping[str, str]) -> str:
+def _lines(row: InstanceRow, stopped: Mapping[str, str], times: Times) -> str:
     instance = row.instance
     lines = [
-        f"{instance.instance_id}  {instance.ae_title}  {row.state.value} since {row.changed_at:%Y-%m-%d %H:%M:%S} UTC",
+        f"{instance.instance_id}  {instance.ae_title}  {row.state.value} since {times.full(row.changed_at)}",
         f"    study {instance.study_instance_uid}",
         f"    instance {instance.sop_instance_uid}",
     ]
     note = row.reason or _held_because(row, stopped) or row.outcome
-    return "\n".join([*lines, f"    {note}"] if note else lines)
+    return "\n".join([*lines, *wrapped(times.in_text(note))])
 
 
 def _held_because(row: InstanceRow, stopped: Mapping[str, str]) -> str:
@@ -298,7 +300,7 @@ def _summary(row: InstanceRow, stopped: Mapping[str, str]) -> dict[str, Any]:
         "instanceId": row.instance.instance_id,
         "aeTitle": row.instance.ae_title,
         "state": row.state.value,
-        "since": _time(row.changed_at),
+        "since": iso(row.changed_at),
         "studyInstanceUid": row.instance.study_instance_uid,
         "sopInstanceUid": row.instance.sop_instance_uid,
         "reason": row.reason,
@@ -310,7 +312,7 @@ def _summary(row: InstanceRow, stopped: Mapping[str, str]) -> dict[str, Any]:
 def _origin(row: InstanceRow) -> dict[str, Any]:
     instance = row.instance
     return {
-        "receivedAt": _time(instance.received_at),
+        "receivedAt": iso(instance.received_at),
         "callingAeTitle": instance.calling_ae_title,
         "peer": instance.peer_address,
         "associationId": instance.association_id,
@@ -324,22 +326,14 @@ def _origin(row: InstanceRow) -> dict[str, Any]:
     }
 
 
-def _show(found: Mapping[str, Any], story: list[Event]) -> None:
-    console = Console()
+def _show(found: Mapping[str, Any], story: list[Event], times: Times) -> None:
     for title, value in found.items():
-        if value not in (None, "", []):
-            shown = ", ".join(value) if isinstance(value, list) else str(value)
-            console.print(f"[bold]{title:18}[/bold] {escape(shown)}")
-    table = Table("When (UTC)", "Event", "Detail")
-    for event in story:
-        detail = ", ".join(f"{key}={value}" for key, value in event.detail.items())
-        table.add_row(f"{event.at:%Y-%m-%d %H:%M:%S}", event.event, escape(detail))
-    console.print(table)
+        for number, each in enumerate(value if isinstance(value, list) else [value]):
+            text = times.full(datetime.fromisoformat(each)) if title in ("since", "receivedAt") else str(each or "")
+            typer.echo("\n".join(titled("" if number else title, text)))
+    typer.echo()
+    typer.echo("\n".join(event_lines(story, times)))
 
 
 def _event(event: Event) -> dict[str, Any]:
-    return {"at": _time(event.at), "event": event.event, **event.detail}
-
-
-def _time(moment: datetime) -> str:
-    return moment.isoformat(timespec="milliseconds")
+    return {"at": iso(event.at), "event": event.event, **event.detail}

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from attrs import frozen
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.markup import escape
-from rich.table import Column, Table
-from rich.text import Text
+from attrs import evolve
 
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.values import Job, JobState
 from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_ledger
+from dicom_adapter.cli.job_text import SHORT_ID, JobWriter
 from dicom_adapter.cli.messages import fail, warn
+from dicom_adapter.cli.times import Times, Utc, iso
 from dicom_adapter.flow.submit import operators
-from dicom_adapter.ledger import Ledger, Transaction, events
+from dicom_adapter.ledger import Ledger, Transaction, events, health
 from dicom_adapter.ledger import jobs as ledger_jobs
 from dicom_adapter.ledger.events import Event
+from dicom_adapter.ledger.jobs import UNFINISHED, JobRow, JobStudies
 from dicom_adapter.runtime.clock import Clock, SystemClock
 
 jobs = typer.Typer(
@@ -31,202 +30,292 @@ jobs = typer.Typer(
     no_args_is_help=True,
 )
 
-SHORT_ID = 8  # number of characters of a job id in tables; commands accept such a prefix
-WATCHED = 1000  # number of newest jobs that `watch` follows
+NO_STUDY = JobStudies(count=0, first="")
 WATCH_EVERY_S = 0.5
-PIPELINE_WIDTH = 9  # number of characters of a pipeline id in tables; `show` prints the whole id
-STATE_WIDTH = max(len(state.value) for state in JobState)
-COLOURS = {JobState.SUBMITTED: "green", JobState.FAULTED: "red", JobState.CANCELLED: "dim"}
+EVENTS_PER_READ = 1000
+STATES = ", ".join(state.value for state in JobState)
+STATE_OF = {f"job_{state.value.replace('-', '_')}": state for state in JobState}  # the state that an event begins
+
+Ids = Annotated[list[str] | None, typer.Argument(metavar="[JOB_ID]", help="Job ids, or their prefixes.")]
+All = Annotated[bool, typer.Option("--all", help="All jobs that match the filters, instead of ids.")]
+AeTitle = Annotated[str | None, typer.Option("--ae-title", metavar="AET", help="Only jobs of this AE title.")]
+SubmitterName = Annotated[str | None, typer.Option("--submitter", metavar="NAME", help="Only jobs of this submitter.")]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Only jobs whose last error contains TEXT.")]
 
 
 @jobs.command("list")
 def list_jobs(
     file: ConfigArgument = None,
     config: ConfigOption = None,
-    state: Annotated[list[JobState] | None, typer.Option(help="Only jobs in this state; may be repeated.")] = None,
-    ae_title: Annotated[str | None, typer.Option(help="Only jobs of this AE title.")] = None,
+    state: Annotated[
+        list[JobState] | None,
+        typer.Option(metavar="STATE", help=f"Only jobs in this state: {STATES}. May be repeated."),
+    ] = None,
+    ae_title: AeTitle = None,
+    submitter: SubmitterName = None,
+    reason: Reason = "",
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="Maximum number of jobs.")] = 50,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")] = False,
+    utc: Utc = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of text.")] = False,
 ) -> None:
-    """List jobs, the newest first.
+    """List jobs, the newest first, with their studies, their problems, and what happens next.
 
     Exit status: 0, even if there are no jobs; 1 if there is no ledger.
     """
-    ledger = open_ledger(find_file(file, config))
+    path = find_file(file, config)
+    ledger = open_ledger(path)
     with ledger.read() as transaction:
-        rows = ledger_jobs.newest(transaction, limit, states=state or (), ae_title=ae_title)
-    found = [row.job for row in rows]
+        rows = ledger_jobs.newest(
+            transaction, limit, states=state or (), ae_title=ae_title, submitter=submitter, error=reason
+        )
+        studies = ledger_jobs.studies(transaction, [row.number for row in rows])
+        writer = _writer(transaction, utc, file or config)
     if as_json:
-        typer.echo(json.dumps([_as_json(job) for job in found], indent=2))
-    elif not found:
+        typer.echo(json.dumps([_as_json(row.job, studies.get(row.number)) for row in rows], indent=2))
+        return
+    for row in rows:
+        typer.echo("\n".join(writer.block(row.job, studies.get(row.number, NO_STUDY))))
+    if not rows:
         typer.echo("No jobs.")
-    else:
-        Console(highlight=False).print(JobTable(found))
+    elif len(rows) == limit:
+        typer.echo(f"These are the newest {limit} jobs; --limit shows more.", err=True)
 
 
 @jobs.command()
 def show(
     job_id: Annotated[str, typer.Argument(help="The job id, or its prefix.")],
     config: ConfigOption = None,
+    utc: Utc = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
-    """Show one job and its events."""
+    """Show one job: its studies, its state, what happens next, and its events.
+
+    Exit status: 0; 1 if no job, or more than one, has this id, or there is no ledger.
+    """
     ledger = open_ledger(find_file(config))
     with ledger.read() as transaction:
-        job = _find(transaction, job_id.lower())
-        story = events.of_job(transaction, job.job_id)
+        row = _find(transaction, job_id.lower())
+        story = events.of_job(transaction, row.job.job_id)
+        studies = ledger_jobs.instances_by_study(transaction, row.number)
+        writer = _writer(transaction, utc, config)
     if as_json:
-        typer.echo(json.dumps({**_as_json(job), "events": [_event_as_json(event) for event in story]}, indent=2))
+        counted = JobStudies(count=len(studies), first=min(studies, default=""))
+        typer.echo(
+            json.dumps({**_as_json(row.job, counted), "events": [_event_as_json(event) for event in story]}, indent=2)
+        )
     else:
-        _show(job, story)
+        typer.echo("\n".join(writer.details(row.job, studies, story)))
 
 
 @jobs.command()
 def retry(
-    job_ids: Annotated[list[str], typer.Argument(help="Job ids, or their prefixes.")],
+    job_ids: Ids = None,
     config: ConfigOption = None,
+    everything: All = False,
+    state: Annotated[
+        list[JobState] | None,
+        typer.Option(metavar="STATE", help="With --all: only jobs in this state; default: faulted and postponed jobs."),
+    ] = None,
+    ae_title: AeTitle = None,
+    submitter: SubmitterName = None,
+    reason: Reason = "",
 ) -> None:
     """Retry faulted jobs from the step that failed, and postponed jobs immediately.
 
-    The service retries them within seconds. Exit status: 0 if all jobs will be retried, 1 otherwise.
+    The service retries them within seconds.
+
+    Example: dicom-adapter jobs retry --all --submitter platform
+
+    Exit status: 0 if all jobs will be retried, 1 otherwise.
     """
-    _intervene(find_file(config), job_ids, operators.retry, "will be retried")
+    ledger = open_ledger(find_file(config))
+    with ledger.read() as transaction:
+        chosen = _chosen(
+            transaction, job_ids, everything, state or (JobState.FAULTED, *UNFINISHED), ae_title, submitter, reason
+        )
+    _intervene(ledger, [job for job in chosen if not everything or _can_retry(job)], operators.retry, "will be retried")
 
 
 @jobs.command()
 def cancel(
-    job_ids: Annotated[list[str], typer.Argument(help="Job ids, or their prefixes.")],
+    job_ids: Ids = None,
     config: ConfigOption = None,
+    everything: All = False,
+    state: Annotated[
+        list[JobState] | None,
+        typer.Option(metavar="STATE", help="With --all: jobs in this state; default: faulted. May be repeated."),
+    ] = None,
+    ae_title: AeTitle = None,
+    submitter: SubmitterName = None,
+    reason: Reason = "",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="With --all: do not ask for confirmation.")] = False,
 ) -> None:
     """Cancel jobs, here and on the platform; their instances are reclaimed when no other job needs them.
 
     The service cancels them within seconds. Exit status: 0 if all jobs will be cancelled, 1 otherwise.
     """
-    _intervene(find_file(config), job_ids, operators.cancel, "will be cancelled")
+    ledger = open_ledger(find_file(config))
+    with ledger.read() as transaction:
+        chosen = _chosen(transaction, job_ids, everything, state or (JobState.FAULTED,), ae_title, submitter, reason)
+    if everything and chosen and not yes:
+        typer.confirm(f"Cancel {_counted(chosen)}?", abort=True, err=True)
+    _intervene(ledger, chosen, operators.cancel, "will be cancelled")
 
 
 @jobs.command()
 def watch(
     file: ConfigArgument = None,
     config: ConfigOption = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="Number of newest jobs to show at the start.")] = 10,
+    limit: Annotated[int, typer.Option(min=0, max=1000, help="Number of newest jobs to show at the start.")] = 10,
+    utc: Utc = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print each change as a line with a JSON object.")] = False,
 ) -> None:
-    """Print a line whenever a job changes, until Ctrl-C.
+    """Print the newest jobs, then a line for each new state and each new problem of a job, until Ctrl-C.
 
     Exit status: 0 after Ctrl-C; 1 if there is no ledger.
     """
     ledger = open_ledger(find_file(file, config))
-    seen: dict[str, Job] = {}
+    with ledger.read() as transaction:
+        last = events.last_number(transaction)
+        known = [row.job for row in reversed(ledger_jobs.newest(transaction, limit))] if limit else []
+        writer = _writer(transaction, utc, file or config)
+
+    def format_job(job: Job) -> str:
+        return json.dumps(_as_json(job)) if as_json else writer.line(job)
+
+    for job in known:
+        typer.echo(format_job(job))
+    seen = {job.job_id: job for job in known}
     try:
         while True:
-            with ledger.read() as transaction:
-                found = [row.job for row in reversed(ledger_jobs.newest(transaction, WATCHED))]
-            changed = [job for job in found if seen.get(job.job_id) != job]
-            for job in changed if seen else changed[-limit:]:
-                typer.echo(json.dumps(_as_json(job)) if as_json else _line(job))
-            seen.update((job.job_id, job) for job in found)
+            last = _print_changes(ledger, last, seen, format_job)
             time.sleep(WATCH_EVERY_S)
     except KeyboardInterrupt:
         return
 
 
-def _line(job: Job) -> str:
-    when = f"{job.changed_at:%H:%M:%S}"
-    state = f"{job.state.value} ({job.platform_state})" if job.platform_state else job.state.value
-    return f"{when}  {job.job_id[:SHORT_ID]}  {job.name}  {state}  {_note(job)}".rstrip()
+# --- changes of jobs --------------------------------------------------------------------------------------------------
 
 
-def _intervene(path: Path, job_ids: list[str], action: Callable[[Ledger, Clock, str], Job], outcome: str) -> None:
-    ledger = open_ledger(path)
-    refused = False
-    for job_id in job_ids:
-        with ledger.read() as transaction:
-            job = _find(transaction, job_id.lower())
-        try:
-            action(ledger, SystemClock(), job.job_id)
-        except Refused as refusal:
-            warn(str(refusal))
-            refused = True
-        else:
-            typer.echo(f"{job.job_id[:SHORT_ID]} {job.name} {outcome}")
-    if refused:
-        raise typer.Exit(1)
+def _print_changes(ledger: Ledger, last: int, seen: dict[str, Job], format_job: Callable[[Job], str]) -> int:
+    """Print the jobs that have changed after event `last`. Return the number of the newest event."""
+    with ledger.read() as transaction:
+        found = events.after(transaction, last, EVENTS_PER_READ)
+        rows = {
+            job_id: row.job
+            for job_id in {event.job_id for _number, event in found if event.job_id}
+            if (row := ledger_jobs.get(transaction, job_id)) is not None
+        }
+    for number, event in found:
+        last = number
+        job = rows.get(event.job_id or "")
+        if job is None:
+            continue
+        before = seen.get(job.job_id)
+        seen[job.job_id] = then = _at_event(job, event, before)
+        if before is None or _visible(before) != _visible(then):
+            typer.echo(format_job(then))
+    return last
 
 
-@frozen
-class JobTable:
-    """A table with a line for each job, and a second line if the job has a problem. The table fits in 80 columns.
-
-    Names that are too long are cut; `show` prints them in full.
-    """
-
-    jobs: Sequence[Job]
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        space = options.max_width - len(_row(("", "", "", "", "", ""), 0)) - STATE_WIDTH
-        width = max(len("Name"), min(space, max((len(job.name) for job in self.jobs), default=0)))
-        yield Text(_row(("Job", "Name", "Pipeline", "Priority", "Inst.", "State"), width), "bold", no_wrap=True)
-        for job in self.jobs:
-            cells = (job.job_id[:SHORT_ID], job.name, job.pipeline_id, job.priority.value, str(job.instance_count))
-            yield Text.assemble(_row((*cells, ""), width), (job.state.value, COLOURS.get(job.state, "yellow")))
-            note = " ".join(_note(job).split())
-            if note:
-                yield Text(f"{'':{SHORT_ID}}  {note}", no_wrap=True, overflow="ellipsis")
+def _visible(job: Job) -> tuple[object, ...]:
+    """Return the values whose change is worth a line. The number of failed attempts is not among them."""
+    return (job.state, job.platform_state, job.platform_detail, job.last_error, job.cancel_requested)
 
 
-def _row(cells: tuple[str, str, str, str, str, str], name_width: int) -> str:
-    job, name, pipeline, priority, instances, state = cells
-    name, pipeline = _cut(name, name_width), _cut(pipeline, PIPELINE_WIDTH)
-    return f"{job:{SHORT_ID}}  {name}  {pipeline}  {priority:9}  {instances:>5}  {state}"
+def _at_event(job: Job, event: Event, before: Job | None) -> Job:
+    """Return the job as it was at an event. Its row, `job`, may have changed since then."""
+    earlier = before or evolve(job, attempts=0, platform_state="", platform_detail="", cancel_requested=False)
+    values: dict[str, Any] = {"state": STATE_OF.get(event.event, earlier.state)}
+    if event.event == "job_faulted":
+        values["faulted_in"] = earlier.state
+    elif event.event == "job_retried" and earlier.faulted_in is not None:
+        values |= {"state": earlier.faulted_in, "faulted_in": None}
+    elif event.event == "job_cancel_requested":
+        values["cancel_requested"] = True
+    elif event.event == "job_platform_state":
+        values |= {"platform_state": event.detail["state"], "platform_detail": event.detail.get("message", "")}
+    error = str(event.detail.get("error", ""))
+    attempts = earlier.attempts + 1 if error else 0
+    values |= {"platform_job_id": job.platform_job_id, "platform_payload_id": job.platform_payload_id}
+    return evolve(earlier, changed_at=event.at, last_error=error, attempts=attempts, **values)
 
 
-def _cut(cell: str, width: int) -> str:
-    return (cell if len(cell) <= width else f"{cell[: width - 1]}…").ljust(width)
+# --- selection --------------------------------------------------------------------------------------------------------
 
 
-def _note(job: Job) -> str:
-    """Return the problem of a job that makes no progress; "" if the job has no problem."""
-    if job.cancel_requested and job.state is not JobState.FAULTED:
-        return "is being cancelled"
-    if not job.last_error:
-        return ""
-    tried = f"attempt {job.attempts} failed" if job.attempts else "failed"
-    next_attempt = f", next at {job.next_attempt_at:%H:%M:%S} UTC" if job.next_attempt_at else ""
-    return f"{tried}{next_attempt}: {job.last_error}"
+def _chosen(
+    transaction: Transaction,
+    job_ids: list[str] | None,
+    everything: bool,
+    states: Iterable[JobState],
+    ae_title: str | None,
+    submitter: str | None,
+    reason: str,
+) -> list[Job]:
+    """Return the jobs with the given ids, or the jobs that match the filters, oldest first."""
+    if everything is bool(job_ids):
+        raise typer.BadParameter("enter either job ids or --all")
+    if job_ids:
+        if ae_title is not None or submitter is not None or reason:
+            raise typer.BadParameter("filters need --all")
+        return [_find(transaction, job_id.lower()).job for job_id in job_ids]
+    rows = ledger_jobs.newest(
+        transaction, None, states=tuple(states), ae_title=ae_title, submitter=submitter, error=reason
+    )
+    return [row.job for row in reversed(rows)]
 
 
-def _find(transaction: Transaction, job_id: str) -> Job:
+def _can_retry(job: Job) -> bool:
+    """Return whether a job is faulted, or postponed and not being cancelled."""
+    return job.state is JobState.FAULTED or (job.next_attempt_at is not None and not job.cancel_requested)
+
+
+def _find(transaction: Transaction, job_id: str) -> JobRow:
     found = ledger_jobs.with_prefix(transaction, job_id, 2)
     if not found:
         raise fail(f"there is no job whose id begins with {job_id!r}; `dicom-adapter jobs list` shows them")
     if len(found) > 1:
         raise fail(f"several job ids begin with {job_id!r}; enter more characters")
-    return found[0].job
+    return found[0]
 
 
-def _show(job: Job, story: list[Event]) -> None:
-    console = Console()
-    for title, value in _as_json(job).items():
-        if value not in (None, "", {}):
-            console.print(f"[bold]{title:18}[/bold] {escape(str(value))}")
-    table = Table("When (UTC)", "Event", Column("Detail", overflow="fold"))
-    shown = {job.last_error}
-    for event in story:
-        error = str(event.detail.get("error", ""))
-        detail = {**event.detail, "error": "as above"} if error and error in shown else event.detail
-        shown.add(error)
-        table.add_row(f"{event.at:%Y-%m-%d %H:%M:%S}", event.event, escape(_detail(detail)))
-    console.print(table)
+def _intervene(ledger: Ledger, chosen: list[Job], action: Callable[[Ledger, Clock, str], Job], outcome: str) -> None:
+    """Call `action` for each job. Ends the command with status 1 if it refuses a job."""
+    refused = 0
+    for job in chosen:
+        try:
+            action(ledger, SystemClock(), job.job_id)
+        except Refused as refusal:
+            warn(str(refusal))
+            refused += 1
+        else:
+            typer.echo(f"{job.job_id[:SHORT_ID]} {job.name} {outcome}")
+    if len(chosen) != 1:
+        typer.echo(f"{_counted(chosen[refused:])} {outcome}")
+    if refused:
+        raise typer.Exit(1)
 
 
-def _detail(detail: Mapping[str, object]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in detail.items())
+# --- output -----------------------------------------------------------------------------------------------------------
 
 
-def _as_json(job: Job) -> dict[str, Any]:
+def _counted(chosen: list[Job]) -> str:
+    return "1 job" if len(chosen) == 1 else f"{len(chosen)} jobs"
+
+
+def _writer(transaction: Transaction, utc: bool, named: Path | None) -> JobWriter:
+    return JobWriter(
+        times=Times.chosen(utc),
+        now=SystemClock().now(),
+        options="" if named is None else f" -c {shlex.quote(str(named))}",
+        parts=health.load(transaction),
+    )
+
+
+def _as_json(job: Job, studies: JobStudies | None = None) -> dict[str, Any]:
     """Return a job as JSON values, without its metadata, which may contain patient data."""
-    return {
+    found = {
         "jobId": job.job_id,
         "name": job.name,
         "aeTitle": job.ae_title,
@@ -235,10 +324,10 @@ def _as_json(job: Job) -> dict[str, Any]:
         "submitter": job.submitter,
         "state": job.state.value,
         "instances": job.instance_count,
-        "createdAt": _time(job.created_at),
-        "changedAt": _time(job.changed_at),
+        "createdAt": iso(job.created_at),
+        "changedAt": iso(job.changed_at),
         "attempts": job.attempts,
-        "nextAttemptAt": _time(job.next_attempt_at),
+        "nextAttemptAt": iso(job.next_attempt_at),
         "lastError": job.last_error,
         "platformJobId": job.platform_job_id,
         "platformPayloadId": job.platform_payload_id,
@@ -246,11 +335,10 @@ def _as_json(job: Job) -> dict[str, Any]:
         "platformDetail": job.platform_detail,
         "cancelRequested": job.cancel_requested,
     }
+    if studies is None:
+        return found
+    return {**found, "studies": studies.count, "studyInstanceUid": studies.first if studies.count == 1 else None}
 
 
 def _event_as_json(event: Event) -> dict[str, Any]:
-    return {"at": _time(event.at), "event": event.event, **event.detail}
-
-
-def _time(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat(timespec="milliseconds")
+    return {"at": iso(event.at), "event": event.event, **event.detail}

@@ -7,12 +7,12 @@ from datetime import datetime, timezone
 from typing import Any
 
 from attrs import asdict, evolve, fields, frozen
-from sqlalchemy import ColumnElement, Row, func, or_, select, update
+from sqlalchemy import ColumnElement, Row, func, literal_column, or_, select, update
 
 from dicom_adapter.api.errors import IllegalTransition
 from dicom_adapter.api.values import Job, JobPriority, JobState
 from dicom_adapter.ledger.connection import Transaction, inserted_id
-from dicom_adapter.ledger.schema import IS_STARTED, IS_UNFINISHED, UNFINISHED_JOB_STATES, job_instances, jobs
+from dicom_adapter.ledger.schema import IS_STARTED, IS_UNFINISHED, UNFINISHED_JOB_STATES, instances, job_instances, jobs
 
 UNFINISHED = tuple(JobState(state) for state in UNFINISHED_JOB_STATES)
 # Jobs in these states no longer need their instances. A faulted job needs them.
@@ -60,18 +60,60 @@ def with_prefix(transaction: Transaction, prefix: str, limit: int) -> list[JobRo
 
 def newest(
     transaction: Transaction,
-    limit: int,
+    limit: int | None,
     *,
     states: Collection[JobState] = (),
     ae_title: str | None = None,
+    submitter: str | None = None,
+    error: str = "",
 ) -> list[JobRow]:
-    """Return jobs in these states (all if empty) and of this AE title (all if None), newest first."""
-    query = _select().order_by(jobs.c.job_number.desc()).limit(limit)
+    """Return jobs in these states (all if empty), of this AE title and submitter (all if None), newest first.
+
+    `error`: only jobs whose last error contains this text; case is ignored.
+    """
+    query = _select().limit(limit)
     if states:
-        query = query.where(jobs.c.state.in_([state.value for state in states]))
+        query = query.where(jobs.c.state.in_([literal_column(f"'{state.value}'") for state in states]))
     if ae_title is not None:
         query = query.where(jobs.c.ae_title == ae_title)
-    return [_row(row) for row in transaction.execute(query)]
+    if submitter is not None:
+        query = query.where(jobs.c.submitter == submitter)
+    if error:
+        query = query.where(jobs.c.last_error.icontains(error, autoescape=True))
+    return [_row(row) for row in transaction.execute(query.order_by(jobs.c.job_number.desc()))]
+
+
+@frozen(kw_only=True)
+class JobStudies:
+    """The studies of a job's instances."""
+
+    count: int
+    first: str  # the least Study Instance UID
+
+
+def studies(transaction: Transaction, numbers: Collection[int]) -> dict[int, JobStudies]:
+    """Return the studies of each of these jobs. Reads every instance of the jobs."""
+    study = instances.c.study_instance_uid
+    query = (
+        select(job_instances.c.job_number, func.count(study.distinct()), func.min(study))
+        .join_from(job_instances, instances, job_instances.c.instance_id == instances.c.instance_id)
+        .where(job_instances.c.job_number.in_(numbers))
+        .group_by(job_instances.c.job_number)
+    )
+    return {row[0]: JobStudies(count=row[1], first=row[2]) for row in transaction.execute(query)}
+
+
+def instances_by_study(transaction: Transaction, number: int) -> dict[str, int]:
+    """Count the instances of each study of a job."""
+    study = instances.c.study_instance_uid
+    query = (
+        select(study, func.count())
+        .join_from(job_instances, instances, job_instances.c.instance_id == instances.c.instance_id)
+        .where(job_instances.c.job_number == number)
+        .group_by(study)
+        .order_by(study)
+    )
+    return {row[0]: row[1] for row in transaction.execute(query)}
 
 
 def queue_heads(

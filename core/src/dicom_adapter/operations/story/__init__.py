@@ -6,5 +6,6 @@ entries about arrivals, jobs and current states. Their functions are pure: only 
 
 from dicom_adapter.operations.story.making import Unknown, make_story
 from dicom_adapter.operations.story.values import Entry, Section, Story
+from dicom_adapter.operations.story.words import times_in
 
-__all__ = ["Entry", "Section", "Story", "Unknown", "make_story"]
+__all__ = ["Entry", "Section", "Story", "Unknown", "make_story", "times_in"]

@@ -19,7 +19,7 @@ class Entry:
 
     kind: str  # stable name of the entry: the name of the log event, if there is a log event
     at: datetime | None  # time of the first occurrence in UTC; None: a current state
-    text: str  # text in sentences, with times in UTC; a time without a date is on the day of `at`
+    text: str  # text in sentences, with times in the zone of `times_in`; a time without a date is on the day of `at`
     fields: Mapping[str, object] = field(factory=dict)  # the content of `text` as values
 
 

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import datetime
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import datetime, timezone, tzinfo
 
 SHORT = 8  # number of characters of an id in a sentence
+
+_zone: ContextVar[tzinfo | None] = ContextVar("zone", default=timezone.utc)
+
+
+@contextmanager
+def times_in(zone: tzinfo | None) -> Iterator[None]:
+    """Format the times of the block in this zone, instead of UTC. None: the local zone."""
+    token = _zone.set(zone)
+    try:
+        yield
+    finally:
+        _zone.reset(token)
 
 
 def clock(moment: datetime, beside: datetime) -> str:
     """Return the time of day, with the date if the date differs from the date of `beside`."""
-    return f"{moment:%H:%M:%S}" if moment.date() == beside.date() else f"{moment:%Y-%m-%d %H:%M:%S}"
+    local = moment.astimezone(_zone.get())
+    is_same_day = local.date() == beside.astimezone(_zone.get()).date()
+    return f"{local:%H:%M:%S}" if is_same_day else f"{local:%Y-%m-%d %H:%M:%S}"
 
 
 def due(when: datetime, now: datetime) -> str:

@@ -1,0 +1,146 @@
+"""The text of jobs for people: no value that can be copied is cut, in any width of the terminal."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+
+import typer
+from attrs import frozen
+
+from dicom_adapter.api.values import Job, JobState
+from dicom_adapter.cli.times import Times
+from dicom_adapter.ledger.events import Event
+from dicom_adapter.ledger.health import PartHealth, PartState
+from dicom_adapter.ledger.jobs import UNFINISHED, JobStudies
+from dicom_adapter.operations.story.jobs import STEPS
+
+SHORT_ID = 8  # number of characters of a job id in a command to type; commands accept such a prefix
+WIDEST = 100  # maximum number of columns; longer lines are hard to read
+INDENT = "    "
+MARGIN = 18  # width of the left column of `jobs show`
+COLOURS = {JobState.SUBMITTED: "green", JobState.FAULTED: "red", JobState.CANCELLED: "bright_black"}
+
+
+@frozen(kw_only=True)
+class JobWriter:
+    """Describes jobs in lines of text."""
+
+    times: Times
+    now: datetime  # UTC
+    options: str = ""  # options that commands to type need, such as ` -c adapter.toml`
+    parts: Mapping[str, PartHealth] = {}  # health of the parts of the service
+
+    def block(self, job: Job, studies: JobStudies) -> Iterator[str]:
+        """Yield the lines of one job in a list."""
+        state = typer.style(job.state.value, fg=COLOURS.get(job.state, "yellow"))
+        yield f"{job.job_id}  {state} since {self.times.full(job.changed_at)}"
+        yield from wrapped(job.name)
+        yield from wrapped(f"AE title {job.ae_title}, pipeline {job.pipeline_id}, priority {job.priority.value}")
+        study = f"study {studies.first}" if studies.count == 1 else f"{studies.count} studies"
+        yield from wrapped(f"{_counted(job.instance_count)} of {study}")
+        for line in (self.problem(job), self.outlook(job)):
+            yield from wrapped(line)
+
+    def problem(self, job: Job) -> str:
+        """Return the last error of a job that makes no progress; "" if it has none."""
+        if not job.last_error:
+            return ""
+        tried = f"attempt {job.attempts} failed" if job.attempts else "failed"
+        return f"{tried}: {self.times.in_text(' '.join(job.last_error.split()))}"
+
+    def outlook(self, job: Job) -> str:
+        """Return what happens next with a job, with the command to type if an operator has to decide; "" if nothing."""
+        name = job.job_id[:SHORT_ID]
+        if job.state is JobState.FAULTED:
+            return f"waits for an operator: `dicom-adapter jobs retry {name}{self.options}`, or `jobs cancel`"
+        if job.state in UNFINISHED:
+            return self._next_step(job)
+        if job.state is JobState.SUBMITTED and job.platform_state:
+            detail = f" ({job.platform_detail})" if job.platform_detail else ""
+            return f"on the platform: {job.platform_state}{detail}"
+        return ""
+
+    def _next_step(self, job: Job) -> str:
+        step = "cancel it on the platform" if job.cancel_requested else STEPS[job.state]
+        if job.next_attempt_at is not None:
+            past = (
+                "" if job.next_attempt_at >= self.now else ", which is in the past: the service is late or not running"
+            )
+            return f"next attempt to {step} at {self.times.full(job.next_attempt_at)}{past}"
+        platform = self.parts.get(f"platform {job.submitter}")
+        if platform is not None and platform.state in (PartState.FAILING, PartState.HANGS):
+            return f"waits for the platform of submitter {job.submitter} to {step}"
+        return f"next step: {step}"
+
+    def line(self, job: Job) -> str:
+        """Return one line about the state of a job, for `jobs watch`."""
+        state = f"{job.state.value} ({job.platform_state})" if job.platform_state else job.state.value
+        if job.cancel_requested and job.state in UNFINISHED:
+            state = f"{state}, is being cancelled"
+        words = (self.times.clock(job.changed_at), job.job_id[:SHORT_ID], job.name, state, self.problem(job))
+        return "  ".join(word for word in words if word)
+
+    def details(self, job: Job, studies: Mapping[str, int], events: list[Event]) -> Iterator[str]:
+        """Yield the lines of `jobs show`."""
+        yield from titled("job", job.job_id)
+        yield from titled("name", job.name)
+        yield from titled("AE title", job.ae_title)
+        yield from titled("pipeline", job.pipeline_id)
+        yield from titled("submitter", job.submitter)
+        yield from titled("priority", job.priority.value)
+        yield from titled("instances", str(job.instance_count))
+        for number, (study, count) in enumerate(studies.items()):
+            yield from titled("" if number else "studies", f"{study} ({_counted(count)})")
+        yield from titled("created", self.times.full(job.created_at))
+        yield from titled("state", f"{job.state.value} since {self.times.full(job.changed_at)}")
+        yield from titled("problem", self.problem(job))
+        yield from titled("next", self.outlook(job))
+        yield from titled("platform job", job.platform_job_id)
+        yield from titled("platform payload", job.platform_payload_id)
+        yield ""
+        yield from event_lines(events, self.times, job.last_error)
+
+
+def event_lines(events: list[Event], times: Times, shown: str = "") -> Iterator[str]:
+    """Yield the lines of events. An error that was `shown` or is the error of an earlier event is not repeated."""
+    seen = {shown}
+    for event in events:
+        detail = {key: value for key, value in event.detail.items() if value not in (None, "")}
+        if "next_attempt_at" in detail:
+            detail["next_attempt_at"] = times.full(datetime.fromisoformat(str(detail["next_attempt_at"])))
+        error = str(detail.get("error", ""))
+        if error and error in seen:
+            detail["error"] = "as above"
+        seen.add(error)
+        yield f"{times.full(event.at)}  {event.event}"
+        for key, value in detail.items():
+            yield from wrapped(f"{key}: {times.in_text(' '.join(str(value).split()))}")
+
+
+def _counted(instances: int) -> str:
+    return "1 instance" if instances == 1 else f"{instances} instances"
+
+
+def wrapped(text: str, first: str = INDENT, others: str = INDENT) -> list[str]:
+    """Wrap a text at spaces only: a value that does not fit is longer than the line, so that it can be copied."""
+    return textwrap.wrap(
+        text,
+        width(),
+        initial_indent=first,
+        subsequent_indent=others,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def titled(title: str, text: str) -> list[str]:
+    """Return the lines of a text with its title in the left column; none if the text is empty."""
+    return wrapped(text, f"{title:{MARGIN}}", " " * MARGIN) if text else []
+
+
+def width() -> int:
+    """Return the number of columns to use."""
+    return min(shutil.get_terminal_size().columns, WIDEST)
