@@ -7,6 +7,7 @@ import shutil
 import textwrap
 from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from attrs import frozen
 from dicom_adapter.api.errors import StorageUnavailable, describe_failure
 from dicom_adapter.api.hookspecs import Catalogue
 from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_ledger, read
+from dicom_adapter.cli.times import Times, Utc
 from dicom_adapter.config.model import Config
 from dicom_adapter.ledger.configurations import Configuration, ConfigurationState
 from dicom_adapter.ledger.health import processes
@@ -74,6 +76,7 @@ class StatusReport:
 def status(
     file: ConfigArgument = None,
     config: ConfigOption = None,
+    utc: Utc = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead of text.")] = False,
 ) -> None:
     """Show whether the service runs and works, and the instances and jobs of each AE title.
@@ -84,7 +87,7 @@ def status(
     if as_json:
         typer.echo(json.dumps(_as_json(report), indent=2))
     else:
-        _show(report)
+        _show(report, Times.chosen(utc))
     if report.service is ServiceState.NOT_RUNNING:
         raise typer.Exit(NOT_RUNNING_STATUS)
     if report.level is Level.RED:
@@ -130,24 +133,26 @@ def _storage_status(config: Config, catalogue: Catalogue) -> StorageStatus:
 # --- text -----------------------------------------------------------------------------------------------------------
 
 
-def _show(report: StatusReport) -> None:
-    _print("health", report.level.value, colour=COLOURS[report.level])
+def _show(report: StatusReport, times: Times) -> None:
+    write = partial(_print, times)
+    write("health", report.level.value, colour=COLOURS[report.level])
     for problem in report.problems:
-        _print("", f"{problem.part}: {problem.reason}", colour=COLOURS[problem.level])
-    _print("service", _service(report))
+        write("", f"{problem.part}: {problem.reason}", colour=COLOURS[problem.level])
+    write("service", _service(report))
     if report.pids:
-        _print("processes", ", ".join(f"{name} (PID {pid})" for name, pid in report.pids.items()))
-    _print("configuration", _configuration(report.facts))
-    _print("storage", _storage(report))
+        write("processes", ", ".join(f"{name} (PID {pid})" for name, pid in report.pids.items()))
+    write("configuration", _configuration(report.facts))
+    write("storage", _storage(report))
     for status in report.facts.ae_titles:
         typer.echo()
         for number, line in enumerate([report.state_of(status), *_contents(status)]):
-            _print("" if number else status.ae_title, line)
+            write("" if number else status.ae_title, line)
 
 
-def _print(title: str, text: str, *, colour: str | None = None) -> None:
+def _print(times: Times, title: str, text: str, *, colour: str | None = None) -> None:
+    """Print a text, with its times in another zone, in the right column. A value that can be copied is not broken."""
     width = min(shutil.get_terminal_size().columns, WIDEST)
-    lines = textwrap.wrap(text, width - MARGIN, break_on_hyphens=False)
+    lines = textwrap.wrap(times.in_text(text), width - MARGIN, break_on_hyphens=False, break_long_words=False)
     for number, line in enumerate(lines):
         typer.echo(f"{'' if number else title:{MARGIN}}{typer.style(line, fg=colour)}")
 
