@@ -5,7 +5,8 @@ raises, the table in `reactions` determines what happens next. Usually the proce
 and all pending instances are delivered again: a processor's memory is a cache of the ledger.
 
 A turn has its own time: the `received_at` of an instance, the `when` of a timer or request. After a restart, missed
-turns run in the order of these times, so that the processor makes the same decisions as without the restart.
+turns run in the order of these times, so that the processor makes the same decisions as without the restart. Times in
+the future, after the clock was put back, delay no turn: see `inbox.LaneStart` and `timers.Alarm`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from dicom_adapter.flow.process.failures import (
     failed_turn,
     is_past,
 )
-from dicom_adapter.flow.process.inbox import Inbox
+from dicom_adapter.flow.process.inbox import Inbox, LaneStart
 from dicom_adapter.flow.process.lane_reports import LaneReporter
 from dicom_adapter.flow.process.quarantine import hold
 from dicom_adapter.flow.process.reactions import (
@@ -48,7 +49,7 @@ from dicom_adapter.flow.process.requests import ProcessorRequest, RequestFailed,
 from dicom_adapter.flow.process.running_processor import PLUGIN_FAILURES, RunningProcessor
 from dicom_adapter.flow.process.settings import LaneSettings
 from dicom_adapter.flow.process.timers import Alarm
-from dicom_adapter.flow.process.turn import Committed, Superseded, Unreadable
+from dicom_adapter.flow.process.turn import Committed, Required, Superseded, Unreadable
 from dicom_adapter.ledger import events
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.lanes import LaneReport
@@ -88,8 +89,7 @@ class Lane:
         self.since = resources.clock.now()  # time of the last change of `state`
         self.turns = 0  # number of turns so far
         self._settings = settings
-        self._resources = resources
-        self._clock = resources.clock
+        self._resources, self._clock = resources, resources.clock
         self._on_commit = on_commit
         self._requests = Requests(settings.ae_title, resources.clock)
         self._renewals: deque[_Renewal] = deque()
@@ -97,13 +97,14 @@ class Lane:
         self._stuck: Stuck | None = None
         self._paused_until: datetime | None = None
         self._superseded_by = BEFORE_ALL_INSTANCES
+        self._start = LaneStart(self.since)
         self._forget()
         self._reporter = LaneReporter(self.describe(), resources)
 
     def _forget(self) -> None:
         """Return to the initial state: no processor, nothing delivered."""
         self._running: RunningProcessor | None = None
-        self._inbox = Inbox(self.ae_title, self._resources.ledger, self._clock)
+        self._inbox = Inbox(self.ae_title, self._resources.ledger, self._clock, self._start)
 
     # --- called by other threads ------------------------------------------------------------------------------------
 
@@ -161,10 +162,10 @@ class Lane:
         if running is None:
             return DueTurn(kind=TurnKind.BUILD, when=self._clock.now(), call=self._build)
         due = self._first_due(running)  # before arrivals are read: timers that become due later must wait
-        self._inbox.refill(None if due is None else due.when)
+        self._inbox.refill(None if due is None else due.due)
         self._log_caught_up()
-        arrived = self._inbox.first()
-        if arrived is not None and not (due is not None and due.when < arrived.received_at):
+        arrived_at = self._inbox.first_place()
+        if arrived_at is not None and (due is None or arrived_at <= due.due):
             return self._delivery(running, self._inbox.pop())
         if isinstance(due, ProcessorRequest):
             return self._request_turn(running)
@@ -200,8 +201,7 @@ class Lane:
         return self._paused_until is not None
 
     def _log_caught_up(self) -> None:
-        seconds = self._inbox.caught_up()
-        if seconds is not None:
+        if (seconds := self._inbox.caught_up()) is not None:
             log.info("lane_caught_up", ae_title=self.ae_title, turns=self.turns, seconds=round(seconds, 3))
 
     # --- turns ------------------------------------------------------------------------------------------------------
@@ -218,8 +218,8 @@ class Lane:
     def _timer_turn(self, alarm: Alarm) -> DueTurn:
         assert alarm.callback is not None  # `first` skips cancelled alarms
         # An arrival supersedes a timer's turn only once: after that, the lane must make progress in any case.
-        read = max(self._inbox.seen, self._superseded_by)
-        return DueTurn(kind=TurnKind.TIMER, when=alarm.when, call=alarm.callback, read=read)
+        required = Required(max(self._inbox.seen, self._superseded_by), alarm.due)
+        return DueTurn(kind=TurnKind.TIMER, when=alarm.when, call=alarm.callback, required=required)
 
     def _request_turn(self, running: RunningProcessor) -> DueTurn | None:
         request = self._requests.pop()
@@ -235,7 +235,7 @@ class Lane:
                 return TurnResult(TurnOutcome.COMMITTED, turn.call())
             assert self._running is not None  # because an earlier turn has built it
             self.turns += 1
-            answer, committed = self._running.run_turn(turn.when, turn.call, turn.read)
+            answer, committed = self._running.run_turn(turn.when, turn.call, turn.required)
         except PLUGIN_FAILURES as error:
             return TurnResult(classify(turn.kind, error, self._superseded_by), error=error)
         if committed is not None:

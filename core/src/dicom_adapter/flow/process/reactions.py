@@ -12,7 +12,7 @@ from attrs import frozen
 from dicom_adapter.api.errors import Retriable, Unprocessable, reports_no_resources
 from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.flow.process.requests import ProcessorRequest, RequestFailed
-from dicom_adapter.flow.process.turn import Superseded, Unavailable, Unreadable
+from dicom_adapter.flow.process.turn import Required, Superseded, Unavailable, Unreadable
 
 # Rows: `TurnOutcome`. Columns: `TurnKind`. Cells: `Reaction`; "-" marks a combination that cannot happen.
 TABLE = """
@@ -90,7 +90,7 @@ class DueTurn:
     call: Callable[[], Any]  # the call of the processor
     instance: InstanceStorageInfo | None = None  # the delivered instance
     request: ProcessorRequest | None = None  # the request or notice
-    read: int | None = None  # for a timer: id of the last instance that the lane has read (see `Turn.commit`)
+    required: Required | None = None  # for a timer: the instances that the processor must have seen
 
     @property
     def instance_id(self) -> int | None:

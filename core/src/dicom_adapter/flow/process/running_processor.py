@@ -14,7 +14,7 @@ from dicom_adapter.api.values import Waiting
 from dicom_adapter.flow.process.context import Context
 from dicom_adapter.flow.process.settings import LaneSettings
 from dicom_adapter.flow.process.timers import Timers
-from dicom_adapter.flow.process.turn import Committed, Turn, Unavailable
+from dicom_adapter.flow.process.turn import Committed, Required, Turn, Unavailable
 from dicom_adapter.runtime.resources import Resources
 
 log = structlog.get_logger("dicom_adapter.process")
@@ -50,19 +50,19 @@ class RunningProcessor:
         """The timers that the processor has set."""
         return self._context.timers
 
-    def run_turn(self, now: datetime, call: Callable[[], T], read: int | None) -> tuple[T, Committed | None]:
-        """Call the processor, then commit its requests, if there are any. `Turn.commit` explains `read`."""
+    def run_turn(self, now: datetime, call: Callable[[], T], required: Required | None) -> tuple[T, Committed | None]:
+        """Call the processor, then commit its requests, if there are any. `required`: only for the turn of a timer."""
         turn = self._context.begin(now)
         try:
             answer = call()
         finally:
             self._context.end()
-        return answer, None if turn.is_empty else self._commit(turn, read)
+        return answer, None if turn.is_empty else self._commit(turn, required)
 
-    def _commit(self, turn: Turn, read: int | None) -> Committed:
+    def _commit(self, turn: Turn, required: Required | None) -> Committed:
         try:
             with self._ledger.write() as transaction:
-                return turn.commit(transaction, self.delivered, read)
+                return turn.commit(transaction, self.delivered, required)
         except LedgerUnavailable as failure:
             raise Unavailable from failure
 

@@ -54,6 +54,14 @@ class Superseded(DicomAdapterError):
 
 
 @frozen
+class Required:
+    """The instances that the processor must have seen before the turn of a timer: those that arrived until `due`."""
+
+    number: int  # id of the last instance that the lane has read
+    due: datetime  # time at which the timer was due; differs from the time of the turn if the clock was put back
+
+
+@frozen
 class Note:
     """A note of a processor about some instances, which `explain` shows."""
 
@@ -115,14 +123,13 @@ class Turn:
         """Record a note about these instances, which `explain` shows."""
         self.notes.append(Note(what, reason, tuple(instance.instance_id for instance in self._check(concerned))))
 
-    def commit(self, transaction: Transaction, delivered: int, read: int | None = None) -> Committed:
+    def commit(self, transaction: Transaction, delivered: int, required: Required | None = None) -> Committed:
         """Write jobs, releases and their events.
 
-        `delivered` and `read` are ids: of the last instance that was delivered to the processor, and of the last
-        instance that the lane has read (only for the turn of a timer). Raises Refused if an instance is not pending.
-        Raises Superseded in two cases:
+        `delivered` is the id of the last instance that was delivered to the processor. Raises Refused if an instance is
+        not pending. Raises Superseded in two cases:
         - an instance that was not delivered yet replaces an instance of this turn (it may belong to another group);
-        - an instance with an id above `read` arrived before the timer was due (it may belong to the same group).
+        - an instance that the lane has not read arrived before the timer was due (it may belong to the same group).
         """
         requested = {number for _job, numbers in self.submissions for number in numbers} | set(self.removed)
         current = instances.resolve_pending(transaction, sorted(requested))  # the newest arrival of each instance
@@ -135,9 +142,10 @@ class Turn:
         newest = max(current.values(), default=0)
         if newest > delivered:
             raise Superseded(newest)
-        late = None if read is None else instances.arrived_late(transaction, self.ae_title, read, self.now)
-        if late is not None:
-            raise Superseded(late)
+        if required is not None:
+            late = instances.arrived_late(transaction, self.ae_title, required.number, required.due)
+            if late is not None:
+                raise Superseded(late)
         for job, _numbers in self.submissions:
             if jobs.get(transaction, job.job_id) is not None:
                 raise Refused(f"job {job.job_id} exists already")
