@@ -16,6 +16,7 @@ import attrs
 
 from dicom_adapter import ByteSize, Secret
 from dicom_adapter.config import names, transfer_syntaxes
+from dicom_adapter.config.model import CallerConfig
 from dicom_adapter.config.scalars import format_size
 
 PLAIN: Mapping[Any, str] = {
@@ -25,6 +26,7 @@ PLAIN: Mapping[Any, str] = {
     float: "number",
     str: "text",
     ByteSize: "size",
+    CallerConfig: "AE title or table",
     Secret: "secret",
     Path: "path",
     IPv4Network: "IP address or network",
@@ -53,7 +55,7 @@ def type_words(type_: Any) -> str:
         return _choices([member.value for member in type_])
     if isinstance(origin, type):
         return _collection(origin, arguments)
-    return "table" if attrs.has(type_) else _plain(type_)
+    return "table" if attrs.has(type_) and type_ not in PLAIN else _plain(type_)
 
 
 def _refined(type_: Any, *marks: Any) -> str:

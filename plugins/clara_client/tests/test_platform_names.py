@@ -44,7 +44,7 @@ def upload_of(uid: str, position: int = 0, patient_id: str = "P1") -> Upload:
         ("CT_1 (new)--seg!-20240501120000", "ct-1-new-seg-20240501120000"),
         ("--LUNG--", "lung"),
         ("LÜNGE", "l-nge"),
-        ("\N{KELVIN SIGN}1", "1"),
+        ("\N{KELVIN SIGN}1", "1"),  # the lower case of this character is the ASCII letter k
         (70 * "a", 63 * "a"),
         (62 * "a" + "-b", 62 * "a"),
         ("", "job"),
@@ -52,16 +52,19 @@ def upload_of(uid: str, position: int = 0, patient_id: str = "P1") -> Upload:
     ],
 )
 def test_a_jobs_name_is_converted_to_a_valid_name(name: str, expected: str) -> None:
-    """Other characters become single dashes, but not at the ends; at most 63 characters, in lower case."""
+    """A name has at most 63 characters in lower case.
+
+    Each run of characters other than a-z and 0-9 becomes one dash. Dashes at the ends are removed.
+    """
     assert expected == job_name(name)
 
 
 @given(st.text())
 def test_any_text_is_converted_to_a_valid_name(name: str) -> None:
     """Every result satisfies the platform's rule; converting it again does not change it."""
-    fixed = job_name(name)
-    check_job_name(fixed)
-    assert fixed == job_name(fixed)
+    converted = job_name(name)
+    check_job_name(converted)
+    assert converted == job_name(converted)
 
 
 def test_a_file_is_named_by_position_and_uid() -> None:

@@ -19,6 +19,6 @@ def disable() -> None:
 
 
 def enable() -> None:
-    """Enable core dumps, up to the hard limit of the environment."""
+    """Enable core dumps, up to the size of the hard limit that this process has inherited."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))

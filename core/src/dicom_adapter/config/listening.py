@@ -20,6 +20,7 @@ TOKEN = re.compile(f"[!-~]{{{SHORTEST_TOKEN},}}")
 SMALLEST_PDU, LARGEST_PDU = 4096, 1_048_576  # bytes; PS3.8 sets no bounds: these limit memory and round trips
 
 
+# The first line of a validator's docstring is the rule in the reference of the settings.
 def _validate_pdu_length(_instance: Any, _attribute: Attribute[Any], value: int) -> None:
     """0, or 4096 to 1048576 bytes
 
@@ -204,8 +205,8 @@ class HttpConfig:
         default=None,
         validator=_validate_token,
         help=(
-            "Bearer token that every request must carry: `Authorization: Bearer <token>`. If omitted, the host of a "
-            "request must be `localhost` or a loopback address."
+            "Bearer token that every request must carry: `Authorization: Bearer <token>`. If omitted, the header "
+            "`Host` of a request must name `localhost` or a loopback address."
         ),
     )
     max_connections: int = setting(

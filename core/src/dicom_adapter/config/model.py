@@ -153,8 +153,8 @@ class LogConfig:
     core_dumps: bool = setting(
         default=False,
         help=(
-            "If true, the system may write core dumps of processes that crash, up to the hard limit of the "
-            "environment. **They contain patient data**."
+            "If true, the system may write core dumps of processes that crash, up to the size that the hard limit "
+            "`RLIMIT_CORE` of the service's environment allows. **They contain patient data**."
         ),
     )
 
@@ -167,7 +167,10 @@ class SubmitterConfig:
     parallel: int = setting(
         default=4,
         validator=between(1, 64),
-        help="Maximum number of concurrent steps, each of a different job, and of concurrent uploads.",
+        help=(
+            "Maximum number of jobs with a step that runs at the same time, and, separately, of files that are "
+            "uploaded at the same time."
+        ),
     )
     retry_for: float = setting(
         default=float(DAY_S),
@@ -247,9 +250,9 @@ class AeTitleConfig:
     unknown_transfer_syntaxes: bool = setting(
         default=False,
         help=(
-            "If true, a transfer syntax that DICOM does not define, such as a private transfer syntax, is accepted if "
-            "a presentation context proposes no acceptable transfer syntax of DICOM. Its data sets must be encoded in "
-            "explicit VR little endian."
+            "If true, transfer syntaxes that DICOM does not define, such as private transfer syntaxes, are accepted, "
+            "too. If a presentation context proposes both, an accepted transfer syntax of DICOM has precedence. Data "
+            "sets in an unknown transfer syntax must be encoded in explicit VR little endian."
         ),
     )
     overwrite_same_instance: bool = setting(

@@ -56,7 +56,7 @@ class FakeFault:
         validator=at_least(0),
         help="Number of such calls that fail, counted from the start of the host process; 0: all of them.",
     )
-    kind: FakeFaultKind = setting(default=FakeFaultKind.RETRIABLE, help="The kind of error that they raise.")
+    kind: FakeFaultKind = setting(default=FakeFaultKind.RETRIABLE, help="The kind of error that these calls raise.")
     pipeline: str | None = setting(default=None, help="Id of a pipeline: only calls for its jobs fail.")
     after: int = setting(default=0, validator=at_least(0), help="Number of such calls that succeed first.")
 
@@ -69,7 +69,10 @@ class FakeSettings:
         default=None,
         help="Folder for jobs; by default they are kept in memory and lost when the host process stops.",
     )
-    fail: tuple[FakeFault, ...] = setting(default=(), help="Faults, applied in this order; at most one for each call.")
+    fail: tuple[FakeFault, ...] = setting(
+        default=(),
+        help="Faults, applied in this order. A call that one fault makes fail is not counted by the faults after it.",
+    )
 
 
 class FakeSubmitter(Submitter[FakeSettings]):

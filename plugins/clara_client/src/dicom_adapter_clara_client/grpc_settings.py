@@ -20,9 +20,9 @@ METADATA_KEY = re.compile(r"(?!grpc-|content-type$|te$|user-agent$|host$)[0-9a-z
 METADATA_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")  # printable ASCII; gRPC drops blanks at the ends
 
 
+# The docstring of a validator is the rule in the reference of the settings.
 def _endpoint(_instance: Any, _attribute: Attribute[str], value: str) -> None:
     """host:port, without a scheme"""
-
     match = ENDPOINT.fullmatch(value)
     if match is None or not 1 <= int(match["port"]) <= 65535:
         raise ValueError("must be host:port, such as clara.example:50051 or [2001:db8::7]:50051, without a scheme")

@@ -17,9 +17,9 @@ TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750 section 2.1; other chara
 SCHEMES = ("http", "https")
 
 
+# The docstring of a validator is the rule in the reference of the settings.
 def _endpoint(_instance: Any, _attribute: Attribute[str], value: str) -> None:
     """`http` or `https`, without user, query or fragment"""
-
     problem = _problem_of_url(value)
     if problem:
         raise ValueError(f"must be a URL such as https://clara.example:8443; {problem}")
@@ -33,7 +33,7 @@ def _problem_of_url(value: str) -> str:
     except ValueError as error:
         return f"it is not a URL ({error})"
     if url.scheme not in SCHEMES or not url.hostname or port == 0 or not value.isascii():
-        return "it has no scheme http or https, or no usable host and port"
+        return "it must begin with http:// or https:// and a host name in ASCII, and must not have port 0"
     if "@" in url.netloc:
         return "it must not contain a user or password: set token"
     if set(value) & set("?# \t\r\n\\") or not value.isprintable():
@@ -45,7 +45,6 @@ def _problem_of_url(value: str) -> str:
 
 def _token(_instance: Any, _attribute: Attribute[Any], value: str | None) -> None:
     """a bearer token (RFC 6750)"""
-
     if value is not None and not TOKEN.fullmatch(value):
         raise ValueError("must be a bearer token: letters, digits and . _ ~ + / - with = only at the end (RFC 6750)")
 
@@ -55,7 +54,8 @@ class ClaraRestSettings:
     """The [submitters.<name>] table of `type = "clara-rest"`."""
 
     endpoint: str = setting(
-        validator=_endpoint, help="The platform's REST API up to `/v1`, such as `https://clara.example:8443`."
+        validator=_endpoint,
+        help="URL of the platform's REST API without the final `/v1`, such as `https://clara.example:8443`.",
     )
     token: Secret | None = setting(default=None, validator=_token, help="Bearer token for the platform.")
     ca_file: Path | None = setting(

@@ -28,22 +28,22 @@ def check(name: str, value: Any) -> None:
         "https://gateway.example/clara/api",
     ],
 )
-def test_an_endpoint_is_a_url(endpoint: str) -> None:
-    """Port and path are optional."""
+def test_an_endpoint_may_have_a_port_and_a_path(endpoint: str) -> None:
+    """Both are optional."""
     assert endpoint == ClaraRestSettings(endpoint=endpoint).endpoint
 
 
 @pytest.mark.parametrize(
     ("endpoint", "reason"),
     [
-        ("", "no scheme"),
-        ("clara.example:8443", "no scheme"),
-        ("ftp://clara.example", "no scheme"),
-        ("https://", "no usable host"),
-        ("https://clara.example:0", "no usable host"),
+        ("", "must begin with http"),
+        ("clara.example:8443", "must begin with http"),
+        ("ftp://clara.example", "must begin with http"),
+        ("https://", "and a host name"),
+        ("https://clara.example:0", "must not have port 0"),
         ("https://clara.example:99999", "not a URL"),
         ("https://[::1", "not a URL"),
-        ("https://clära.example", "no usable host"),
+        ("https://clära.example", "a host name in ASCII"),
         ("https://user:password@clara.example", "must not contain a user or password: set token"),
         ("https://clara.example/?a=b", "no query"),
         ("https://clara.example/#a", "no query"),

@@ -16,13 +16,14 @@ from dicom_adapter_clara_client.emulator.record import CallLog, CallRecord
 from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
 from dicom_adapter_clara_client.emulator.values import ClaraJobStatus, RunPlan
 
-NUMBERS: dict[str, type] = {"times": int, "after": int, "code": int, "seconds": float}
-WORDS = {"status": "status", "pipeline": "pipeline_id", "protocol": "protocol"}
+NUMBER_KEYS: dict[str, type] = {"times": int, "after": int, "code": int, "seconds": float}
+TEXT_KEYS = {"status": "status", "pipeline": "pipeline_id", "protocol": "protocol"}  # attributes of CallFault, by key
 
 FAULT_HELP = (
     "Make calls fail, such as 'Jobs.Create=drop,times=2' or 'Payloads.Upload=status,status=UNAVAILABLE'. "
-    "Kinds: status, code, reset, drop, delay, truncate, garbage. Keys: times (default 1, 0 is always), after, "
-    "seconds, status, code, pipeline, protocol. May be repeated."
+    "Kinds: status (the gRPC or HTTP status of the key status), code (a response with the platform's error code of the "
+    "key code), reset, drop, delay, truncate, garbage. Keys: times (default 1, 0 is always), after, seconds, status, "
+    "code, pipeline, protocol. May be repeated. docs/commands.md explains them, and the names of the calls."
 )
 
 
@@ -126,11 +127,13 @@ def _parse_fault(text: str) -> CallFault:
 
 def _parse_option(pair: str, text: str) -> tuple[str, Any]:
     key, _equals, value = pair.partition("=")
-    if key in WORDS:
-        return WORDS[key], int(value) if key == "status" and value.isdigit() else value
-    if key not in NUMBERS:
-        raise typer.BadParameter(f"'{text}': unknown key '{key}' (known: {', '.join([*NUMBERS, *WORDS])})")
+    if key == "status" and value.isdigit():
+        return key, int(value)  # an HTTP status; other values are names of gRPC statuses
+    if key in TEXT_KEYS:
+        return TEXT_KEYS[key], value
+    if key not in NUMBER_KEYS:
+        raise typer.BadParameter(f"'{text}': unknown key '{key}' (known: {', '.join([*NUMBER_KEYS, *TEXT_KEYS])})")
     try:
-        return key, NUMBERS[key](value)
+        return key, NUMBER_KEYS[key](value)
     except ValueError:
         raise typer.BadParameter(f"'{text}': {key} must be a number, not '{value}'") from None

@@ -1,4 +1,7 @@
-"""High-water marks of receiver runs: an instance above the mark has lost its row, or never had one."""
+"""High-water marks of receiver runs, in the table `commits`.
+
+An instance with a higher number than the mark has no row: the row was lost, or was never written.
+"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,6 +15,6 @@ def upgrade() -> None:
         "commits",
         sa.Column("run", sa.String(length=32), primary_key=True),
         sa.Column("receiver", sa.Text(), nullable=False),
-        sa.Column("reached", sa.BigInteger(), nullable=False),
-        sa.Column("settled", sa.BigInteger(), nullable=False, server_default="0"),
+        sa.Column("reached", sa.BigInteger(), nullable=False),  # the high-water mark
+        sa.Column("settled", sa.BigInteger(), nullable=False, server_default="0"),  # number of checkpoints of the run
     )
