@@ -49,7 +49,7 @@ def main(
         runs: dict[str, list[Rate]] = {name: [] for name in starts}
         for turn in range(1, repeat + 1):
             for name, start in starts.items():
-                receiver = Receiver(key=name, name=name, product=ADAPTER, syncs=True, holds=0, start=start)
+                receiver = Receiver(key=name, name=name, product=ADAPTER, syncs=True, idle_associations=0, start=start)
                 place = folder / f"{name}-{turn}"
                 run = receive_runs.run_workload(receiver, SMALL_8, place, data_set, seconds, LONGEST_PDU)
                 runs[name].append(run)

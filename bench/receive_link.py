@@ -102,7 +102,10 @@ class Link:
             raise LinkFailed(f"a response with status 0x{status:04X}")
 
     def _read(self) -> tuple[int, bytes]:
-        """Return the type and the body of the next PDU. Only one PDU is outstanding at a time."""
+        """Return the type and the body of the next PDU.
+
+        The receiver sends one PDU and then waits for a request, so no bytes of a further PDU are received.
+        """
         received = b""
         while len(received) < HEADER.size or len(received) < HEADER.size + HEADER.unpack_from(received)[1]:
             # DCMTK writes a response in two pieces and sends the second when the first is acknowledged (RFC 896).

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from attrs import frozen
 from receive_adapter import adapter
-from receive_neighbours import (
+from receive_products import (
     find_dcmtk,
     find_orthanc,
     orthanc,
@@ -42,7 +42,7 @@ class Receiver:
     key: str  # in results
     name: str  # in tables
     syncs: bool  # whether an instance is on disk before it is acknowledged
-    holds: int  # number of associations to hold while another is opened
+    idle_associations: int  # number of associations that are held idle, to measure their cost; 0: it is not measured
     product: Product
     start: Start
 
@@ -58,7 +58,7 @@ def _program_version(find: Callable[[], str | None]) -> str:
 
 
 def _python() -> str:
-    """Return the version of Python, which runs the receivers of this environment."""
+    """Return the interpreter of this environment, which runs the receivers that are installed in the environment."""
     return sys.executable
 
 
@@ -67,26 +67,27 @@ DCMTK = Product("DCMTK", find_dcmtk, partial(_program_version, find_dcmtk))
 ORTHANC = Product("Orthanc", find_orthanc, partial(_program_version, find_orthanc))
 PYNETDICOM = Product("pynetdicom", _python, partial(_version, "pynetdicom"))
 
-# `holds`: some products serve few associations at a time, DCMTK's single process one, Orthanc four. A busy plugin's
-# use of CPU and memory would hide the cost of idle associations.
+# `idle_associations`: some products serve few associations at a time, Orthanc four, DCMTK's single process one. Another
+# one is always opened while they are held, so that DCMTK's single process is not measured. Neither is the busy plugin:
+# its use of CPU and memory would hide the cost of idle associations.
 RECEIVERS = (
-    Receiver(key="adapter", name="dicom-adapter", product=ADAPTER, syncs=True, holds=990, start=adapter),
+    Receiver(key="adapter", name="dicom-adapter", product=ADAPTER, syncs=True, idle_associations=990, start=adapter),
     Receiver(
         key="adapter-busy",
         name="dicom-adapter, busy plugin",
         product=ADAPTER,
         syncs=True,
-        holds=0,
+        idle_associations=0,
         start=partial(adapter, is_busy=True),
     ),
-    Receiver(key="orthanc", name="Orthanc", product=ORTHANC, syncs=True, holds=3, start=orthanc),
-    Receiver(key="storescp", name="DCMTK storescp", product=DCMTK, syncs=False, holds=0, start=storescp),
+    Receiver(key="orthanc", name="Orthanc", product=ORTHANC, syncs=True, idle_associations=3, start=orthanc),
+    Receiver(key="storescp", name="DCMTK storescp", product=DCMTK, syncs=False, idle_associations=0, start=storescp),
     Receiver(
         key="storescp-b",
         name="DCMTK storescp +B",
         product=DCMTK,
         syncs=False,
-        holds=0,
+        idle_associations=0,
         start=partial(storescp, options=("+B",)),
     ),
     Receiver(
@@ -94,7 +95,7 @@ RECEIVERS = (
         name="DCMTK storescp --fork +B",
         product=DCMTK,
         syncs=False,
-        holds=40,
+        idle_associations=40,
         start=partial(storescp, options=("--fork", "+B")),
     ),
     Receiver(
@@ -102,7 +103,7 @@ RECEIVERS = (
         name="pynetdicom storescp",
         product=PYNETDICOM,
         syncs=False,
-        holds=8,
+        idle_associations=8,
         start=pynetdicom_application,
     ),
     Receiver(
@@ -110,7 +111,7 @@ RECEIVERS = (
         name="minimal pynetdicom SCP",
         product=PYNETDICOM,
         syncs=False,
-        holds=40,
+        idle_associations=40,
         start=pynetdicom_minimal,
     ),
 )

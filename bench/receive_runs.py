@@ -132,7 +132,7 @@ def _read_line(sender: subprocess.Popen[str]) -> str:
 def run_associations(receiver: Receiver, folder: Path) -> Associations:
     """Open and release associations one after the other. After that, hold many associations, and measure their cost."""
     folder.mkdir()
-    with _fresh(receiver, folder, receiver.holds + SPARE) as running:
+    with _fresh(receiver, folder, receiver.idle_associations + SPARE) as running:
         _cycle(running, 10)
         processes = ProcessTree(running.pid)
         used = processes.cpu_seconds()
@@ -140,7 +140,7 @@ def run_associations(receiver: Receiver, folder: Path) -> Associations:
         cycle_cpu = (processes.cpu_seconds() - used) / len(times)
         with Link(running.port, AE_TITLE) as link:
             echo_ms = statistics.median(_timed(link.echo) for _ in range(ECHOES)) * 1e3
-        held, memory, idle, another = _hold(running, processes, receiver.holds)
+        held, memory, idle, another = _hold(running, processes, receiver.idle_associations)
     return Associations(
         accept_ms=statistics.median(times) * 1e3,
         cycle_cpu_ms=cycle_cpu * 1e3,

@@ -92,28 +92,32 @@ def _measure(
 ) -> None:
     data_sets = write_data_sets(folder)
 
-    def rate(receiver: Receiver, place: Path, workload: Workload) -> None:
+    def measure_rate(receiver: Receiver, run_folder: Path, label: str, workload: Workload) -> None:
         data_set = data_sets[workload.size]
-        run = receive_runs.run_workload(receiver, workload, place, data_set, seconds, longest_pdu)
-        measurement.rates.setdefault(receiver.key, {}).setdefault(workload.key, []).append(run)
-        console.print(f"{place.parent.name}: {receiver.name}: {run.rate:,.0f} per second", highlight=False)
+        rate = receive_runs.run_workload(receiver, workload, run_folder, data_set, seconds, longest_pdu)
+        measurement.rates.setdefault(receiver.key, {}).setdefault(workload.key, []).append(rate)
+        console.print(f"{label}: {receiver.name}: {rate.rate:,.0f} per second", highlight=False)
 
-    def associate(receiver: Receiver, place: Path) -> None:
-        found = receive_runs.run_associations(receiver, place)
-        measurement.associations.setdefault(receiver.key, []).append(found)
-        console.print(f"{place.parent.name}: {receiver.name}: accepts in {found.accept_ms:.2f} ms", highlight=False)
+    def measure_associations(receiver: Receiver, run_folder: Path, label: str) -> None:
+        cost = receive_runs.run_associations(receiver, run_folder)
+        measurement.associations.setdefault(receiver.key, []).append(cost)
+        console.print(f"{label}: {receiver.name}: accepts in {cost.accept_ms:.2f} ms", highlight=False)
 
-    for turn in range(1, repeat + 1):
+    for round_number in range(1, repeat + 1):
         for workload in WORKLOADS:
-            _in_turn(measurement, folder / f"round {turn}, {workload.key}", partial(rate, workload=workload))
-        _in_turn(measurement, folder / f"round {turn}, associations", associate)
+            label = f"round {round_number}, {workload.key}"
+            _for_each_receiver(measurement, folder, label, partial(measure_rate, workload=workload))
+        _for_each_receiver(measurement, folder, f"round {round_number}, associations", measure_associations)
 
 
-def _in_turn(measurement: Measurement, folder: Path, act: Callable[[Receiver, Path], None]) -> None:
-    folder.mkdir()
+def _for_each_receiver(
+    measurement: Measurement, folder: Path, label: str, measure: Callable[[Receiver, Path, str], None]
+) -> None:
+    """Call `measure` for each receiver, with a folder of its own. The label names the round and the workload."""
+    (folder / label).mkdir()
     for receiver in tuple(measurement.receivers):
         try:
-            act(receiver, folder / receiver.key)
+            measure(receiver, folder / label / receiver.key, label)
         except (LinkFailed, OSError) as failure:
             if receiver.key in OURS:
                 raise

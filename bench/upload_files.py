@@ -33,9 +33,10 @@ AE_TITLE = "LUNG"
 PIPELINE = "8abf244aff7647989d4f6b3987a85759"
 EDGE = 512  # pixels of 16 bits, that is, 512 KiB in each instance
 PIECE_BYTES = 1 << 20
-QUIET_S = 10  # seconds from the start to the job, for the start of the service and the measurement before the job
+# `timeout` of the group. Before the job is created, the service must have started and its memory must be measured.
+QUIET_S = 10
 
-# `durability` affects only the preparation. Otherwise the service runs with its defaults.
+# `{storage}`: `make` sets `durability` here. It is empty for the measured services, which run with the defaults.
 CONFIGURATION = """\
 [dicom]
 port = 0
@@ -74,7 +75,7 @@ class Instances:
             place.hardlink_to(path)
         shutil.copy(self.folder / "data" / "ledger.sqlite", folder / "data")
         ledger = Ledger(f"sqlite:///{folder}/data/ledger.sqlite")
-        with ledger.write() as transaction:
+        with ledger.write() as transaction:  # the group becomes due QUIET_S after the start, not at once
             transaction.execute(update(schema.instances).values(received_at=SystemClock().now()))
         ledger.close()
         return configure(folder, protocol, endpoint)

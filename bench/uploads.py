@@ -33,8 +33,9 @@ from rich.table import Table
 from upload_runs import SERVERS, SINK, Run
 
 RESULTS = Path(__file__).parent / "results"
-MIN_RATIO = 0.7  # of the slower of disk and plain loop
-MAX_GROWTH_MB = 50.0
+DISK_RUNS = READ_FROM_DISK, READ, WRITE, WRITE_AND_SYNC = ("read from disk", "read", "write", "write and sync")
+MIN_RATIO = 0.7  # minimum of the adapter's rate, divided by the lower rate of disk and plain loop
+MAX_GROWTH_MB = 50.0  # maximum of the growth of the adapter's memory during the job
 LARGEST = 20_000  # instances: 10 GB
 MAX_ROUNDS = 20
 LONGEST_S = 1800.0  # no round begins later than this after the start
@@ -87,8 +88,8 @@ def _measure(
         if time.monotonic() - began > LONGEST_S:
             console.print(f"ended after {number - 1} rounds: the time limit was reached")
             break
-        for name, run in _round(files, folder / f"round-{number}", protocols, parallel):
-            runs.setdefault(name, []).append(measured := run())
+        for name, measure in _round(files, folder / f"round-{number}", protocols, parallel):
+            runs.setdefault(name, []).append(measured := measure())
             console.print(f"round {number}: {name}: {measured.mb_per_s:.0f} MB/s", highlight=False)
     return runs
 
@@ -96,29 +97,29 @@ def _measure(
 def _round(
     files: upload_files.Instances, folder: Path, protocols: Sequence[str], parallel: int
 ) -> Iterator[tuple[str, Callable[[], Run]]]:
-    """Run one round and return its runs by name.
+    """Yield the name and the function of each run of a round. The caller calls the function before it continues.
 
-    The files are in the page cache, like files that were just received.
+    After the first run, the files are in the page cache, like files that were just received.
     """
     folder.mkdir()
-    yield "read from disk", partial(upload_runs.disk, files, partial(upload_files.read_all, files, cached=False))
-    yield "read", partial(upload_runs.disk, files, partial(upload_files.read_all, files, cached=True))
-    for name, sync in (("write", False), ("write and sync", True)):
-        place = folder / name.replace(" ", "-")
-        yield name, partial(upload_runs.disk, files, partial(upload_files.write_all, files, place, sync=sync))
-        upload_files.empty(place)
+    yield READ_FROM_DISK, partial(upload_runs.disk, files, partial(upload_files.read_all, files, cached=False))
+    yield READ, partial(upload_runs.disk, files, partial(upload_files.read_all, files, cached=True))
+    for name, sync in ((WRITE, False), (WRITE_AND_SYNC, True)):
+        written = folder / name.replace(" ", "-")
+        yield name, partial(upload_runs.disk, files, partial(upload_files.write_all, files, written, sync=sync))
+        upload_files.empty(written)
     for protocol in protocols:
         for server in SERVERS:
-            for who in (upload_runs.plain, upload_runs.adapter):
-                name = _name(protocol, server, who.__name__)
-                yield name, partial(who, files, folder / name.replace(" ", "-"), protocol, server, parallel)
+            for upload in (upload_runs.plain, upload_runs.adapter):
+                name = _name(protocol, server, upload.__name__)
+                yield name, partial(upload, files, folder / name.replace(" ", "-"), protocol, server, parallel)
 
 
-def _name(protocol: str, server: str, who: str) -> str:
-    return f"{protocol} to {server}: {who}"
+def _name(protocol: str, server: str, uploader: str) -> str:
+    return f"{protocol} to {server}: {uploader}"
 
 
-# --- telling ----------------------------------------------------------------------------------------------------------
+# --- report -----------------------------------------------------------------------------------------------------------
 
 
 @attrs.frozen(kw_only=True)
@@ -144,8 +145,8 @@ class Verdict:
 
 
 def _verdict(runs: Runs, protocol: str, server: str) -> Verdict:
-    ours, theirs = (runs[_name(protocol, server, who)] for who in ("adapter", "plain"))
-    read = _median_of(runs["read"], "mb_per_s")
+    ours, theirs = (runs[_name(protocol, server, uploader)] for uploader in ("adapter", "plain"))
+    read = _median_of(runs[READ], "mb_per_s")
     ratios = [our.mb_per_s / their.mb_per_s for our, their in zip(ours, theirs, strict=True)]
     slower = [our.mb_per_s / min(their.mb_per_s, read) for our, their in zip(ours, theirs, strict=True)]
     return Verdict(
@@ -170,14 +171,14 @@ def _median_of(runs: Sequence[Run], field: str) -> float:
 
 
 HEADINGS = {
-    "server": "the server is",
+    "server": "protocol, server",
     "adapter": "adapter, MB/s",
     "plain": "plain loop, MB/s",
     "ratio": "ratio",
     "slower": "to the slower of loop and disk",
     "cpu": "CPU s per GB (loop's)",
     "growth": "memory growth, MB (uploading)",
-    "kept": "kept",
+    "meets_limits": "limits met",
 }
 
 
@@ -200,17 +201,17 @@ def _report(runs: Runs, protocols: Sequence[str], machine: Machine, what: str, c
     for verdict in verdicts:
         table.add_row(*_cells(verdict))
     console.print(table)
-    disk = {name: _median_of(found, "mb_per_s") for name, found in runs.items() if ":" not in name}
+    disk = {name: _median_of(runs[name], "mb_per_s") for name in DISK_RUNS}
     console.print(", ".join(f"{name} {rate:.0f} MB/s" for name, rate in disk.items()), highlight=False)
     RESULTS.mkdir(exist_ok=True)
-    rounds = len(runs["read"])
+    rounds = len(runs[READ])
     (RESULTS / "uploads.md").write_text(_page(verdicts, disk, machine, what, rounds), encoding="utf-8")
     values = {
         "measured_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": attrs.asdict(machine),
         "what": what,
         "verdicts": [attrs.asdict(verdict) for verdict in verdicts],
-        "runs": {name: [_facts(run) for run in found] for name, found in runs.items()},
+        "runs": {name: [_facts(run) for run in of_name] for name, of_name in runs.items()},
     }
     (RESULTS / "uploads.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
@@ -234,8 +235,12 @@ The disk, one file after another: {rates}.
 - Medians of {rounds} rounds; a ratio is the median of the rounds' ratios; memory growth is the worst round's.
 - The *plain loop* uploads the same files with the generated stub or with httpx, as many at a time and in the same
   pieces, without verification, ledger or retries.
-- *{SINK}* is a server that discards everything; the *emulator* keeps the files, and costs more than the client.
-- Uploads read from the page cache, like those of just received instances; the disk counts with that rate (*read*).
+- *{SINK}* is a server that discards everything; the *emulator* stores the files, and uses more CPU time than the
+  client.
+- In all uploads the files are in the page cache, as they are just after reception. Therefore *disk* in the column *to
+  the slower of loop and disk* is the rate *read*, not *read from disk*.
+- *limits met*: the ratio to the slower is at least {MIN_RATIO}, and the memory growth is below
+  {MAX_GROWTH_MB:.0f} MB.
 - CPU is that of the adapter's host process, and of the plain loop.
 - Memory: the highest resident memory of all processes of the adapter minus their memory before the job; in brackets
   minus their memory before the first upload.

@@ -41,7 +41,7 @@ def test_lower_bounds_exclude_known_vulnerabilities() -> None:
 
 
 def test_every_dependency_has_a_tested_version_that_is_allowed() -> None:
-    """`make constraints` writes them."""
+    """`constraints.txt` has the tested versions; `make constraints` writes it."""
     tested = constraints()
     assert {} == {
         name: tested.get(name) for name, bound in lowest().items() if numbers(tested.get(name, "0")) < numbers(bound)
@@ -49,7 +49,10 @@ def test_every_dependency_has_a_tested_version_that_is_allowed() -> None:
 
 
 def test_every_dependency_has_a_lower_bound() -> None:
-    """Otherwise an old version with known vulnerabilities would do. The packages of this workspace have exact ones."""
+    """Without a bound, pip accepts an old version with known vulnerabilities.
+
+    The project's own packages require each other in exact versions, so they are left out.
+    """
     names = {
         normalized(re.split(r"[\\[<>=!~;]", dependency)[0])
         for path in projects()

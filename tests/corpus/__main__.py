@@ -13,13 +13,13 @@ from corpus import page, receivers, results
 
 def main() -> int:
     """Return 0 if every receiver that is installed answers as recorded, 1 if not."""
-    parser = argparse.ArgumentParser(prog="corpus", description="Run odd cases against the adapter and its neighbours.")
+    parser = argparse.ArgumentParser(prog="corpus", description="Send odd cases to the adapter and other receivers.")
     parser.add_argument("--write", action="store_true", help="write the results and the page of the documentation")
     parser.add_argument("--only", default="", help="run only the receiver whose name begins with this text")
     options = parser.parse_args()
     known = results.read()
     found: dict[str, results.Answers] = {}
-    for name, receiver in {receivers.OWN: receivers.adapter, **receivers.neighbours()}.items():
+    for name, receiver in {receivers.OWN: receivers.adapter, **receivers.other_receivers()}.items():
         if name.startswith(options.only):
             sys.stderr.write(f"{name} …\n")
             with tempfile.TemporaryDirectory() as folder:

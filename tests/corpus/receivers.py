@@ -1,4 +1,4 @@
-"""The receivers that the corpus is sent to: the adapter, and those of other projects that are installed."""
+"""The receivers that the corpus is sent to: the adapter, and receivers of other products that are installed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from importlib import metadata
 from pathlib import Path
 
-import receive_neighbours
+import receive_products
 from attrs import evolve
 
 from dicom_adapter.net.server import DicomServer
@@ -18,7 +18,7 @@ from support import grouping
 
 AE_TITLE = "CORPUS"
 OWN = "dicom-adapter"
-AT_ONCE = 16  # associations
+AT_ONCE = 16  # number of associations that are opened at the same time
 CONFIGURATION = f"""
 [storage]
 path = "data"
@@ -51,34 +51,34 @@ def adapter(folder: Path) -> Iterator[int]:
 @contextmanager
 def dcmtk(folder: Path) -> Iterator[int]:
     """Run DCMTK's storescp with all transfer syntaxes that it knows, and a process for each association."""
-    with receive_neighbours.storescp(folder, 1, ["+xa", "--fork"]) as running:
+    with receive_products.storescp(folder, 1, ["+xa", "--fork"]) as running:
         yield running.port
 
 
 @contextmanager
 def orthanc(folder: Path) -> Iterator[int]:
     """Run Orthanc with enough threads: one waits 30 s for the rest of each request that it cannot parse."""
-    with receive_neighbours.orthanc(folder, 1, {"DicomThreadsCount": 64}) as running:
+    with receive_products.orthanc(folder, 1, {"DicomThreadsCount": 64}) as running:
         yield running.port
 
 
 @contextmanager
 def pynetdicom(folder: Path) -> Iterator[int]:
-    with receive_neighbours.pynetdicom_application(folder, 1) as running:
+    with receive_products.pynetdicom_application(folder, 1) as running:
         yield running.port
 
 
-def neighbours() -> Mapping[str, Open]:
-    """Return the other receivers that are installed, by name and version."""
-    found: dict[str, Open] = {}
+def other_receivers() -> Mapping[str, Open]:
+    """Return the receivers of other products that are installed, by name and version."""
+    installed: dict[str, Open] = {}
     for name, path, run in (
-        ("DCMTK", receive_neighbours.find_dcmtk(), dcmtk),
-        ("Orthanc", receive_neighbours.find_orthanc(), orthanc),
+        ("DCMTK", receive_products.find_dcmtk(), dcmtk),
+        ("Orthanc", receive_products.find_orthanc(), orthanc),
     ):
-        version = re.search(r"\d+\.\d+\.\d+", receive_neighbours.version_output(path)) if path else None
+        version = re.search(r"\d+\.\d+\.\d+", receive_products.version_output(path)) if path else None
         if version:
-            found[f"{name} {version[0]}"] = run
-    return {**found, f"pynetdicom {metadata.version('pynetdicom')}": pynetdicom}
+            installed[f"{name} {version[0]}"] = run
+    return {**installed, f"pynetdicom {metadata.version('pynetdicom')}": pynetdicom}
 
 
 def associations_at_once(receiver: Open) -> int:

@@ -16,33 +16,34 @@ from dicom_adapter.api.receiving import StoreOutcome, StoreRequest
 from dicom_adapter.dicom.part10 import data_set_offset
 from dicom_adapter.flow.store.commit import Store
 
-NEIGHBOURS = receivers.neighbours()
+OTHER_RECEIVERS = receivers.other_receivers()
 
 
 def test_the_corpus_has_many_cases_with_different_names() -> None:
+    """A case that is lost, or that replaces another case of the same name, is noticed."""
     for cases, least in ((list(odd_data_sets()), 80), (list(odd_associations()), 60)):
         assert len({case.name for case in cases}) == len(cases) >= least
 
 
 def test_the_adapter_answers_as_recorded(tmp_path: Path) -> None:
     """If an answer was changed on purpose: `make corpus ARGS="--write --only dicom-adapter"`."""
-    found = results.run(receivers.adapter, tmp_path)
-    assert [] == list(results.compare(receivers.OWN, results.read()[receivers.OWN], found))
+    answers = results.run(receivers.adapter, tmp_path)
+    assert [] == list(results.compare(receivers.OWN, results.read()[receivers.OWN], answers))
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)  # some of them never answer what they cannot parse
-@pytest.mark.parametrize("name", NEIGHBOURS)
-def test_neighbours_answer_as_recorded(name: str, tmp_path: Path) -> None:
-    """The page of the documentation compares the adapter with them. Other versions may answer otherwise.
+@pytest.mark.timeout(600)  # some receivers never answer what they cannot parse
+@pytest.mark.parametrize("name", OTHER_RECEIVERS)
+def test_other_receivers_answer_as_recorded(name: str, tmp_path: Path) -> None:
+    """The page of the documentation compares the adapter with these receivers. Other versions may answer otherwise.
 
-    Silence is no answer: on a busy machine, a receiver that has answered may be silent, and the reverse.
+    Silence is not compared: on a busy machine, a receiver that has answered may be silent, and the reverse.
     """
     known = results.read()
     if name not in known:
         pytest.skip(f"there are no recorded answers of {name}")
-    found = results.run(NEIGHBOURS[name], tmp_path)
-    assert [] == [line for line in results.compare(name, known[name], found) if "silent" not in line]
+    answers = results.run(OTHER_RECEIVERS[name], tmp_path)
+    assert [] == [line for line in results.compare(name, known[name], answers) if "silent" not in line]
 
 
 def test_acknowledged_data_sets_are_stored_unchanged(make_adapter: Any) -> None:
@@ -69,9 +70,10 @@ def test_acknowledged_data_sets_are_stored_unchanged(make_adapter: Any) -> None:
 
 
 def test_the_page_shows_the_recorded_answers() -> None:
-    """`make corpus ARGS=--write` writes it."""
+    """The page is not edited by hand: `make corpus ARGS=--write` writes it."""
     assert page.render(results.read()) == page.current()
 
 
 def test_every_difference_has_a_reason() -> None:
+    """The page explains each case in which the adapter and another receiver differ."""
     assert [] == [row.case for row in page.differences(results.read()) if not row.reason]

@@ -9,7 +9,7 @@ import pytest
 from attrs import frozen
 
 from dicom_adapter.dicom.part10 import file_header
-from dicom_adapter.flow.verified_reader import Changed, VerifiedReader
+from dicom_adapter.flow.verified_reader import StoredObjectChanged, VerifiedReader
 
 DATA_SET = bytes(range(256)) * 3
 HEADERS = [file_header("1.2", "1.2.3", "1.2.4", "CT1", receiver) for receiver in ("LUNG", None)]
@@ -36,12 +36,12 @@ def test_an_unchanged_file_is_read_and_a_changed_one_raises(header: bytes, piece
     whole = reader(header + DATA_SET, stored)
     assert header + DATA_SET == b"".join(iter(lambda: whole.read(piece), b""))
     changed = reader(header + DATA_SET[:-1] + b"\0", stored)
-    with pytest.raises(Changed, match="instance 7 has changed"):
+    with pytest.raises(StoredObjectChanged, match="instance 7 has changed"):
         while changed.read(piece):
             pass
 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"no DICOM" * 100, HEADERS[0]])
 def test_a_file_with_other_content_raises(content: bytes) -> None:
-    with pytest.raises(Changed, match="instance 7 has changed"):
+    with pytest.raises(StoredObjectChanged, match="instance 7 has changed"):
         reader(content, Stored(7, 1000, zlib.crc32(DATA_SET))).read()

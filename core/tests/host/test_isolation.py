@@ -376,7 +376,7 @@ def start_host(folder: Path, fault: InjectedFault) -> Running:
     host_main._log_plugins(found)
     data_folder = DataFolder.of(config)
     data_folder.prepare(is_new=True)
-    process = HostProcess(config, found, SystemClock(), first=True)
+    process = HostProcess(config, found, SystemClock(), is_first=True)
     read_end, write_end = os.pipe()
     ledger, clock = data_folder.open_ledger(config.ledger_url), SystemClock()
     storage = data_folder.open_storage(config.storage, found.catalogue())

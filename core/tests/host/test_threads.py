@@ -110,7 +110,7 @@ def test_requests_to_a_lane_are_answered_before_servers_stop(
     assert config is not None
     monkeypatch.setattr(lane, "SLICE_SECONDS", 0)  # a step is one turn
     (tmp_path / "adapter.toml").touch()  # an empty folder could be a mount point without its disk
-    host = HostProcess(config, plugins, SystemClock(), first=True)
+    host = HostProcess(config, plugins, SystemClock(), is_first=True)
     host.start(wake_ups)
     [front] = plugin.fronts
     join = threads.join
@@ -169,7 +169,7 @@ def test_a_submitter_is_closed_before_its_replacement_opens(
     assert first is not None
     assert second is not None
     (tmp_path / "adapter.toml").touch()  # an empty folder could be a mount point without its disk
-    host = HostProcess(first, plugins, SystemClock(), first=True)
+    host = HostProcess(first, plugins, SystemClock(), is_first=True)
     host.start(wake_ups)
     assert "open" == Exclusive.calls.get(timeout=30)
     join = threads.join
@@ -194,7 +194,7 @@ def test_a_difference_between_the_clocks_is_reported(tmp_path: Path, wake_ups: i
     assert config is not None
     clock = SystemClock((time.time_ns() + 3600 * 10**9, time.monotonic_ns()))
     (tmp_path / "adapter.toml").touch()  # an empty folder could be a mount point without its disk
-    host = HostProcess(config, plugins, clock, first=True)
+    host = HostProcess(config, plugins, clock, is_first=True)
     with capture_logs() as logged:
         host.start(wake_ups)
     host.stop()
@@ -211,7 +211,7 @@ def test_a_certificate_that_expires_soon_is_reported(tmp_path: Path, wake_ups: i
     text = CONFIGURATION + '[dicom.tls]\ncertificate = "own.pem"\n'
     config = load(text, folder=tmp_path, catalogue=plugins.catalogue()).config
     assert config is not None
-    host = HostProcess(config, plugins, SystemClock(), first=True)
+    host = HostProcess(config, plugins, SystemClock(), is_first=True)
     with capture_logs() as logged:
         host.start(wake_ups)
         host._read_certificates()

@@ -44,7 +44,7 @@ def test_transactions_of_a_process_that_stops_wait_for_a_short_time(url: str, le
     """Verified to fail without the shorter wait: this test exceeds its time limit."""
     stopping = Ledger(url, wait_seconds=LONG_S)
     enter_event(stopping)
-    stopping.begin_to_close()
+    stopping.shorten_waits()
     with ledger.write(), pytest.raises(LedgerUnavailable):
         enter_event(stopping)
     stopping.close()

@@ -26,7 +26,9 @@ logs.configure(style="json", level="info", process="host")
 capture()
 PATIENT = sys.argv[1]
 """
-START = Start(configuration="", folder="", log_style="json", port=None, first=True, wake_fd=0, plugins=None, clock=())
+START = Start(
+    configuration="", folder="", log_style="json", port=None, is_first=True, wake_fd=0, plugins=None, clock=()
+)
 
 
 def events(code: str) -> list[Any]:

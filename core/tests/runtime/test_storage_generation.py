@@ -187,7 +187,7 @@ def test_the_generation_of_a_missing_storage_is_not_written(site: Site) -> None:
 def test_a_locked_ledger_does_not_hinder_a_stop(site: Site) -> None:
     site.use()
     generation, other = site.start(), site.start()
-    generation.ledger.begin_to_close()
+    generation.ledger.shorten_waits()
     with other.ledger.write(), capture_logs() as logged:
         generation.finish()
     assert [LedgerUnavailable.__name__] == [entry["error"].split()[0] for entry in logged]

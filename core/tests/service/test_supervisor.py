@@ -51,7 +51,7 @@ def test_a_process_that_dies_repeatedly_is_a_problem_until_it_runs_long_enough(p
 
 
 def test_pauses_grow_with_each_death_until_the_process_was_healthy(process: FakeProcess) -> None:
-    """The pauses last from one second to half a minute."""
+    """Each early death doubles the pause of half a second, up to half a minute. A long run resets the pause."""
     pauses = []
     for seconds in [1.0] * 7 + [HEALTHY_SECONDS + 1]:
         process.run(seconds)

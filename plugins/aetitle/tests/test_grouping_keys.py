@@ -96,7 +96,7 @@ def test_an_attribute_with_several_values_groups_by_all_of_them(new_lane: Any, i
     assert [2, 1] == counts(by_rows)
 
 
-def test_headers_are_read_only_for_other_attributes(new_lane: Any, instance: Any) -> None:
+def test_only_other_attributes_need_the_header(new_lane: Any, instance: Any) -> None:
     """Study, patient and series are fields of the instance: grouping by them opens no stored object."""
     for group_by in ("study", "patient", "series"):
         lane = new_lane(group_by=group_by)
@@ -141,10 +141,10 @@ def test_an_instance_without_the_grouping_attribute_is_quarantined(
 
 
 def test_a_value_that_cannot_be_read_is_quarantined_without_quoting_it(new_lane: Any, instance: Any) -> None:
-    """The value is an invalid number. The reason names the attribute and does not contain the value."""
+    """A VR that contradicts the dictionary makes the value unreadable. The reason names only the attribute."""
     broken = Dataset()
     broken.add_new("SeriesNumber", "LO", "PID-4711")
-    broken["SeriesNumber"].VR = "SQ"  # a sender may write a VR that contradicts the dictionary
+    broken["SeriesNumber"].VR = "SQ"  # the dictionary has IS
 
     lane = lane_with_headers(new_lane, instance, "SeriesNumber", broken)
 

@@ -23,6 +23,7 @@ port = 0
 token = { file = "token" }
 [storage]
 path = "data"
+backend = "files"
 watermark-percent = 100
 reserve = 0
 durability = "process"
@@ -74,38 +75,31 @@ def test_studies_are_listed_composed_pinned_and_deleted(
     def listed() -> set[str]:
         return {study["studyInstanceUid"] for study in json.loads(command("studies", "--json", *url).stdout)["items"]}
 
+    def stored_files() -> list[Path]:
+        return list((tmp_path / "service" / "data" / "instances").glob("*/*.dcm"))
+
     wait_until(lambda: {"1.1", "1.2"} == listed())  # the index is written a moment after the acknowledgement
+    assert 4 == len(stored_files())
     assert "A^[b]B" in command("studies", "--patient-name", "a*", *url).stdout
     assert "No studies." in command("studies", "--modality", "MR", *url).stdout
 
     assert "1.1 is pinned" in command("pin", "1.1", *url).stdout
     assert "1.1 is not pinned" in command("pin", "1.1", "--undo", *url).stdout
 
-    order = (
-        "--pipeline",
-        "lung",
-        "--name",
-        "both",
-        "--study",
-        "1.1",
-        "--metadata",
-        "Who=me",
-        "--clean-up",
-        "--key",
-        "k",
-    )
-    job = json.loads(command("compose", *order, "--json", *url).stdout)
-    assert job["jobId"] in command("compose", *order, *url).stdout
+    options = ["--pipeline", "lung", "--name", "both", "--study", "1.1"]
+    options += ["--metadata", "Who=me", "--clean-up", "--key", "k"]
+    job = json.loads(command("compose", *options, "--json", *url).stdout)
+    assert job["jobId"] in command("compose", *options, *url).stdout  # the same --key selects the existing job
     service.wait_for("job_submitted", job_id=job["jobId"])
-    service.wait_for("instances_reclaimed")
+    wait_until(lambda: 2 == len(stored_files()))
 
     assert "1.2 is deleted" in command("delete", "1.2", *url).stdout
+    wait_until(lambda: not stored_files())
     missing = command("delete", "1.2", *url)
     assert (1, True) == (missing.exit_code, "error: there is no study 1.2" in missing.stderr)
     refused = command("compose", "--pipeline", "other", "--name", "x", "--study", "1.1", *url)
     assert (1, True) == (refused.exit_code, "there is no pipeline 'other' (there are: lung)" in refused.stderr)
     assert 0 == service.stop()
-    assert [] == list((tmp_path / "service" / "data" / "instances").glob("*/*.dcm"))
 
 
 def test_a_service_that_cannot_be_reached_is_an_error(command: Callable[..., Any], tmp_path: Path) -> None:
@@ -114,6 +108,7 @@ def test_a_service_that_cannot_be_reached_is_an_error(command: Callable[..., Any
     assert (1, True) == (away.exit_code, "does not answer" in away.stderr)
     none = command("studies")
     assert (1, True) == (none.exit_code, "name the file with --config, or the service with --url" in none.stderr)
-    (tmp_path / "service" / "dicom-adapter.toml").write_text(CONFIGURATION.replace("[http]", "[ledger]", 1))
-    without = command("studies")
-    assert (1, True) == (without.exit_code, "has no table [http]" in without.stderr)
+    without_http = CONFIGURATION[CONFIGURATION.index("[storage]") :]
+    (tmp_path / "service" / "dicom-adapter.toml").write_text(without_http)
+    refused = command("studies")
+    assert (1, True) == (refused.exit_code, "has no table [http]" in refused.stderr)

@@ -21,6 +21,7 @@ def test_a_study_becomes_a_job_when_no_more_instances_arrive(adapter: Adapter) -
     study = make_study(instances=3)
     for second, instance in zip((0, 8, 16), study, strict=True):
         adapter.receive(instance, at=second)
+    # `by` advances the clock to this second before the jobs are compared, so that another job would be noticed.
     adapter.expect_jobs(ExpectedJob("pipeline-1", instances=study, at=26), by=3600)
 
 

@@ -10,7 +10,7 @@ from dicom_adapter.api.errors import Permanent
 from dicom_adapter.dicom.part10 import BEFORE_META, data_set_offset
 
 
-class Changed(Permanent):
+class StoredObjectChanged(Permanent):
     """A stored object differs from the received data set."""
 
 
@@ -30,7 +30,8 @@ class ExpectedObject(Protocol):
 class VerifiedReader(io.RawIOBase):
     """Reads a stored object once, from its beginning, and computes its checksum.
 
-    If the size or the checksum differs from the ledger, the reader raises Changed instead of returning the last bytes.
+    If the size or the checksum differs from the ledger, the reader raises StoredObjectChanged instead of returning the
+    last bytes.
     """
 
     def __init__(self, file: BinaryIO, instance: ExpectedObject) -> None:
@@ -74,14 +75,14 @@ class VerifiedReader(io.RawIOBase):
             try:
                 self._skip = data_set_offset(self._beginning)
             except ValueError as failure:
-                raise Changed(
+                raise StoredObjectChanged(
                     f"the stored object of instance {self._instance.instance_id} has changed: {failure}"
                 ) from None
 
     def _verify(self) -> None:
         instance = self._instance
         if (self._size, self._checksum) != (instance.size_bytes, instance.checksum):
-            raise Changed(
+            raise StoredObjectChanged(
                 f"the stored object of instance {instance.instance_id} has changed: {self._size} bytes with checksum "
                 f"{self._checksum:08x} instead of {instance.size_bytes} with {instance.checksum:08x}"
             )

@@ -6,18 +6,13 @@ from dicom_adapter.runtime import structlog_without_rich  # noqa: F401 - before 
 
 # isort: split
 import os
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import structlog
 
-from dicom_adapter.api.errors import (
-    Refused,
-    StorageUnavailable,
-    describe_failure,
-    reports_no_free_space,
-    reports_no_resources,
-)
+from dicom_adapter.api.errors import Refused, StorageUnavailable, describe_failure
 from dicom_adapter.config import load, plugin_settings
 from dicom_adapter.config.model import Config
 from dicom_adapter.dicom.part10 import keep_values_out_of_warnings
@@ -25,7 +20,7 @@ from dicom_adapter.host.threads import HostProcess
 from dicom_adapter.plugins.measured import CallStatistics
 from dicom_adapter.plugins.registry import Plugins, discover
 from dicom_adapter.runtime import logs
-from dicom_adapter.runtime.channel import APPLIED, NOT_APPLIED, Channel, Start
+from dicom_adapter.runtime.channel import APPLIED, FAILED, NOT_APPLIED, Channel, Start
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import UNUSABLE, DataFolder, report_unusable, with_pids
 from dicom_adapter.runtime.ledger_lock import LedgerLock
@@ -51,27 +46,39 @@ def main() -> None:
     capture()
     statistics.flush_log()
     _log_plugins(plugins)
+    with ExitStack() as locks:
+        if _lock_data_folder(channel, start, config, locks):
+            _run(channel, start, config, plugins)
+
+
+def _lock_data_folder(channel: Channel, start: Start, config: Config, locks: ExitStack) -> bool:
+    """Lock the data folder and the ledger until `locks` is closed. If that fails, report the reason; return False."""
+    folder = DataFolder.of(config)
     try:
-        folder = DataFolder.of(config)
-        # Before anything else is created: on a mount point without its disk, nothing may be created.
-        _marker = folder.prepare() if start.first else folder.require_marker()
-        with folder.as_host(os.getppid()) as is_only_host, folder.shared() as may_use_folder:
-            if not may_use_folder:
-                repair = with_pids("`audit --repair`", folder.user_pids)
-                reason = f"{repair} is using {config.storage.path}; start the service when the repair has ended"
-                channel.report("failed", reason=reason)
-            elif is_only_host:
-                _run_alone(channel, start, config, plugins)
-            else:
-                other = with_pids("another dicom-adapter", folder.service_pids)
-                channel.report("failed", reason=f"{other} is already using {config.storage.path}")
+        # First: if the disk is not mounted, nothing may be created in its mount point.
+        _marker = folder.prepare() if start.is_first else folder.require_marker()
+        is_only_host = locks.enter_context(folder.as_host(os.getppid()))
+        may_use_folder = locks.enter_context(folder.shared())
+        ledger_refusal = ""
+        if is_only_host and may_use_folder:
+            ledger_refusal = locks.enter_context(LedgerLock(folder.ledger, folder.path).hold(os.getppid()))
     except StorageUnavailable as failure:
-        channel.report("failed", reason=str(failure))
-    except OSError as failure:
-        reason = f"the data folder {config.storage.path} cannot be created: {failure.strerror}"
-        channel.report(
-            "failed", reason=reason, transient=reports_no_free_space(failure) or reports_no_resources(failure)
-        )
+        channel.report(FAILED, reason=str(failure))
+        return False
+    except UNUSABLE as failure:
+        report_unusable(channel, f"the data folder {config.storage.path} cannot be created or locked", failure)
+        return False
+    reason = ""
+    if not may_use_folder:
+        repair = with_pids("`audit --repair`", folder.user_pids)
+        reason = f"{repair} is using {config.storage.path}; start the service when the repair has ended"
+    elif not is_only_host:
+        reason = f"{with_pids('another dicom-adapter', folder.service_pids)} is already using {config.storage.path}"
+    elif ledger_refusal:
+        reason = f"{ledger_refusal}; give each service a ledger of its own with `[ledger] url`"
+    if reason:
+        channel.report(FAILED, reason=reason)
+    return not reason
 
 
 def _log_plugins(plugins: Plugins) -> None:
@@ -84,39 +91,29 @@ def _log_plugins(plugins: Plugins) -> None:
         log.warning("plugin_unknown", problem=problem)
 
 
-def _run_alone(channel: Channel, start: Start, config: Config, plugins: Plugins) -> None:
-    """Run the host if no other service uses the ledger."""
-    folder = DataFolder.of(config)
-    with LedgerLock(folder.ledger, folder.path).hold(os.getppid()) as refusal:
-        if refusal:
-            channel.report("failed", reason=f"{refusal}; give each service a ledger of its own with `[ledger] url`")
-        else:
-            _run(channel, start, config, plugins)
-
-
 def _run(channel: Channel, start: Start, config: Config, plugins: Plugins) -> None:
     try:
-        process = HostProcess(config, plugins, SystemClock(start.clock), first=start.first)
+        process = HostProcess(config, plugins, SystemClock(start.clock), is_first=start.is_first)
         folder = DataFolder.of(config)
-        folder.record_open_files(folder.require_marker())
-        if start.first:
+        folder.record_open_files(folder.require_marker())  # for `displaced`, which notices files that were replaced
+        if start.is_first:
             process.start_http_server()
     except UNUSABLE as failure:
         report_unusable(channel, f"the data folder {config.storage.path} cannot be used", failure)
         return
     except Refused as refusal:
-        channel.report("failed", reason=str(refusal))
+        channel.report(FAILED, reason=str(refusal))
         return
     process.start(start.wake_fd)
     log.info("host_started", pid=os.getpid())
     channel.report("ready")
-    was_requested = channel.wait_for_stop(partial(_configure, channel, process, plugins))
+    stop_was_requested = channel.wait_for_stop(partial(_configure, channel, process, plugins))
     process.stop()
-    log.info("host_stopped", requested=was_requested)
+    log.info("host_stopped", requested=stop_was_requested)
 
 
 def _configure(channel: Channel, process: HostProcess, plugins: Plugins, start: Start) -> None:
-    """Apply another configuration, and report the result."""
+    """Apply a changed configuration, and report the result."""
     loaded = load(start.configuration, folder=Path(start.folder), catalogue=plugins.catalogue())
     if loaded.config is None:
         channel.report(NOT_APPLIED, reason="; ".join(map(str, loaded.problems)))
@@ -126,7 +123,7 @@ def _configure(channel: Channel, process: HostProcess, plugins: Plugins, start: 
     except Refused as refusal:
         channel.report(NOT_APPLIED, reason=str(refusal))
     except Exception as failure:  # noqa: BLE001 - any failure: the configuration is applied in part, so the host must be restarted
-        channel.report("failed", reason=f"another configuration could not be applied: {describe_failure(failure)}")
+        channel.report(FAILED, reason=f"the changed configuration could not be applied: {describe_failure(failure)}")
     else:
         channel.report(APPLIED, hanging=hanging)
 

@@ -63,7 +63,7 @@ WAKE_UP_SECONDS = 5.0  # time for which one step waits for a wake-up
 class HostProcess:
     """The host with its threads, storage and ledger."""
 
-    def __init__(self, config: Config, plugins: Plugins, clock: SystemClock, *, first: bool) -> None:
+    def __init__(self, config: Config, plugins: Plugins, clock: SystemClock, *, is_first: bool) -> None:
         self._config = config
         self._plugins, self._catalogue = plugins, plugins.catalogue()
         self._clock, self._clock_check = clock, ClockCheck(clock)
@@ -72,12 +72,12 @@ class HostProcess:
         self._checks = {STORAGE: PartWork(self._check_storage), CERTIFICATES: PartWork(self._read_certificates)}
         self._certificates: list[Certificate] = []
         folder = DataFolder.of(config)
-        marker = folder.prepare() if first else folder.require_marker()
+        marker = folder.prepare() if is_first else folder.require_marker()
         self._storage = folder.open_storage(config.storage, self._catalogue, plugins.trace_storage)
         self._ledger = folder.open_ledger(config.ledger_url)
         with suppress(LedgerUnavailable):  # on a full disk
             self._ledger.require_known()  # before anything is changed
-        if first:
+        if is_first:
             self._storage.recover()  # before the ledger is written: this frees space on a full disk
         self._ledger.migrate()
         self._generation = StorageGeneration(marker, self._ledger, self._clock, folder.is_durable)
@@ -246,7 +246,7 @@ class HostProcess:
 
     def stop(self) -> None:
         """Wait for the current steps, within a time limit, then close everything."""
-        self._ledger.begin_to_close()
+        self._ledger.shorten_waits()
         self._watch.close()
         stopped = dict(self._groups.stop_except({}))
         del stopped[WAKE_UPS]  # this part has nothing to finish

@@ -122,7 +122,7 @@ class Ledger:
         except SQLAlchemyError as failure:
             raise ledger_error(failure) from None
 
-    def begin_to_close(self) -> None:
+    def shorten_waits(self) -> None:
         """Shorten the waits of all further transactions: the process stops, and must not wait long. Thread-safe."""
         self._wait_seconds = min(self._wait_seconds, CLOSING_SECONDS)
 

@@ -66,8 +66,12 @@ def _elements(data: bytes) -> dict[int, bytes]:
             raise InvalidPdu("a command set ends in the middle of an element")
         group, element, length = ELEMENT.unpack_from(data, offset)
         offset += ELEMENT.size
-        if group != 0x0000 or offset + length > len(data):
-            raise InvalidPdu(f"element ({group:04X},{element:04X}) of {length} bytes is not valid in a command set")
+        if group != 0x0000:
+            raise InvalidPdu(
+                f"element ({group:04X},{element:04X}) is not valid in a command set: its group must be 0000"
+            )
+        if offset + length > len(data):
+            raise InvalidPdu(f"a command set ends in the middle of element (0000,{element:04X}) of {length} bytes")
         found[element] = data[offset : offset + length]
         offset += length
     return found

@@ -17,7 +17,7 @@ from enum import Enum
 from attrs import Factory, define, frozen
 
 from dicom_adapter.api.errors import StoredObjectMissing
-from dicom_adapter.flow.verified_reader import Changed, VerifiedReader
+from dicom_adapter.flow.verified_reader import StoredObjectChanged, VerifiedReader
 from dicom_adapter.ledger import balance, instances
 from dicom_adapter.ledger.balance import Account, ObjectRow
 from dicom_adapter.ledger.schema import InstanceState
@@ -188,7 +188,7 @@ class Audit:
         """Return the mismatch of a row and its object; None if they match."""
         try:
             size = self._size(row)
-        except Changed as failure:
+        except StoredObjectChanged as failure:
             return _finding(row, Kind.CHANGED, str(failure))
         except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
             return _finding(row, Kind.UNREADABLE, f"{_name(row)} cannot be read ({type(failure).__name__})")

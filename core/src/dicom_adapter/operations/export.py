@@ -17,9 +17,9 @@ PIECE_BYTES = 1 << 20  # number of bytes that are copied together
 def export(storage: StorageBackend[Any], instance: InstanceStorageInfo, folder: Path) -> Path:
     """Copy the Part 10 file to `<instance id>.dcm` in `folder`, readable by this user only; return its path.
 
-    Raises FileExistsError if the file exists, StoredObjectMissing if the stored object is missing, Changed if the
-    object differs from the received data set, and OSError if a file cannot be read or written. An incomplete file is
-    deleted.
+    Raises FileExistsError if the file exists, StoredObjectMissing if the stored object is missing, StoredObjectChanged
+    if the object differs from the received data set, and OSError if a file cannot be read or written. An incomplete
+    file is deleted.
     """
     path = folder / f"{instance.instance_id}.dcm"
     with storage.read(instance.storage_key) as stored:

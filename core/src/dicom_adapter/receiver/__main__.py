@@ -24,7 +24,7 @@ from dicom_adapter.plugins.measured import CallStatistics
 from dicom_adapter.plugins.registry import Plugins, discover
 from dicom_adapter.receiver.receiver import Receiver
 from dicom_adapter.runtime import logs
-from dicom_adapter.runtime.channel import APPLIED, NOT_APPLIED, Channel, Start
+from dicom_adapter.runtime.channel import APPLIED, FAILED, NOT_APPLIED, Channel, Start
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import UNUSABLE, DataFolder, report_unusable, with_pids
 from dicom_adapter.runtime.logs.capture import capture
@@ -33,7 +33,8 @@ from dicom_adapter.runtime.watch import PartFinding, Watch
 
 log = structlog.get_logger("dicom_adapter.receiver")
 
-# For the ledger. An instance waits for two commits at most, its own and the one before: it is answered within 10 s.
+# Limit of the wait for other transactions of the ledger; 1.5 times this value if threads of this process wait, too. An
+# instance waits for two commits at most, the commit before and its own: it is answered within 10 s.
 LEDGER_WAIT_SECONDS = 3.0
 
 
@@ -44,23 +45,24 @@ def main() -> None:
     keep_values_out_of_warnings()
     statistics = CallStatistics(trace=start.trace_hooks)
     plugins = discover(only=start.plugins, statistics=statistics)
-    shared = load(start.configuration, folder=Path(start.folder), catalogue=plugins.catalogue()).config
-    assert shared is not None  # the service has checked the configuration
-    name = receiver_names(shared.dicom.receivers)[start.number - 1]
-    config = _config_of_receiver(shared, start)
+    service_config = load(start.configuration, folder=Path(start.folder), catalogue=plugins.catalogue()).config
+    assert service_config is not None  # the service has checked the configuration
+    receivers = service_config.dicom.receivers
+    name = receiver_names(receivers)[start.number - 1]
+    config = _config_of_receiver(service_config, start)
     logs.configure(style=start.log_style, level=config.log.level, process=name, descriptor=start.log_fd)
     capture()
     statistics.flush_log()
     folder = DataFolder.of(config)
     try:
-        folder.require_marker()  # before anything is created: on a mount point without its disk, nothing may be
+        folder.require_marker()  # first: if the disk is not mounted, nothing may be created in its mount point
         with folder.shared() as may_use_folder:
             if may_use_folder:
-                _receive(channel, start, config, plugins, name, shares_port=shared.dicom.receivers > 1)
+                _receive(channel, start, config, plugins, name, shares_port=receivers > 1)
             else:
                 repair = with_pids("`audit --repair`", folder.user_pids)
                 reason = f"{repair} is using {folder.path}; start the service when the repair has ended"
-                channel.report("failed", reason=reason)
+                channel.report(FAILED, reason=reason)
     except UNUSABLE as failure:
         report_unusable(channel, f"the data folder {folder.path} cannot be used", failure)
 
@@ -77,18 +79,19 @@ def _receive(channel: Channel, start: Start, config: Config, plugins: Plugins, n
     try:
         receiver.recover()
     except UNUSABLE as failure:
-        report_unusable(channel, "rows of instances that were stored before this start cannot be entered", failure)
+        subject = "instances that were stored before this start cannot be recorded in the ledger"
+        report_unusable(channel, subject, failure)
         return
-    server = DicomServer(config.dicom, receiver, shares_port=shares_port, is_first=start.first)
+    server = DicomServer(config.dicom, receiver, shares_port=shares_port, is_first=start.is_first)
     watch = Watch(ReceiverCheck(server, receiver, channel, name).examine, ledger, resources.clock)
 
-    def configure(start: Start) -> None:
-        """Apply another configuration."""
-        loaded = load(start.configuration, folder=Path(start.folder), catalogue=plugins.catalogue())
+    def configure(changed: Start) -> None:
+        """Apply a changed configuration, and report the result."""
+        loaded = load(changed.configuration, folder=Path(changed.folder), catalogue=plugins.catalogue())
         if loaded.config is None:
             channel.report(NOT_APPLIED, reason="; ".join(map(str, loaded.problems)))
             return
-        config = _config_of_receiver(loaded.config, start)
+        config = _config_of_receiver(loaded.config, changed)
         receiver.configure(config)
         server.configure(config.dicom)
         log.info("receiver_configured")
@@ -107,7 +110,7 @@ def _config_of_receiver(config: Config, start: Start) -> Config:
 
 
 class ReceiverCheck:
-    """Checks that the receiver accepts connections and commits. If not, the service restarts the receiver."""
+    """Checks that the receiver can accept connections and commit instances. If not, the service restarts it."""
 
     def __init__(self, server: DicomServer, receiver: Receiver, channel: Channel, name: str = RECEIVER) -> None:
         """Check the receiver `name`."""
@@ -128,7 +131,7 @@ class ReceiverCheck:
         else:
             return {process_part(self._name): PartFinding()}
         if not self._reported:
-            self._channel.report("failed", reason=reason)
+            self._channel.report(FAILED, reason=reason)
             self._reported = True
         return {process_part(self._name): PartFinding(state=PartState.FAILING, reason=reason)}
 
@@ -140,20 +143,20 @@ def _serve(
         port = server.start()
     except OSError as failure:
         address = f"{server.dicom.bind}:{server.dicom.port}"
-        channel.report("failed", reason=f"cannot listen on {address}: {failure.strerror}")
+        channel.report(FAILED, reason=f"cannot listen on {address}: {failure.strerror}")
         return
     except UnusableCertificate as refusal:
-        channel.report("failed", reason=str(refusal))
+        channel.report(FAILED, reason=str(refusal))
         return
     log.info("receiver_listening", port=port, pid=os.getpid())
     channel.report("listening", port=port)
     watch.start()
-    was_requested = channel.wait_for_stop(configure)
-    ledger.begin_to_close()
+    stop_was_requested = channel.wait_for_stop(configure)  # otherwise the supervisor has ended
+    ledger.shorten_waits()
     if not server.accept_loop_died:  # otherwise there is no thread to stop
-        server.stop(server.dicom.drain_timeout if was_requested else 0)
+        server.stop(server.dicom.drain_timeout if stop_was_requested else 0)
     watch.close()
-    log.info("receiver_stopped", drained=was_requested)
+    log.info("receiver_stopped", drained=stop_was_requested)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ class Start:
     folder: str  # base of relative paths in the configuration
     log_style: str
     port: int | None  # port that replaces the configured port; None: the configured port
-    first: bool  # this is the first host or receiver since the start of the service
+    is_first: bool  # this is the first host or receiver since the start of the service
     number: int = 1  # number of a receiver, counted from 1
     trace_hooks: bool = False  # log every call of a plugin
     wake_fd: int  # the receivers write to it, the host reads from it

@@ -27,7 +27,7 @@ from dicom_adapter.api.storage import StorageBackend, StorageContext
 from dicom_adapter.config.model import Config, Durability, StorageConfig
 from dicom_adapter.ledger import WAIT_SECONDS, Ledger
 from dicom_adapter.ledger.connection import database_file
-from dicom_adapter.runtime.channel import Channel
+from dicom_adapter.runtime.channel import FAILED, Channel
 from dicom_adapter.runtime.storage_marker import StorageMarker, create_marker, read_marker, require_there
 
 UNUSABLE = (OSError, StorageFull, StorageUnavailable, LedgerError)  # errors of a data folder that a process cannot use
@@ -246,7 +246,7 @@ class DataFolder:
 def report_unusable(channel: Channel, subject: str, failure: Exception) -> None:
     """Report why a process cannot start, and whether that is transient."""
     is_transient = reports_no_free_space(failure) or reports_busy_ledger(failure) or reports_no_resources(failure)
-    channel.report("failed", reason=f"{subject}: {failure}", transient=is_transient)
+    channel.report(FAILED, reason=f"{subject}: {failure}", transient=is_transient)
 
 
 def with_pids(subject: str, pids: Sequence[int]) -> str:

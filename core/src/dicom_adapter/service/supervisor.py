@@ -40,7 +40,7 @@ HOST_MODULE = "dicom_adapter.host"
 RECEIVER_MODULE = "dicom_adapter.receiver"
 READY = frozenset({"ready", "listening"})  # reports at the end of the start of a host and a receiver
 STOP, HANG_UP = "stop", "hang-up"  # reports of the signal handlers
-FIRST_PAUSE = 0.5  # seconds before a process that died is restarted; doubles with each death
+FIRST_PAUSE = 0.5  # seconds before the restart of a process that was healthy; each early death doubles the pause
 LONGEST_PAUSE = 30.0
 HEALTHY_SECONDS = 60.0  # after this time, earlier deaths of a process do not count any more
 DEATHS_TO_REPORT = 3  # number of consecutive deaths to report; fewer are over before an operator can react
@@ -148,12 +148,12 @@ class Supervisor:
     def _start_first(self, slots: list[ProcessSlot]) -> bool:
         """Start these processes for the first time. Return False if a stop is requested before they are ready."""
         for slot in slots:
-            self._start(slot, first=slot in (self._host, self._receivers[0]))
+            self._start(slot, is_first=slot in (self._host, self._receivers[0]))
         return self._wait_for(slots)
 
-    def _start(self, slot: ProcessSlot, *, first: bool) -> None:
+    def _start(self, slot: ProcessSlot, *, is_first: bool) -> None:
         slot.child, slot.preloaded = slot.preloaded or self._make_child(slot), None
-        slot.child.configure(self._start_message(slot, first=first))
+        slot.child.configure(self._start_message(slot, is_first=is_first))
         slot.started_at = time.monotonic()
         slot.start_at = None
         log.info("process_started", name=slot.name, child=slot.child.pid)
@@ -164,7 +164,7 @@ class Supervisor:
     def _wake_fd(self, slot: ProcessSlot) -> int:
         return self._wake_read if slot is self._host else self._wake_write
 
-    def _start_message(self, slot: ProcessSlot, *, first: bool) -> Start:
+    def _start_message(self, slot: ProcessSlot, *, is_first: bool) -> Start:
         is_host = slot is self._host
         blueprint = (is_host and self._next) or self._blueprint
         return Start(
@@ -172,7 +172,7 @@ class Supervisor:
             folder=blueprint.folder,
             log_style=blueprint.log_style,
             port=self._port,
-            first=first,
+            is_first=is_first,
             number=slot.number,
             trace_hooks=blueprint.trace_hooks,
             wake_fd=self._wake_fd(slot),
@@ -266,7 +266,7 @@ class Supervisor:
                 slot.preloaded = None
             elif slot.child is child and slot.is_restarting:
                 slot.is_restarting = slot.is_ready = False
-                self._start(slot, first=False)
+                self._start(slot, is_first=False)
             elif slot.child is child:
                 slot.record_death(status)
                 log.error("process_died", name=slot.name, status=status, seconds_to_restart=slot.pause)
@@ -278,7 +278,7 @@ class Supervisor:
     def _start_due(self) -> None:
         for slot in self._slots:
             if slot.start_at is not None and slot.start_at <= time.monotonic():
-                self._start(slot, first=False)
+                self._start(slot, is_first=False)
 
     def _make_requests(self, ledger: Ledger) -> ReloadRequests:
         requests = ReloadRequests(
@@ -325,7 +325,7 @@ class Supervisor:
         if self._host.child is None:
             return False
         self._next = self._blueprint.with_configuration(requested)
-        self._host.child.configure(self._start_message(self._host, first=False))
+        self._host.child.configure(self._start_message(self._host, is_first=False))
         return True
 
     def restart_host(self, requested: Configuration) -> bool:
@@ -346,7 +346,7 @@ class Supervisor:
         running = {slot.name: slot.child for slot in self._receivers if slot.child is not None}
         for slot in self._receivers:
             if slot.child is not None:
-                slot.child.configure(self._start_message(slot, first=False))
+                slot.child.configure(self._start_message(slot, is_first=False))
         return set(running)
 
     def restart_receiver(self, name: str) -> None:
@@ -363,7 +363,7 @@ class Supervisor:
         log.info("service_stopping")
         drained_at = time.monotonic() + self._blueprint.drain_seconds
         if self._ledger is not None:
-            self._ledger.begin_to_close()
+            self._ledger.shorten_waits()
         if self._watch is not None:
             self._watch.close()
         if self._requests is not None:

@@ -28,7 +28,7 @@ from dicom_adapter.flow.process import quarantine
 from dicom_adapter.flow.process.quarantine import Intervention
 from dicom_adapter.flow.reclaim.quota import reaches_quota
 from dicom_adapter.flow.submit import operators
-from dicom_adapter.flow.verified_reader import Changed
+from dicom_adapter.flow.verified_reader import StoredObjectChanged
 from dicom_adapter.ledger import events, instance_rows, jobs, lanes
 from dicom_adapter.ledger.held import count_held_bytes
 from dicom_adapter.ledger.schema import LaneState
@@ -479,7 +479,9 @@ def test_an_export_is_a_copy_of_the_stored_file_that_only_the_user_can_read(adap
     assert b"mine" == path.read_bytes()
 
 
-@pytest.mark.parametrize(("change", "error"), [("change", Changed), ("cut", Changed), ("lose", StoredObjectMissing)])
+@pytest.mark.parametrize(
+    ("change", "error"), [("change", StoredObjectChanged), ("cut", StoredObjectChanged), ("lose", StoredObjectMissing)]
+)
 def test_a_changed_or_missing_file_is_not_exported(
     adapter: Adapter, tmp_path: Path, change: str, error: type[Exception]
 ) -> None:

@@ -22,7 +22,7 @@ EVERY = timedelta(minutes=10)  # pause between two runs
 PAUSE = timedelta(milliseconds=100)  # pause between two transactions of a run, so that receivers can write
 BATCH = 500  # number of instances or events that one transaction examines
 JOBS = 100  # number of jobs that one transaction examines; fewer if they have many instances (JOB_ROWS)
-JOB_ROWS = 2000  # number of rows from which no further job is added to a transaction; jobs are deleted as a whole
+JOB_ROWS = 2000  # a transaction examines no further job when its jobs have this many instances; no job is split
 
 ReadPage = Callable[[Transaction, Place], Page]
 DeleteRows = Callable[[Transaction, Sequence[int]], int]
@@ -41,7 +41,7 @@ class Retention:
         self._next = clock.now()
 
     def step(self) -> datetime:
-        """Delete the next few old rows, or wait for the next run. Return the time of the next call."""
+        """Delete the next few old rows, if they are due. Return the time of the next call."""
         now = self._clock.now()
         if now < self._next:
             return self._next
@@ -55,10 +55,12 @@ class Retention:
     def _delete_old_rows(self, now: datetime) -> Iterator[bool]:
         """Delete all rows that are old enough. Yield True after each transaction."""
         before = now - self._period
-        before_without_end = before - self._period  # for jobs of polled submitters without a reported end
+        # A platform that is polled may report the end of a job late: a job without a reported end is kept for twice
+        # the period.
+        before_if_unended = before - self._period
         jobs = self._delete_pages(
             lambda reading, after: history.finished_jobs(reading, before, after, JOBS, JOB_ROWS),
-            lambda writing, numbers: history.delete_jobs(writing, numbers, self._polled, before_without_end),
+            lambda writing, numbers: history.delete_jobs(writing, numbers, self._polled, before_if_unended),
         )
         instances = self._delete_pages(
             lambda reading, after: history.reclaimed_instances(reading, before, after, BATCH), history.delete_instances

@@ -1,13 +1,12 @@
 """Rollout of one configuration to the processes: first the host, then all receivers at the same time.
 
-    The rollout
-    waits for     report                      action
-    the host      applied, or ready (*)       send the configuration to the receivers, and use it for restarts
-    the host      not applied, or ended       refuse the configuration; the host keeps the previous configuration, or is
-                                              restarted with it if the host ended
-    receivers     applied, or ended           complete after the last receiver has reported; a receiver that ended is
-                                              restarted with the new configuration
-    receivers     not applied                 stop the receiver; it is restarted with the new configuration
+    waits for   report                         action
+    the host    applied, or ready (*)          send the configuration to the receivers, and use it for restarts
+    the host    not applied, failed or ended   refuse the configuration; the host keeps the previous configuration, or
+                                               is restarted with it if the host failed or ended
+    receivers   applied, or ended              complete after the last receiver has reported; a receiver that ended is
+                                               restarted with the new configuration
+    receivers   not applied                    stop the receiver; it is restarted with the new configuration
 
 (*) A host that was restarted for the configuration reports "ready". The host is the first because it must serve every
 AE title for which receivers accept instances. Instances for AE titles that a host does not serve wait in the ledger.
@@ -20,7 +19,7 @@ from typing import Any, Protocol
 
 from dicom_adapter.ledger.configurations import Configuration
 from dicom_adapter.ledger.health import HOST
-from dicom_adapter.runtime.channel import APPLIED, ENDED, NOT_APPLIED
+from dicom_adapter.runtime.channel import APPLIED, ENDED, FAILED, NOT_APPLIED
 from dicom_adapter.service.reload.requests import RolloutResult
 
 
@@ -34,7 +33,7 @@ class Processes(Protocol):
         """Restart the host with the configuration. Return True if a host runs, which has to end first."""
 
     def configure_receivers(self) -> set[str]:
-        """Send the configuration of the host to the running receivers. Return their names."""
+        """Send the configuration that the host has applied to the running receivers. Return their names."""
 
     def restart_receiver(self, name: str) -> None:
         """Stop a receiver, which is then started again with the current configuration."""
@@ -50,9 +49,12 @@ class Rollout:
         self._processes = processes
         self._waiting = {HOST}
         self._note = ""
-        assert requested.request is not None  # only the configuration of the start has no request
-        self._restarts = requested.request.restart_host or not processes.configure_host(requested)
-        # Reports of the old host are ignored until it has ended.
+        assert requested.request is not None  # only the configuration at the start of the service has no request
+        self._restarts = requested.request.restart_host
+        if not self._restarts:
+            is_sent = processes.configure_host(requested)
+            self._restarts = not is_sent  # no host runs: the next host starts with the configuration
+        # Reports of the old host, if there is one, are ignored until it has ended.
         self._is_ending = self._restarts and processes.restart_host(requested)
 
     def receive(self, name: str, report: Mapping[str, Any]) -> RolloutResult | None:
@@ -76,11 +78,11 @@ class Rollout:
             if hanging:
                 self._note = (
                     f"the processors of {', '.join(hanging)} hang, and are replaced when their calls return; "
-                    "restart the service if they do not"
+                    "if these calls do not return, restart the service"
                 )
             self._waiting = self._processes.configure_receivers()
             return None if self._waiting else RolloutResult(note=self._note)
-        elif event in (NOT_APPLIED, "failed", ENDED):
+        elif event in (NOT_APPLIED, FAILED, ENDED):
             self._processes.roll_back()
             return RolloutResult(refusal=report.get("reason") or f"the host ended with status {report['status']}")
         return None

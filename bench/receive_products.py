@@ -1,4 +1,4 @@
-"""Receivers of other projects, each with its default configuration."""
+"""Receivers of other products, each with its default configuration."""
 
 from __future__ import annotations
 
@@ -143,5 +143,5 @@ def find_orthanc() -> str | None:
 
 def version_output(program: str) -> str:
     """Return the output of `program --version`, or "" if it has no such option."""
-    version = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)  # noqa: S603 - a neighbour
+    version = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)  # noqa: S603 - an installed product
     return version.stdout
