@@ -370,3 +370,34 @@ def test_a_delimiter_with_a_length_is_accepted(syntax: str) -> None:
     )
     odd = whole.replace(element(SEQUENCE_END, "", b"", syntax), element(SEQUENCE_END, "", b"", syntax, length=8))
     assert [IDENTITY] * 2 == [read(odd, syntax, size) for size in (1, 4096)]
+
+
+# --- attributes for look-up -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.name)
+def test_attributes_for_look_up_are_read_and_never_cause_a_refusal(syntax: str) -> None:
+    """The first of several values is kept; a value that is too long, or has no length, is skipped.
+
+    Verified to fail when these attributes are decisive.
+    """
+    accession = element(0x00080050, "SH", b" ACC-1 ", syntax)
+    other = element(0x00080050, "SH", b"ACC-2", syntax)
+    endless = element(0x00080050, "SQ", b"", syntax, UNDEFINED) + element(SEQUENCE_END, "", b"", syntax)
+    long = element(0x00080050, "UT", bytes(1 << 17), syntax)
+    date = element(0x00080020, "DA", b"20260105", syntax)
+    modality = element(0x00080060, "CS", b"CT", syntax)
+
+    def look_up(before_patient: bytes) -> object:
+        found = {
+            tuple(sorted(read(encode(syntax, before_patient), syntax, size).look_up.items())) for size in (7, 1 << 20)
+        }
+        assert len(found) == 1
+        return dict(found.pop())
+
+    assert {"accession_number": "ACC-1", "study_date": "20260105", "modality": "CT"} == look_up(
+        date + accession + modality
+    )
+    assert {"accession_number": "ACC-1"} == look_up(accession + other)
+    assert {"modality": "CT"} == look_up(endless + modality) == look_up(long + modality)
+    assert {} == look_up(b"")

@@ -12,6 +12,7 @@ from sqlalchemy import func, select
 from dicom_adapter import InstanceStorageInfo, Job, JobPriority, JobState
 from dicom_adapter.api.errors import IllegalTransition, RowRejected
 from dicom_adapter.ledger import Ledger, instances, jobs
+from dicom_adapter.ledger.filters import Filters
 from dicom_adapter.ledger.jobs import JobRow
 from dicom_adapter.ledger.schema import job_instances
 
@@ -157,4 +158,4 @@ def test_the_newest_jobs_are_found_by_state_and_ae_title(ledger: Ledger, enter: 
         assert [other, faulted, old] == jobs.newest(transaction, 10)
         assert [other] == jobs.newest(transaction, 1)
         assert [faulted] == jobs.newest(transaction, 10, states=[JobState.FAULTED, JobState.CANCELLED])
-        assert [faulted, old] == jobs.newest(transaction, 10, ae_title="LUNG")
+        assert [faulted, old] == jobs.newest(transaction, 10, filters=Filters(ae_title="LUNG"))

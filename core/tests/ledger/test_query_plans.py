@@ -12,6 +12,7 @@ from sqlalchemy import event
 
 from dicom_adapter import InstanceStorageInfo, Job, JobState
 from dicom_adapter.ledger import Ledger, Transaction, balance, events, history, instance_rows, instances, jobs, traces
+from dicom_adapter.ledger.filters import Filters
 from dicom_adapter.ledger.held import count_held, count_held_bytes
 from dicom_adapter.ledger.history import BEGINNING
 from dicom_adapter.ledger.schema import InstanceState
@@ -73,8 +74,11 @@ def plans_of(ledger: Ledger, ask: Ask) -> list[list[str]]:
         (lambda t: jobs.count_unfinished(t), "unfinished_jobs"),
         (lambda t: instances.released_after(t, 0, 500), "released_instances"),
         (lambda t: instance_rows.newest(t, 50, state=InstanceState.QUARANTINED), "quarantined_instances"),
-        (lambda t: instance_rows.newest(t, 50, ae_title="LUNG", state=InstanceState.PENDING), "pending_instances"),
-        (lambda t: instance_rows.newest(t, 50, study_instance_uid="2.25.7"), "instances_of_study"),
+        (
+            lambda t: instance_rows.newest(t, 50, filters=Filters(ae_title="LUNG"), state=InstanceState.PENDING),
+            "pending_instances",
+        ),
+        (lambda t: instance_rows.newest(t, 50, filters=Filters(study_instance_uid="2.25.7")), "instances_of_study"),
         (lambda t: instances.pending_arrivals(t, ["2.25.200"]), "arrivals_of_instance"),
         (lambda t: jobs.queue_heads(t, "platform", NOW, {5}, NOW), "unfinished_jobs"),
         (lambda t: jobs.due_for_polling(t, "platform", NOW, NOW, 50), "started_jobs"),
@@ -129,6 +133,30 @@ def test_held_instances_are_counted_without_reading_the_rest(remembering: Ledger
             assert [] == [line for line in plan if line.startswith("SCAN") and line.split()[-1] not in PARTIAL], plan
             if "faulted" in statement:
                 assert any("faulted_jobs" in line.split() for line in plan), plan
+
+
+FILTERS = {
+    "study": Filters(study_instance_uid="2.25.1000"),
+    "series": Filters(series_instance_uid="2.25.2000"),
+    "sop": Filters(sop_instance_uid="2.25.7"),
+    "accession": Filters(accession_number="A1", since=NOW),
+    "patient": Filters(patient_id="P1", calling_ae_title="CT1"),
+}
+
+
+@pytest.mark.parametrize("filters", FILTERS.values(), ids=FILTERS)
+@pytest.mark.parametrize("ask", [instance_rows.newest, jobs.newest])
+def test_looking_for_a_study_reads_only_its_rows(remembering: Ledger, ask: Any, filters: Filters) -> None:
+    """The attributes of studies have indexes. Verified to fail when a condition calls a function on such a column."""
+    plan = plan_of(remembering, lambda transaction: ask(transaction, 50, filters=filters))
+    assert [] == [line for line in plan if line.startswith("SCAN")], plan
+
+
+def test_the_newest_jobs_of_a_sender_are_found_from_the_newest_on(remembering: Ledger) -> None:
+    """Most instances may come from this sender: they are not read before the first job is found."""
+    plan = plan_of(remembering, lambda t: jobs.newest(t, 50, filters=Filters(calling_ae_title="CT1")))
+    assert "SCAN jobs" == plan[0]
+    assert [] == [line for line in plan[1:] if line.startswith("SCAN") or "TEMP B-TREE" in line], plan
 
 
 def test_the_next_jobs_are_found_without_sorting(remembering: Ledger) -> None:

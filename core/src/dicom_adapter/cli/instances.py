@@ -17,6 +17,7 @@ from rich.progress import track
 from dicom_adapter.api.errors import Permanent, StorageUnavailable
 from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_ledger, read, require_valid
+from dicom_adapter.cli.filters import takes_filters
 from dicom_adapter.cli.job_text import event_lines, titled, wrapped
 from dicom_adapter.cli.messages import fail, warn
 from dicom_adapter.cli.times import Times, Utc, iso
@@ -24,6 +25,7 @@ from dicom_adapter.flow.process import quarantine
 from dicom_adapter.flow.process.quarantine import Intervention
 from dicom_adapter.ledger import Transaction, events, instance_rows, lanes
 from dicom_adapter.ledger.events import Event
+from dicom_adapter.ledger.filters import NO_FILTERS, Filters
 from dicom_adapter.ledger.instance_rows import InstanceRow
 from dicom_adapter.ledger.schema import InstanceState
 from dicom_adapter.ledger.schema import instances as instances_table
@@ -42,8 +44,6 @@ STORED = (InstanceState.PENDING, InstanceState.QUARANTINED, InstanceState.RELEAS
 
 Ids = Annotated[list[int] | None, typer.Argument(metavar="[ID]", help="Instance ids.")]
 All = Annotated[bool, typer.Option("--all", help="All instances that match the filters, instead of ids.")]
-AeTitle = Annotated[str | None, typer.Option("--ae-title", metavar="AET", help="Only instances of this AE title.")]
-Study = Annotated[str | None, typer.Option("--study", metavar="UID", help="Only instances of this study.")]
 Reason = Annotated[
     str, typer.Option("--reason", metavar="TEXT", help="Only instances quarantined for a reason that contains TEXT.")
 ]
@@ -51,14 +51,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text
 
 
 @instances.command("list")
+@takes_filters
 def list_instances(
     file: ConfigArgument = None,
     config: ConfigOption = None,
     state: Annotated[
         InstanceState | None, typer.Option(metavar="STATE", help=f"Only instances in this state: {STATES}.")
     ] = None,
-    ae_title: AeTitle = None,
-    study: Study = None,
+    filters: Filters = NO_FILTERS,
     reason: Reason = "",
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="Maximum number of instances.")] = 50,
     utc: Utc = False,
@@ -70,9 +70,7 @@ def list_instances(
     """
     ledger = open_ledger(find_file(file, config))
     with ledger.read() as transaction:
-        rows = instance_rows.newest(
-            transaction, limit, state=state, ae_title=ae_title, study_instance_uid=study, reason=reason
-        )
+        rows = instance_rows.newest(transaction, limit, state=state, filters=filters, reason=reason)
         stopped = lanes.stopped(transaction)
     if as_json:
         typer.echo(json.dumps([_summary(row, stopped) for row in rows], indent=2))
@@ -109,12 +107,12 @@ def show(
 
 
 @instances.command()
+@takes_filters
 def requeue(
     ids: Ids = None,
     config: ConfigOption = None,
     everything: All = False,
-    ae_title: AeTitle = None,
-    study: Study = None,
+    filters: Filters = NO_FILTERS,
     reason: Reason = "",
     as_json: AsJson = False,
 ) -> None:
@@ -124,11 +122,12 @@ def requeue(
     """
     ledger = open_ledger(find_file(config))
     with ledger.read() as transaction:
-        chosen = _chosen(transaction, ids, everything, (InstanceState.QUARANTINED,), ae_title, study, reason)
+        chosen = _chosen(transaction, ids, everything, (InstanceState.QUARANTINED,), filters, reason)
     _report("requeued", quarantine.requeue(ledger, SystemClock(), chosen, _operator()), as_json)
 
 
 @instances.command()
+@takes_filters
 def discard(
     ids: Ids = None,
     config: ConfigOption = None,
@@ -137,8 +136,7 @@ def discard(
         InstanceState,
         typer.Option(metavar="STATE", help="With --all: quarantined, or pending at AE titles that are not served."),
     ] = InstanceState.QUARANTINED,
-    ae_title: AeTitle = None,
-    study: Study = None,
+    filters: Filters = NO_FILTERS,
     reason: Reason = "",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: AsJson = False,
@@ -152,7 +150,7 @@ def discard(
     path = find_file(config)
     ledger, settings = open_ledger(path), require_valid(path)
     with ledger.read() as transaction:
-        chosen = _chosen(transaction, ids, everything, (state,), ae_title, study, reason)
+        chosen = _chosen(transaction, ids, everything, (state,), filters, reason)
     if chosen and not yes:
         typer.confirm(f"Discard {_counted(chosen)} permanently?", abort=True, err=True)
     served = [name for name in settings.ae_titles if not settings.unavailable(name)]
@@ -160,6 +158,7 @@ def discard(
 
 
 @instances.command()
+@takes_filters
 def export(
     to: Annotated[Path, typer.Option("--to", metavar="FOLDER", file_okay=False, help="The folder for the files.")],
     ids: Ids = None,
@@ -168,8 +167,7 @@ def export(
     state: Annotated[
         InstanceState | None, typer.Option(metavar="STATE", help=f"With --all: only instances in this state: {STATES}.")
     ] = None,
-    ae_title: AeTitle = None,
-    study: Study = None,
+    filters: Filters = NO_FILTERS,
     reason: Reason = "",
     as_json: AsJson = False,
 ) -> None:
@@ -181,7 +179,7 @@ def export(
     ledger = open_ledger(path)
     with ledger.read() as transaction:
         states = STORED if state is None else (state,)
-        chosen = _chosen(transaction, ids, everything, states, ae_title, study, reason)
+        chosen = _chosen(transaction, ids, everything, states, filters, reason)
         rows = instance_rows.find(transaction, chosen)
     storage = _storage(path)
     result = Intervention(refused=dict.fromkeys(chosen, "there is no such instance"))
@@ -220,23 +218,20 @@ def _chosen(
     ids: list[int] | None,
     everything: bool,
     states: Iterable[InstanceState],
-    ae_title: str | None,
-    study: str | None,
+    filters: Filters,
     reason: str,
 ) -> list[int]:
     """Return the given ids, or the ids of the instances that match the filters."""
     if everything is bool(ids):
         raise typer.BadParameter("enter either instance ids or --all")
     if ids:
-        if ae_title is not None or study is not None or reason:
+        if filters != NO_FILTERS or reason:
             raise typer.BadParameter("filters need --all")
         return list(dict.fromkeys(ids))
     return sorted(
         row.instance.instance_id
         for state in states
-        for row in instance_rows.newest(
-            transaction, None, state=state, ae_title=ae_title, study_instance_uid=study, reason=reason
-        )
+        for row in instance_rows.newest(transaction, None, state=state, filters=filters, reason=reason)
     )
 
 

@@ -15,6 +15,7 @@ from attrs import evolve
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.values import Job, JobState
 from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_ledger
+from dicom_adapter.cli.filters import takes_filters
 from dicom_adapter.cli.job_text import SHORT_ID, JobWriter
 from dicom_adapter.cli.messages import fail, warn
 from dicom_adapter.cli.times import Times, Utc, iso
@@ -22,6 +23,7 @@ from dicom_adapter.flow.submit import operators
 from dicom_adapter.ledger import Ledger, Transaction, events, health
 from dicom_adapter.ledger import jobs as ledger_jobs
 from dicom_adapter.ledger.events import Event
+from dicom_adapter.ledger.filters import NO_FILTERS, Filters
 from dicom_adapter.ledger.jobs import UNFINISHED, JobRow, JobStudies
 from dicom_adapter.runtime.clock import Clock, SystemClock
 
@@ -38,12 +40,12 @@ STATE_OF = {f"job_{state.value.replace('-', '_')}": state for state in JobState}
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[JOB_ID]", help="Job ids, or their prefixes.")]
 All = Annotated[bool, typer.Option("--all", help="All jobs that match the filters, instead of ids.")]
-AeTitle = Annotated[str | None, typer.Option("--ae-title", metavar="AET", help="Only jobs of this AE title.")]
 SubmitterName = Annotated[str | None, typer.Option("--submitter", metavar="NAME", help="Only jobs of this submitter.")]
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Only jobs whose last error contains TEXT.")]
 
 
 @jobs.command("list")
+@takes_filters
 def list_jobs(
     file: ConfigArgument = None,
     config: ConfigOption = None,
@@ -51,7 +53,7 @@ def list_jobs(
         list[JobState] | None,
         typer.Option(metavar="STATE", help=f"Only jobs in this state: {STATES}. May be repeated."),
     ] = None,
-    ae_title: AeTitle = None,
+    filters: Filters = NO_FILTERS,
     submitter: SubmitterName = None,
     reason: Reason = "",
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="Maximum number of jobs.")] = 50,
@@ -66,7 +68,7 @@ def list_jobs(
     ledger = open_ledger(path)
     with ledger.read() as transaction:
         rows = ledger_jobs.newest(
-            transaction, limit, states=state or (), ae_title=ae_title, submitter=submitter, error=reason
+            transaction, limit, states=state or (), filters=filters, submitter=submitter, error=reason
         )
         studies = ledger_jobs.studies(transaction, [row.number for row in rows])
         writer = _writer(transaction, utc, file or config)
@@ -108,6 +110,7 @@ def show(
 
 
 @jobs.command()
+@takes_filters
 def retry(
     job_ids: Ids = None,
     config: ConfigOption = None,
@@ -116,7 +119,7 @@ def retry(
         list[JobState] | None,
         typer.Option(metavar="STATE", help="With --all: only jobs in this state; default: faulted and postponed jobs."),
     ] = None,
-    ae_title: AeTitle = None,
+    filters: Filters = NO_FILTERS,
     submitter: SubmitterName = None,
     reason: Reason = "",
 ) -> None:
@@ -131,12 +134,13 @@ def retry(
     ledger = open_ledger(find_file(config))
     with ledger.read() as transaction:
         chosen = _chosen(
-            transaction, job_ids, everything, state or (JobState.FAULTED, *UNFINISHED), ae_title, submitter, reason
+            transaction, job_ids, everything, state or (JobState.FAULTED, *UNFINISHED), filters, submitter, reason
         )
     _intervene(ledger, [job for job in chosen if not everything or _can_retry(job)], operators.retry, "will be retried")
 
 
 @jobs.command()
+@takes_filters
 def cancel(
     job_ids: Ids = None,
     config: ConfigOption = None,
@@ -145,7 +149,7 @@ def cancel(
         list[JobState] | None,
         typer.Option(metavar="STATE", help="With --all: jobs in this state; default: faulted. May be repeated."),
     ] = None,
-    ae_title: AeTitle = None,
+    filters: Filters = NO_FILTERS,
     submitter: SubmitterName = None,
     reason: Reason = "",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="With --all: do not ask for confirmation.")] = False,
@@ -156,7 +160,7 @@ def cancel(
     """
     ledger = open_ledger(find_file(config))
     with ledger.read() as transaction:
-        chosen = _chosen(transaction, job_ids, everything, state or (JobState.FAULTED,), ae_title, submitter, reason)
+        chosen = _chosen(transaction, job_ids, everything, state or (JobState.FAULTED,), filters, submitter, reason)
     if everything and chosen and not yes:
         typer.confirm(f"Cancel {_counted(chosen)}?", abort=True, err=True)
     _intervene(ledger, chosen, operators.cancel, "will be cancelled")
@@ -249,7 +253,7 @@ def _chosen(
     job_ids: list[str] | None,
     everything: bool,
     states: Iterable[JobState],
-    ae_title: str | None,
+    filters: Filters,
     submitter: str | None,
     reason: str,
 ) -> list[Job]:
@@ -257,11 +261,11 @@ def _chosen(
     if everything is bool(job_ids):
         raise typer.BadParameter("enter either job ids or --all")
     if job_ids:
-        if ae_title is not None or submitter is not None or reason:
+        if filters != NO_FILTERS or submitter is not None or reason:
             raise typer.BadParameter("filters need --all")
         return [_find(transaction, job_id.lower()).job for job_id in job_ids]
     rows = ledger_jobs.newest(
-        transaction, None, states=tuple(states), ae_title=ae_title, submitter=submitter, error=reason
+        transaction, None, states=tuple(states), filters=filters, submitter=submitter, error=reason
     )
     return [row.job for row in reversed(rows)]
 

@@ -140,6 +140,13 @@ class LedgerConfig:
             "that state ends."
         ),
     )
+    keep_descriptions: bool = setting(
+        default=False,
+        help=(
+            "If true, the ledger keeps the Study Description and the Series Description of new instances, for the "
+            "commands that look for studies. **They may contain patient data**."
+        ),
+    )
 
 
 @frozen(kw_only=True)

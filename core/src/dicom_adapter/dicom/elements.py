@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from attrs import define, field
+from attrs import Factory, define, field
 
 from dicom_adapter.dicom.encoding import (
     IMPLICIT,
@@ -32,6 +32,7 @@ NOTHING: frozenset[Any] = frozenset()
 ONE_BY_ONE = (
     1 << 16
 )  # bytes: in implicit VR, elements with a value of this length or longer are not skipped in the loop
+WINDOW = 1 << 12  # bytes that the fast loop scans at a time; the wanted elements are near the beginning
 VALUE_LIMIT = 1 << 16  # bytes: a wanted value that is longer is refused; the longest legal value has 64 characters
 BEGINNING = 1024  # bytes that are collected before the encoding is checked
 DEEPEST = 10_000  # the limit of sequences and items of undefined length that contain each other
@@ -72,6 +73,9 @@ class ElementScanner:
     transfer_syntax_uid: str
     wanted: frozenset[int]  # tags of top-level elements
     required: frozenset[int]  # those of `wanted` without which the result is useless
+    # Those of `wanted` that must be unambiguous. Of the others, a value that is too long is skipped, and the first of
+    # several values is kept.
+    decisive: frozenset[int] = field(default=Factory(lambda scanner: scanner.wanted, takes_self=True))
     needs_more: bool = True  # False: the rest of the data set cannot change the result
     values: dict[int, bytes] = field(factory=dict)  # the wanted values found so far
     # All tags up to the greatest of `wanted` were read in ascending order, and all of `required` are among them.
@@ -98,12 +102,12 @@ class ElementScanner:
         self._greatest = max(self.wanted)
 
     def _wants_more(self) -> bool:
-        return not (self.problem or self.conflict or (self.is_complete and self._has_checked_pixels))
+        return not (self.problem or self.conflict or (self._has_checked_pixels and self.is_complete))
 
     @property
     def is_complete(self) -> bool:
-        """Return whether every wanted element was found."""
-        return len(self.values) == len(self.wanted)
+        """Return whether every decisive element was found."""
+        return self.values.keys() >= self.decisive
 
     @property
     def to_skip(self) -> int:
@@ -169,9 +173,12 @@ class ElementScanner:
         """Scan short elements in a fast loop; return the offset of the first element that needs more."""
         if self.is_past_wanted or self._outer:
             return self._skip_without_order(data, at)
+        # A copy of the next bytes: slices of bytes are faster than slices of a view.
+        copied, data = data, bytes(data[at : at + WINDOW])
+        start, at = at, 0
         size, wanted, values, is_implicit = len(data), self.wanted, self.values, self._encoding.is_implicit
         header = self._encoding.implicit_header if is_implicit else self._encoding.header
-        last, last_at = self.last.tag, self.last.offset - self._start
+        last, last_at = self.last.tag, self.last.offset - self._start - start
         while at + 8 <= size and last != self._greatest:
             if is_implicit:
                 group, number, length = header(data, at)
@@ -185,13 +192,13 @@ class ElementScanner:
             if tag in wanted:
                 if end > size or tag in values:
                     break
-                values[tag] = bytes(data[at + 8 : end])
+                values[tag] = data[at + 8 : end]
             if tag <= last:
-                self._note_disorder(ElementPlace(tag, self._start + at))
+                self._note_disorder(ElementPlace(tag, self._start + start + at))
             last, last_at, at = tag, at, end
-        self.last = ElementPlace(last, self._start + last_at)
+        self.last = ElementPlace(last, self._start + start + last_at)
         self._note_if_past_wanted()
-        return self._skip_without_order(data, at) if self.is_past_wanted else at
+        return self._skip_without_order(copied, start + at) if self.is_past_wanted else start + at
 
     def _skip_without_order(self, data: bytes | memoryview, at: int) -> int:
         """Skip as `_skip_plain` does, but faster, without a check of the order.
@@ -222,8 +229,9 @@ class ElementScanner:
     def _read_top_level(self, data: bytes | memoryview, at: int, element: ElementHeader) -> bool:
         """Read a value if it is wanted, and check Pixel Data. Return False if the value is incomplete or refused."""
         place = ElementPlace(element.tag, self._start + at)
-        if element.tag in self.wanted:
-            if element.length > VALUE_LIMIT:
+        is_too_long = element.length > VALUE_LIMIT
+        if element.tag in self.decisive or (element.tag in self.wanted and not is_too_long):
+            if is_too_long:
                 self.problem = f"{place} has {element.length} bytes, more than {VALUE_LIMIT}"
                 return False
             if element.value + element.length > len(data):
@@ -253,7 +261,7 @@ class ElementScanner:
         return element.value
 
     def _keep(self, place: ElementPlace, value: bytes) -> None:
-        if self.values.setdefault(place.tag, value) != value:
+        if self.values.setdefault(place.tag, value) != value and place.tag in self.decisive:
             self.conflict = f"the data set has a second {place}, with another value"
 
     def _check_pixels(self, is_encapsulated: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping, Set
+from functools import lru_cache
 from io import BytesIO
 from typing import Any
 
@@ -42,6 +43,14 @@ IDENTITY_TAGS = frozenset(
         SERIES_INSTANCE_UID,
     }
 )
+# Attributes by which operators look for a study, by the name of their column in the ledger
+LOOK_UP_TAGS = {"study_date": 0x00080020, "accession_number": 0x00080050, "modality": 0x00080060}
+DESCRIPTION_TAGS = {"study_description": 0x00081030, "series_description": 0x0008103E}
+_LOOK_UP_TAGS = (*LOOK_UP_TAGS.values(), *DESCRIPTION_TAGS.values())
+LOOK_UP_NAMES = (*LOOK_UP_TAGS, *DESCRIPTION_TAGS)
+WANTED_TAGS = IDENTITY_TAGS.union(LOOK_UP_TAGS.values())
+WANTED_TAGS_WITH_DESCRIPTIONS = WANTED_TAGS.union(DESCRIPTION_TAGS.values())
+LONGEST_LOOK_UP = 64  # characters; the longest legal value of these attributes (PS3.5 table 6.2-1: LO)
 UIDS = frozenset({SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID, SERIES_INSTANCE_UID})
 
 
@@ -67,15 +76,22 @@ class Identity:
     series_instance_uid: str
     patient_id: str = field(repr=False)
     issuer_of_patient_id: str = field(repr=False)
+    look_up: Mapping[str, str] = field(factory=dict, repr=False)  # the values that are not empty, by name
 
 
 class IdentityReader:
     """Reads the identity from a data set that arrives in pieces. Not thread-safe."""
 
-    def __init__(self, transfer_syntax_uid: str, *, accepts_any_encoding: bool = False) -> None:
-        """`accepts_any_encoding`: read the data set as it is encoded, and report a difference in `mismatch`."""
+    def __init__(
+        self, transfer_syntax_uid: str, *, accepts_any_encoding: bool = False, reads_descriptions: bool = False
+    ) -> None:
+        """`accepts_any_encoding`: read the data set as it is encoded, and report a difference in `mismatch`.
+
+        `reads_descriptions`: read the descriptions of study and series, too.
+        """
         self._accepts_any_encoding = accepts_any_encoding
-        self._scanner = ElementScanner(transfer_syntax_uid, IDENTITY_TAGS, UIDS)
+        wanted = WANTED_TAGS_WITH_DESCRIPTIONS if reads_descriptions else WANTED_TAGS
+        self._scanner = ElementScanner(transfer_syntax_uid, wanted, UIDS, IDENTITY_TAGS)
 
     @property
     def needs_more(self) -> bool:
@@ -103,7 +119,7 @@ class IdentityReader:
             raise UnreadableDataSet(self._scanner.conflict)
         if self._scanner.problem and not (self._scanner.is_past_wanted or self._scanner.is_complete):
             raise UnreadableDataSet(self._scanner.problem)
-        if not self._scanner.values:
+        if self._scanner.values.keys().isdisjoint(IDENTITY_TAGS):
             raise UnreadableDataSet("the data set has none of the attributes that identify an instance")
         return _identity(self._scanner.values)
 
@@ -155,7 +171,14 @@ def _identity(values: Mapping[int, bytes]) -> Identity:
         series_instance_uid=_uid(values, SERIES_INSTANCE_UID, "Series Instance UID"),
         patient_id=_text(values.get(PATIENT_ID, b""), charset),
         issuer_of_patient_id=_text(values.get(ISSUER_OF_PATIENT_ID, b""), charset),
+        look_up=_look_up(charset, *map(values.get, _LOOK_UP_TAGS)),
     )
+
+
+@lru_cache(maxsize=256)  # consecutive instances mostly have the same values
+def _look_up(charset: bytes, *values: bytes | None) -> Mapping[str, str]:
+    texts = [_text(value or b"", charset)[:LONGEST_LOOK_UP] for value in values]
+    return {name: text for name, text in zip(LOOK_UP_NAMES, texts, strict=True) if text}
 
 
 def _uid(values: Mapping[int, bytes], tag: int, title: str) -> str:

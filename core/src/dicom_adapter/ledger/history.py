@@ -2,7 +2,8 @@
 
 A job is deleted when it finished long ago and all its instances are reclaimed. An instance is deleted when it was
 reclaimed long ago and no job contains it. An event is deleted together with its instance or job, or because of its
-age. Rows are read in pages, each from a `Place` on, so that old rows that cannot be deleted are not read repeatedly.
+age. A series is deleted after the last instance of its study. Rows are read in pages, each from a `Place` on, so that
+old rows that cannot be deleted are not read repeatedly.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from dicom_adapter.ledger.schema import (
     instances,
     job_instances,
     jobs,
+    series,
 )
 
 
@@ -157,6 +159,23 @@ def old_events(transaction: Transaction, before: datetime, after: Place, limit: 
 def delete_events(transaction: Transaction, numbers: Sequence[int]) -> int:
     """Delete these events; return the number of deleted events."""
     return transaction.execute(delete(events).where(events.c.event_id.in_(numbers))).rowcount
+
+
+def old_series(transaction: Transaction, before: datetime, after: Place, limit: int) -> Page:
+    """Return series that were seen before a time, oldest first. `Page.numbers` has those without an instance."""
+    has_study = exists().where(instances.c.study_instance_uid == series.c.study_instance_uid)
+    query = select(series.c.seen_at, series.c.series_number, has_study.label("has_study")).where(
+        series.c.seen_at < before, _is_after(series.c.seen_at, series.c.series_number, after)
+    )
+    rows = transaction.execute(query.order_by(series.c.seen_at, series.c.series_number).limit(limit)).all()
+    unneeded = [row.series_number for row in rows if not row.has_study]
+    return Page(unneeded, Place(rows[-1].seen_at, rows[-1].series_number) if rows else after)
+
+
+def delete_series(transaction: Transaction, numbers: Sequence[int]) -> int:
+    """Delete these series, unless an instance of their study has arrived since; return the number of deleted rows."""
+    has_study = exists().where(instances.c.study_instance_uid == series.c.study_instance_uid)
+    return transaction.execute(delete(series).where(series.c.series_number.in_(numbers), ~has_study)).rowcount
 
 
 def _is_after(at: Column[datetime], number: Column[int], place: Place) -> ColumnElement[bool]:

@@ -11,6 +11,7 @@ from sqlalchemy import Row, select
 
 from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.ledger.connection import Transaction
+from dicom_adapter.ledger.filters import NO_FILTERS, Filters
 from dicom_adapter.ledger.instance_values import COLUMNS, chunks, to_instances
 from dicom_adapter.ledger.schema import (
     IS_PENDING,
@@ -48,21 +49,16 @@ def newest(
     limit: int | None,
     *,
     state: InstanceState | None = None,
-    ae_title: str | None = None,
-    study_instance_uid: str | None = None,
+    filters: Filters = NO_FILTERS,
     reason: str = "",
 ) -> list[InstanceRow]:
-    """Return instances in this state, of this AE title and study (all if None), newest first.
+    """Return instances in this state (all if None) that the filters let through, newest first.
 
     `reason`: only instances whose reason for the quarantine contains this text; case is ignored.
     """
-    query = select(*_ROW).limit(limit)
+    query = select(*_ROW).where(filters.of_instances()).limit(limit)
     if state is not None:
         query = query.where(_IS_IN[state])
-    if ae_title is not None:
-        query = query.where(instances.c.ae_title == ae_title)
-    if study_instance_uid is not None:
-        query = query.where(instances.c.study_instance_uid == study_instance_uid)
     if reason:
         query = query.where(instances.c.reason.icontains(reason, autoescape=True))
     # Most instances are reclaimed. For any other state, SQLite has to use the index of the state and sort its rows,

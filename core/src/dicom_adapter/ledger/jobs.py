@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Row, func, literal_column, or_, select, up
 from dicom_adapter.api.errors import IllegalTransition
 from dicom_adapter.api.values import Job, JobPriority, JobState
 from dicom_adapter.ledger.connection import Transaction, inserted_id
+from dicom_adapter.ledger.filters import NO_FILTERS, Filters
 from dicom_adapter.ledger.schema import IS_STARTED, IS_UNFINISHED, UNFINISHED_JOB_STATES, instances, job_instances, jobs
 
 UNFINISHED = tuple(JobState(state) for state in UNFINISHED_JOB_STATES)
@@ -63,19 +64,17 @@ def newest(
     limit: int | None,
     *,
     states: Collection[JobState] = (),
-    ae_title: str | None = None,
+    filters: Filters = NO_FILTERS,
     submitter: str | None = None,
     error: str = "",
 ) -> list[JobRow]:
-    """Return jobs in these states (all if empty), of this AE title and submitter (all if None), newest first.
+    """Return the selected jobs in these states (all if empty) and of this submitter (all if None), newest first.
 
     `error`: only jobs whose last error contains this text; case is ignored.
     """
-    query = _select().limit(limit)
+    query = _select().where(filters.of_jobs()).limit(limit)
     if states:
         query = query.where(jobs.c.state.in_([literal_column(f"'{state.value}'") for state in states]))
-    if ae_title is not None:
-        query = query.where(jobs.c.ae_title == ae_title)
     if submitter is not None:
         query = query.where(jobs.c.submitter == submitter)
     if error:

@@ -13,7 +13,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from dicom_adapter.ledger.schema import metadata
 
-REVISION = "0007"  # revision of the newest migration, with which a new ledger is created
+REVISION = "0008"  # revision of the newest migration, with which a new ledger is created
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 # All indexes, in the order in which the migrations create them: of two equally good indexes, SQLite uses the newer one.
@@ -36,6 +36,11 @@ INDEXES = (
     "events_of_ae_title",
     "finished_jobs",
     "faulted_jobs",
+    "one_series",
+    "series_of_study",
+    "series_of_accession_number",
+    "series_of_patient",
+    "series_by_time",
 )
 
 _version = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))

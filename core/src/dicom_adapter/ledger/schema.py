@@ -70,6 +70,8 @@ class LaneState(str, Enum):
 # SQLite numbers rows automatically only if the key is exactly INTEGER; in other databases ids may exceed 2³¹.
 RowId = BigInteger().with_variant(Integer, "sqlite")
 
+# Columns whose values together identify a row of `series`
+SERIES_KEY = ("series_instance_uid", "study_instance_uid", "patient_id", "accession_number", "study_date", "modality")
 UNFINISHED_JOB_STATES = ("queued", "created", "metadata-sent", "uploaded")
 
 instances = Table(
@@ -137,6 +139,27 @@ Index(
 )
 Index("instances_of_study", instances.c.study_instance_uid)
 Index("arrivals_of_instance", instances.c.sop_instance_uid)
+
+# See `ledger.series`.
+series = Table(
+    "series",
+    metadata,
+    Column("series_number", RowId, primary_key=True, autoincrement=True),
+    Column("series_instance_uid", String(64), nullable=False),
+    Column("study_instance_uid", String(64), nullable=False),
+    Column("patient_id", Text, nullable=False),
+    Column("accession_number", Text, nullable=False),
+    Column("study_date", Text, nullable=False),
+    Column("modality", Text, nullable=False),
+    Column("study_description", Text, nullable=False),
+    Column("series_description", Text, nullable=False),
+    Column("seen_at", UtcDateTime, nullable=False),  # time of an arrival, not always the last one
+)
+Index("one_series", *(series.c[name] for name in SERIES_KEY), unique=True)
+Index("series_of_study", series.c.study_instance_uid)
+Index("series_of_accession_number", series.c.accession_number)
+Index("series_of_patient", series.c.patient_id)
+Index("series_by_time", series.c.seen_at)
 
 # Counters: `received` counts every row ever inserted into `instances`; each outcome counts the deleted rows with it.
 tallies = Table(

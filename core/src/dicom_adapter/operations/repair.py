@@ -16,11 +16,12 @@ from dicom_adapter.api.errors import DicomAdapterError, LedgerError, Refused
 from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.dicom.part10 import StoredFile, file_header, read_file
 from dicom_adapter.flow.verified_reader import VerifiedReader
-from dicom_adapter.ledger import Transaction, balance, events, instances
+from dicom_adapter.ledger import Transaction, balance, events, instances, series
 from dicom_adapter.ledger.balance import ObjectRow
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.instances import UNNUMBERED
 from dicom_adapter.ledger.schema import InstanceState
+from dicom_adapter.ledger.series import Series
 from dicom_adapter.operations.audit import PIECE_BYTES, AuditReport, Finding, Kind
 from dicom_adapter.runtime.clock import Clock
 from dicom_adapter.runtime.resources import Resources
@@ -146,7 +147,10 @@ class Repair:
 
     def _adopt(self, key: str, stored: StoredFile, size: int) -> str:
         instance = _instance(key, stored, size, self._clock)
+        uids = instance.series_instance_uid, instance.study_instance_uid
+        of_series = Series(*uids, instance.patient_id, **stored.identity.look_up)
         with self._ledger.write() as transaction:
+            series.enter(transaction, [of_series], instance.received_at)
             number = balance.insert_quarantined(transaction, instance, WITHOUT_ROW)
             self._record(transaction, "instance_quarantined", instance.ae_title, number, WITHOUT_ROW)
         return f"object {key}: quarantined as instance {number} of {instance.ae_title}"

@@ -25,7 +25,8 @@ from dicom_adapter.cli import app
 from dicom_adapter.config import Config, load
 from dicom_adapter.flow.store.commit import Store
 from dicom_adapter.flow.store.received_instance import ReceivedInstance
-from dicom_adapter.ledger import WAIT_SECONDS, Ledger, arrivals, events, instances, receiver_runs
+from dicom_adapter.ledger import WAIT_SECONDS, Ledger, arrivals, events, instance_rows, instances, receiver_runs
+from dicom_adapter.ledger.filters import Filters
 from dicom_adapter.ledger.schema import EPOCH
 from dicom_adapter.plugins.registry import discover
 from dicom_adapter.runtime.data_folder import DataFolder
@@ -199,6 +200,7 @@ def encode(uid: str, patient: bytes = b"P1") -> bytes:
     elements = [
         (0x00080016, b"UI", CT.encode()),
         (0x00080018, b"UI", uid.encode()),
+        (0x00080050, b"SH", b"ACC-1"),
         (0x00100020, b"LO", patient),
         (0x0020000D, b"UI", b"1.2.3"),
         (0x0020000E, b"UI", b"1.2.3.1"),
@@ -244,6 +246,9 @@ def test_lost_rows_are_entered_again_in_order(site: Site) -> None:
     ]
     assert contents == [second.content(instance) for instance in after]
     assert [instance.instance_id for instance in after[2:]] == second.recovered()
+    of_patient = Filters(patient_id=after[-1].patient_id, accession_number="ACC-1")
+    with second.ledger.read() as transaction:
+        assert 2 == len(instance_rows.newest(transaction, 9, filters=of_patient))
 
 
 def test_ids_of_lost_rows_are_not_reused(site: Site) -> None:

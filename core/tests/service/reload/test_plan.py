@@ -64,6 +64,7 @@ def test_equivalent_texts_have_no_differences(take: Take) -> None:
         ("[dicom]\nidle-timeout = 5\n", "dicom.idle-timeout"),
         ("[dicom]\nmax-associations-per-peer = 5\n", "dicom.max-associations-per-peer"),
         ("[ledger]\nhistory-days = 5\n", "ledger.history-days"),
+        ("[ledger]\nkeep-descriptions = true\n", "ledger.keep-descriptions"),
         ('default-submitter = "platform"\n', "default-submitter"),
     ],
 )

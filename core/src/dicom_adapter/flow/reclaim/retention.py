@@ -23,6 +23,7 @@ PAUSE = timedelta(milliseconds=100)  # pause between two transactions of a run, 
 BATCH = 500  # number of instances or events that one transaction examines
 JOBS = 100  # number of jobs that one transaction examines; fewer if they have many instances (JOB_ROWS)
 JOB_ROWS = 2000  # a transaction examines no further job when its jobs have this many instances; no job is split
+SERIES_KEPT = timedelta(hours=1)  # longer than receivers rely on the row of a series (`store.known_series`)
 
 ReadPage = Callable[[Transaction, Place], Page]
 DeleteRows = Callable[[Transaction, Sequence[int]], int]
@@ -68,8 +69,12 @@ class Retention:
         events = self._delete_pages(
             lambda reading, after: history.old_events(reading, before, after, BATCH), history.delete_events
         )
+        before_known = min(before, now - SERIES_KEPT)
+        series = self._delete_pages(
+            lambda reading, after: history.old_series(reading, before_known, after, BATCH), history.delete_series
+        )
         deleted: Counter[str] = Counter()
-        for kind, counts in (("jobs", jobs), ("instances", instances), ("events", events)):
+        for kind, counts in (("jobs", jobs), ("instances", instances), ("events", events), ("series", series)):
             for count in counts:
                 deleted[kind] += count
                 yield True

@@ -24,13 +24,14 @@ from dicom_adapter.api.receiving import StoreOutcome, StoreRequest, StoreResult
 from dicom_adapter.config.model import Config, WrongEncoding
 from dicom_adapter.dicom.part10 import file_header
 from dicom_adapter.flow.store.incoming import IncomingInstance, failed
+from dicom_adapter.flow.store.known_series import KnownSeries
 from dicom_adapter.flow.store.limits import StoreLimits
 from dicom_adapter.flow.store.received_instance import ReceivedInstance
 from dicom_adapter.flow.store.recovery import Recovery
 from dicom_adapter.flow.store.recovery_records import RecoveryRecords
 from dicom_adapter.flow.store.rows import RowWriter
 from dicom_adapter.flow.store.stored_objects import delete_stored_objects
-from dicom_adapter.ledger import instances, receiver_runs
+from dicom_adapter.ledger import instances, receiver_runs, series
 from dicom_adapter.ledger.health import RECEIVER
 from dicom_adapter.runtime.resources import Resources
 
@@ -63,6 +64,7 @@ class Store:
         self._checkpoint_seconds = checkpoint_seconds
         self._inline_sync_seconds = inline_sync_seconds
         self._recovery_records = RecoveryRecords(self._clock) if self._storage.keeps_recovery_records else None
+        self._known_series = KnownSeries()
         self._has_unsynced_commits = False
         self._may_checkpoint = True
         self._storage_is_slow = False
@@ -99,6 +101,7 @@ class Store:
             writer=writer,
             recovery_records=self._recovery_records,
             accepts_any_encoding=table.wrong_encoding is WrongEncoding.QUARANTINE,
+            keeps_descriptions=self._config.ledger.keep_descriptions,
         )
         incoming.write_header(header)
         return incoming
@@ -182,10 +185,13 @@ class Store:
         try:
             # A row needs no sync if its instance has a recovery record: it can be entered again from the record.
             synced = not all(one.number for one in received)
+            of_new_series = self._known_series.unknown(received)
             with self._ledger.write(synced=synced, waits=waits) as transaction:
                 # The time is read inside of the transaction, so that rows and times have the same order.
                 now = self._clock.now()
                 results = RowWriter(self._config, self._storage, transaction, self._name).enter(received, now)
+                series.enter(transaction, {one.series() for one in of_new_series}, now)
+            self._known_series.add(of_new_series)
         except LedgerUnavailable as failure:  # concerns all instances
             if failure.is_busy and not waits:
                 raise

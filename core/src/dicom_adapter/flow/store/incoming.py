@@ -34,13 +34,18 @@ class IncomingInstance:
     _writer: InstanceWriter | None = None
     _recovery_records: RecoveryRecords | None = None
     _accepts_any_encoding: bool = False  # an instance that is not encoded as negotiated is quarantined, not refused
+    _keeps_descriptions: bool = False  # for look-up
     _header_size: int = field(default=0, init=False)
     _size: int = field(default=0, init=False)  # bytes of the data set that have arrived
     _checksum: int = field(default=0, init=False)
     _reader: IdentityReader = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._reader = IdentityReader(self.request.transfer_syntax_uid, accepts_any_encoding=self._accepts_any_encoding)
+        self._reader = IdentityReader(
+            self.request.transfer_syntax_uid,
+            accepts_any_encoding=self._accepts_any_encoding,
+            reads_descriptions=self._keeps_descriptions,
+        )
 
     def write_header(self, header: bytes) -> None:
         """Write the beginning of the Part 10 file."""
@@ -123,7 +128,9 @@ class IncomingInstance:
             "size_bytes": self._header_size + self._size,
             "checksum": self._checksum,
         }
-        received = ReceivedInstance(columns=columns, quarantine_reason=self._reader.encoding_mismatch)
+        received = ReceivedInstance(
+            columns=columns, look_up=identity.look_up, quarantine_reason=self._reader.encoding_mismatch
+        )
         if self._recovery_records is not None:
             self._recovery_records.write(received, self._writer)
         columns["storage_key"] = self._writer.finish()

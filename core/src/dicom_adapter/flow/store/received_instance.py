@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from operator import itemgetter
 from typing import Any
 
-from attrs import define
+from attrs import define, field
 
 from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.ledger import arrivals
 from dicom_adapter.ledger.instances import UNNUMBERED
+from dicom_adapter.ledger.series import Series
 
 _VALUES = itemgetter(*arrivals.COLUMNS)
 
@@ -25,6 +27,7 @@ class ReceivedInstance:
     # The columns of its row by name (`arrivals.COLUMNS`); `received_at` is in microseconds, as the ledger stores it. A
     # dictionary is fast: recovery record, row and info are built from it, and a class would take twice as long.
     columns: dict[str, Any]
+    look_up: Mapping[str, str] = field(factory=dict)  # attributes by which operators look for it; see `dicom.identity`
     quarantine_reason: str = ""  # reason why no processor receives the instance
     receiver_run: str = ""  # receiver run of the recovery record; "" if there is no record
     number: int = 0  # number of the recovery record in the receiver run; 0 if there is no record
@@ -51,6 +54,13 @@ class ReceivedInstance:
         """Return the values in the order of `arrivals.COLUMNS`."""
         values: tuple[object, ...] = _VALUES(self.columns)
         return values
+
+    def series(self) -> Series:
+        """Return the series to which the instance belongs."""
+        columns = self.columns
+        return Series(
+            columns["series_instance_uid"], columns["study_instance_uid"], columns["patient_id"], **self.look_up
+        )
 
     def info(self, instance_id: int = UNNUMBERED) -> InstanceStorageInfo:
         """Return the instance as processors receive it."""

@@ -17,7 +17,7 @@ from dicom_adapter.flow.store.received_instance import ReceivedInstance
 from dicom_adapter.flow.store.recovery_records import read_recovery_record
 from dicom_adapter.flow.store.rows import RowWriter
 from dicom_adapter.flow.store.stored_objects import delete_stored_objects
-from dicom_adapter.ledger import Ledger, events, instances, receiver_runs
+from dicom_adapter.ledger import Ledger, events, instances, receiver_runs, series
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.runtime.clock import Clock
 
@@ -79,6 +79,7 @@ class Recovery:
         now = self.clock.now()
         with self.ledger.write() as transaction:
             results = RowWriter(self.config, self.storage, transaction, self.receiver).enter(missing, now)
+            series.enter(transaction, {one.series() for one in missing}, now)
             entered = [result.instance for result in results if result.instance is not None]
             events.record(transaction, [_recovered(instance, now) for instance in entered])
         # A duplicate that is refused now was acknowledged under an earlier configuration: keep it, an audit finds it.

@@ -5,8 +5,9 @@ ledger needs no sync before the C-STORE is answered. The records of a receiver r
 receiver process to its end) are numbered in the order in which their rows are entered. The ledger has the high-water
 mark of each run: only records above the mark are used at the next start.
 
-A record is a JSON object: the version of its format, the receiver run, the number, the columns of the row by
-name, and, for an instance that must be quarantined, the reason.
+A record is a JSON object: the version of its format, the receiver run, the number, the columns of the row by name, the
+attributes for look-up by name (records of earlier versions have none), and, for an instance that must be quarantined,
+the reason.
 """
 
 from __future__ import annotations
@@ -39,7 +40,13 @@ class RecoveryRecords:
         # The time is never earlier than the previous time, even if the clock was set back: instances keep their order.
         received_at = max(self._last_received_at, arrivals.to_microseconds(self.clock.now()))
         received.columns["received_at"] = received_at
-        record = {"version": VERSION, "receiver_run": self.receiver_run, "number": number, "columns": received.columns}
+        record = {
+            "version": VERSION,
+            "receiver_run": self.receiver_run,
+            "number": number,
+            "columns": received.columns,
+            "look_up": received.look_up,
+        }
         if received.quarantine_reason:
             record["quarantine_reason"] = received.quarantine_reason
         try:
@@ -58,6 +65,7 @@ def read_recovery_record(record: bytes, storage_key: str) -> ReceivedInstance | 
     columns = {**found["columns"], "storage_key": storage_key}
     return ReceivedInstance(
         columns=columns,
+        look_up=found.get("look_up", {}),
         quarantine_reason=found.get("quarantine_reason", ""),
         receiver_run=found["receiver_run"],
         number=found["number"],

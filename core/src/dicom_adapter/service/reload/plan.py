@@ -28,6 +28,7 @@ RELOADABLE = frozenset(
         "storage.reserve",
         "storage.quarantine-quota",
         "ledger.history-days",
+        "ledger.keep-descriptions",
         "plugins.disable",  # its effect is a change of the plugins
     }
 )

@@ -1,0 +1,97 @@
+"""The filter options that all commands share which look for instances, jobs and studies."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from typing import Annotated, Any
+
+import typer
+
+from dicom_adapter.ledger.filters import Filters
+
+UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+TIME_HELP = "a time such as 2026-01-05, '2026-01-05 08:00' or 08:00 (local time), or how long ago: 90m, 12h, 7d"
+
+OPTIONS: dict[str, Any] = {
+    "study": Annotated[str | None, typer.Option("--study", metavar="UID", help="Only this Study Instance UID.")],
+    "series": Annotated[str | None, typer.Option("--series", metavar="UID", help="Only this Series Instance UID.")],
+    "sop": Annotated[str | None, typer.Option("--sop", metavar="UID", help="Only this SOP Instance UID.")],
+    "accession": Annotated[
+        str | None, typer.Option("--accession", metavar="NUMBER", help="Only studies with this Accession Number.")
+    ],
+    "patient": Annotated[str | None, typer.Option("--patient", metavar="ID", help="Only this Patient ID.")],
+    "calling": Annotated[str | None, typer.Option("--calling", metavar="AET", help="Only from this calling AE title.")],
+    "ae_title": Annotated[
+        str | None, typer.Option("--ae-title", metavar="AET", help="Only at this (called) AE title.")
+    ],
+    "since": Annotated[
+        str | None, typer.Option("--since", metavar="TIME", help=f"Only from this time on: {TIME_HELP}.")
+    ],
+    "until": Annotated[
+        str | None,
+        typer.Option("--until", metavar="TIME", help="Only before this time; a date includes the whole day."),
+    ],
+}
+
+
+def takes_filters(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace the parameter `filters` of a command by the options in OPTIONS."""
+    signature = inspect.signature(command, eval_str=True)
+
+    @functools.wraps(command)
+    def call(**values: Any) -> None:
+        command(**{name: value for name, value in values.items() if name not in OPTIONS}, filters=_filters(values))
+
+    parameters = []
+    for parameter in signature.parameters.values():
+        if parameter.name != "filters":
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        for name, annotation in OPTIONS.items():
+            option = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+            parameters.append(option)
+    call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined] # typer reads it
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del call.__wrapped__  # otherwise typer reads the original signature
+    return call
+
+
+def _filters(values: dict[str, Any]) -> Filters:
+    now = datetime.now(timezone.utc)
+    since = _time("--since", values["since"], now, ends=False)
+    until = _time("--until", values["until"], now, ends=True)
+    if since is not None and until is not None and since >= until:
+        raise typer.BadParameter("--since must be before --until")
+    return Filters(
+        study_instance_uid=values["study"],
+        series_instance_uid=values["series"],
+        sop_instance_uid=values["sop"],
+        accession_number=values["accession"],
+        patient_id=values["patient"],
+        calling_ae_title=values["calling"],
+        ae_title=values["ae_title"],
+        since=since,
+        until=until,
+    )
+
+
+def _time(option: str, text: str | None, now: datetime, *, ends: bool) -> datetime | None:
+    """Return the time that an option names. `ends`: for a date, the end of the day."""
+    if text is None:
+        return None
+    ago = re.fullmatch(r"(\d{1,6})([mhd])", text)
+    if ago is not None:
+        return now - timedelta(**{UNITS[ago[2]]: int(ago[1])})
+    try:
+        if re.fullmatch(r"\d{1,2}:\d{2}(:\d{2})?", text):
+            text = f"{now.astimezone():%Y-%m-%d} {text.zfill(5)}"
+        found = datetime.fromisoformat(text.replace("Z", "+00:00"))
+        if ends and "T" not in text and ":" not in text:
+            found += timedelta(days=1)
+        return found.astimezone(timezone.utc)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(f"{text!r} is not {TIME_HELP}", param_hint=option) from None

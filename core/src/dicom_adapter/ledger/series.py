@@ -1,0 +1,40 @@
+"""The series that have arrived, with the attributes by which operators look for a study.
+
+There is a row for each series, and for each combination of values that its instances have. The rows of instances do
+not have these attributes: their instances repeat them, and an index of them would slow down receiving.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy.dialects import sqlite
+
+from dicom_adapter.ledger.connection import Transaction
+from dicom_adapter.ledger.schema import SERIES_KEY, series
+
+
+class Series(NamedTuple):
+    """The attributes that the instances of a series have in common. All but the UIDs may be ""."""
+
+    series_instance_uid: str
+    study_instance_uid: str
+    patient_id: str
+    accession_number: str = ""
+    study_date: str = ""  # as in the data set
+    modality: str = ""
+    study_description: str = ""  # this and the next only if the configuration keeps descriptions
+    series_description: str = ""
+
+
+def enter(transaction: Transaction, arrived: Iterable[Series], at: datetime) -> None:
+    """Insert series, or record in their rows that they were seen again at this time."""
+    rows = [one._asdict() | {"seen_at": at} for one in arrived]
+    if not rows:
+        return
+    insert = sqlite.insert(series)
+    new = insert.excluded
+    changes = {name: new[name] for name in ("study_description", "series_description", "seen_at")}
+    transaction.execute(insert.on_conflict_do_update(index_elements=SERIES_KEY, set_=changes), rows)
