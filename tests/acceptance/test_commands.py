@@ -106,7 +106,8 @@ def test_a_port_or_data_folder_in_use_prevents_the_start(
     same_port = launch_service(CONFIGURATION, "--port", str(port), name="same-port")
     same_folder = launch_service(CONFIGURATION.replace('"data"', f'"{folder}"'), name="same-folder")
     reasons = {
-        same_port: f"cannot listen on 0.0.0.0:{port}: Address already in use",
+        same_port: f"cannot listen on 0.0.0.0:{port}: Address already in use; "
+        "stop the program that uses the port, or choose another port",
         same_folder: f"another dicom-adapter (PID {service.pids()[0]}) is already using {folder}",
     }
     assert reasons == {run: run.wait_for("service_not_started")["reason"] for run in reasons}

@@ -170,7 +170,7 @@ def test_an_http_port_in_use_prevents_the_start(launch_service: LaunchService) -
             service.port()
     assert 1 == service.wait()
     [error] = service.logged("service_not_started")
-    assert f"[http] bind = 127.0.0.1, port = {port}: cannot listen on this address" in error["reason"]
+    assert f"[http]: cannot listen on 127.0.0.1:{port}: Address already in use; " in error["reason"]
 
 
 @pytest.mark.parametrize("token", ["", 'token = { env = "SHORT" }\n'])

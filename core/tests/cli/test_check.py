@@ -93,7 +93,10 @@ def test_check_reports_components_that_cannot_be_created_with_their_plugin(
 
     monkeypatch.setattr(registry, "discover", partial(registry.discover, Plugin(Bad(error), name="bad")))
     file = tmp_path / "adapter.toml"
-    file.write_text(CONFIGURATION + '[storage]\npath = "data"\n', encoding="utf-8")
+    file.write_text(
+        CONFIGURATION + '[storage]\npath = "data"\nwatermark-percent = 100\nreserve = 0\n[dicom]\nport = 0\n',
+        encoding="utf-8",
+    )
     plain = CliRunner().invoke(app, ["check", str(file)])
     found = CliRunner().invoke(app, ["check", "--json", str(file)])
 

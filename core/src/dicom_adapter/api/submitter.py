@@ -95,5 +95,14 @@ class Submitter(ABC, Generic[SettingsT]):
         """
         return ()
 
+    def check_connection(self) -> str:
+        """Ask the platform whether it accepts the adapter's requests; return its answer in words, for operators.
+
+        Called only by `check --connect`, before `open`, with a limit of thirty seconds. The request must change nothing
+        on the platform. Errors as for the other methods: their message is shown. Return "" if nothing was tried, as
+        this default implementation does.
+        """
+        return ""
+
     def close(self) -> None:
         """Release everything that `open` acquired. Running calls may be aborted."""

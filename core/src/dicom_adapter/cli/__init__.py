@@ -36,7 +36,7 @@ class CommandEntry:
 COMMANDS = (
     CommandEntry("run", "run", "Run the service until SIGTERM or Ctrl-C."),
     CommandEntry(
-        "check", "check", "Check a configuration without starting the service: errors, plugins, each AE title."
+        "check", "check", "Check a configuration and try what the service needs: errors, plugins, each AE title."
     ),
     CommandEntry("reload", "reload", "Show or apply the difference between the running service and the file."),
     CommandEntry("audit", "audit", "Compare ledger and storage, and account for every received instance.", 2),

@@ -15,10 +15,12 @@ from dicom_adapter.api.certificates import Certificate
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.submitter import Submitter
 from dicom_adapter.cli.configuration import CheckedConfiguration, ConfigArgument, ConfigOption, find_file, read
-from dicom_adapter.cli.messages import fail
+from dicom_adapter.cli.messages import fail, warn
 from dicom_adapter.config.model import Config
 from dicom_adapter.net.tls import server_context
 from dicom_adapter.operations.certificates import certificates_of_listener, certificates_of_submitters, describe
+from dicom_adapter.operations.connections import ConnectionTrial, try_connections
+from dicom_adapter.operations.preflight import Preflight, try_start
 from dicom_adapter.plugins.isolation import describe_settings, make_submitter
 from dicom_adapter.plugins.registry import PROCESSOR, SUBMITTER, ComponentKind, PluginInfo
 from dicom_adapter.runtime.clock import SystemClock
@@ -38,33 +40,68 @@ class PluginTrials:
 def check(
     file: ConfigArgument = None,
     config: ConfigOption = None,
+    connect: Annotated[
+        bool, typer.Option("--connect", help="Also ask the platform of each submitter, without any change there.")
+    ] = False,
+    file_only: Annotated[
+        bool,
+        typer.Option(
+            "--file-only", help="Do not try folders, ledger and ports: the service will run on another machine."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead of a table.")] = False,
 ) -> None:
-    """Check a configuration without starting the service: errors, plugins, and what each AE title will do.
+    """Check a configuration and try what the service needs, without starting it: errors, plugins, each AE title.
 
-    Exit status: 0 if `run --strict` would start, 1 otherwise. All errors are listed, not only the first.
+    Exit status: 0 if `run --strict` would start and no certificate has expired (with --connect: and no platform
+    refuses), 1 otherwise. All errors are listed, not only the first. Run it as the service's user.
     """
     path = find_file(file, config)
     found = read(path)
     trials = try_plugins(found)
-    problems = list_problems(found, trials)
     usable = found.loaded.config
-    certificates = _certificates(usable, trials)
-    served = [] if usable is None else [_entry(usable, ae_title, trials) for ae_title in usable.ae_titles]
+    start = Preflight() if usable is None or file_only else try_start(usable)
+    connections = list(try_connections(trials.submitters)) if connect else []
+    report = CheckReport(
+        problems=list_problems(found, trials) + start.problems,
+        warnings=start.warnings,
+        ae_titles=[] if usable is None else [_entry(usable, ae_title, trials) for ae_title in usable.ae_titles],
+        certificates=_certificates(usable, trials),
+        connections=connections,
+    )
     if as_json:
-        found_certificates = [_certificate_entry(one) for one in certificates]
-        shown = {"ok": not problems, "problems": problems, "aeTitles": served, "certificates": found_certificates}
-        typer.echo(json.dumps(shown, indent=2))
+        typer.echo(json.dumps(_as_json(report), indent=2))
     else:
-        _show(served)
-        for one in certificates:
-            typer.echo(describe(one, SystemClock().now()))
-    if problems and as_json:
+        _show(report)
+    if report.all_problems and as_json:
         raise typer.Exit(1)
-    if problems:
-        raise fail(*problems)
+    if report.all_problems:
+        raise fail(*report.all_problems)
     if not as_json:
         typer.echo(f"{path}: no errors")
+
+
+@frozen(kw_only=True)
+class CheckReport:
+    """Everything that the command shows."""
+
+    problems: list[str]  # of the configuration, its plugins and the trials of a start
+    warnings: list[str]
+    ae_titles: list[dict[str, Any]]
+    certificates: list[Certificate]  # the one that expires first at the beginning
+    connections: list[ConnectionTrial]
+
+    @property
+    def all_problems(self) -> list[str]:
+        """All reasons for exit status 1."""
+        now = SystemClock().now()
+        expired = [one for one in self.certificates if one.expires_at <= now and not one.is_authority]
+        refused = [trial for trial in self.connections if trial.problem]
+        return [
+            *self.problems,
+            *(f"{describe(certificate, now)}; renew it" for certificate in expired),
+            *(f"submitter '{trial.submitter}': {trial.problem}" for trial in refused),
+        ]
 
 
 def list_problems(found: CheckedConfiguration, trials: PluginTrials) -> list[str]:
@@ -141,9 +178,33 @@ def _entry(config: Config, ae_title: str, trials: PluginTrials) -> dict[str, Any
     }
 
 
-def _show(served: list[dict[str, Any]]) -> None:
-    if not served:
-        return
+def _as_json(report: CheckReport) -> dict[str, Any]:
+    return {
+        "ok": not report.all_problems,
+        "problems": report.all_problems,
+        "warnings": report.warnings,
+        "aeTitles": report.ae_titles,
+        "certificates": [_certificate_entry(one) for one in report.certificates],
+        "connections": [
+            {"submitter": trial.submitter, "tried": trial.was_tried, "answer": trial.answer, "problem": trial.problem}
+            for trial in report.connections
+        ],
+    }
+
+
+def _show(report: CheckReport) -> None:
+    if report.ae_titles:
+        _show_ae_titles(report.ae_titles)
+    for certificate in report.certificates:
+        typer.echo(describe(certificate, SystemClock().now()))
+    for trial in report.connections:
+        if not trial.problem:
+            answer = trial.answer or "not tried: submitters of this type cannot ask their platform"
+            typer.echo(f"submitter '{trial.submitter}': {answer}")
+    warn(*report.warnings)
+
+
+def _show_ae_titles(served: list[dict[str, Any]]) -> None:
     table = Table("AE title", "Processor", "Description", "Submitter")
     for entry in served:
         refusal = f"[red]refused: {escape(entry['refused'])}[/red]"

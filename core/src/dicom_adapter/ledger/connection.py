@@ -159,22 +159,9 @@ class Ledger:
         """Return the revision of the schema; None if there are no tables. Raises Refused if it is unknown."""
         with self.read() as transaction:
             revision = migration.read_revision(transaction)
-            is_foreign = revision is None and migration.has_tables(transaction)
-        if is_foreign:
-            raise Refused(
-                f"the database {self.url} has tables, but not those of a ledger: it belongs to another program; name "
-                "another file in [ledger] url"
-            )
-        if revision is not None and revision not in migration.known_revisions():
-            raise Refused(self._unknown(revision))
+            has_tables = migration.has_tables(transaction)
+        require_known_schema(self.url, revision, has_tables=has_tables)
         return revision
-
-    def _unknown(self, revision: str) -> str:
-        return (
-            f"the ledger {self.url} has schema {revision}, which this version does not know (its newest is "
-            f"{migration.REVISION}): a newer version of dicom-adapter has upgraded it; install that version, or "
-            "restore a backup of the data folder from before the upgrade"
-        )
 
     def _revision(self) -> str | None:
         with self.read() as transaction:
@@ -187,7 +174,7 @@ class Ledger:
         except LedgerUnavailable as failure:
             raise Refused(f"the ledger {self.url} cannot be opened: {failure.reason}") from failure
         if revision is not None and revision not in migration.known_revisions():
-            raise Refused(self._unknown(revision))
+            raise Refused(_unknown(self.url, revision))
         if revision != migration.REVISION:
             raise Refused(
                 f"the ledger {self.url} has schema {revision or 'none'}, this version needs {migration.REVISION}; "
@@ -202,6 +189,25 @@ class Ledger:
                 self._writer = None
             self._writing.release()
         self._engine.dispose()
+
+
+def require_known_schema(url: str, revision: str | None, *, has_tables: bool) -> None:
+    """Raise Refused if the database has a schema of another program or of a newer version."""
+    if revision is None and has_tables:
+        raise Refused(
+            f"the database {url} has tables, but not those of a ledger: it belongs to another program; name another "
+            "file in [ledger] url"
+        )
+    if revision is not None and revision not in migration.known_revisions():
+        raise Refused(_unknown(url, revision))
+
+
+def _unknown(url: str, revision: str) -> str:
+    return (
+        f"the ledger {url} has schema {revision}, which this version does not know (its newest is "
+        f"{migration.REVISION}): a newer version of dicom-adapter has upgraded it; install that version, or "
+        "restore a backup of the data folder from before the upgrade"
+    )
 
 
 def _synchronous(durable: bool) -> str:

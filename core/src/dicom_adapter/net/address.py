@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import re
 
@@ -50,6 +51,17 @@ def plain_address(text: str) -> str:
     """Return the IP address of a socket without its zone. An IPv4-mapped IPv6 address is returned as IPv4."""
     address = ipaddress.ip_address(text.partition("%")[0])
     return str(getattr(address, "ipv4_mapped", None) or address)
+
+
+def cannot_listen(bind: str, port: int, failure: OSError) -> str:
+    """Return why a server cannot listen on an address, and the next step."""
+    steps = {
+        errno.EADDRINUSE: "stop the program that uses the port, or choose another port",
+        errno.EADDRNOTAVAIL: "`bind` must be an address of this machine",
+        errno.EACCES: "only root and processes with CAP_NET_BIND_SERVICE may use ports below 1024; choose another port",
+    }
+    where = f"[{bind}]:{port}" if ":" in bind else f"{bind}:{port}"
+    return f"cannot listen on {where}: {failure.strerror}; {steps.get(failure.errno or 0, 'choose another address')}"
 
 
 def _parse_host(host: str, text: str) -> str:

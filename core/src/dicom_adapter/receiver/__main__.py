@@ -18,6 +18,7 @@ from dicom_adapter.config.model import Config
 from dicom_adapter.dicom.part10 import keep_values_out_of_warnings
 from dicom_adapter.ledger import Ledger
 from dicom_adapter.ledger.health import RECEIVER, PartState, receiver_names
+from dicom_adapter.net.address import cannot_listen
 from dicom_adapter.net.server import DicomServer
 from dicom_adapter.net.tls import UnusableCertificate
 from dicom_adapter.plugins.measured import CallStatistics
@@ -142,8 +143,7 @@ def _serve(
     try:
         port = server.start()
     except OSError as failure:
-        address = f"{server.dicom.bind}:{server.dicom.port}"
-        channel.report(FAILED, reason=f"cannot listen on {address}: {failure.strerror}")
+        channel.report(FAILED, reason=cannot_listen(server.dicom.bind, server.dicom.port, failure))
         return
     except UnusableCertificate as refusal:
         channel.report(FAILED, reason=str(refusal))

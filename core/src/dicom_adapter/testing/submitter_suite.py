@@ -98,6 +98,16 @@ class BaseSubmitterTests:
             "the constructor created its data folder: move that to open()"
         )
 
+    def test_connection_can_be_checked_before_open(
+        self, make_submitter: MakeSubmitter, on_platform: OnPlatform, tmp_path: Path
+    ) -> None:
+        """`dicom-adapter check --connect` calls `check_connection`, also while the service runs."""
+        before = sorted(tmp_path.rglob("*"))
+        answer = make_submitter().check_connection()
+        assert isinstance(answer, str), f"check_connection must return a string, not {type(answer).__name__}"
+        assert before == sorted(tmp_path.rglob("*")), "check_connection created files or folders"
+        assert not list(on_platform()), "check_connection created a job on the platform"
+
     def test_submitter_can_be_replaced_between_steps(self, connect: MakeSubmitter, steps: JobSteps) -> None:
         """The service may restart between any two steps of a job."""
         for step in (steps.create, steps.describe, steps.start):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Callable, Mapping
@@ -102,6 +103,15 @@ class FakeSubmitter(Submitter[FakeSettings]):
 
     def open(self) -> None:
         self._records.open()
+
+    def check_connection(self) -> str:
+        folder = self.settings.folder
+        if folder is None:
+            return "jobs are kept in memory"
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            raise Permanent(f"{existing} must be a folder that the service's user can write")
+        return f"jobs are kept in {folder}"
 
     def create_job(self, job: Job) -> PlatformJob:
         self._answer(SubmitterCall.CREATE, job, partial(self._create, job))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 
 from dicom_adapter import Job, PlatformJob
 from dicom_adapter_clara_client.grpc_calls import HEADER, GrpcConnection
@@ -36,6 +36,13 @@ def find_job(connection: GrpcConnection, subject: str, job: Job) -> PlatformJob 
             unclear.append(listed)
     # All jobs of the adapter have metadata. If the list has metadata of any job, other jobs are not candidates.
     return None if has_metadata else _find_among(connection, subject, job, unclear)
+
+
+def list_newest(connection: GrpcConnection, subject: str) -> None:
+    """Request the jobs that were created from now on, which may be none. Raises Refusal if the platform refuses."""
+    since = JobsListRequest.JobFilter(created_after=Timestamp(value=seconds_of(datetime.now(timezone.utc))))
+    for _first in connection.stream(subject, connection.jobs.List, JobsListRequest(header=HEADER, filter=since)):
+        return  # the others are not needed
 
 
 def _jobs(connection: GrpcConnection, subject: str, job: Job) -> Iterator[Listed]:

@@ -31,7 +31,7 @@ from dicom_adapter import (
 from dicom_adapter_clara_client.grpc_calls import HEADER, GrpcConnection
 from dicom_adapter_clara_client.grpc_job import GrpcJob, check_same, checked_id, query_job, subject_of
 from dicom_adapter_clara_client.grpc_payload import is_stored
-from dicom_adapter_clara_client.grpc_search import find_job
+from dicom_adapter_clara_client.grpc_search import find_job, list_newest
 from dicom_adapter_clara_client.grpc_settings import ClaraGrpcSettings, ClaraTls
 from dicom_adapter_clara_client.grpc_upload import OutgoingFile
 from dicom_adapter_clara_client.platform_certificates import platform_certificates
@@ -72,6 +72,14 @@ class ClaraGrpcSubmitter(Submitter[ClaraGrpcSettings]):
             return ()
         url = f"https://{self.settings.endpoint}"
         return platform_certificates(url, tls.ca_file, tls.client_certificate, tls.server_name)
+
+    def check_connection(self) -> str:
+        connection = GrpcConnection(self.settings)
+        try:
+            list_newest(connection, "list the newest jobs")
+        finally:
+            connection.close()
+        return f"{self.settings.endpoint} answers over gRPC"
 
     def close(self) -> None:
         if self._open_connection is not None:

@@ -73,6 +73,17 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
             return ()
         return platform_certificates(settings.endpoint, settings.ca_file, settings.client_certificate)
 
+    def check_connection(self) -> str:
+        query = {"createdAfter": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}", "pageSize": 1}
+        path = f"/v1/jobs?{urlencode(query)}"
+        connection = RestConnection(self.settings)
+        try:
+            subject = "list the newest jobs"
+            page_of(subject, connection.send(RestRequest(subject=subject, method="GET", path=path), OK))
+        finally:
+            connection.close()
+        return f"{self.settings.endpoint} answers"
+
     def close(self) -> None:
         with self._lock:
             self._is_open = False

@@ -17,6 +17,7 @@ from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.server import Server
 from dicom_adapter.config.listening import HttpConfig
 from dicom_adapter.host.http.connection import HttpConnection
+from dicom_adapter.net.address import cannot_listen
 from dicom_adapter.net.connection_counts import ConnectionCounts
 from dicom_adapter.runtime.descriptors import max_descriptors
 
@@ -80,10 +81,7 @@ class HttpServer(Server):
         try:
             listener = socket.create_server(address, family=family, backlog=BACKLOG)
         except OSError as failure:
-            where = f"[http] bind = {self._config.bind}, port = {self._port}"
-            raise Refused(
-                f"{where}: cannot listen on this address: {failure.strerror}; choose another port"
-            ) from failure
+            raise Refused(f"[http]: {cannot_listen(self._config.bind, self._port, failure)}") from failure
         # Connections inherit this option. Without it, the body of a response is sent 40 ms after its headers.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listener
