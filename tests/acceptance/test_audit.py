@@ -84,17 +84,18 @@ def test_a_repair_fixes_and_reports_the_findings_of_a_stopped_service(
     lost, kept = objects(service)
     content = kept.read_bytes()
     lost.unlink()
-    found = audit_as_json(service, status=1)
-    assert ({"object-missing": 1}, False, False) == (found["counts"], found["running"], found["ok"])
+    report = audit_as_json(service, status=1)
+    assert ({"object-missing": 1}, False, False) == (report["counts"], report["running"], report["ok"])
     assert audit_as_json(service, "--repair", status=0)["repair"][0]["repaired"]
 
     shard = kept.parent
-    (shard / f"{shard.name}{'0' * 30}.dcm").write_bytes(content)
-    (shard / f"{shard.name}{'1' * 30}.dcm").write_bytes(b"garbage")
+    copy_key, garbage_key = (f"{shard.name}{digit * 30}" for digit in "01")
+    (shard / f"{copy_key}.dcm").write_bytes(content)
+    (shard / f"{garbage_key}.dcm").write_bytes(b"garbage")
     output = audit(service, "--repair", status=1).stdout
     assert "WAIT: 2 received = 1 pending + 1 quarantined\n" in output
-    assert f"repaired: object {shard.name}{'0' * 30}: deleted, because it has the same data set as instance" in output
-    assert f"not repaired: object {shard.name}{'1' * 30} is kept: " in output
+    assert f"repaired: object {copy_key}: deleted, because it has the same data set as instance" in output
+    assert f"not repaired: object {garbage_key} is kept: " in output
     restarted = launch_service(CONFIGURATION)
     assert restarted.port()
     restarted.stop()
@@ -104,8 +105,8 @@ def test_a_repair_fixes_and_reports_the_findings_of_a_stopped_service(
 def test_the_service_does_not_start_during_a_repair(service: LaunchedService, launch_service: LaunchService) -> None:
     """The error names the reason."""
     service.stop()
-    with DataFolder(service.configuration.parent / "data").exclusive() as unused:
-        assert unused
+    with DataFolder(service.configuration.parent / "data").exclusive() as is_exclusive:
+        assert is_exclusive
         refused = launch_service(CONFIGURATION)
         with pytest.raises(ServiceEnded, match=f"`audit --repair` .PID {os.getpid()}. is using"):
             refused.port()

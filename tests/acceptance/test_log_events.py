@@ -18,11 +18,13 @@ port = 0
 pipeline-a = "pipeline-1"
 """
 )
-REQUESTS = 120  # more than the burst of 50
+BURST = 50  # number of messages of libraries that the rate limit lets through at once
+REQUESTS = 120
+NOT_AN_EVENT = "text"  # the event name that the log reader gives a line that is not an event
 
 
 def test_invalid_requests_over_http_are_events_with_a_rate_limit(launch_service: LaunchService) -> None:
-    """uvicorn logs a warning for each of them. The number of those that are not logged is logged.
+    """uvicorn logs a warning for each request. The rate limit drops further warnings, and their number is logged.
 
     Verified to fail when the messages of libraries have no limit, and when they are not events.
     """
@@ -37,7 +39,7 @@ def test_invalid_requests_over_http_are_events_with_a_rate_limit(launch_service:
     suppressed = service.wait_for("log_lines_suppressed", of="library_message")
     logged = service.logged("library_message", logger="uvicorn.error")
     assert {"Invalid HTTP request received."} == {entry["text"] for entry in logged}
-    assert 50 <= len(logged) < REQUESTS
+    assert BURST <= len(logged) < REQUESTS
     assert 0 == service.stop()
-    assert suppressed["count"] <= REQUESTS - 50
-    assert [] == service.logged("text")
+    assert suppressed["count"] <= REQUESTS - BURST
+    assert [] == service.logged(NOT_AN_EVENT)

@@ -29,11 +29,11 @@ pytestmark = pytest.mark.slow
 
 SECONDS = 90  # time limit of each wait, on a busy machine
 SUCCESS = 0x0000
-SERVED = """
+LUNG = """
 [ae-titles.LUNG.settings]
 pipeline-a = "pipeline-1"
 """
-TWO = "[dicom]\nreceivers = 2\n" + STORAGE + SERVED
+TWO_RECEIVERS = "[dicom]\nreceivers = 2\n" + STORAGE + LUNG
 
 
 @define
@@ -95,19 +95,19 @@ def associate(port: int) -> Association:
     return association
 
 
-def receivers_at(service: LaunchedService) -> dict[str, int]:
-    """Return the ports of all receivers, by name."""
+def ports_of_receivers(service: LaunchedService) -> dict[str, int]:
+    """Return the ports on which the receivers listen, by name of the receiver."""
     return {entry["process"]: entry["port"] for entry in service.logged("receiver_listening")}
 
 
 def test_all_receivers_share_one_port(launch_service: LaunchService) -> None:
-    """The port may also be 0.
+    """With port 0, all receivers use the port that the system selects. Each has its name in log and health.
 
-    Each receiver has a name in log and health. Instances of one study that different receivers
-    store become one job."""
-    service = launch_service(TWO.replace("2", "3", 1))
+    Instances of one study that different receivers store become one job.
+    """
+    service = launch_service(TWO_RECEIVERS.replace("2", "3", 1))  # the fixture starts it with `--port 0`
     port = service.port(SECONDS)
-    assert {f"receiver {number}": port for number in (1, 2, 3)} == receivers_at(service)
+    assert {f"receiver {number}": port for number in (1, 2, 3)} == ports_of_receivers(service)
     assert 5 == len(service.pids())
     sender = Sender(port)
     study = synthetic.make_study(modality="CT", instances=20)
@@ -124,21 +124,22 @@ def test_all_receivers_share_one_port(launch_service: LaunchService) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # unclosed sockets: their peer is killed
-def test_only_a_receiver_killed_under_load_is_restarted(launch_service: LaunchService) -> None:
+def test_if_one_receiver_is_killed_under_load_only_this_receiver_is_restarted(launch_service: LaunchService) -> None:
     """The receiver keeps port and name. Each acknowledged instance is in one job."""
-    service = launch_service(TWO)
+    service = launch_service(TWO_RECEIVERS)
     port = service.port(SECONDS)
-    before = service.pids()
+    supervisor, host, first_receiver, second_receiver = service.pids()
 
     def kill(senders: list[Sender]) -> None:
-        os.kill(before[2], signal.SIGKILL)
+        os.kill(first_receiver, signal.SIGKILL)
         service.wait_for("receiver_listening", SECONDS, times=2, process="receiver 1", port=port)
         stored = len(service.logged("instance_stored"))
         service.wait_for("instance_stored", SECONDS, times=stored + 5)
 
     senders = run_under_load(service, kill)
-    after = service.pids()
-    assert (before[:2], before[3]) == (after[:2], after[3])
+    now_supervisor, now_host, restarted_receiver, now_second = service.pids()
+    assert (supervisor, host, second_receiver) == (now_supervisor, now_host, now_second)
+    assert first_receiver != restarted_receiver
     assert ["receiver 1"] == [entry["name"] for entry in service.logged("process_died")]
     assert_all_submitted(service, senders, duplicates_allowed=True)
     gc.collect()  # so that the warnings are raised here, where they are expected
@@ -152,8 +153,8 @@ def assert_all_submitted(service: LaunchedService, senders: list[Sender], *, dup
     expected = sorted(uid for sender in senders for uid in sender.acknowledged)
     wait_until_submitted(service, set(expected))
     assert 0 == service.stop(SECONDS)
-    found = submitted(service)
-    assert expected == (sorted(set(found)) if duplicates_allowed else found)
+    uids = submitted(service)
+    assert expected == (sorted(set(uids)) if duplicates_allowed else uids)
 
 
 def wait_until_submitted(service: LaunchedService, expected: set[str]) -> None:
@@ -166,10 +167,11 @@ def wait_until_submitted(service: LaunchedService, expected: set[str]) -> None:
 
 def test_no_association_fails_when_the_host_is_killed_under_load(launch_service: LaunchService) -> None:
     """Several receivers accept instances while the host is restarted."""
-    service = launch_service(TWO)
+    service = launch_service(TWO_RECEIVERS)
 
     def kill(senders: list[Sender]) -> None:
-        os.kill(service.pids()[1], signal.SIGKILL)
+        _supervisor, host, *_receivers = service.pids()
+        os.kill(host, signal.SIGKILL)
         service.wait_for("host_started", SECONDS, times=2)
         stored = len(service.logged("instance_stored"))
         service.wait_for("instance_stored", SECONDS, times=stored + 5)
@@ -190,13 +192,14 @@ def test_open_associations_of_all_receivers_can_finish_after_a_stop(
         certificate, key = pki.adapter()
         lines = f'[dicom.tls]\ncertificate = "{certificate}"\nkey = "{key}"\n'
         tls_args = (client_context(pki.authority), "127.0.0.1")
-    service = launch_service(TWO + lines)
+    service = launch_service(TWO_RECEIVERS + lines)
     entity = AE(ae_title="SENDER")
     entity.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
     port = service.port(SECONDS)
     associations = [entity.associate("127.0.0.1", port, ae_title="LUNG", tls_args=tls_args) for _number in range(8)]
     assert all(association.is_established for association in associations)
-    os.kill(service.pids()[0], signal.SIGTERM)
+    supervisor, *_children = service.pids()
+    os.kill(supervisor, signal.SIGTERM)
     service.wait_for("service_stopping")
     wait_until_not_listening(port)
     statuses = [association.send_c_store(synthetic.make_instance()).Status for association in associations]
@@ -221,8 +224,8 @@ def wait_until_not_listening(port: int) -> None:
 
 def test_two_services_never_share_a_port(launch_service: LaunchService) -> None:
     """Only the receivers of one service share a port. Two services would receive each other's instances."""
-    first = launch_service(TWO)
-    second = launch_service(TWO, "--port", str(first.port(SECONDS)), name="second")
+    first = launch_service(TWO_RECEIVERS)
+    second = launch_service(TWO_RECEIVERS, "--port", str(first.port(SECONDS)), name="second")
     with pytest.raises(ServiceEnded, match="Address already in use"):
         second.port(SECONDS)
     assert 1 == second.wait(SECONDS)

@@ -113,7 +113,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> str:
         tmp_path_factory.mktemp("broken"),
         batch=BATCH,
         unimportable="import a_missing_library",
-        unhooked=UNKNOWN_HOOK,
+        unknown_hook=UNKNOWN_HOOK,
         twice_a=TWICE,
         twice_b=TWICE,
     )
@@ -152,7 +152,7 @@ def test_a_missing_plugin_affects_only_its_ae_title(launch_service: LaunchServic
     service = launch_service(CONFIGURATION)
     assert TEMPORARY_CONGESTION == rejection(service.port(), "BATCH")
     assert rejection(service.port(), "HEAD") is None
-    reason = "processor 'batch', which is not installed; did you mean 'cache'? (installed: aetitle, cache)"
+    reason = "needs processor 'batch', which is not installed; did you mean 'cache'? (installed: aetitle, cache)"
     assert reason == service.wait_for("ae_title_refused", ae_title="BATCH")["reason"]
     assert reason == service.wait_for("association_rejected", ae_title="BATCH")["reason"]
 
@@ -173,7 +173,7 @@ def test_a_missing_plugin_fails_check_and_a_strict_start(launch_service: LaunchS
 
 PROBLEMS = {
     "acceptance-unimportable": "failed to load: ModuleNotFoundError: No module named 'a_missing_library'",
-    "acceptance-unhooked": "implements unknown hooks: dicom_adapter_instance_arrived",
+    "acceptance-unknown_hook": "implements unknown hooks: dicom_adapter_instance_arrived",
     "acceptance-twice_a": "processor 'twice' is also provided by acceptance-twice_b 1.2",
     "acceptance-twice_b": "processor 'twice' is also provided by acceptance-twice_a 1.2",
 }

@@ -1,10 +1,11 @@
 """The count: acknowledged instances compared with started jobs, pending and quarantined instances. Pure functions.
 
-    acknowledged   every acknowledged instance is in a started job of each pipeline of its AE title that was created
-                   after it was sent, with the same bytes (or those of a newer arrival, if the AE title overwrites);
-                   or it is pending or quarantined
-    once           no instance is in more started jobs of a pipeline than times that it was sent before; each ledger
-                   row that became jobs is in one job of each pipeline, every other row in none
+    acknowledged   for each pipeline of its AE title, every acknowledged instance is in a started job that was created
+                   after the instance was sent, with the same bytes (or the bytes of a newer arrival, if the AE title
+                   overwrites); or it is pending or quarantined
+    once           an instance is in the n-th started job of a pipeline only if it was sent at least n times before
+                   this job was created; each ledger row that became jobs is in one job of each pipeline, every other
+                   row in none
     one job        each job of the ledger is submitted and is one started job of the platform; there are no others
     payloads       a started job has the instances of its ledger job, all of which were sent to its AE title and not
                    refused, bit for bit
@@ -15,7 +16,7 @@
 
 The first two rules do not apply to an AE title of the cache, whose rules are in `count_cache`.
 
-Each finding has UIDs or ids, which are synthetic.
+A finding may show UIDs and ids, because they are synthetic: no patient has them.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ from faults.lookup import WAITING, Finding, Lookup, look_up
 from faults.records import Sent
 
 ORPHAN = "object-without-row"  # the kind of the audit's finding for an orphan
-EXPECTED_REASON = re.compile(  # of a start that failed, if a process was killed during the start, or still runs
+# Reasons of a failed start that are no defect: a process was killed during the start, or a process of the run before
+# still uses the data folder or the port.
+EXPECTED_REASON = re.compile(
     r"the (host|receiver) ended with status -9; .*|another dicom-adapter .*is already .*|cannot listen on .*"
 )
 WITHOUT_DISK = re.compile(  # in the error or reason of an event while the disk is not mounted
@@ -41,7 +44,7 @@ WITHOUT_DISK = re.compile(  # in the error or reason of an event while the disk 
 )
 REFUSED_START = re.compile("error: .* has no storage of dicom-adapter: .*|error: .* is missing or empty, .*")
 REACTION_SECONDS = 2.0  # from the end of an outage to the last event that it causes, on a busy machine
-UNREADABLE_RESPONSE = "grpc._common"  # the logger of gRPC for it: the platform's fault `garbage` causes it
+LOGGER_OF_UNREADABLE_RESPONSES = "grpc._common"  # of gRPC; the platform's fault `garbage` causes such responses
 DEFECTS = {  # log events that neither kills nor faults of the platform cause
     "text",  # a line that is not an event
     "process_output",
@@ -77,8 +80,8 @@ def count(evidence: Evidence) -> list[Finding]:
         "health": _defects,
         "mount": _on_mount_point,
     }
-    found = [(name, what) for name, rule in rules.items() for what in rule(evidence, lookup)]
-    return [Finding(rule=name, what=what) for name, what in (*found, *count_cache.findings(evidence, lookup))]
+    findings = [(name, what) for name, rule in rules.items() for what in rule(evidence, lookup)]
+    return [Finding(rule=name, what=what) for name, what in (*findings, *count_cache.findings(evidence, lookup))]
 
 
 def orphans(evidence: Evidence) -> frozenset[str]:
@@ -125,8 +128,9 @@ def _too_often(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
     for (ae_title, uid), requests in lookup.sent.items():
         for pipeline in () if AE_TITLES[ae_title].submits_on_request else AE_TITLES[ae_title].pipelines:
             jobs = lookup.holding.get((pipeline, uid), [])
-            for number, job in enumerate(jobs, start=1):
-                if sum(request.may_be_kept and request.began < job.created for request in requests) < number:
+            for number, job in enumerate(jobs, start=1):  # in the order of their creation
+                times_sent = sum(request.may_be_kept and request.began < job.created for request in requests)
+                if times_sent < number:
                     yield f"instance {uid} of {ae_title} is in too many jobs of pipeline {pipeline}: {job.job_id}"
     yield from _rows_and_jobs(evidence, lookup)
 
@@ -147,47 +151,54 @@ def _rows_and_jobs(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
 
 def _wrong_jobs(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
     times = Counter(job.adapter_job for job in lookup.started)
-    for of_ledger in evidence.jobs:
-        if of_ledger.state != "submitted":
-            yield f"job {of_ledger.job_id} is {of_ledger.state}"
-        if times[of_ledger.job_id] != 1:
-            yield f"job {of_ledger.job_id} was started {times[of_ledger.job_id]} times"
-    for job in lookup.started:
-        mine = lookup.jobs.get(job.adapter_job)
-        if mine is None:
-            yield f"platform job {job.job_id} was started without a job of the ledger ('{job.adapter_job}')"
-        elif (mine.platform_job, mine.pipeline) != (job.job_id, job.pipeline):
-            yield f"job {mine.job_id} has platform job {mine.platform_job}, but {job.job_id} was started for it"
+    for ledger_job in evidence.jobs:
+        if ledger_job.state != "submitted":
+            yield f"job {ledger_job.job_id} is {ledger_job.state}"
+        if times[ledger_job.job_id] != 1:
+            yield f"job {ledger_job.job_id} was started {times[ledger_job.job_id]} times"
+    for platform_job in lookup.started:
+        started = f"platform job {platform_job.job_id}"
+        job = lookup.jobs.get(platform_job.adapter_job)
+        if job is None:
+            yield f"{started} was started without a job of the ledger ('{platform_job.adapter_job}')"
+        elif job.platform_job != platform_job.job_id:
+            yield f"{started} was started for job {job.job_id}, which has platform job {job.platform_job}"
+        elif job.pipeline != platform_job.pipeline:
+            yield f"{started} has pipeline {platform_job.pipeline}, but job {job.job_id} has pipeline {job.pipeline}"
 
 
 def _wrong_payloads(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
-    for job in lookup.started:
-        mine = lookup.jobs.get(job.adapter_job)
-        if mine is None:
+    for platform_job in lookup.started:
+        ledger_job = lookup.jobs.get(platform_job.adapter_job)
+        if ledger_job is None:
             continue  # a finding of another rule
-        wanted = sorted(lookup.by_number[number].sop_instance_uid for number in mine.instances)
-        if wanted != sorted(file.sop_instance_uid for file in job.files):
-            yield f"platform job {job.job_id} has other instances than job {mine.job_id}"
+        wanted = sorted(lookup.by_number[number].sop_instance_uid for number in ledger_job.instances)
+        if wanted != sorted(file.sop_instance_uid for file in platform_job.files):
+            yield f"platform job {platform_job.job_id} has other instances than job {ledger_job.job_id}"
         if len(set(wanted)) != len(wanted):
-            yield f"job {mine.job_id} has an instance twice"
-        yield from _foreign(job, mine, lookup)
+            yield f"job {ledger_job.job_id} has an instance twice"
+        yield from _wrong_files(platform_job, ledger_job, lookup)
 
 
-def _foreign(job: PlatformJob, mine: LedgerJob, lookup: Lookup) -> Iterator[str]:
-    for file in job.files:
-        requests = lookup.sent.get((mine.ae_title, file.sop_instance_uid), [])
+def _wrong_files(platform_job: PlatformJob, ledger_job: LedgerJob, lookup: Lookup) -> Iterator[str]:
+    """Yield the files that were not sent to the AE title of the job, or not accepted, before the job was created."""
+    for file in platform_job.files:
+        subject = f"platform job {platform_job.job_id} has instance {file.sop_instance_uid}"
+        requests = lookup.sent.get((ledger_job.ae_title, file.sop_instance_uid), [])
         fitting = [request for request in requests if request.digest == file.digest]
         if not fitting:
-            yield f"platform job {job.job_id} has bytes of instance {file.sop_instance_uid} that were not sent"
-        elif not any(request.may_be_kept and request.began < job.created for request in fitting):
-            yield f"platform job {job.job_id} has instance {file.sop_instance_uid}, which was refused"
+            yield f"{subject} with bytes that were not sent"
+        elif not any(request.may_be_kept for request in fitting):
+            yield f"{subject}, which was refused"
+        elif not any(request.may_be_kept and request.began < platform_job.created for request in fitting):
+            yield f"{subject}, which was sent only after the job was created"
 
 
 def _missing_objects(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
     for key in sorted(_needed(evidence) - evidence.stored):
         yield f"the stored object {key} is missing"
     for name in evidence.unfinished:
-        yield f"{name}, a reception that never ended, is still there"
+        yield f"the data of {name}, an instance whose reception never ended, was not deleted"
 
 
 def _needed(evidence: Evidence) -> frozenset[str]:
@@ -206,7 +217,7 @@ def _audited(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
 def _defects(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
     for entry in evidence.log:
         is_expected = EXPECTED_REASON.fullmatch(entry.get("reason", "")) or _is_caused_by_outage(entry, evidence)
-        is_expected = is_expected or entry.get("logger") == UNREADABLE_RESPONSE
+        is_expected = is_expected or entry.get("logger") == LOGGER_OF_UNREADABLE_RESPONSES
         if (entry["event"] in DEFECTS and not is_expected) or "bug in submitter" in entry.get("error", ""):
             yield str(dict(entry))
 

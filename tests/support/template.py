@@ -12,6 +12,7 @@ KINDS = ("processor", "submitter", "storage-backend", "observer")
 
 def generate(folder: Path, kind: str, name: str, **answers: str) -> Path:
     """Generate a distribution and return its folder."""
-    given = {"name": name, "kind": kind, "author": 'Ann "Author" Example', **answers}
-    made = cookiecutter(str(ROOT / "template"), no_input=True, output_dir=str(folder), extra_context=given)
-    return Path(made)
+    # The quotes in the name test that the template escapes them.
+    context = {"name": name, "kind": kind, "author": 'Ann "Author" Example', **answers}
+    generated = cookiecutter(str(ROOT / "template"), no_input=True, output_dir=str(folder), extra_context=context)
+    return Path(generated)

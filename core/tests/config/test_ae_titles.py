@@ -182,7 +182,7 @@ def test_a_processor_that_is_not_installed_affects_its_ae_titles_only(read: Read
     config = loaded.config
     assert config is not None
     assert config.ae_titles["X"].settings is None
-    assert config.unavailable("X").startswith("processor 'tomo', which is not installed")
+    assert config.unavailable("X").startswith("needs processor 'tomo', which is not installed")
     assert "" == config.unavailable("LUNG")
 
 

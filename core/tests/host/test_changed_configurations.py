@@ -1,4 +1,4 @@
-"""Added, removed and failing AE titles and pipelines: one job for each group and pipeline, by the current settings."""
+"""Added, removed and failing AE titles and pipelines: one job for each group and each pipeline of the new settings."""
 
 from __future__ import annotations
 

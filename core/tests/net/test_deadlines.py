@@ -12,7 +12,7 @@ import pytest
 from dicom_adapter.config.listening import DicomConfig
 from dicom_adapter.net import connection as net_connection
 from dicom_adapter.net.acceptor import Acceptor
-from dicom_adapter.net.deadlines import Deadlines, longest_pause
+from dicom_adapter.net.deadlines import Deadlines, seconds_between_checks
 from dicom_adapter.net.negotiation import negotiate
 from support.conversation import (
     COMMAND,
@@ -54,13 +54,17 @@ class Talk:
         self.acceptor.receive(memoryview(data))
         self.deadlines.received(now)
 
+    def move_idle_deadline(self, now: float) -> None:
+        """Move only the idle deadline, so that the deadline of a PDU or message becomes the earliest."""
+        self.deadlines.received(now)
+
     @property
     def deadline(self) -> float:
         return self.deadlines.earliest(TIMES)[0]
 
 
 def test_every_byte_moves_the_idle_deadline() -> None:
-    """Without an incomplete PDU or message there is no other deadline."""
+    """The deadline of an incomplete PDU is later. A response of the adapter moves the idle deadline, too."""
     talk = Talk()
     assert 0 + 10 == talk.deadline
     talk.receive(echo(), 9)
@@ -76,10 +80,12 @@ def test_a_pdu_has_its_deadline_from_its_first_byte(split: int) -> None:
     """The deadline does not depend on the position at which the PDU is interrupted."""
     talk = Talk()
     talk.receive(echo() + echo()[:split], 5)
-    for number, byte in enumerate(echo()[split:-1]):
-        talk.receive(bytes([byte]), 6 + number / 100)
-    assert 6 + (len(echo()) - split - 2) / 100 + 10 == talk.deadline
-    talk.deadlines.received(24)
+    now = 6.0
+    for byte in echo()[split:-1]:
+        now += 0.01
+        talk.receive(bytes([byte]), now)
+    assert now + 10 == talk.deadline
+    talk.move_idle_deadline(24)
     assert 5 + 20 == talk.deadline
     talk.receive(echo()[-1:], 24)
     assert 24 + 10 == talk.deadline
@@ -90,12 +96,12 @@ def test_successive_pdus_each_have_the_full_time() -> None:
 
     Verified to fail when only the first incomplete PDU is recorded.
     """
-    talk, stream = Talk(), echo() * 100
-    for number in range(99):
-        size = len(echo())
-        talk.receive(stream[number * size + (number > 0) * 3 : (number + 1) * size + 3], number * 9)
+    talk, beginning, rest = Talk(), echo()[:3], echo()[3:]
+    talk.receive(beginning, 0)
+    for number in range(1, 99):
+        talk.receive(rest + beginning, number * 9)
     assert 98 * 9 + 10 == talk.deadline
-    talk.deadlines.received(98 * 9 + 15)
+    talk.move_idle_deadline(98 * 9 + 15)
     assert 98 * 9 + 20 == talk.deadline
 
 
@@ -119,29 +125,32 @@ def test_a_message_has_its_deadline_from_its_first_part(parts: list[bytes]) -> N
     for number, part in enumerate(parts):
         talk.receive(part, 2 + number)
     assert 2 + len(parts) - 1 + 10 == talk.deadline
-    talk.deadlines.received(95)
+    talk.move_idle_deadline(95)
     assert 2 + 100 == talk.deadline
 
 
 def test_successive_messages_each_have_the_full_time() -> None:
-    talk = Talk()
-    whole = store(b"data set")
-    talk.receive(whole[:-20], 0)
+    """Each time, the end of a message arrives with the beginning of the next one."""
+    talk, beginning, rest = Talk(), store(b"data set")[:-20], store(b"data set")[-20:]
+    talk.receive(beginning, 0)
     for number in range(1, 30):
-        talk.receive(whole[-20:] + whole[:-20], number * 9)
+        talk.receive(rest + beginning, number * 9)
     assert 29 * 9 + 10 == talk.deadline
-    talk.deadlines.received(29 * 9 + 95)
+    talk.move_idle_deadline(29 * 9 + 95)
     assert 29 * 9 + 100 == talk.deadline
 
 
-def test_a_pdu_of_any_length_may_take_as_long_as_a_message() -> None:
-    """With `max-pdu = 0`, a whole data set may be one PDU."""
+def test_a_pdu_without_a_length_limit_may_take_as_long_as_a_message() -> None:
+    """With `max-pdu = 0`, a whole data set may be one PDU.
+
+    When a message begins in this PDU, the deadline of the message replaces the deadline of the PDU.
+    """
     talk = Talk(is_pdu_limited=False)
     talk.receive(pdu(0x04, b"", 2**31), 3)
-    talk.deadlines.received(98)
+    talk.move_idle_deadline(98)
     assert 3 + 100 == talk.deadline
     talk.receive(pdv(command_set(), COMMAND | LAST), 99)
-    talk.deadlines.received(190)
+    talk.move_idle_deadline(190)
     assert 99 + 100 == talk.deadline
 
 
@@ -150,15 +159,16 @@ def test_a_pause_of_the_adapter_restarts_the_deadlines() -> None:
     talk = Talk()
     talk.receive(BEGINNING + p_data(pdv(b"abc", 0))[:-1], 5)
     talk.deadlines.restart(500)
-    talk.deadlines.received(509)
+    talk.move_idle_deadline(509)
     assert 509 + 10 == talk.deadline
-    talk.deadlines.received(515)
+    talk.move_idle_deadline(515)
     assert 500 + 20 == talk.deadline
 
 
-def test_the_deadlines_are_checked_before_anything_can_be_due() -> None:
-    assert 10 == longest_pause(TIMES)
-    assert 5 == longest_pause(DicomConfig(idle_timeout=10, pdu_timeout=5, operation_timeout=100))
+def test_the_deadlines_are_checked_as_often_as_the_shortest_time_limit() -> None:
+    """A deadline that begins after a check is not earlier than the next check."""
+    assert 10 == seconds_between_checks(TIMES)
+    assert 5 == seconds_between_checks(DicomConfig(idle_timeout=10, pdu_timeout=5, operation_timeout=100))
 
 
 # --- connections ------------------------------------------------------------------------------------------------------
@@ -177,6 +187,7 @@ def drip(connection: socket.socket, pieces: Iterator[bytes]) -> bytes:
 
 
 def single_bytes(data: bytes) -> Iterator[bytes]:
+    """Yield single bytes, then nothing more, as often as `drip` needs a piece."""
     return chain((bytes([byte]) for byte in data), repeat(b""))
 
 

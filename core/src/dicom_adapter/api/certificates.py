@@ -1,4 +1,4 @@
-"""Certificates that expire: read from PEM files or from a server, for `check`, `status` and the health."""
+"""The time at which certificates expire, read from PEM files or a server, for `check`, `status` and the health."""
 
 from __future__ import annotations
 
@@ -80,6 +80,7 @@ def _read(content: bytes, subject: str, *, is_authority: bool) -> Certificate | 
     try:
         [(_tag, certificate)] = _elements(content)
         (_tag, to_be_signed), *_signature = _elements(certificate)
+        # Without the optional version, the other fields have fixed places.
         fields = [element for element in _elements(to_be_signed) if element[0] != CONTEXT_0]
         _serial, _algorithm, _issuer, (_tag, validity), (_tag, name), *_rest = fields
         _begin, (tag, end) = _elements(validity)

@@ -24,5 +24,5 @@ def add_commands(app: typer.Typer, found: Plugins, reserved: Collection[str]) ->
 
 
 def _failed(plugin: PluginInfo, hook: str, failure: BaseException) -> None:
-    is_ours = isinstance(failure, (TookTooLong, Refused))  # the message of such an error is enough
-    warn(f"{plugin}: {hook} failed: {failure if is_ours else f'{type(failure).__name__}: {failure}'}")
+    is_self_explanatory = isinstance(failure, (TookTooLong, Refused))
+    warn(f"{plugin}: {hook} failed: {failure if is_self_explanatory else f'{type(failure).__name__}: {failure}'}")

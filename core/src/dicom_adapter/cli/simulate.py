@@ -29,7 +29,7 @@ def simulate(
     record: Annotated[
         bool, typer.Option("--record", help="Do not simulate: write SCHEDULE (.csv) with the arrivals in the ledger.")
     ] = False,
-    quiet: Annotated[
+    seconds_after: Annotated[
         float, typer.Option("--for", min=0, max=366 * 86_400, help="Simulated seconds after the last arrival.")
     ] = 3600.0,
 ) -> None:
@@ -40,11 +40,12 @@ def simulate(
     if len(files) > 2:
         raise typer.BadParameter("name a configuration file and a schedule, or only a schedule")
     *configured, schedule = files
-    path = find_file(_find(configured[0], ".toml") if configured else None, config)
+    named = _find(configured[0], ".toml") if configured else None
+    path = find_file(named, config)
     if record:
         _record(path, Path(schedule))
     else:
-        _simulate(path, _find(schedule, ".toml", ".csv"), timedelta(seconds=quiet), as_json=as_json)
+        _simulate(path, _find(schedule, ".toml", ".csv"), timedelta(seconds=seconds_after), as_json=as_json)
 
 
 def _find(given: str, *suffixes: str) -> Path:
@@ -59,7 +60,7 @@ def _find(given: str, *suffixes: str) -> Path:
     return next(path for path in found if path.is_file())
 
 
-def _simulate(path: Path, schedule: Path, quiet: timedelta, *, as_json: bool) -> None:
+def _simulate(path: Path, schedule: Path, time_after: timedelta, *, as_json: bool) -> None:
     import structlog
 
     from dicom_adapter.simulation.rehearsal import rehearse
@@ -79,7 +80,7 @@ def _simulate(path: Path, schedule: Path, quiet: timedelta, *, as_json: bool) ->
         raise fail(*failure.problems) from None
     with tempfile.TemporaryDirectory(prefix="dicom-adapter-simulate-") as folder, structlog.testing.capture_logs():
         try:
-            timeline = rehearse(config, arrivals, Path(folder), quiet)
+            timeline = rehearse(config, arrivals, Path(folder), time_after)
         except Refused as refusal:
             raise fail(str(refusal)) from None
     if as_json:
@@ -96,7 +97,8 @@ def _record(path: Path, schedule: Path) -> None:
     if schedule.suffix.lower() != ".csv":
         raise fail(f"{schedule}: the name of a recorded schedule must end in .csv")
     ledger = open_ledger(path)
-    arrivals = record(ledger)
+    recording = record(ledger)
+    arrivals = recording.arrivals
     ledger.close()
     if not arrivals:
         raise fail("the ledger has no instances to record")
@@ -108,5 +110,5 @@ def _record(path: Path, schedule: Path) -> None:
     except OSError as failure:
         raise fail(f"{schedule}: {failure.strerror}") from None
     typer.echo(f"{schedule}: {sum(arrival.count for arrival in arrivals)} instances in {len(arrivals)} lines")
-    if any(arrival.modality == "OT" for arrival in arrivals):
+    if recording.has_other_sop_classes:
         warn("some SOP classes have no synthetic instances; their arrivals are recorded as OT (secondary capture)")

@@ -347,4 +347,6 @@ class Config:
         reason = self.ae_titles[ae_title].unavailable
         name = self.submitter_for(ae_title)
         submitter_reason = self.submitters[name].unavailable
-        return reason or (submitter_reason and f"submitter '{name}' needs {submitter_reason}")
+        if reason:
+            return f"needs {reason}"
+        return submitter_reason and f"submitter '{name}' needs {submitter_reason}"

@@ -18,7 +18,7 @@ from dicom_adapter.config.names import Undisclosed
 
 SHOWN_CHARACTERS = 60  # number of characters of a value in a message: enough to find the value in the file
 SUBJECTS = {"ae-titles": "AE title", "submitters": "submitter"}
-BARE_KEY = re.compile(r"[A-Za-z0-9_<>-]+")  # bare keys of TOML, and <name> for a missing key
+BARE_KEY = re.compile(r"[A-Za-z0-9_<>-]+")  # bare keys of TOML, and patterns of missing keys, such as pipeline-<name>
 
 Where: TypeAlias = tuple[str | int, ...]
 Note: TypeAlias = AttributeValidationNote | IterableValidationNote
@@ -37,7 +37,7 @@ class ConfigProblem:
     """One problem of a configuration. `str` returns subject, value, rule and next step."""
 
     where: Where = ()  # place of the value: keys and 0-based list indices, from the top level of the file
-    message: str  # rule and next step, in words that continue after the value
+    message: str  # rule and next step; it continues the sentence after the value: "port = 7," + "must be …"
     value: str = ""  # the value as text; "" if the value is missing or must not be shown
     kind: ConfigProblemKind = field(default=ConfigProblemKind.INVALID)
 
@@ -58,26 +58,29 @@ class ConversionError:
 
     where: Where
     message: str
-    undisclosed: bool  # the value may contain a secret
+    may_be_secret: bool  # the value may contain a secret
     kind: type[Exception]
 
     def problem(self, document: Mapping[str, Any]) -> ConfigProblem:
-        value = "" if self.undisclosed else format_value(value_at(document, self.where))
+        value = "" if self.may_be_secret else format_value(value_at(document, self.where))
         return ConfigProblem(where=self.where, message=self.message, value=value)
 
 
-def flatten(error: Exception, where: Where = (), *, hidden: bool = False) -> Iterator[ConversionError]:
-    """Yield the errors in the exception groups of the converter."""
+def flatten(error: Exception, where: Where = (), *, may_be_secret: bool = False) -> Iterator[ConversionError]:
+    """Yield the errors in the exception groups of the converter.
+
+    `may_be_secret`: the value at `where` may contain a secret.
+    """
     note = _note(error)
     if note is not None:
         where = (*where, note.name if isinstance(note, AttributeValidationNote) else note.index)
-        hidden = hidden or may_contain_secret(note.type)
+        may_be_secret = may_be_secret or may_contain_secret(note.type)
     if isinstance(error, BaseValidationError):
         for part in error.exceptions:
-            yield from flatten(part, where, hidden=hidden)
+            yield from flatten(part, where, may_be_secret=may_be_secret)
     else:
-        undisclosed = hidden or (note is not None and _is_table(note.type))
-        yield ConversionError(where, message(error), undisclosed, type(error))
+        may_be_secret = may_be_secret or (note is not None and _is_table(note.type))
+        yield ConversionError(where, message(error), may_be_secret, type(error))
 
 
 def with_note(error: ErrorT, note: Note) -> ErrorT:
@@ -110,7 +113,11 @@ def may_contain_secret(type_: Any) -> bool:
 
 
 def _is_table(type_: Any) -> bool:
-    """Return whether the type is a table. A text in place of a table may be the secret that belongs in the table."""
+    """Return whether the type is a table.
+
+    If a user writes a text in place of a table, such as `tls = "…"`, the text may be a secret that belongs in the
+    table.
+    """
     if get_origin(type_) is Annotated:
         return _is_table(get_args(type_)[0])
     return attrs.has(type_) or any(_is_table(argument) for argument in get_args(type_))
@@ -135,8 +142,13 @@ def _secrets(value: Any) -> Iterator[Secret]:
 
 
 def format_value(value: Any) -> str:
-    """Return a value for a message, or "" for a table, which may contain a secret in an unexpected place."""
-    if value is None or isinstance(value, dict) or (isinstance(value, list) and not all(map(format_value, value))):
+    """Return a value for a message, or "" for a missing value, a table, or a list that contains a table.
+
+    A table may contain a secret in an unexpected place.
+    """
+    if value is None or isinstance(value, dict):
+        return ""
+    if isinstance(value, list) and any(format_value(part) == "" for part in value):
         return ""
     if isinstance(value, bool):
         return str(value).lower()

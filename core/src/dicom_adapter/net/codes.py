@@ -24,8 +24,8 @@ class CStoreStatus(IntEnum):
 C_STORE_STATUS: Mapping[StoreOutcome, CStoreStatus] = {
     StoreOutcome.STORED: CStoreStatus.SUCCESS,
     StoreOutcome.ALREADY_STORED: CStoreStatus.SUCCESS,
-    StoreOutcome.SUPERSEDED: CStoreStatus.SUCCESS,
-    StoreOutcome.IGNORED: CStoreStatus.SUCCESS,
+    StoreOutcome.SUPERSEDED: CStoreStatus.SUCCESS,  # a newer instance with the same UID is pending
+    StoreOutcome.IGNORED: CStoreStatus.SUCCESS,  # the configuration ignores the SOP class
     StoreOutcome.DUPLICATE_REFUSED: CStoreStatus.DUPLICATE_SOP_INSTANCE,
     StoreOutcome.SOP_CLASS_NOT_SUPPORTED: CStoreStatus.SOP_CLASS_NOT_SUPPORTED,
     StoreOutcome.OUT_OF_SPACE: CStoreStatus.OUT_OF_RESOURCES,

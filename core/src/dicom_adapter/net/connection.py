@@ -29,7 +29,7 @@ from dicom_adapter.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_
 from dicom_adapter.net.acceptor import Acceptor, StoreAborted, StoreCompleted, StoreRequested
 from dicom_adapter.net.admission import Admission
 from dicom_adapter.net.codes import C_STORE_STATUS, REJECT_REASON, CStoreStatus
-from dicom_adapter.net.deadlines import Deadlines, describe_timeout, longest_pause
+from dicom_adapter.net.deadlines import Deadlines, describe_timeout, seconds_between_checks
 from dicom_adapter.net.dimse import Command
 from dicom_adapter.net.indications import AssociateIndication, AssociationEnd, ReleaseIndication
 from dicom_adapter.net.negotiation import describe_declined, negotiate
@@ -380,7 +380,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._acceptor.artim_runs:
             deadline = self._opened_at + dicom.association_timeout
         if deadline > now or self._uncommitted:
-            next_check = max(min(deadline, now + longest_pause(dicom)), now + SHORTEST_PAUSE)
+            next_check = max(min(deadline, now + seconds_between_checks(dicom)), now + SHORTEST_PAUSE)
             self._timer = self._loop.call_at(next_check, self._check_deadline)
         elif self._acceptor.artim_runs:
             self._acceptor.artim_expired()

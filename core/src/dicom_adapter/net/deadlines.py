@@ -59,6 +59,6 @@ def describe_timeout(dicom: DicomConfig, field: str) -> str:
     return f"{INCOMPLETE[field]} within {field.replace('_', '-')} = {getattr(dicom, field):g} seconds"
 
 
-def longest_pause(dicom: DicomConfig) -> float:
+def seconds_between_checks(dicom: DicomConfig) -> float:
     """Return the seconds after which deadlines must be checked again: no new deadline can pass earlier."""
     return min(dicom.idle_timeout, dicom.pdu_timeout, dicom.operation_timeout)

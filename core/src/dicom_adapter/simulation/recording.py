@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.dicom.synthetic import MODALITIES
@@ -18,6 +18,14 @@ BY_SOP_CLASS = {str(kind.sop_class): modality for modality, kind in MODALITIES.i
 OTHER = "OT"  # modality for SOP classes without synthetic instances
 
 
+@frozen(kw_only=True)
+class Recording:
+    """The schedule of the arrivals in a ledger."""
+
+    arrivals: list[ScheduledArrival]  # the first is at 0 s
+    has_other_sop_classes: bool  # arrivals of SOP classes without synthetic instances have the modality OTHER
+
+
 @define
 class _Names:
     """Neutral names for values, numbered in the order of their first use."""
@@ -25,33 +33,35 @@ class _Names:
     kind: str
     known: dict[object, str] = field(factory=dict)
 
-    def __call__(self, found: object) -> str:
-        return self.known.setdefault(found, f"{self.kind}-{len(self.known) + 1}")
+    def __call__(self, value: object) -> str:
+        return self.known.setdefault(value, f"{self.kind}-{len(self.known) + 1}")
 
 
-def record(ledger: Ledger) -> list[ScheduledArrival]:
-    """Return the arrivals in the ledger, including reclaimed instances; the first is at 0 s."""
+def record(ledger: Ledger) -> Recording:
+    """Return the arrivals in the ledger, including reclaimed instances."""
     patients, studies, series, associations = map(_Names, ("patient", "study", "series", "association"))
     began: datetime | None = None
-    found = []
-    for run in _runs(_all(ledger)):
-        first, last = run[0], run[-1]
+    has_other_sop_classes = False
+    arrivals = []
+    for burst in _bursts(_all(ledger)):
+        first, last = burst[0], burst[-1]
         began = began or first.received_at
-        found.append(
+        has_other_sop_classes |= first.sop_class_uid not in BY_SOP_CLASS
+        arrivals.append(
             ScheduledArrival(
                 time=(first.received_at - began).total_seconds(),
                 ae_title=first.ae_title,
                 patient=patients((first.patient_id.strip(), first.issuer_of_patient_id.strip())),
                 study=studies(first.study_instance_uid),
                 series=series(first.series_instance_uid),
-                count=len(run),
+                count=len(burst),
                 over=(last.received_at - first.received_at).total_seconds(),
                 modality=BY_SOP_CLASS.get(first.sop_class_uid, OTHER),
                 association=associations(first.association_id),
                 calling_ae_title=first.calling_ae_title,
             )
         )
-    return found
+    return Recording(arrivals=arrivals, has_other_sop_classes=has_other_sop_classes)
 
 
 def _all(ledger: Ledger) -> Iterator[InstanceStorageInfo]:
@@ -65,16 +75,16 @@ def _all(ledger: Ledger) -> Iterator[InstanceStorageInfo]:
         last = batch[-1].instance_id
 
 
-def _runs(arrived: Iterable[InstanceStorageInfo]) -> Iterator[list[InstanceStorageInfo]]:
+def _bursts(arrived: Iterable[InstanceStorageInfo]) -> Iterator[list[InstanceStorageInfo]]:
     """Yield consecutive instances of one series in one association, without a long pause, as one list."""
-    run: list[InstanceStorageInfo] = []
+    burst: list[InstanceStorageInfo] = []
     for instance in arrived:
-        if run and not _continues(run[-1], instance):
-            yield run
-            run = []
-        run.append(instance)
-    if run:
-        yield run
+        if burst and not _continues(burst[-1], instance):
+            yield burst
+            burst = []
+        burst.append(instance)
+    if burst:
+        yield burst
 
 
 def _continues(last: InstanceStorageInfo, instance: InstanceStorageInfo) -> bool:

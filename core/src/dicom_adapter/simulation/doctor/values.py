@@ -1,4 +1,4 @@
-"""The results of the doctor."""
+"""The results of `dicom-adapter doctor`, which tests plugins with synthetic instances."""
 
 from __future__ import annotations
 
