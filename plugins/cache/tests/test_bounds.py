@@ -186,7 +186,7 @@ def test_no_instance_is_lost_while_the_index_cannot_be_written(
     site = make_cache()
     with monkeypatch.context() as patch:
 
-        def fail(*_: Any) -> None:
+        def fail(*_arguments: Any, **_keywords: Any) -> None:
             raise Retriable("the disk is full")
 
         patch.setattr(Index, "add", fail)

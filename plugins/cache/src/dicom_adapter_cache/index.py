@@ -26,6 +26,7 @@ from dicom_adapter_cache.rows import (
     delete_instances,
     ensure_header,
     instance_row,
+    limit_times,
     note_arrivals,
     update_summaries,
 )
@@ -85,10 +86,13 @@ class Index:
             rows = transaction.execute(query.order_by(instances.c.instance_id).limit(limit))
             return [InstanceStorageInfo(**row._mapping) for row in rows]
 
-    def add(self, arrived: Sequence[DescribedInstance], wrong: Iterable[int] = ()) -> set[int]:
+    def add(
+        self, arrived: Sequence[DescribedInstance], wrong: Iterable[int] = (), latest: datetime | None = None
+    ) -> set[int]:
         """Delete the rows of the instances with the ids `wrong`, then insert instances.
 
-        Returns the ids of replaced instances: only the last arrival of each SOP instance is kept.
+        `latest` limits the times of studies, see `limit_times`. Returns the ids of replaced instances: only the last
+        arrival of each SOP instance is kept.
         """
         newest = {arrival.instance.sop_instance_uid: arrival for arrival in arrived}
         with self._database.write() as transaction:
@@ -102,6 +106,8 @@ class Index:
             placed = [(places[arrival.key], arrival.instance) for arrival in newest.values()]
             transaction.execute(instances.insert(), [instance_row(instance, place) for place, instance in placed])
             note_arrivals(transaction, [(place.study_id, instance) for place, instance in placed])
+            if latest is not None:
+                limit_times(transaction, self._ae_title, latest)
             update_summaries(transaction, touched | {place.header_id for place, _instance in placed})
         self._places = places
         return older | {each.instance.instance_id for each in arrived if newest[each.instance.sop_instance_uid] != each}
@@ -174,6 +180,11 @@ class Index:
         with self._database.read() as transaction:
             study_id: int | None = transaction.execute(query).scalar()
             return study_id
+
+    def limit_times(self, latest: datetime) -> None:
+        """Replace all later times of studies by `latest`: they are in the future, because the clock was put back."""
+        with self._database.write() as transaction:
+            limit_times(transaction, self._ae_title, latest)
 
     def pin(self, study_id: int, *, pinned: bool) -> None:
         """Pin or unpin a study."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 
 import msgspec
@@ -46,6 +46,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         self._settle = timedelta(seconds=settings.settle)
         self._known: set[int] = set()  # ids of all instances in the index
         self._undelivered: set[int] = set()  # ids of instances in the index that were not delivered since `open`
+        self._opened_at: datetime | None = None  # time of `open`, until all pending instances are delivered; then None
         self._bytes = 0  # total size of all instances
         self._arrived: list[DescribedInstance] = []  # instances not yet in the index
         self._wrong: set[int] = set()  # ids of instances whose rows in the index have to be replaced
@@ -62,6 +63,8 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         self._database = Database(self.settings.index_location(self.data_folder), writes=True)
         self._database.open()
         self._index = Index(self._database, self.ae_title)
+        self._opened_at = self.now()
+        self._index.limit_times(self._opened_at)
         self._check = IndexCheck(self._index, self._read)
         self._known = self._index.known()
         self._undelivered = set(self._known)
@@ -103,7 +106,8 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
             return
         if self._wrong:
             log.error("cache_index_repaired", ae_title=self.ae_title, instances=len(self._wrong))
-        replaced = self._index.add(self._arrived, self._wrong)
+        # Instances that were pending at `open` arrived before it, even if their times are later: see `limit_times`.
+        replaced = self._index.add(self._arrived, self._wrong, latest=self._opened_at)
         self._known -= replaced
         if replaced or self._wrong:
             self._bytes = self._index.total_bytes()
@@ -117,6 +121,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
     def _reconcile(self) -> None:
         """Reconcile the index with the ledger after all pending instances were delivered."""
         self._write()
+        self._opened_at = None
         if self._undelivered:
             self._index.remove(self._undelivered)
             self._known -= self._undelivered
@@ -173,6 +178,8 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         limit = self.settings.max_size
         if limit is None or self._bytes <= limit or self._size_retry is not None:
             return
+        if self._opened_at is not None:
+            return  # `_reconcile` calls this method again: until then, the time of a turn may be in the future
         self._evict(self._bytes - limit, f"the cache holds more than max-size = {int(limit)} bytes")
         if self._bytes > limit:  # the remaining studies are pinned, arriving or part of a job
             self._size_retry = self.call_later(max(1.0, self.settings.settle), self._retry_keep_to_size)

@@ -141,6 +141,13 @@ def note_arrivals(transaction: Transaction, arrived: Iterable[tuple[int, Instanc
     transaction.execute(statement, [{"number": number, "at": when} for number, when in last.items()])
 
 
+def limit_times(transaction: Transaction, ae_title: str, latest: datetime) -> None:
+    """Replace all later times of studies by `latest`: they are in the future, because the clock was put back."""
+    for column in (studies.c.first_arrival, studies.c.last_arrival, studies.c.last_use):
+        is_later = (studies.c.ae_title == ae_title) & (column > latest)
+        transaction.execute(update(studies).where(is_later).values({column: latest}))
+
+
 # --- delete and count -------------------------------------------------------------------------------------------------
 
 
