@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom.uid import NuclearMedicineImageStorage, SecondaryCaptureImageStorage
 from typer.testing import CliRunner
 
 from dicom_adapter.cli import app
-from dicom_adapter.testing import Adapter, make_study
+from dicom_adapter.testing import Adapter, make_instance, make_study
 
 CONFIGURATION = """
 [storage]
@@ -176,3 +177,20 @@ def test_received_instances_are_recorded_without_patient_data(
     ] == jobs(output)
     status, _output, errors = simulate(config, schedule, "--record")
     assert (1, [f"error: {schedule}: the file already exists; name a new file"]) == (status, errors)
+
+
+@pytest.mark.parametrize(
+    ("sop_class", "is_warned"), [(SecondaryCaptureImageStorage, False), (NuclearMedicineImageStorage, True)]
+)
+def test_a_recording_warns_of_sop_classes_without_synthetic_instances(
+    config: Path, tmp_path: Path, sop_class: str, is_warned: bool
+) -> None:
+    """The replay has secondary captures instead. An arrival that was a secondary capture is no reason to warn.
+
+    Verified to fail when the warning is printed for each arrival of the modality OT.
+    """
+    adapter = Adapter(tmp_path, CONFIGURATION)
+    adapter.receive(make_instance(modality="OT", SOPClassUID=sop_class), ae_title="LUNG")
+    adapter.close()
+    status, _output, errors = simulate(config, tmp_path / "recorded.csv", "--record")
+    assert (0, is_warned) == (status, any("some SOP classes have no synthetic instances" in line for line in errors))
