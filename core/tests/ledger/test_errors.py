@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -56,10 +57,10 @@ def test_a_full_ledger_reports_no_free_space(ledger: Ledger, an_instance: MakeIn
     assert "the ledger is not available: database or disk is full" == str(raised.value)
 
 
-def test_a_ledger_that_another_process_writes_is_busy(ledger: Ledger, other: Ledger) -> None:
-    """A transaction that does not wait fails, in one process and in several.
+def test_a_ledger_is_busy_while_another_transaction_writes(ledger: Ledger, other: Ledger) -> None:
+    """A transaction that does not wait fails, whether the other transaction is in the same process or in another one.
 
-    Verified to fail when the driver's error is raised.
+    Verified to fail when the driver's error is raised instead of LedgerUnavailable.
     """
     with other.write():
         with pytest.raises(LedgerUnavailable) as in_another_process, ledger.write(waits=False):
@@ -73,7 +74,7 @@ def test_a_ledger_that_another_process_writes_is_busy(ledger: Ledger, other: Led
 
 
 def test_a_ledger_without_its_tables_is_unavailable(url: str) -> None:
-    """No row can be written, with any values."""
+    """The error is not RowRejected: without the tables, every statement fails, whatever its values."""
     empty = Ledger(url)
     with pytest.raises(LedgerUnavailable, match="no such table") as raised, empty.read() as transaction:
         instances.last_number(transaction)
@@ -83,7 +84,7 @@ def test_a_ledger_without_its_tables_is_unavailable(url: str) -> None:
 
 @pytest.mark.parametrize("begins_with", [b"SQLite format 3\0", b"not SQLite at all"])
 def test_a_file_that_is_damaged_is_unavailable(url: str, tmp_path: Path, begins_with: bytes) -> None:
-    """SQLite reports the damage with another class of errors, and no transaction can succeed."""
+    """No transaction can succeed. SQLite reports a damaged file with DatabaseError, not with OperationalError."""
     (tmp_path / "ledger.sqlite").write_bytes(begins_with + b"garbage " * 1000)
     damaged = Ledger(url)
     for begin in (damaged.read, damaged.write):
@@ -94,7 +95,7 @@ def test_a_file_that_is_damaged_is_unavailable(url: str, tmp_path: Path, begins_
     damaged.close()
 
 
-@pytest.mark.parametrize("damage", ["code", "text"])
+@pytest.mark.parametrize("identified_by", ["code", "message"])
 @pytest.mark.parametrize(
     ("code", "message", "expected"),
     [
@@ -106,12 +107,12 @@ def test_a_file_that_is_damaged_is_unavailable(url: str, tmp_path: Path, begins_
         (1, "no such table: instances", (False, False, False)),
     ],
 )
-def test_the_kind_is_decided_by_the_error_code(
-    damage: str, code: int, message: str, expected: tuple[bool, bool, bool]
+def test_the_kind_is_decided_by_the_error_code_or_by_the_message(
+    identified_by: str, code: int, message: str, expected: tuple[bool, bool, bool]
 ) -> None:
     """In Python 3.10 only the message identifies the error, because the driver passes no code."""
-    failure = sqlite3.OperationalError(message if damage == "text" else "in other words")
-    if damage == "code":
+    failure = sqlite3.OperationalError(message if identified_by == "message" else "another message")
+    if identified_by == "code":
         failure.sqlite_errorcode = code
     error = ledger_error(OperationalError("INSERT", {"patient": PATIENT}, failure))
     assert isinstance(error, LedgerUnavailable)
@@ -142,7 +143,8 @@ def rejected_by_type(ledger: Ledger, an_instance: MakeInstance) -> None:
 
 def rejected_by_the_driver(ledger: Ledger, _an_instance: MakeInstance) -> None:
     with ledger.write() as transaction:
-        arrivals.enter(transaction, [tuple([PATIENT, {PATIENT}] * len(arrivals.COLUMNS))], 0)
+        cannot_be_bound: Any = {PATIENT}  # the driver accepts no set
+        arrivals.enter(transaction, [(cannot_be_bound,) * len(arrivals.COLUMNS)], 0)
 
 
 @pytest.mark.parametrize("reject", [rejected_by_constraint, rejected_by_type, rejected_by_the_driver])
@@ -183,9 +185,10 @@ def test_no_value_of_a_statement_is_in_the_error(
     assert PATIENT not in "\n".join([str(raised.value), repr(raised.value), printed, describe_failure(raised.value)])
 
 
-def test_the_place_where_a_statement_failed_is_known(ledger: Ledger, an_instance: MakeInstance) -> None:
-    """The traceback is that of the driver's error, not only that of the end of the transaction."""
+def test_the_traceback_shows_the_statement_that_failed(ledger: Ledger, an_instance: MakeInstance) -> None:
+    """It has the frames in which the driver's error was raised, not only the end of the `with` block."""
     with pytest.raises(RowRejected) as raised:
         rejected_by_constraint(ledger, an_instance)
-    assert "rejected_by_constraint" in [frame.name for frame in traceback.extract_tb(raised.value.__traceback__)]
-    assert "insert" in [frame.name for frame in traceback.extract_tb(raised.value.__traceback__)]
+    frames = [frame.name for frame in traceback.extract_tb(raised.value.__traceback__)]
+    assert "rejected_by_constraint" in frames
+    assert "insert" in frames
