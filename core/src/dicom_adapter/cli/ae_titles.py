@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_ledger, require_valid
+from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_ledger, open_service
 from dicom_adapter.cli.job_text import wrapped
 from dicom_adapter.cli.messages import warn
 from dicom_adapter.cli.times import Times, Utc, iso
@@ -65,11 +65,12 @@ def restart(
     The service restarts them within seconds. Exit status: 0 if all AE titles will be restarted, 1 otherwise.
     """
     path = find_file(config)
-    ledger, settings = open_ledger(path), require_valid(path)
+    ledger, service = open_service(path)
+    assert service.loaded.config is not None  # `open_service` has checked it
     refused = False
     for ae_title in names:
         with ledger.write() as transaction:
-            refusal = _reason_refused(ae_title, settings, ae_title in ledger_lanes.load(transaction))
+            refusal = _reason_refused(ae_title, service.loaded.config, ae_title in ledger_lanes.load(transaction))
             if not refusal:
                 ledger_lanes.request_restart(transaction, ae_title)
         if refusal:

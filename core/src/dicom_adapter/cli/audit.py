@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from dicom_adapter.api.errors import DicomAdapterError
-from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_ledger, read
+from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_service, require_valid
 from dicom_adapter.cli.messages import fail
 from dicom_adapter.config.model import Config
 from dicom_adapter.dicom.part10 import keep_values_out_of_warnings
@@ -81,7 +81,7 @@ def audit(
 
 
 def _run_audit(path: Path, *, verify: bool, repair: bool) -> tuple[AuditReport, list[RepairResult]]:
-    with _open(path) as (resources, configuration), _progress() as on_progress:
+    with _open(path, is_strict=repair) as (resources, configuration), _progress() as on_progress:
         folder = DataFolder.of(configuration)
         if not repair:
             audit = Audit(
@@ -113,21 +113,22 @@ def _run_audit(path: Path, *, verify: bool, repair: bool) -> tuple[AuditReport, 
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[tuple[Resources, Config]]:
+def _open(path: Path, *, is_strict: bool) -> Iterator[tuple[Resources, Config]]:
     """Open the ledger and the storage of a service, and yield them with its configuration.
 
-    Ends the command if there is no ledger.
+    Ends the command if there is no ledger, or if the file is not valid and `is_strict`.
     """
     try:
-        ledger = open_ledger(path)
+        if is_strict:
+            require_valid(path)
+        ledger, service = open_service(path)
     except typer.Exit:
         raise typer.Exit(FAILED_STATUS) from None
-    found = read(path)
-    config = found.loaded.config
-    assert config is not None  # `open_ledger` has checked it
+    config = service.loaded.config
+    assert config is not None  # `open_service` has checked it
     folder = DataFolder.of(config)
     folder.require_there()
-    storage = folder.open_storage(config.storage, found.plugins.catalogue())
+    storage = folder.open_storage(config.storage, service.plugins.catalogue())
     try:
         yield Resources(ledger=ledger, storage=storage, clock=SystemClock()), config
     finally:

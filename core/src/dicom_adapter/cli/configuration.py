@@ -12,17 +12,20 @@ from attrs import frozen
 
 from dicom_adapter.api.configuration_file import DEFAULT_NAME, VARIABLE, find_configuration
 from dicom_adapter.api.errors import Refused
-from dicom_adapter.cli.messages import fail
+from dicom_adapter.cli.messages import fail, warn
 from dicom_adapter.config import ConfigProblemKind, load, plugin_settings
-from dicom_adapter.config.load import Loaded, ledger_url
+from dicom_adapter.config.damaged import readable_ledger_url
+from dicom_adapter.config.load import Loaded, ledger_url, syntax_problems
 from dicom_adapter.config.model import Config
 from dicom_adapter.config.suggest import nearest
-from dicom_adapter.ledger import Ledger
+from dicom_adapter.ledger import Ledger, configurations
 from dicom_adapter.ledger.connection import exists
+from dicom_adapter.service.announcement import find_announcement
 
 if TYPE_CHECKING:
     from dicom_adapter.plugins.registry import Plugins
 
+NOT_UTF_8 = "not UTF-8, which TOML requires"
 EXAMPLE = "two-ae-titles.toml"
 FILE_HELP = f"The configuration file. Default: {VARIABLE}, or {DEFAULT_NAME} in the current folder."
 
@@ -74,24 +77,35 @@ def find_optional_file(argument: Path | None, option: Path | None = None) -> Pat
 
 def read(path: Path) -> CheckedConfiguration:
     """Read and check a configuration file. Ends the command with status 1 if the file cannot be read."""
-    text = read_text(path)
+    return check_text(read_text(path), path.resolve().parent)
+
+
+def check_text(text: str, folder: Path) -> CheckedConfiguration:
+    """Check the text of a configuration file, whose relative paths start at `folder`."""
     from dicom_adapter.plugins.registry import discover
 
     found = discover(disable=plugin_settings(text).disable)
-    loaded = load(text, folder=path.resolve().parent, catalogue=found.catalogue())
+    loaded = load(text, folder=folder, catalogue=found.catalogue())
     return CheckedConfiguration(text=text, loaded=loaded, plugins=found)
 
 
 def read_text(path: Path) -> str:
     """Return the text of a configuration file. Ends the command with status 1 if the file cannot be read."""
     try:
+        return _text(path)
+    except Refused as refusal:
+        raise fail(str(refusal)) from None
+    except UnicodeDecodeError:
+        raise fail(f"{path}: {NOT_UTF_8}") from None
+
+
+def _text(path: Path) -> str:
+    try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise fail(f"{path}: No such file or directory; {_next_step(path)}") from None
+        raise Refused(f"{path}: No such file or directory; {_next_step(path)}") from None
     except OSError as failure:
-        raise fail(f"{path}: {failure.strerror}") from None
-    except UnicodeDecodeError:
-        raise fail(f"{path}: not UTF-8, which TOML requires") from None
+        raise Refused(f"{path}: {failure.strerror}") from None
 
 
 def _next_step(path: Path) -> str:
@@ -110,20 +124,75 @@ def require_valid(path: Path) -> Config:
     """Return the configuration in a file. Ends the command with status 1 and all errors if the file is not valid."""
     checked = read(path)
     if checked.loaded.config is None:
-        raise fail(*checked.invalid)
+        raise fail(*(f"{path}: {invalid}" for invalid in checked.invalid))
     return checked.loaded.config
 
 
 def open_ledger(path: Path) -> Ledger:
-    """Open the ledger of a service, which may be running or stopped.
+    """Open the ledger of a service, which may be running or stopped. If the file is damaged, a warning is printed.
 
     Ends the command with status 1 if there is no ledger, or if its schema is not current.
     """
-    # The URL alone is enough: the command works although another part of the file is invalid.
-    url = ledger_url(read_text(path), folder=path.resolve().parent) or require_valid(path).ledger_url
-    if not exists(url):
-        raise fail(f"there is no ledger at {url} yet; `dicom-adapter run {path}` creates it")
-    ledger = Ledger(url)
+    ledger, problems = _find_ledger(path)
+    warn(*problems)
+    return ledger
+
+
+def open_service(path: Path) -> tuple[Ledger, CheckedConfiguration]:
+    """Open the ledger of a service, and return it with the service's configuration.
+
+    That is the configuration in the file. If the file is damaged or not valid, it is the configuration with which the
+    service runs, or ran last, and a warning is printed. Ends the command with status 1 if there is no such
+    configuration, and as `open_ledger` does.
+    """
+    ledger, problems = _find_ledger(path)
+    if not problems:
+        checked = read(path)
+        if checked.loaded.config is not None:
+            return ledger, checked
+        problems = [f"{path}: {invalid}" for invalid in checked.invalid]
+    with ledger.read() as transaction:
+        running = configurations.running(transaction)
+    last = None if running is None else check_text(running.text, Path(running.folder))
+    if last is None or last.loaded.config is None:
+        raise fail(*problems)
+    warn(*problems, f"{path} is not used: this is the service with the configuration that it was using last")
+    return ledger, last
+
+
+def _find_ledger(path: Path) -> tuple[Ledger, list[str]]:
+    """Return the ledger of a service, and the problems of the file if it was found without the whole file."""
+    folder = path.resolve().parent
+    text, problems = _readable_text(path)
+    url = None if problems else ledger_url(text, folder=folder)
+    if url is not None and exists(url):
+        return _current(Ledger(url)), []
+    if url is None and not problems:
+        problems = [f"{path}: {invalid}" for invalid in check_text(text, folder).invalid]
+    running = find_announcement(path)
+    if running is not None and running.ledger_url != url:
+        problems = problems or [f"{path}: there is no ledger at {url}"]
+        own = f"the service that was started with {path} (PID {running.pid}) uses the ledger {running.ledger_url}"
+        return _current(Ledger(running.ledger_url)), [*problems, own]
+    if url is not None:
+        raise fail(f"{path}: there is no ledger at {url} yet; `dicom-adapter run {path}` creates it")
+    readable = readable_ledger_url(text, folder=folder)
+    if readable is None or not exists(readable):
+        raise fail(*problems)
+    return _current(Ledger(readable)), [*problems, f"the rest of {path} names the ledger {readable}"]
+
+
+def _readable_text(path: Path) -> tuple[str, list[str]]:
+    """Return the text of a configuration file, as far as it can be read, and why it cannot be parsed."""
+    try:
+        return (text := _text(path)), [f"{path}: {problem}" for problem in syntax_problems(text)]
+    except UnicodeDecodeError as error:
+        return error.object.decode("utf-8", "replace"), [f"{path}: {NOT_UTF_8}"]
+    except Refused as refusal:
+        return "", [str(refusal)]
+
+
+def _current(ledger: Ledger) -> Ledger:
     try:
         ledger.require_current()
     except Refused as refusal:

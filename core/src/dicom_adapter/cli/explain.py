@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import date, datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,9 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from dicom_adapter.api.errors import Refused
-from dicom_adapter.cli.configuration import ConfigOption, find_file, open_ledger, require_valid
+from dicom_adapter.cli.configuration import ConfigOption, find_file, open_ledger
 from dicom_adapter.cli.messages import fail
 from dicom_adapter.cli.times import Times, Utc
+from dicom_adapter.config.model import LedgerConfig
+from dicom_adapter.ledger import Ledger, configurations
 from dicom_adapter.operations.story import Entry, Story, Unknown, make_story, times_in
 from dicom_adapter.runtime.clock import SystemClock
 
@@ -43,7 +44,7 @@ def explain(
         with ledger.read() as transaction, times_in(times.zone):
             story = make_story(transaction, name.strip(), SystemClock().now())
     except Unknown as refusal:
-        raise fail(f"{refusal}{_possible_reasons(path)}") from None
+        raise fail(f"{refusal}{_possible_reasons(ledger)}") from None
     except Refused as refusal:
         raise fail(str(refusal)) from None
     if as_json:
@@ -52,8 +53,10 @@ def explain(
         show(story, Console(highlight=False), times)
 
 
-def _possible_reasons(path: Path) -> str:
-    days = require_valid(path).ledger.history_days
+def _possible_reasons(ledger: Ledger) -> str:
+    with ledger.read() as transaction:
+        running = configurations.running(transaction)
+    days = LedgerConfig().history_days if running is None else float(running.settings["service"]["ledger.history-days"])
     return (
         ". Possible reasons: it never arrived; all of it was refused (association_rejected or "
         f"instance_refused in the log of the receiver); or it was finished more than history-days = {days:g} days ago, "

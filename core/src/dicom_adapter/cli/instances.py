@@ -16,7 +16,14 @@ from rich.progress import track
 
 from dicom_adapter.api.errors import Permanent, StorageUnavailable
 from dicom_adapter.api.storage import StorageBackend
-from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_ledger, read, require_valid
+from dicom_adapter.cli.configuration import (
+    CheckedConfiguration,
+    ConfigArgument,
+    ConfigOption,
+    find_file,
+    open_ledger,
+    open_service,
+)
 from dicom_adapter.cli.filters import takes_filters
 from dicom_adapter.cli.job_text import event_lines, titled, wrapped
 from dicom_adapter.cli.messages import fail, warn
@@ -148,7 +155,9 @@ def discard(
     Exit status: 0 if all instances were discarded, 1 otherwise.
     """
     path = find_file(config)
-    ledger, settings = open_ledger(path), require_valid(path)
+    ledger, service = open_service(path)
+    settings = service.loaded.config
+    assert settings is not None  # `open_service` has checked it
     with ledger.read() as transaction:
         chosen = _chosen(transaction, ids, everything, (state,), filters, reason)
     if chosen and not yes:
@@ -176,12 +185,12 @@ def export(
     No file is overwritten. Exit status: 0 if all files were copied, 1 otherwise.
     """
     path = find_file(config)
-    ledger = open_ledger(path)
+    ledger, service = open_service(path)
     with ledger.read() as transaction:
         states = STORED if state is None else (state,)
         chosen = _chosen(transaction, ids, everything, states, filters, reason)
         rows = instance_rows.find(transaction, chosen)
-    storage = _storage(path)
+    storage = _storage(service)
     result = Intervention(refused=dict.fromkeys(chosen, "there is no such instance"))
     try:
         to.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -235,16 +244,15 @@ def _chosen(
     )
 
 
-def _storage(path: Path) -> StorageBackend[Any]:
-    found = read(path)
-    config = found.loaded.config
-    assert config is not None  # the ledger was opened with it
+def _storage(service: CheckedConfiguration) -> StorageBackend[Any]:
+    config = service.loaded.config
+    assert config is not None  # `open_service` has checked it
     folder = DataFolder.of(config)
     try:
         folder.require_there()
     except (StorageUnavailable, OSError) as failure:
         raise fail(str(failure)) from None
-    return folder.open_storage(config.storage, found.plugins.catalogue())
+    return folder.open_storage(config.storage, service.plugins.catalogue())
 
 
 def _operator() -> str:

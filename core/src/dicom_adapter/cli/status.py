@@ -16,7 +16,7 @@ from attrs import frozen
 
 from dicom_adapter.api.errors import StorageUnavailable, describe_failure
 from dicom_adapter.api.hookspecs import Catalogue
-from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_ledger, read
+from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_service
 from dicom_adapter.cli.times import Times, Utc
 from dicom_adapter.config.model import Config
 from dicom_adapter.ledger.configurations import Configuration, ConfigurationState
@@ -95,10 +95,9 @@ def status(
 
 
 def _examine(path: Path) -> StatusReport:
-    ledger = open_ledger(path)
-    found = read(path)
+    ledger, found = open_service(path)
     config = found.loaded.config
-    assert config is not None  # `open_ledger` has checked it
+    assert config is not None  # `open_service` has checked it
     folder = DataFolder.of(config)
     host_runs = folder.has_host or bool(folder.displaced())  # the folder of a running service may have been replaced
     service_runs = folder.has_service or bool(folder.displaced())

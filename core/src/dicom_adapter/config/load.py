@@ -83,14 +83,29 @@ def plugin_settings(text: str | bytes) -> PluginsConfig:
 
 
 def ledger_url(text: str, *, folder: Path) -> str | None:
-    """Return the URL of the ledger without loading any plugin; None if the configuration is invalid."""
-    tables, converter = tables_of(text), make_converter(folder)
+    """Return the URL of the ledger without loading any plugin; None if that part of the configuration is invalid."""
+    return ledger_url_of(tables_of(text), folder=folder)
+
+
+def ledger_url_of(tables: Mapping[str, Any], *, folder: Path) -> str | None:
+    """Return the URL of the ledger from a parsed document; None if that part of the document is invalid."""
+    converter = make_converter(folder)
     try:
         path: Path = converter.structure(tables["storage"]["path"], Path)
-        ledger: LedgerConfig = converter.structure(tables.get("ledger", {}), LedgerConfig)
-    except (KeyError, ValueError, TypeError, BaseValidationError):
+        own = {key: value for key, value in tables.get("ledger", {}).items() if key == "url"}
+        ledger: LedgerConfig = converter.structure(own, LedgerConfig)
+    except (AttributeError, KeyError, ValueError, TypeError, BaseValidationError):
         return None
     return ledger.url or default_ledger_url(path)
+
+
+def syntax_problems(text: str) -> list[str]:
+    """Return why a text is not TOML; empty if it is TOML."""
+    try:
+        parse(text)
+    except ValueError as error:
+        return [str(error)]
+    return []
 
 
 def tables_of(text: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from dicom_adapter.ledger.health import SERVICE
 from dicom_adapter.runtime import logs
 from dicom_adapter.runtime.descriptors import raise_descriptor_limit
 from dicom_adapter.runtime.logs.capture import capture
+from dicom_adapter.service.announcement import announce
 from dicom_adapter.service.blueprint import Blueprint
 from dicom_adapter.service.supervisor import CannotStart, Supervisor
 
@@ -37,6 +38,7 @@ def main() -> None:
     raise_descriptor_limit()  # the children inherit it
     logs.configure(style=blueprint.log_style, level=blueprint.log_level, process="service")
     capture()
+    announce(blueprint.path, blueprint.ledger_url)  # the descriptor stays open until this process ends
     supervisor = Supervisor(blueprint)
     if blueprint.stop_with_stdin:
         threading.Thread(target=_stop_with_stdin, args=(supervisor,), daemon=True).start()
