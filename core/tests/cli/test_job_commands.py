@@ -181,6 +181,8 @@ def test_times_are_local_with_their_offset_or_utc_on_request(
     assert f" since {shown}\n" in command("jobs", "list", *options).stdout
     assert f"created           {shown}\n" in command("jobs", "show", adapter.jobs[0].job_id, *options).stdout
     assert "2026-01-05T08:00:05" in command("jobs", "list", "--json", *options).stdout
+    assert adapter.jobs[0].name in command("jobs", "list", "--since", shown).stdout
+    assert "No jobs.\n" == command("jobs", "list", "--until", shown).stdout
 
 
 @pytest.mark.parametrize(

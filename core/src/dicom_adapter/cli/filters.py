@@ -13,6 +13,7 @@ import typer
 
 from dicom_adapter.ledger.filters import Filters
 
+OFFSET = re.compile(r" ([+-]\d\d:\d\d)$")  # of a time as commands show it
 UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 TIME_HELP = "a time such as 2026-01-05, '2026-01-05 08:00' or 08:00 (local time), or how long ago: 90m, 12h, 7d"
 
@@ -89,7 +90,7 @@ def _time(option: str, text: str | None, now: datetime, *, ends: bool) -> dateti
     try:
         if re.fullmatch(r"\d{1,2}:\d{2}(:\d{2})?", text):
             text = f"{now.astimezone():%Y-%m-%d} {text.zfill(5)}"
-        found = datetime.fromisoformat(text.replace("Z", "+00:00"))
+        found = datetime.fromisoformat(OFFSET.sub(r"\1", re.sub(r"Z$| UTC$", "+00:00", text)))
         if ends and "T" not in text and ":" not in text:
             found += timedelta(days=1)
         return found.astimezone(timezone.utc)
