@@ -32,15 +32,15 @@ def _type_argument(cls: type, base: type) -> Any:
     for alias in vars(cls).get("__orig_bases__", ()):
         origin, arguments = get_origin(alias), get_args(alias)
         if origin is base:
-            found = arguments[0]
+            argument = arguments[0]
         elif isinstance(origin, type) and issubclass(origin, base):
             inner = _type_argument(origin, base)
             is_generic = isinstance(inner, TypeVar)
-            found = arguments[origin.__parameters__.index(inner)] if is_generic else None  # type: ignore[attr-defined] # generic classes have it
+            argument = arguments[origin.__parameters__.index(inner)] if is_generic else None  # type: ignore[attr-defined] # generic classes have it
         else:
             continue
-        if isinstance(found, TypeVar):
-            unbound = found
-        elif found is not None:
-            return found
+        if isinstance(argument, TypeVar):
+            unbound = argument
+        elif argument is not None:
+            return argument
     return unbound

@@ -54,24 +54,24 @@ class PlacedFile:
     @classmethod
     def at(cls, path: Path) -> PlacedFile:
         """Return the file that is now at this path. Raises OSError if there is no file."""
-        found = path.stat()
-        return cls(path, found.st_dev, found.st_ino)
+        status = path.stat()
+        return cls(path, status.st_dev, status.st_ino)
 
     @classmethod
     def open_as(cls, descriptor: int, path: Path) -> PlacedFile:
         """Return the file of an open descriptor, which was opened at this path."""
-        found = os.fstat(descriptor)
-        return cls(path, found.st_dev, found.st_ino)
+        status = os.fstat(descriptor)
+        return cls(path, status.st_dev, status.st_ino)
 
     def problem(self) -> str:
         """Describe the problem if this file is not at its path any more; otherwise return ""."""
         try:
-            found = self.path.stat()
+            status = self.path.stat()
         except FileNotFoundError:
             return f"{self.path} is missing: it was deleted or moved, or its disk is not mounted"
         except OSError as failure:
             return f"{self.path} cannot be read ({failure.strerror})"
-        if (found.st_dev, found.st_ino) != (self.device, self.inode):
+        if (status.st_dev, status.st_ino) != (self.device, self.inode):
             return f"{self.path} was replaced by another file"
         return ""
 

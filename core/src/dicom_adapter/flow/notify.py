@@ -48,13 +48,13 @@ class Notify:
 
     def _next(self, transaction: Transaction) -> tuple[int, Arrived]:
         """Return the number of the last instance of the next batch, and the batch."""
-        found: Sequence[InstanceStorageInfo] = []
+        arrived: Sequence[InstanceStorageInfo] = []
         if self._each:
-            found = instances.arrived_after(transaction, self._seen, BATCH)
-            last = max([self._seen, *(instance.instance_id for instance in found)])
-            ae_titles = {instance.ae_title for instance in found}
+            arrived = instances.arrived_after(transaction, self._seen, BATCH)
+            last = max([self._seen, *(instance.instance_id for instance in arrived)])
+            ae_titles = {instance.ae_title for instance in arrived}
         else:
             newest = instances.newest_after(transaction, self._seen, BATCH)
             last, ae_titles = max([self._seen, *newest.values()]), set(newest)
         replaced = instances.replaced_by(transaction, self._seen + 1, last) if last > self._seen else []
-        return last, Arrived(ae_titles=frozenset(ae_titles), instances=found, replaced=replaced)
+        return last, Arrived(ae_titles=frozenset(ae_titles), instances=arrived, replaced=replaced)

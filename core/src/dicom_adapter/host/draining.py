@@ -36,12 +36,16 @@ def previous_configs(ledger: Ledger, catalogue: Catalogue) -> list[PreviousConfi
     A configuration that cannot be parsed any more is omitted: the instances of its AE titles are held.
     """
     with ledger.read() as transaction:
-        found = configurations.with_draining(transaction)
-    loaded = [(each, load(each.text, folder=Path(each.folder), catalogue=catalogue).config) for each in found]
-    for each, config in loaded:
+        stored = configurations.with_draining(transaction)
+    loaded = [
+        (previous, load(previous.text, folder=Path(previous.folder), catalogue=catalogue).config) for previous in stored
+    ]
+    for previous, config in loaded:
         if config is None:
-            log.error("drain_failed", ae_titles=each.draining.ae_titles, submitters=each.draining.submitters)
-    return [PreviousConfig(config=config, draining=each.draining) for each, config in loaded if config is not None]
+            log.error("drain_failed", ae_titles=previous.draining.ae_titles, submitters=previous.draining.submitters)
+    return [
+        PreviousConfig(config=config, draining=previous.draining) for previous, config in loaded if config is not None
+    ]
 
 
 def with_draining(config: Config, previous: Sequence[PreviousConfig]) -> tuple[Config, Draining]:
@@ -51,7 +55,7 @@ def with_draining(config: Config, previous: Sequence[PreviousConfig]) -> tuple[C
     """
     ae_titles: dict[str, AeTitleConfig] = {}
     submitters: dict[str, SubmitterConfig] = {}
-    for old, draining in ((each.config, each.draining) for each in previous):
+    for old, draining in ((entry.config, entry.draining) for entry in previous):
         removed = {name: old.ae_titles[name] for name in draining.ae_titles if name in old.ae_titles}
         for name in removed.keys() - config.ae_titles.keys() - ae_titles.keys():
             ae_titles[name] = evolve(removed[name], submitter=old.submitter_for(name))

@@ -111,10 +111,10 @@ class Host:
         self._reclaim = Reclaim(resources, self._on_reclaimed)
         self._submitters = Submitters(resources, uploads, self._on_job_changed, poll_every)
         self._lanes = Lanes(resources, self._on_commit, self._wake)
-        made = self._submitters.make(config, plugins)
-        decisions = decide_ae_titles(config, plugins, made.broken)
+        new_submitters = self._submitters.make(config, plugins)
+        decisions = decide_ae_titles(config, plugins, new_submitters.broken)
         self._lanes.announce(config, decisions)
-        self._apply(config, made, decisions, draining)
+        self._apply(config, new_submitters, decisions, draining)
         with ledger.read() as transaction:
             self._restarts = lanes.restarts(transaction)  # number of restarts that were carried out, by AE title
             self._last_event = events.last_number(transaction)  # the last event that `_report_cancelled_jobs` has read
@@ -126,8 +126,8 @@ class Host:
 
         Only one thread may call this method. Raises Refused, and changes nothing, if an AE title cannot be served.
         """
-        made = self._submitters.make(config, self._plugins)
-        decisions = decide_ae_titles(config, self._plugins, made.broken)
+        new_submitters = self._submitters.make(config, self._plugins)
+        decisions = decide_ae_titles(config, self._plugins, new_submitters.broken)
         refused = {name: reason for name, reason in decisions.refused.items() if name not in draining.ae_titles}
         if refused:
             raise Refused("; ".join(f"AE title '{name}': {reason}" for name, reason in refused.items()))
@@ -135,15 +135,15 @@ class Host:
             self._lanes.announce(config, decisions)
         except LedgerError as failure:
             raise Refused(str(failure)) from failure
-        return self._apply(config, made, decisions, draining)
+        return self._apply(config, new_submitters, decisions, draining)
 
     def _apply(
-        self, config: Config, made: NewSubmitters, decisions: AeTitleDecisions, draining: Draining
+        self, config: Config, new_submitters: NewSubmitters, decisions: AeTitleDecisions, draining: Draining
     ) -> Reconfiguration:
         """Apply the first configuration, or the next configuration."""
         self._config = config
         ledger = self._ledger
-        removed_submitters = self._submitters.apply(config, made)
+        removed_submitters = self._submitters.apply(config, new_submitters)
         removed_lanes, changed = self._lanes.apply(config, decisions, self._plugins, self._submitters.names)
         self._notified_of_jobs = self._lanes.overriding("job_changed")
         self._able_to_free_space = self._lanes.overriding("free_space")

@@ -77,16 +77,16 @@ class Submitters:
 
     def make(self, config: Config, plugins: Plugins) -> NewSubmitters:
         """Create the new and changed submitters. They are not used before `apply`."""
-        made, broken = {}, {}
+        submitters, broken = {}, {}
         for name, table in config.submitters.items():
             entry = self._entries.get(name)
             if table.unavailable or (entry is not None and entry.table == table):
                 continue
             try:
-                made[name] = make_submitter(config, plugins, name)
+                submitters[name] = make_submitter(config, plugins, name)
             except Refused as refusal:
                 broken[name] = str(refusal)
-        return NewSubmitters(submitters=made, broken=broken)
+        return NewSubmitters(submitters=submitters, broken=broken)
 
     def apply(self, config: Config, made: NewSubmitters) -> dict[Part, Close]:
         """Use the new submitters. Return a function for each removed or replaced submitter, which closes it."""

@@ -31,7 +31,7 @@ class Series(NamedTuple):
 
 def enter(transaction: Transaction, arrived: Iterable[Series], at: datetime) -> None:
     """Insert series, or record in their rows that they were seen again at this time."""
-    rows = [one._asdict() | {"seen_at": at} for one in arrived]
+    rows = [values._asdict() | {"seen_at": at} for values in arrived]
     if not rows:
         return
     insert = sqlite.insert(series)

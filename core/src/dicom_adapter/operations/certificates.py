@@ -38,15 +38,17 @@ def certificates_of_submitters(
 
     `on_failure` is called with the name of a submitter that fails, and the error; its certificates are unknown.
     """
-    found: list[Certificate] = []
+    certificates: list[Certificate] = []
     for name, submitter in submitters.items():
         try:
             reported = list(call_within(CALL_SECONDS, submitter.certificates))
         except (Exception, SystemExit) as failure:  # noqa: BLE001 - a plugin may raise anything, even SystemExit
             on_failure(name, str(failure) if isinstance(failure, TookTooLong) else describe_failure(failure))
         else:
-            found += [evolve(one, subject=f"submitter {name}: {one.subject}") for one in reported]
-    return found
+            certificates += [
+                evolve(certificate, subject=f"submitter {name}: {certificate.subject}") for certificate in reported
+            ]
+    return certificates
 
 
 def describe(certificate: Certificate, now: datetime) -> str:
@@ -63,9 +65,12 @@ def assess_certificates(certificates: Iterable[Certificate], now: datetime) -> P
 
     An expired authority is never failing: connections to peers with certificates of other authorities work.
     """
-    due = sorted((one for one in certificates if one.expires_at - now < WARN_BEFORE), key=lambda one: one.expires_at)
+    due = sorted(
+        (certificate for certificate in certificates if certificate.expires_at - now < WARN_BEFORE),
+        key=lambda certificate: certificate.expires_at,
+    )
     if not due:
         return PartFinding()
-    has_expired = any(one.expires_at <= now and not one.is_authority for one in due)
-    reason = "; ".join(describe(one, now) for one in due)
+    has_expired = any(certificate.expires_at <= now and not certificate.is_authority for certificate in due)
+    reason = "; ".join(describe(certificate, now) for certificate in due)
     return PartFinding(state=PartState.FAILING if has_expired else PartState.DEGRADED, reason=reason)

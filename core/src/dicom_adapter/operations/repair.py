@@ -158,9 +158,9 @@ class Repair:
     def _find_arrival(self, stored: StoredFile) -> ObjectRow | None:
         """Return another arrival of this data set at the same AE title that makes the object redundant, or None."""
         with self._ledger.read() as transaction:
-            found = balance.arrivals(transaction, stored.receiving_ae_title, stored.identity.sop_instance_uid)
+            arrivals = balance.arrivals(transaction, stored.receiving_ae_title, stored.identity.sop_instance_uid)
         checksum = zlib.crc32(stored.data_set)
-        for instance, row in found:
+        for instance, row in arrivals:
             same = (instance.checksum, instance.transfer_syntax_uid) == (checksum, stored.transfer_syntax_uid)
             if same and len(stored.data_set) in _data_set_sizes(instance) and self._makes_redundant(row):
                 return row

@@ -124,8 +124,8 @@ class Plugins:
 
     def provider(self, kind: ComponentKind, name: str) -> str | None:
         """Return the name of the entry point that provides the component, or None."""
-        found = [c.plugin.name for c in self.components if c.kind is kind and c.name == name and not c.problem]
-        return found[0] if found else None
+        providers = [c.plugin.name for c in self.components if c.kind is kind and c.name == name and not c.problem]
+        return providers[0] if providers else None
 
     def factory(self, kind: ComponentKind, name: str, part: Part) -> MeasuredFactory[Any]:
         """Return a factory for objects of the component `name`, whose calls are measured on behalf of `part`."""
@@ -139,8 +139,8 @@ class Plugins:
 
     def caller(self, kind: ComponentKind, name: str, part: Part) -> MeasuredCaller:
         """Return the caller for the plugin that provides the component, on behalf of `part`."""
-        found = next(c for c in self.components if c.kind is kind and c.name == name and not c.problem)
-        return self.statistics.caller(str(found.plugin), part)
+        component = next(c for c in self.components if c.kind is kind and c.name == name and not c.problem)
+        return self.statistics.caller(str(component.plugin), part)
 
     @property
     def observers(self) -> list[PluginInfo]:
@@ -221,13 +221,13 @@ def discover(
     selection = PluginSelection.from_environment(disable)
     points = installed()
     selected = [p for p in points if not selection.reason_disabled(p.name) and (only is None or p.name in only)]
-    found = load([*additional, *selected], kinds, statistics)
+    plugins = load([*additional, *selected], kinds, statistics)
     if only is not None:
-        return found
+        return plugins
     reasons = [(point, selection.reason_disabled(point.name)) for point in _unique(points)]
     disabled = [evolve(_plugin_info(point), disabled=reason) for point, reason in reasons if reason]
     unknown = selection.unknown(point.name for point in points)
-    return evolve(found, infos=(*found.infos, *disabled), unknown=tuple(unknown))
+    return evolve(plugins, infos=(*plugins.infos, *disabled), unknown=tuple(unknown))
 
 
 def load(

@@ -80,10 +80,10 @@ class LaunchedService:
         """
         deadline = time.monotonic() + seconds
         with self._changed:
-            while len(found := self.logged(event, **fields)) < times:
+            while len(entries := self.logged(event, **fields)) < times:
                 if self._ended or not self._changed.wait(deadline - time.monotonic()):
                     raise ServiceEnded(f"no {event} {fields} x{times}; the log ends with:\n{self._tail()}")
-        return found[times - 1]
+        return entries[times - 1]
 
     def logged(self, event: str, **fields: object) -> list[LogEntry]:
         """Return the entries of this event with these fields so far."""

@@ -70,21 +70,21 @@ class Platform:
         """Change the job. Raises Permanent if the job was never created, or was cancelled before `start`."""
         with self._lock:
             self._raise_fault(call, job)
-            found = self._get(job)
-            if call == "start" and found.cancelled:
+            received = self._get(job)
+            if call == "start" and received.cancelled:
                 raise Permanent(f"job {job.job_id}: it was cancelled")
-            self.jobs[job.job_id] = evolve(found, **changes)
+            self.jobs[job.job_id] = evolve(received, **changes)
 
     def receive(self, job: Job, position: int, file: bytes) -> None:
         with self._lock:
-            found = self._get(job)
-            self.jobs[job.job_id] = evolve(found, files={**found.files, position: file})
+            received = self._get(job)
+            self.jobs[job.job_id] = evolve(received, files={**received.files, position: file})
 
     def _get(self, job: Job) -> ReceivedJob:
-        found = self.jobs.get(job.job_id)
-        if found is None:
+        received = self.jobs.get(job.job_id)
+        if received is None:
             raise Permanent(f"job {job.job_id}: it does not exist on the platform")
-        return found
+        return received
 
     def _raise_fault(self, call: str, job: Job) -> None:
         for fault in self._faults:
@@ -115,9 +115,9 @@ class MemorySubmitter(Submitter[NoSettings]):
         self.platform.change(job, "start", started=True)
 
     def status(self, job: Job) -> PlatformStatus:
-        found = self.platform.find(job, "status")
-        state = "cancelled" if found.cancelled else "running" if found.started else "pending"
-        return PlatformStatus(state=state, finished=found.cancelled)
+        received = self.platform.find(job, "status")
+        state = "cancelled" if received.cancelled else "running" if received.started else "pending"
+        return PlatformStatus(state=state, finished=received.cancelled)
 
     def cancel(self, job: Job) -> None:
         if job.job_id in self.platform.jobs:

@@ -55,8 +55,8 @@ class Names:
 
     def label(self, label: str) -> str:
         """Replace UIDs and digests in a label by names of the schedule, so that the label is the same in each run."""
-        found = " ".join(self.by_uid.get(word, word) for word in label.split(" "))
-        return DIGEST.sub(lambda match: self.groups.setdefault(match[0], f"#{len(self.groups) + 1}"), found)
+        replaced = " ".join(self.by_uid.get(word, word) for word in label.split(" "))
+        return DIGEST.sub(lambda match: self.groups.setdefault(match[0], f"#{len(self.groups) + 1}"), replaced)
 
 
 def rehearse(config: Config, schedule: Schedule, folder: Path, quiet: timedelta) -> Timeline:
@@ -178,15 +178,15 @@ class _Rehearsal:
 def _instances(schedule: Schedule, names: Names) -> Iterator[Instance]:
     """Yield all instances of the schedule, in the order of time."""
     numbers: dict[tuple[str, str, str], Iterator[int]] = {}
-    made = []
+    instances = []
     for place, arrival in enumerate(schedule.arrivals):
         number = numbers.setdefault((arrival.patient, arrival.study, arrival.series), count(1))
         step = arrival.over / (arrival.count - 1) if arrival.count > 1 else 0.0
         for index in range(arrival.count):
             at = schedule.start + timedelta(seconds=arrival.time + index * step)
             association = arrival.association or f"arrival {place + 1}"
-            made.append(Instance(at, association, arrival, _data_set(arrival, next(number), names)))
-    yield from sorted(made, key=lambda instance: instance.at)
+            instances.append(Instance(at, association, arrival, _data_set(arrival, next(number), names)))
+    yield from sorted(instances, key=lambda instance: instance.at)
 
 
 def _data_set(arrival: ScheduledArrival, number: int, names: Names) -> Dataset:

@@ -70,18 +70,18 @@ class ActualJob:
 
 def find_differences(expected: Sequence[ExpectedJob], actual: Sequence[ActualJob]) -> list[str]:
     """Return a heading and one line for each difference; an empty list if there is no difference."""
-    found = []
+    differences = []
     for number, (wanted, seen) in enumerate(zip_longest(expected, actual), start=1):
         if seen is None:
-            found.append(f"job {number} is missing: {wanted}")
+            differences.append(f"job {number} is missing: {wanted}")
         elif wanted is None:
-            found.append(f"job {number} was not expected: {seen}")
+            differences.append(f"job {number} was not expected: {seen}")
         else:
-            found += [f"job {number}: {difference}" for difference in _compare(wanted, seen)]
-    if not found:
+            differences += [f"job {number}: {difference}" for difference in _compare(wanted, seen)]
+    if not differences:
         return []
     counts = f"{len(expected)} job{'' if len(expected) == 1 else 's'} expected, {len(actual)} found"
-    return [f"the jobs are not as expected ({counts}):", *found]
+    return [f"the jobs are not as expected ({counts}):", *differences]
 
 
 def _compare(wanted: ExpectedJob, seen: ActualJob) -> Iterator[str]:

@@ -47,11 +47,11 @@ def requeue(ledger: Ledger, clock: Clock, instance_ids: Collection[int], by: str
     """Deliver quarantined instances to their processors again. The events record `by`, the name of the operator."""
     now = clock.now()
     with ledger.write() as transaction:
-        found = instance_rows.find(transaction, instance_ids)
-        pending = instances.pending_arrivals(transaction, {row.instance.sop_instance_uid for row in found})
-        result = _judge_requeue(found, pending)
+        rows = instance_rows.find(transaction, instance_ids)
+        pending = instances.pending_arrivals(transaction, {row.instance.sop_instance_uid for row in rows})
+        result = _judge_requeue(rows, pending)
         instances.requeue(transaction, result.done, now)
-        done = _record(transaction, "instance_requeued", found, result, now, by)
+        done = _record(transaction, "instance_requeued", rows, result, now, by)
         for ae_title in sorted({row.instance.ae_title for row in done}):
             lanes.request_restart(transaction, ae_title)
     return _with_unknown(result, instance_ids)
@@ -64,24 +64,24 @@ def discard(
     now = clock.now()
     with ledger.write() as transaction:
         running = [name for name, lane in lanes.load(transaction).items() if lane.state is LaneState.RUNNING]
-        found = instance_rows.find(transaction, instance_ids)
+        rows = instance_rows.find(transaction, instance_ids)
         result = Intervention()
-        for row in found:
+        for row in rows:
             refusal = _discard_refusal(row, served, running)
             if refusal:
                 result.refused[row.instance.instance_id] = refusal
             else:
                 result.done.append(row.instance.instance_id)
         instances.discard(transaction, result.done, now)
-        _record(transaction, "instance_discarded", found, result, now, by)
+        _record(transaction, "instance_discarded", rows, result, now, by)
     return _with_unknown(result, instance_ids)
 
 
-def _judge_requeue(found: Iterable[InstanceRow], pending: Mapping[tuple[str, str], int]) -> Intervention:
+def _judge_requeue(rows: Iterable[InstanceRow], pending: Mapping[tuple[str, str], int]) -> Intervention:
     """Decide which instances to requeue. If a SOP instance arrived several times, only the newest is requeued."""
     result = Intervention()
     newest = dict(pending)
-    for row in sorted(found, key=lambda row: row.instance.instance_id, reverse=True):
+    for row in sorted(rows, key=lambda row: row.instance.instance_id, reverse=True):
         number, name = row.instance.instance_id, (row.instance.ae_title, row.instance.sop_instance_uid)
         if row.state is not InstanceState.QUARANTINED:
             result.refused[number] = f"it is {row.state.value}: only quarantined instances can be requeued"

@@ -163,7 +163,7 @@ class Store:
         """Make the objects durable. If that fails, return the result for all instances."""
         started = time.monotonic()
         try:
-            self._storage.sync([one.storage_key for one in received])
+            self._storage.sync([instance.storage_key for instance in received])
             self._require_storage()
         except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
             delete_stored_objects(self._storage, received)  # the backend may have kept some objects
@@ -184,13 +184,13 @@ class Store:
         """
         try:
             # A row needs no sync if its instance has a recovery record: it can be entered again from the record.
-            synced = not all(one.number for one in received)
+            synced = not all(instance.number for instance in received)
             of_new_series = self._known_series.unknown(received)
             with self._ledger.write(synced=synced, waits=waits) as transaction:
                 # The time is read inside of the transaction, so that rows and times have the same order.
                 now = self._clock.now()
                 results = RowWriter(self._config, self._storage, transaction, self._name).enter(received, now)
-                series.enter(transaction, {one.series() for one in of_new_series}, now)
+                series.enter(transaction, {instance.series() for instance in of_new_series}, now)
             self._known_series.add(of_new_series)
         except LedgerUnavailable as failure:  # concerns all instances
             if failure.is_busy and not waits:
@@ -199,8 +199,8 @@ class Store:
         except Exception as failure:  # noqa: BLE001 - a storage backend may raise anything; enter the others separately
             if len(received) == 1:
                 return self._not_entered(received, failure)
-            return [result for one in received for result in self._enter([one])]
-        without_row = [one for one, result in zip(received, results, strict=True) if result.instance is None]
+            return [result for instance in received for result in self._enter([instance])]
+        without_row = [instance for instance, result in zip(received, results, strict=True) if result.instance is None]
         delete_stored_objects(self._storage, without_row)
         self.problem = ""
         return results
@@ -209,12 +209,17 @@ class Store:
         """Delete the objects after a failed transaction, except objects whose rows were committed nevertheless."""
         try:
             with self._ledger.read() as transaction:
-                pending = [instances.find_pending(transaction, one.ae_title, one.sop_instance_uid) for one in received]
+                pending = [
+                    instances.find_pending(transaction, instance.ae_title, instance.sop_instance_uid)
+                    for instance in received
+                ]
         except LedgerError as error:
             log.warning("stored_object_deletion_failed", count=len(received), error=type(error).__name__)
         else:
-            entered = {instance.storage_key for instance in pending if instance is not None}
-            delete_stored_objects(self._storage, [one for one in received if one.storage_key not in entered])
+            entered = {row.storage_key for row in pending if row is not None}
+            delete_stored_objects(
+                self._storage, [instance for instance in received if instance.storage_key not in entered]
+            )
         return [self._failed(failure)] * len(received)
 
     def _failed(self, failure: Exception) -> StoreResult:

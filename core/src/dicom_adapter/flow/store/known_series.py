@@ -36,15 +36,15 @@ class KnownSeries:
     def unknown(self, received: Iterable[ReceivedInstance]) -> list[ReceivedInstance]:
         """Return the instances for which the row of their series is to be entered."""
         now = self._monotonic()
-        return [one for one in received if not self._is_known(one, now)]
+        return [instance for instance in received if not self._is_known(instance, now)]
 
-    def _is_known(self, one: ReceivedInstance, now: float) -> bool:
-        columns = one.columns
+    def _is_known(self, instance: ReceivedInstance, now: float) -> bool:
+        columns = instance.columns
         known = self._known.get(columns["series_instance_uid"])
         return (
             known is not None
             and known.until > now
-            and known.look_up == one.look_up
+            and known.look_up == instance.look_up
             and known.patient_id == columns["patient_id"]
             and known.study_instance_uid == columns["study_instance_uid"]
         )
@@ -54,8 +54,8 @@ class KnownSeries:
         if len(self._known) + len(entered) > MOST:
             self._known.clear()
         until = self._monotonic() + SECONDS
-        for one in entered:
-            series = one.series()
+        for instance in entered:
+            series = instance.series()
             self._known[series.series_instance_uid] = _Known(
-                until, series.study_instance_uid, series.patient_id, one.look_up
+                until, series.study_instance_uid, series.patient_id, instance.look_up
             )

@@ -40,18 +40,19 @@ class Recovery:
         Raises the errors of ledger and storage: nothing may be acknowledged before these rows are entered.
         """
         with self.storage.unconfirmed_records() as records:
-            found = [read_recovery_record(record, key) for key, record in records]
-            above, missing = self._without_row([one for one in found if one is not None]) if found else (0, [])
+            read = (read_recovery_record(record, key) for key, record in records)
+            recorded = [instance for instance in read if instance is not None]
+            above, missing = self._without_row(recorded) if recorded else (0, [])
             return self._enter_missing(missing, above) if missing else 0
 
-    def _without_row(self, found: Sequence[ReceivedInstance]) -> tuple[int, list[ReceivedInstance]]:
+    def _without_row(self, recorded: Sequence[ReceivedInstance]) -> tuple[int, list[ReceivedInstance]]:
         """Return the number of instances above the high-water marks, and those instances without a row, in order."""
         with self.ledger.read() as transaction:
             reached = receiver_runs.high_water_marks(transaction)
-            above = [one for one in found if one.number > reached.get(one.receiver_run, 0)]
-            known = instances.keys_with_rows(transaction, [one.storage_key for one in above])
-        missing = [one for one in above if one.storage_key not in known]
-        return len(above), sorted(missing, key=lambda one: (one.columns["received_at"], one.number))
+            above = [instance for instance in recorded if instance.number > reached.get(instance.receiver_run, 0)]
+            known = instances.keys_with_rows(transaction, [instance.storage_key for instance in above])
+        missing = [instance for instance in above if instance.storage_key not in known]
+        return len(above), sorted(missing, key=lambda instance: (instance.columns["received_at"], instance.number))
 
     def _enter_missing(self, missing: Sequence[ReceivedInstance], above: int) -> int:
         with self.ledger.write() as transaction:
@@ -64,15 +65,15 @@ class Recovery:
         except Exception:  # noqa: BLE001 - a storage backend may raise anything; one instance must not fail the others
             return sum(map(self._enter_separately, missing))
 
-    def _enter_separately(self, one: ReceivedInstance) -> int:
+    def _enter_separately(self, instance: ReceivedInstance) -> int:
         try:
-            return self._enter([one])
+            return self._enter([instance])
         except LedgerUnavailable:
             raise
         except Exception as failure:
             if reports_no_resources(failure):
                 raise  # it is recovered at the next start
-            log.error("instance_recovery_failed", ae_title=one.ae_title, error=describe_failure(failure))
+            log.error("instance_recovery_failed", ae_title=instance.ae_title, error=describe_failure(failure))
             return 0
 
     def _enter(self, missing: Sequence[ReceivedInstance]) -> int:

@@ -59,15 +59,15 @@ class RecoveryRecords:
 
 def read_recovery_record(record: bytes, storage_key: str) -> ReceivedInstance | None:
     """Return the instance of a record; None if the record has another version of the format."""
-    found = orjson.loads(record)
-    if not isinstance(found, dict) or found.get("version") != VERSION:
+    values = orjson.loads(record)
+    if not isinstance(values, dict) or values.get("version") != VERSION:
         return None
-    columns = {**found["columns"], "storage_key": storage_key}
+    columns = {**values["columns"], "storage_key": storage_key}
     return ReceivedInstance(
         columns=columns,
-        look_up=found.get("look_up", {}),
-        quarantine_reason=found.get("quarantine_reason", ""),
-        receiver_run=found["receiver_run"],
-        number=found["number"],
+        look_up=values.get("look_up", {}),
+        quarantine_reason=values.get("quarantine_reason", ""),
+        receiver_run=values["receiver_run"],
+        number=values["number"],
         is_recovered=True,
     )

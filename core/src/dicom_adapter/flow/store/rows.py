@@ -29,21 +29,23 @@ class RowWriter:
     def enter(self, received: Sequence[ReceivedInstance], now: datetime) -> list[StoreResult]:
         """Enter the rows in their order, and set the high-water marks of their receiver runs. Return the results."""
         moment = arrivals.to_microseconds(now)
-        for one in received:
-            if not one.is_recovered:
-                one.columns["received_at"] = moment
-        ids = arrivals.enter(self.transaction, [one.row() for one in received], moment)
+        for instance in received:
+            if not instance.is_recovered:
+                instance.columns["received_at"] = moment
+        ids = arrivals.enter(self.transaction, [instance.row() for instance in received], moment)
         results = [
-            self._enter_duplicate(one)
+            self._enter_duplicate(instance)
             if instance_id is None
-            else StoreResult(outcome=StoreOutcome.STORED, instance=one.info(instance_id), reason=one.quarantine_reason)
-            for one, instance_id in zip(received, ids, strict=True)
+            else StoreResult(
+                outcome=StoreOutcome.STORED, instance=instance.info(instance_id), reason=instance.quarantine_reason
+            )
+            for instance, instance_id in zip(received, ids, strict=True)
         ]
-        for one, result in zip(received, results, strict=True):
-            if one.quarantine_reason and result.instance is not None:
-                self._quarantine(result.instance, one.quarantine_reason, now)
-        for run in {one.receiver_run for one in received if one.number}:
-            number = max(one.number for one in received if one.receiver_run == run)
+        for instance, result in zip(received, results, strict=True):
+            if instance.quarantine_reason and result.instance is not None:
+                self._quarantine(result.instance, instance.quarantine_reason, now)
+        for run in {instance.receiver_run for instance in received if instance.number}:
+            number = max(instance.number for instance in received if instance.receiver_run == run)
             receiver_runs.set_high_water_mark(self.transaction, run, self.receiver, number)
         return results
 
@@ -72,11 +74,11 @@ class RowWriter:
         table = self.config.ae_titles.get(received.ae_title)  # None if the AE title is no longer configured
         return table is not None and table.overwrite_same_instance
 
-    def _is_same(self, one: InstanceStorageInfo, other: InstanceStorageInfo) -> bool:
+    def _is_same(self, pending: InstanceStorageInfo, received: InstanceStorageInfo) -> bool:
         """Return whether both instances have the same data set, even if they come from different senders."""
-        if (one.checksum, one.transfer_syntax_uid) != (other.checksum, other.transfer_syntax_uid):
+        if (pending.checksum, pending.transfer_syntax_uid) != (received.checksum, received.transfer_syntax_uid):
             return False
-        return self._data_set_bytes(one) == self._data_set_bytes(other)
+        return self._data_set_bytes(pending) == self._data_set_bytes(received)
 
     def _data_set_bytes(self, instance: InstanceStorageInfo) -> int:
         # The size of the header differs between senders and versions of the adapter. Reading it also proves that the

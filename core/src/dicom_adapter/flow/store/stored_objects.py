@@ -17,6 +17,6 @@ def delete_stored_objects(storage: StorageBackend[Any], received: Sequence[Recei
     """Delete the objects of instances that get no row. Never raises: an audit finds what was not deleted."""
     if received:
         try:
-            storage.delete([one.storage_key for one in received])
+            storage.delete([instance.storage_key for instance in received])
         except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
             log.warning("stored_object_deletion_failed", count=len(received), error=type(failure).__name__)

@@ -178,13 +178,13 @@ def _failed(job: Job, state: JobState, events: Sequence[Event]) -> Entry:
 
 
 def _incomplete(job: Job, event: Event) -> Entry:
-    found = event.detail
-    names = listed(map(str, cast("list[str]", found["attributes"])))
+    detail = event.detail
+    names = listed(map(str, cast("list[str]", detail["attributes"])))
     text = (
         f"The metadata of job {short(job.job_id)} has no value of {names} from "
-        f"{counted(int(str(found['instances'])), 'instance')} (the first is {found['first']}): {found['reason']}"
+        f"{counted(int(str(detail['instances'])), 'instance')} (the first is {detail['first']}): {detail['reason']}"
     )
-    return _of_job(job, event.event, [event], sentence(text), **found)
+    return _of_job(job, event.event, [event], sentence(text), **detail)
 
 
 def _platform_state(job: Job, event: Event) -> Entry:

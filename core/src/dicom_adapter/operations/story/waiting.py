@@ -90,7 +90,9 @@ def _pending(facts: StoryFacts, pending: Sequence[InstanceTrace]) -> Entry:
     if lane is None or lane.state is LaneState.STOPPED:
         return _waiting(pending, f"{count} {verb} until the AE title is served.")
     labels = {
-        label for one in pending for label in (f"study {one.study_instance_uid}", f"series {one.series_instance_uid}")
+        label
+        for instance in pending
+        for label in (f"study {instance.study_instance_uid}", f"series {instance.series_instance_uid}")
     }
     groups = [group for group in lane.waiting if group.label in labels]
     if groups:
@@ -119,18 +121,18 @@ def _next_group(facts: StoryFacts, lane: LaneReport) -> str:
 
 
 def _waiting(pending: Sequence[InstanceTrace], text: str, groups: Sequence[Waiting] = ()) -> Entry:
-    shown = [{"label": one.label, "instances": one.instance_count, "until": one.until} for one in groups]
+    shown = [{"label": group.label, "instances": group.instance_count, "until": group.until} for group in groups]
     return Entry(kind="waiting", at=None, text=text, fields={"instances": len(pending), "groups": shown})
 
 
 def _quarantined(facts: StoryFacts, held: Sequence[InstanceTrace]) -> Entry:
-    one = len(held) == 1
-    filters = str(held[0].instance_id) if one else f"--all --ae-title {facts.ae_title}"
-    if not one and facts.study:
+    is_single = len(held) == 1
+    filters = str(held[0].instance_id) if is_single else f"--all --ae-title {facts.ae_title}"
+    if not is_single and facts.study:
         filters += f" --study {facts.study}"
     text = (
-        f"{counted(len(held), 'instance')} {'is' if one else 'are'} quarantined and in no job. Fix the cause, "
-        f"then run `dicom-adapter instances requeue {filters}`. To discard {'it' if one else 'them'}, run "
+        f"{counted(len(held), 'instance')} {'is' if is_single else 'are'} quarantined and in no job. Fix the cause, "
+        f"then run `dicom-adapter instances requeue {filters}`. To discard {'it' if is_single else 'them'}, run "
         f"`dicom-adapter instances discard {filters}`."
     )
     return Entry(
