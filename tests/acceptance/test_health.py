@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
+from dicom_adapter_clara_client.emulator import CallLog, EmulatedPlatform, Faults, rest_server
 from support import STORAGE, send, write_study
 from support.third_party import install
 
@@ -182,3 +186,50 @@ def test_a_service_whose_supervisor_was_killed_does_not_run(launch_service: Laun
         result = json.loads(run.stdout)
         found.append((run.returncode, result["health"], result["service"]))
     assert {(0, "yellow", "starting or stopping"), (3, "red", "not running")} >= set(found)
+
+
+PLATFORM = """
+[http]
+port = 0
+[storage]
+path = "data"
+watermark-percent = 100
+reserve = 0
+[submitters.clara]
+type = "clara-rest"
+endpoint = "http://{address}"
+[ae-titles.LUNG.settings]
+pipeline-lung = "8abf244aff7647989d4f6b3987a85759"
+"""
+
+
+def test_a_platform_that_is_down_is_red_until_it_is_back(launch_service: LaunchService, tmp_path: Path) -> None:
+    """One study waits for a platform whose port is closed. No operator is needed after the platform has started.
+
+    Verified to fail when the failures of one job do not count, or the job is not retried soon.
+    """
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+        service = launch_service(PLATFORM.format(address=address))
+        assert all(result.ok for result in send(write_study(tmp_path / "study"), service, "LUNG"))
+        assert "platform clara" == service.wait_for("platform_down", level="error")["part"]
+        reasons = wait_until_red({"platform clara"}, service)
+        assert " calls in a row have failed since " in reasons["platform clara"]
+        assert 503 == health_status(service)
+    platform = EmulatedPlatform(folder=tmp_path / "emulator", pipelines="any")
+    with rest_server.serve(platform, address, faults=Faults(), log=CallLog()):
+        service.wait_for("platform_up", part="platform clara")
+        service.wait_for("job_submitted")
+        wait_until_red(set(), service)
+        assert 200 == health_status(service)
+
+
+def health_status(service: LaunchedService) -> int:
+    """Return the status of `GET /health`."""
+    port = service.wait_for("http_listening")["port"]
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as response:
+            return int(response.status)
+    except urllib.error.HTTPError as failure:
+        return failure.code

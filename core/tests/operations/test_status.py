@@ -190,6 +190,26 @@ def summary(status: Any) -> tuple[Any, ...]:
     return status.ae_title, status.state, status.held.pending, status.held.quarantined, counts, status.oldest
 
 
+def test_a_job_that_fails_for_a_minute_is_a_problem(make_adapter: MakeAdapter) -> None:
+    """The problem has the reason. It is not repeated if the platform is down.
+
+    Verified to fail when only platforms that are down are reported: other causes of failing jobs are silent.
+    """
+    adapter = make_adapter(CONFIGURATION)
+    adapter.platform.fail("create_job", Retriable("down"), times=1000)
+    adapter.receive(make_instance(), ae_title="LIVER")
+    adapter.advance(5 + 59)
+    assert [] == problems_of(adapter)
+    adapter.advance(1)
+    reason = "1 job failing since 2026-01-05 08:00:05 UTC: down; `dicom-adapter jobs list` shows more"
+    assert [("yellow", "submitter platform", reason)] == problems_of(adapter)
+    with adapter.ledger.read() as transaction:
+        found = gather(transaction, adapter.config, NOW)
+    parts = {**facts().parts, "platform platform": part("platform platform", PartState.FAILING, "it is down")}
+    problems = assess(evolve(found, parts=parts), ServiceState.RUNNING, STORAGE, adapter.config)
+    assert ["platform platform"] == [problem.part for problem in problems]
+
+
 def test_the_oldest_unfinished_job_of_each_ae_title_is_named(make_adapter: MakeAdapter) -> None:
     """Finished jobs do not count."""
     adapter = make_adapter(CONFIGURATION)

@@ -130,6 +130,19 @@ def test_each_change_is_logged_once_by_name(site: Site) -> None:
     assert [("part_hangs", "LUNG"), ("part_failing", "LUNG"), ("part_recovered", "LUNG")] == site.events
 
 
+def test_a_platform_has_events_of_its_own(site: Site) -> None:
+    """A platform that is down is logged and recorded as that. A slow call to it is logged like those of other parts."""
+    platform = Part(PartKind.PLATFORM, "clara")
+    happened = []
+    for finding in (OK, PartFinding(state=PartState.FAILING, reason="away"), SLOW, OK):
+        site.found = {platform: finding, LUNG: OK}
+        happened.append(site.examine())
+    down, up = [("platform_down", "platform clara")], [("platform_up", "platform clara")]
+    assert [[], down, up, [("part_recovered", "platform clara")]] == happened
+    site.watch.write()
+    assert [("platform_down", ""), ("platform_up", ""), ("part_recovered", "")] == site.events
+
+
 def test_a_part_that_continues_slowly_after_a_hang_has_recovered(site: Site) -> None:
     """The part works again but is degraded. Later it is fully recovered.
 

@@ -198,7 +198,10 @@ class SubmitterConfig:
     retry_most: float = setting(
         default=300.0,
         validator=between(0.1, DAY_S, "seconds"),
-        help="Longest pause between retries, in seconds; must not be below `retry-first`.",
+        help=(
+            "Longest pause between retries, in seconds; must not be below `retry-first`. While the platform is down, "
+            "no pause is longer than 30 seconds."
+        ),
     )
     status_every: float | None = setting(
         default=None,

@@ -41,6 +41,7 @@ from dicom_adapter.plugins.isolation import RESULT_CHECKS, close_within, log_hoo
 from dicom_adapter.plugins.registry import PROCESSOR, Plugins
 from dicom_adapter.runtime.parts import Part, PartKind, Parts, PartWork, lane_part, submitter_part
 from dicom_adapter.runtime.resources import Resources
+from dicom_adapter.runtime.watch import PartFinding
 from dicom_adapter.runtime.workers import SLICE_SECONDS
 
 log = structlog.get_logger("dicom_adapter.host")
@@ -196,6 +197,10 @@ class Host:
     def submitters(self) -> Mapping[str, Submitter[Any]]:
         """The submitters that are in use, by name."""
         return self._submitters.in_use
+
+    def findings(self) -> Mapping[Part, PartFinding]:
+        """Return the findings for the platforms of the submitters. Returns at once."""
+        return self._submitters.findings()
 
     # --- the parts --------------------------------------------------------------------------------------------------
 

@@ -21,10 +21,12 @@ from dicom_adapter.flow.submit.status_watch import PlatformWatch
 from dicom_adapter.flow.submit.steps import Steps
 from dicom_adapter.flow.submit.submission import Submission
 from dicom_adapter.ledger import jobs
+from dicom_adapter.ledger.health import PartState
 from dicom_adapter.plugins.isolation import close_within, make_submitter
 from dicom_adapter.plugins.registry import Plugins
 from dicom_adapter.runtime.parts import Part, PartKind, PartWork, submitter_part
 from dicom_adapter.runtime.resources import Resources
+from dicom_adapter.runtime.watch import PartFinding
 
 log = structlog.get_logger("dicom_adapter.host")
 
@@ -47,6 +49,13 @@ class _SubmitterEntry:
     submission: Submission
     queue: JobQueue
     watch: PlatformWatch | None
+
+    def finding(self) -> PartFinding:
+        """Return the finding for the platform, from the steps of jobs and from requests for their status."""
+        problem = "" if self.watch is None else self.watch.health.problem
+        if problem and self.queue.finding().state is not PartState.FAILING:
+            return PartFinding(state=PartState.FAILING, reason=f"no status of started jobs: {problem}")
+        return self.queue.finding()
 
     def close(self, *, wait: bool = False) -> None:
         """Close the submitter. With `wait`, current uploads end first; otherwise they are interrupted."""
@@ -147,6 +156,10 @@ class Submitters:
             if entry.watch is not None:
                 parts[Part(PartKind.STATUS_WATCH, name)] = PartWork(entry.watch.step)
         return parts
+
+    def findings(self) -> dict[Part, PartFinding]:
+        """Return the finding for the platform of each submitter. Returns at once."""
+        return {Part(PartKind.PLATFORM, name): entry.finding() for name, entry in list(self._entries.items())}
 
     def close(self, *, wait: bool) -> None:
         """Close all submitters. With `wait`, current uploads end first."""

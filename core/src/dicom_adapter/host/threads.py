@@ -178,6 +178,7 @@ class HostProcess:
             found[STORAGE] = PartFinding(state=PartState.FAILING, reason=self._storage_problem)
         if found.get(CERTIFICATES) == PartFinding():
             found[CERTIFICATES] = assess_certificates(self._certificates, self._clock.system_time())
+        found |= self._host.findings()
         known = with_slow(found, self._plugins.statistics.slow_calls())
         own = {process_part(HOST): PartFinding(), THREADS: self._examine_threads(conditions)}
         return {**own, CLOCK: self._clock_check.examine(), **known}

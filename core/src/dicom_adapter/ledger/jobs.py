@@ -240,6 +240,33 @@ def count_unfinished(transaction: Transaction) -> dict[str, int]:
     return {row[0]: row[1] for row in transaction.execute(query)}
 
 
+@frozen(kw_only=True)
+class FailingJobs:
+    """The unfinished jobs of one submitter whose last attempt failed."""
+
+    submitter: str
+    count: int
+    since: datetime  # time of the first failure since the last success of one of these jobs
+    error: str  # last error of the job that has failed for the longest time
+
+
+def failing(transaction: Transaction) -> list[FailingJobs]:
+    """Return the jobs that fail, for each submitter that has any."""
+    condition = IS_UNFINISHED & jobs.c.failing_since.is_not(None)
+    columns = (jobs.c.submitter, func.count(), func.min(jobs.c.failing_since))
+    found = transaction.execute(select(*columns).where(condition).group_by(jobs.c.submitter)).all()
+    return [
+        FailingJobs(submitter=submitter, count=count, since=since, error=_last_error(transaction, submitter, since))
+        for submitter, count, since in found
+    ]
+
+
+def _last_error(transaction: Transaction, submitter: str, since: datetime) -> str:
+    condition = IS_UNFINISHED & (jobs.c.submitter == submitter) & (jobs.c.failing_since == since)
+    error: str = transaction.execute(select(jobs.c.last_error).where(condition).limit(1)).scalar_one()
+    return error
+
+
 def oldest_unfinished(transaction: Transaction) -> dict[str, Job]:
     """Return the oldest unfinished job of each AE title that has one."""
     oldest = select(func.min(jobs.c.job_number)).where(IS_UNFINISHED).group_by(jobs.c.ae_title)

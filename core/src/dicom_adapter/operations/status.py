@@ -18,9 +18,10 @@ from dicom_adapter.ledger import Transaction, configurations, health, jobs, lane
 from dicom_adapter.ledger.configurations import Configuration
 from dicom_adapter.ledger.health import HOST, SERVICE, STALE_AFTER, PartHealth, PartState, processes
 from dicom_adapter.ledger.held import Held, HeldBytes, count_held, count_held_bytes
-from dicom_adapter.ledger.jobs import UNFINISHED, JobCount
+from dicom_adapter.ledger.jobs import UNFINISHED, FailingJobs, JobCount
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import LaneState
+from dicom_adapter.runtime.peer_health import DOWN_AFTER
 
 STORAGE = "storage"  # the part whose problems are those of the storage backend and its folder
 
@@ -83,6 +84,7 @@ class LedgerStatus:
     parts: Mapping[str, PartHealth]
     ae_titles: Sequence[AeTitleStatus]
     jobs_without_submitter: Mapping[str, int]  # unfinished jobs, by name of a submitter that is not available
+    failing_jobs: Sequence[FailingJobs] = ()
     running: Configuration | None = None  # the configuration that the service uses
     newest: Configuration | None = None  # the configuration that was requested last
 
@@ -121,6 +123,7 @@ def gather(transaction: Transaction, config: Config, now: datetime) -> LedgerSta
         jobs_without_submitter=_count_jobs_without_submitter(
             [count for count in counts if count.submitter not in draining.submitters], config
         ),
+        failing_jobs=jobs.failing(transaction),
         running=configurations.running(transaction),
         newest=configurations.newest(transaction),
     )
@@ -246,6 +249,13 @@ def _job_problems(facts: LedgerStatus, config: Config) -> Iterator[Problem]:
         table = config.submitters.get(submitter)
         why = "not configured" if table is None else f"needs {table.unavailable}"
         yield Problem(level=Level.YELLOW, part=f"submitter {submitter}", reason=f"{why}: {what} held")
+    for failing in facts.failing_jobs:
+        platform = facts.parts.get(f"platform {failing.submitter}")
+        is_explained = platform is not None and platform.state is PartState.FAILING
+        if facts.at - failing.since >= DOWN_AFTER and not is_explained:
+            what = f"{counted(failing.count, 'job')} failing since {_time(failing.since)}"
+            reason = f"{what}: {failing.error}; `dicom-adapter jobs list` shows more"
+            yield Problem(level=Level.YELLOW, part=f"submitter {failing.submitter}", reason=reason)
 
 
 def _storage_problems(storage: StorageStatus, config: Config) -> Iterator[Problem]:

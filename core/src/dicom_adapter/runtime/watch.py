@@ -23,13 +23,13 @@ from dicom_adapter.runtime import logs
 from dicom_adapter.runtime.clock import Clock
 from dicom_adapter.runtime.deadline import TookTooLong, call_within
 from dicom_adapter.runtime.parts import Part, PartKind
+from dicom_adapter.runtime.peer_health import FAILURES_TO_REPORT
 from dicom_adapter.runtime.workers import Condition, Worker
 
 log = structlog.get_logger("dicom_adapter.watch")
 
 EXAMINE_EVERY = timedelta(seconds=1)
 WRITE_EVERY = timedelta(seconds=5)  # interval of a heartbeat, even if nothing changes
-FAILURES_TO_REPORT = 3  # number of consecutive failures to report: fewer are usually transient
 MAX_UNWRITTEN = 100  # maximum number of changes in memory while the ledger is full
 CLOSE_SECONDS = 5.0  # time limit for a busy ledger when the process ends
 
@@ -122,6 +122,9 @@ class Watch:
         return PartHealth(part=str(part), state=finding.state, reason=finding.reason, since=since, seen_at=now, pid=pid)
 
     def _report(self, part: Part, found: PartHealth, before: PartState, now: datetime) -> None:
+        if part.kind is PartKind.PLATFORM and PartState.FAILING in (found.state, before):
+            self._report_platform(part, found, now)
+            return
         if found.state is PartState.OK or (found.state is PartState.DEGRADED and before is not PartState.OK):
             log.info("part_recovered", part=found.part)
             self._record("part_recovered", part, found, now)
@@ -134,6 +137,14 @@ class Watch:
         elif found.state is PartState.DEGRADED:
             log.warning("part_degraded", part=found.part, reason=found.reason)
             self._record("part_degraded", part, found, now)
+
+    def _report_platform(self, part: Part, found: PartHealth, now: datetime) -> None:
+        if found.state is PartState.FAILING:
+            log.error("platform_down", part=found.part, reason=found.reason)
+            self._record("platform_down", part, found, now)
+        else:
+            log.info("platform_up", part=found.part)
+            self._record("platform_up", part, found, now)
 
     def _record(self, event: str, part: Part, found: PartHealth, now: datetime) -> None:
         ae_title = part.name if part.kind is PartKind.LANE else ""

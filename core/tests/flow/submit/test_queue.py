@@ -20,12 +20,15 @@ from dicom_adapter import (
     hookimpl,
 )
 from dicom_adapter.dicom.synthetic import make_instance, make_study
+from dicom_adapter.flow.submit import operators
 from dicom_adapter.flow.submit.queue import JobQueue
 from dicom_adapter.flow.submit.scheduling import Retries
 from dicom_adapter.flow.submit.steps import Interrupted, Steps
 from dicom_adapter.flow.submit.submission import Submission
 from dicom_adapter.ledger import jobs as ledger_jobs
-from dicom_adapter.runtime.parts import submitter_part
+from dicom_adapter.ledger.health import PartState
+from dicom_adapter.runtime.parts import Part, PartKind, submitter_part
+from dicom_adapter.runtime.watch import PartFinding
 from dicom_adapter.runtime.workers import BoundedExecutor, Worker
 from dicom_adapter.simulation.adapter import InlineExecutor
 from dicom_adapter.testing import Adapter, Plugin
@@ -131,6 +134,118 @@ def test_jobs_are_started_by_priority_and_then_by_age(make_adapter: MakeAdapter,
     assert ["immediate", "immediate", "higher", "normal", "normal", "lower", "lower"] == platform.started
     numbers = [older_first[job_id] for job_id in by_id if job_id is not None]
     assert [2, 5, 3, 0, 6, 1, 4] == numbers
+
+
+# --- the platform -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def watch(make_adapter: MakeAdapter, platform: Platform) -> Outage:
+    return Outage(make_adapter(CONFIGURATION, Plugin(platform)), platform)
+
+
+class Outage:
+    """An adapter whose platform can fail, and the health of the platform."""
+
+    def __init__(self, adapter: Adapter, platform: Platform) -> None:
+        self.adapter = adapter
+        self.platform = platform
+        self.attempts = 0
+
+    def begin(self) -> None:
+        def fail(_job: Job) -> None:
+            self.attempts += 1
+            raise Retriable("connection refused")
+
+        self.platform.on_upload = fail
+
+    def end(self) -> None:
+        self.platform.on_upload = lambda _job: None
+
+    def health(self) -> PartFinding:
+        return self.adapter.host.findings()[Part(PartKind.PLATFORM, "platform")]
+
+
+def test_a_platform_is_down_after_three_failures_of_one_job(watch: Outage) -> None:
+    """The reason is that of the last failure, with the time of the first one. Other platforms are not down.
+
+    Verified to fail when failures of one job do not count: the platform of a single study is never down.
+    """
+    watch.begin()
+    watch.adapter.receive(make_instance(), ae_title="LUNG")
+    assert PartFinding() == watch.health()
+    watch.adapter.advance(10)
+    reason = "3 calls in a row have failed since 2026-01-05 08:00:00 UTC: connection refused"
+    assert PartFinding(state=PartState.FAILING, reason=reason) == watch.health()
+    assert PartFinding() == watch.adapter.host.findings()[Part(PartKind.PLATFORM, "other")]
+
+
+def test_a_platform_that_is_back_is_up_within_half_a_minute(watch: Outage) -> None:
+    """After an outage of hours, a job is not left in its long pause.
+
+    Verified to fail when the pauses of the job count: the next attempt is after up to five minutes.
+    """
+    watch.begin()
+    watch.adapter.receive(make_instance(), ae_title="LUNG")
+    watch.adapter.advance(7200)
+    assert watch.attempts < 10 + 7200 / 30
+    watch.end()
+    watch.adapter.advance(30)
+    assert PartFinding() == watch.health()
+    assert [JobState.SUBMITTED] == [job.state for job in watch.adapter.jobs]
+
+
+def test_a_platform_is_down_after_a_minute_without_a_success(make_adapter: MakeAdapter, platform: Platform) -> None:
+    """The first pause may be longer than a minute. The job is retried twice per minute nevertheless.
+
+    Verified to fail when only failures are counted: with long pauses, the third one is after an hour.
+    """
+    watch = Outage(
+        make_adapter(CONFIGURATION.replace('"scripted"', '"scripted"\nretry-first = 300'), Plugin(platform)), platform
+    )
+    watch.begin()
+    watch.adapter.receive(make_instance(), ae_title="LUNG")
+    watch.adapter.advance(59)
+    assert PartFinding() == watch.health()
+    watch.adapter.advance(1)
+    assert PartState.FAILING is watch.health().state
+    watch.adapter.restart()
+    watch.end()
+    watch.adapter.advance(30)
+    assert [JobState.SUBMITTED] == [job.state for job in watch.adapter.jobs]
+
+
+def test_a_platform_for_which_no_job_waits_is_not_down(watch: Outage) -> None:
+    """An operator has cancelled the only job. Verified to fail when only a success ends an outage."""
+    watch.begin()
+    watch.adapter.receive(make_instance(), ae_title="LUNG")
+    watch.adapter.advance(10)
+    assert PartState.FAILING is watch.health().state
+    operators.cancel(watch.adapter.ledger, watch.adapter.clock, watch.adapter.jobs[0].job_id)
+    watch.adapter.advance(30)
+    assert PartFinding() == watch.health()
+
+
+@pytest.mark.parametrize(
+    ("call", "state"), [("create", PartState.FAILING), ("upload", PartState.DEGRADED), ("start", PartState.FAILING)]
+)
+def test_a_call_that_does_not_return_is_reported_after_a_minute(
+    watch: Outage, monkeypatch: pytest.MonkeyPatch, call: str, state: PartState
+) -> None:
+    """An upload may be slow, any other call is not. Verified to fail when only calls that return count."""
+    found = []
+
+    def hang(called: str, _job: Job, _position: int | None = None) -> None:
+        if called == call:
+            watch.adapter.clock.advance(59)
+            found.append(watch.health().state)
+            watch.adapter.clock.advance(1)
+            found.append(watch.health().state)
+
+    monkeypatch.setattr(watch.platform, "handle", hang)
+    watch.adapter.receive(make_instance(), ae_title="LUNG")
+    assert [PartState.OK, state] == found
+    assert PartFinding() == watch.health()
 
 
 # --- uploads --------------------------------------------------------------------------------------------------------

@@ -59,10 +59,10 @@ def test_a_platform_is_down_after_consecutive_failures() -> None:
     """During the outage, one job at a time calls the platform, after a pause."""
     breaker = Breaker()
     for number in range(FAILURES_TO_OPEN - 1):
-        breaker.step_failed(number, NOW, PAUSE)
-    assert not breaker.is_down
-    breaker.step_failed(FAILURES_TO_OPEN, NOW, PAUSE)
-    assert breaker.is_down
+        breaker.step_failed(number, NOW, PAUSE, "away")
+    assert not breaker.is_open
+    breaker.step_failed(FAILURES_TO_OPEN, NOW, PAUSE, "away")
+    assert breaker.is_open
     assert not breaker.may_try(NOW, trying=0)
     assert breaker.may_try(NOW + PAUSE, trying=0)
     assert not breaker.may_try(NOW + PAUSE, trying=1)
@@ -72,9 +72,9 @@ def test_one_success_ends_an_outage() -> None:
     """The end of the outage is reported once."""
     breaker = Breaker()
     for number in range(FAILURES_TO_OPEN):
-        breaker.step_failed(number, NOW, PAUSE)
+        breaker.step_failed(number, NOW, PAUSE, "away")
     assert breaker.succeeded()
-    assert not breaker.is_down
+    assert not breaker.is_open
     assert not breaker.succeeded()
 
 
@@ -82,5 +82,5 @@ def test_failures_of_one_job_do_not_mark_the_platform_as_down() -> None:
     """The cause may be the job, which is retried after pauses."""
     breaker = Breaker()
     for _attempt in range(FAILURES_TO_OPEN + 1):
-        breaker.step_failed(7, NOW, PAUSE)
-    assert not breaker.is_down
+        breaker.step_failed(7, NOW, PAUSE, "away")
+    assert not breaker.is_open

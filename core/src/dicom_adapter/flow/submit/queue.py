@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 import structlog
-from attrs import Factory, define
+from attrs import Factory, define, frozen
 
 from dicom_adapter.api.errors import IllegalTransition
+from dicom_adapter.api.values import JobState
 from dicom_adapter.flow.submit.scheduling import Breaker, Retries, choose
 from dicom_adapter.flow.submit.steps import Interrupted, PlatformContact
 from dicom_adapter.flow.submit.submission import StepResult, Submission
-from dicom_adapter.ledger import jobs
+from dicom_adapter.ledger import Transaction, jobs
+from dicom_adapter.ledger.health import PartState
 from dicom_adapter.ledger.jobs import JobRow
+from dicom_adapter.runtime.peer_health import DOWN_AFTER, PROBE_EVERY
 from dicom_adapter.runtime.resources import Resources
+from dicom_adapter.runtime.watch import PartFinding
 
 log = structlog.get_logger("dicom_adapter.host")
 
@@ -23,14 +28,26 @@ AFTER_INTERRUPTION = timedelta(seconds=1)  # pause before an interrupted step is
 POLL_EVERY = timedelta(seconds=2)  # time between two polls of the ledger for jobs that an operator retries or cancels
 
 
+SLOW_STATES = (JobState.CREATED, JobState.METADATA_SENT)  # the steps of these jobs read or send files
+
+
+@frozen
+class StepInProgress:
+    """A step of a job that has begun and has not ended."""
+
+    job_id: str
+    state: JobState
+    since: datetime
+
+
 @define(eq=False)
 class InFlight:
-    """The numbers of the jobs of one submitter whose step is in progress, and the lock under which jobs are chosen.
+    """The steps of the jobs of one submitter that are in progress, and the lock under which jobs are chosen.
 
     A queue shares this object with the queue that replaces it, so that a job never runs two steps at the same time.
     """
 
-    numbers: set[int] = Factory(set)
+    steps: dict[int, StepInProgress] = Factory(dict)  # by the number of the job
     lock: threading.Lock = Factory(threading.Lock)
 
 
@@ -56,6 +73,7 @@ class JobQueue:
         self._served: dict[str, int] = {}  # for each AE title, the number of the last choice of one of its jobs
         self._choices = 0  # number of choices so far
         self._breaker = Breaker()
+        self._chosen_at = self._clock.now()  # time of the last choice
 
     def step(self) -> datetime | None:
         """Run one step of one job. Return the time of the next call. Raises the errors of `Submitter.open`."""
@@ -72,36 +90,62 @@ class JobQueue:
             return self._clock.now() + AFTER_INTERRUPTION
         finally:
             with self.in_flight.lock:
-                self.in_flight.numbers.discard(row.number)
+                self.in_flight.steps.pop(row.number, None)
         return self._clock.now()
+
+    def finding(self) -> PartFinding:
+        """Return whether the platform is down, or does not answer a call in progress. Returns at once. Thread-safe."""
+        problem = self._breaker.health.problem
+        if problem:
+            return PartFinding(state=PartState.FAILING, reason=problem)
+        earliest = self._clock.now() - DOWN_AFTER
+        for step in list(self.in_flight.steps.values()):
+            if step.since <= earliest:
+                state = PartState.DEGRADED if step.state in SLOW_STATES else PartState.FAILING
+                since = f"{step.since:%Y-%m-%d %H:%M:%S} UTC"
+                reason = f"a step of job {step.job_id} ({step.state.value}) has been in progress since {since}"
+                return PartFinding(state=state, reason=reason)
+        return PartFinding()
 
     def _acquire(self) -> JobRow | None:
         now = self._clock.now()
         with self.in_flight.lock:
-            if self._breaker.is_down and not self._breaker.may_try(now, trying=len(self.in_flight.numbers)):
+            if self._breaker.is_open and not self._breaker.may_try(now, trying=len(self.in_flight.steps)):
                 return None
-            row = self._choose(now)
+            with self._ledger.read() as transaction:
+                is_open = self._breaker.is_open
+                row = self._choose_in_turn(transaction) if is_open else self._choose(transaction, now)
             if row is not None:
-                self.in_flight.numbers.add(row.number)
+                self._chosen_at = now
+                self.in_flight.steps[row.number] = StepInProgress(row.job.job_id, row.job.state, now)
                 self._served[row.job.ae_title] = self._choices
                 self._choices += 1
         return row
 
-    def _choose(self, now: datetime) -> JobRow | None:
-        with self._ledger.read() as transaction:
-            if not self._breaker.is_down:
-                latest = now + self._retries.longest
-                candidates = jobs.queue_heads(transaction, self._name, now, self.in_flight.numbers, latest)
-                return choose(candidates, self._served, self._choices)
-            # While the platform is down, only the pause of the breaker counts: jobs try in the order of the queue.
-            tried = self._breaker.tried
-            row = choose(jobs.queue_heads(transaction, self._name, None, tried), self._served, self._choices)
-            if row is None:
-                tried.clear()
-                row = choose(jobs.queue_heads(transaction, self._name, None), self._served, self._choices)
-            if row is not None:
-                tried.add(row.number)
-            return row
+    def _choose(self, transaction: Transaction, now: datetime) -> JobRow | None:
+        """Choose a job that is due; a postponed job if no job was due for PROBE_EVERY."""
+        latest = now + self._retries.longest
+        row = self._most_urgent(jobs.queue_heads(transaction, self._name, now, list(self.in_flight.steps), latest))
+        if row is None and now >= self._chosen_at + PROBE_EVERY:
+            self._chosen_at = now
+            row = self._most_urgent(jobs.queue_heads(transaction, self._name, None, list(self.in_flight.steps)))
+        return row
+
+    def _choose_in_turn(self, transaction: Transaction) -> JobRow | None:
+        """Choose the next job in the order of the queue: only the pause of the breaker counts."""
+        tried = self._breaker.tried
+        row = self._most_urgent(jobs.queue_heads(transaction, self._name, None, tried))
+        if row is None:
+            tried.clear()
+            row = self._most_urgent(jobs.queue_heads(transaction, self._name, None))
+        if row is None:
+            self._breaker.succeeded()  # no job waits for the platform
+        else:
+            tried.add(row.number)
+        return row
+
+    def _most_urgent(self, candidates: Iterable[JobRow]) -> JobRow | None:
+        return choose(candidates, self._served, self._choices)
 
     def _update_breaker(self, row: JobRow, result: StepResult) -> None:
         """Determine from a step whether the platform is available."""
@@ -109,32 +153,42 @@ class JobQueue:
             self._close_breaker()
             return
         with self.in_flight.lock:
-            pause = self._retries.pause(self._breaker.failures + 1, random.random())  # noqa: S311 - spreads load
+            failures = self._breaker.health.failures
+            pause = self._retries.pause(failures + 1, random.random())  # noqa: S311 - spreads load
             if result.platform is PlatformContact.FAILED:
-                self._breaker.step_failed(row.number, self._clock.now(), pause)
+                self._breaker.step_failed(row.number, self._clock.now(), pause, result.error)
             else:
                 self._breaker.inconclusive(self._clock.now(), pause)
-        self._postpone_until_retry(result.row)
+        self._postpone_until_retry(result)
 
     def _close_breaker(self) -> None:
         with self.in_flight.lock:
             has_recovered = self._breaker.succeeded()
         if has_recovered:
-            log.info("platform_recovered", submitter=self._name)
             with self._ledger.write() as transaction:
                 jobs.clear_backoff(transaction, self._name)
 
-    def _postpone_until_retry(self, row: JobRow) -> None:
-        open_until = self._breaker.open_until
-        if open_until is not None and row.job.next_attempt_at is not None and row.job.next_attempt_at < open_until:
-            # Record the time of the actual next attempt: operators see it, and a restart uses it.
+    def _postpone_until_retry(self, result: StepResult) -> None:
+        """Record the time of the actual next attempt: operators see it, and a restart uses it."""
+        now, own, latest = self._clock.now(), result.row.job.next_attempt_at, self._breaker.open_until
+        if own is None:
+            return
+        if latest is None and (self._breaker.health.is_down or result.platform is PlatformContact.UNKNOWN):
+            latest = min(own, now + PROBE_EVERY)  # the cause may end at any time
+        if latest is not None and own != latest:
             with self._ledger.write() as transaction:
-                jobs.change(transaction, row, next_attempt_at=open_until)
+                jobs.change(transaction, result.row, next_attempt_at=latest)
 
     def _next_poll(self) -> datetime:
         """Return the time of the next poll: requests of operators appear in the ledger without a notification."""
         now = self._clock.now()
         with self._ledger.read() as transaction:
             postponed = jobs.next_attempt(transaction, self._name, now)
-        times = [when for when in (postponed, self._breaker.open_until) if when is not None and when > now]
-        return min([*times, now + self._poll_every])
+        with self.in_flight.lock:
+            if postponed is not None:
+                self._breaker.health.check(now)
+            elif not (self._breaker.is_open or self.in_flight.steps):
+                self._breaker.succeeded()  # no job waits for the platform
+        probe = None if postponed is None else self._chosen_at + PROBE_EVERY
+        times = (postponed, probe, self._breaker.open_until, self._breaker.health.down_at)
+        return min([*(when for when in times if when is not None and when > now), now + self._poll_every])

@@ -12,10 +12,11 @@ from attrs import define, field, frozen
 
 from dicom_adapter.config.model import SubmitterConfig
 from dicom_adapter.ledger.jobs import RANKS, JobRow
+from dicom_adapter.runtime.peer_health import PROBE_EVERY, PeerHealth
 
 OLDEST_EVERY = 8  # every 8th choice is the oldest job of any priority, so that no job waits forever
+FAILURES_TO_OPEN = 3  # number of jobs that fail consecutively, after which one job at a time calls the platform
 MAX_DOUBLINGS = 20  # maximum number of doublings of a pause: more would exceed the range of `timedelta`
-FAILURES_TO_OPEN = 3  # number of jobs that fail consecutively, after which the platform is considered down
 
 
 def choose(candidates: Iterable[JobRow], served: Mapping[str, int], number: int) -> JobRow | None:
@@ -67,36 +68,36 @@ class Retries:
 class Breaker:
     """Circuit breaker: while it is open, only one job at a time calls the platform. Not thread-safe."""
 
-    failures: int = 0  # consecutive retriable failures, of any job
+    health: PeerHealth = field(factory=PeerHealth)  # of the platform
     open_until: datetime | None = field(default=None)  # time of the next call; None: the breaker is closed
     failed: set[int] = field(factory=set)  # the jobs that failed: the cause may be one job, not the platform
     tried: set[int] = field(factory=set)  # the jobs that have called the platform since the breaker was opened
 
     @property
-    def is_down(self) -> bool:
-        """Return whether the platform is considered down: from `open_until` on, one job at a time may call it."""
+    def is_open(self) -> bool:
+        """Return whether only one job at a time may call the platform, from `open_until` on."""
         return self.open_until is not None
 
     def may_try(self, now: datetime, trying: int) -> bool:
         """Return whether another job may call a platform that is down. `trying` is the number of jobs that call now."""
         return trying == 0 and (self.open_until is None or self.open_until <= now)
 
-    def step_failed(self, job: int, now: datetime, pause: timedelta) -> None:
-        """Record a retriable failure of a step. If the platform is down, the next call is after `pause`."""
-        self.failures += 1
+    def step_failed(self, job: int, now: datetime, pause: timedelta, error: str) -> None:
+        """Record a retriable failure of a step. If the breaker is open, the next call is after `pause`."""
+        self.health.failed(now, error)
         self.failed.add(job)
-        if self.is_down or len(self.failed) >= FAILURES_TO_OPEN:
-            self.open_until = now + pause
+        if self.is_open or len(self.failed) >= FAILURES_TO_OPEN:
+            self.open_until = now + min(pause, PROBE_EVERY)
 
     def inconclusive(self, now: datetime, pause: timedelta) -> None:
         """Record a step whose result does not depend on the platform: another job may try after the pause."""
-        if self.is_down:
-            self.open_until = now + pause
+        if self.is_open:
+            self.open_until = now + min(pause, PROBE_EVERY)
 
     def succeeded(self) -> bool:
-        """Record a successful step. Return whether the platform was considered down before."""
-        was_down = self.is_down
-        self.failures, self.open_until = 0, None
+        """Record a successful step, or that no job waits. Return whether the platform was down before."""
+        was_down, was_open = self.health.succeeded(), self.is_open
+        self.open_until = None
         self.failed.clear()
         self.tried.clear()
-        return was_down
+        return was_down or was_open

@@ -16,6 +16,7 @@ from dicom_adapter.flow.submit.submission import Submission
 from dicom_adapter.ledger import events, jobs
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.jobs import JobRow
+from dicom_adapter.runtime.peer_health import PROBE_EVERY, PeerHealth
 from dicom_adapter.runtime.resources import Resources
 from dicom_adapter.runtime.workers import SLICE_SECONDS
 
@@ -43,19 +44,34 @@ class PlatformWatch:
         self._every = every
         self._ledger, self._clock = resources.ledger, resources.clock
         self._on_change = on_change
+        self.health = PeerHealth()  # of the platform, from the requests for the status
 
     def step(self) -> datetime:
         """Request the status of some jobs that are due. Return the time of the next call."""
         self._submission.open()
         now = self._clock.now()
+        if self.health.failures:
+            return self._probe(now)
         with self._ledger.read() as transaction:
             found = jobs.due_for_polling(transaction, self._name, now - self._every, now, JOBS_PER_STEP)
         end = time.monotonic() + SLICE_SECONDS
         for row in found:
             self._poll(row)
+            if self.health.failures:
+                return now + min(self._every, PROBE_EVERY)
             if time.monotonic() >= end:
                 return now
         return now if len(found) == JOBS_PER_STEP else now + self._every
+
+    def _probe(self, now: datetime) -> datetime:
+        """Request the status of one job, because the last request failed. Return the time of the next call."""
+        with self._ledger.read() as transaction:
+            found = jobs.due_for_polling(transaction, self._name, now, now, 1)
+        if not found:
+            self.health.succeeded()  # no job waits for the platform
+        for row in found:
+            self._poll(row)
+        return now + min(self._every, PROBE_EVERY) if self.health.failures else now
 
     def _poll(self, row: JobRow) -> None:
         """Request the status of one job, and record it."""
@@ -80,13 +96,18 @@ class PlatformWatch:
 
     def _status(self, job: Job) -> PlatformStatus | None:
         try:
-            return _checked_status(self._submitter.status(job))
+            status = _checked_status(self._submitter.status(job))
+            self.health.succeeded()
+            return status
         except Permanent as failure:
+            self.health.succeeded()
             return PlatformStatus(state="unknown", finished=True, detail=str(failure))
         except Retriable as failure:
+            self.health.failed(self._clock.now(), str(failure))
             log.info("platform_status_failed", job_id=job.job_id, reason=str(failure))
         except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even SystemExit
             log.warning("platform_status_failed", job_id=job.job_id, reason=describe_failure(failure))
+            self.health.failed(self._clock.now(), describe_failure(failure))
         return None
 
 

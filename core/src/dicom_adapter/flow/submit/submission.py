@@ -42,6 +42,7 @@ class StepResult:
 
     row: JobRow  # row of the job after the step
     platform: PlatformContact
+    error: str = ""  # error of the step; "" if it was successful
 
 
 class Submission:
@@ -110,7 +111,7 @@ class Submission:
         if isinstance(failure, (CannotRead, LedgerError)):  # probably transient, and not caused by this job
             return StepResult(self._postpone(row, str(failure)), PlatformContact.UNKNOWN)
         if isinstance(failure, Retriable):
-            return StepResult(self._postpone(row, str(failure)), PlatformContact.FAILED)
+            return StepResult(self._postpone(row, str(failure)), PlatformContact.FAILED, str(failure))
         if isinstance(failure, Permanent):
             return StepResult(self._fault(row, str(failure)), PlatformContact.UNKNOWN)
         if self._is_closing:
