@@ -8,7 +8,14 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
-from dicom_adapter.api.receiving import AssociationDecision, AssociationRequest, StoreOutcome, StoreRequest, StoreResult
+from dicom_adapter.api.receiving import (
+    AssociationDecision,
+    AssociationRequest,
+    RejectedPeer,
+    StoreOutcome,
+    StoreRequest,
+    StoreResult,
+)
 from dicom_adapter.config.listening import DicomConfig
 from dicom_adapter.flow.store.incoming import IncomingInstance
 from dicom_adapter.net.server import DicomServer
@@ -24,6 +31,7 @@ class Decisions:
     def __init__(self) -> None:
         self.requests: list[AssociationRequest] = []
         self.ended: list[ClosedAssociation] = []
+        self.rejected: list[RejectedPeer] = []
         self.open: list[tuple[int, ...]] = []  # for each request, the open associations: all, and those of the peer
         self.alone: list[bool] = []  # for each instance, whether no other connection was open
 
@@ -42,6 +50,9 @@ class Decisions:
         assert incoming.refusal is not None
         self.alone.append(self._has_one_connection())
         return incoming.refusal
+
+    def peer_rejected(self, rejected: RejectedPeer) -> None:
+        self.rejected.append(rejected)
 
     def association_closed(self, closed: ClosedAssociation) -> None:
         self.ended.append(closed)

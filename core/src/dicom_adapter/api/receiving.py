@@ -38,6 +38,19 @@ class Rejection(Enum):
     LOCAL_LIMIT_EXCEEDED = "local limit exceeded"
 
 
+class RejectionCause(str, Enum):
+    """Kind of the reason why an association, or a connection before its association, is rejected."""
+
+    CALLED_AE_TITLE = "called-ae-title"  # not configured
+    CALLING_AE_TITLE = "calling-ae-title"  # not allowed
+    STOPPED = "stopped"  # the AE title is stopped, or the service is stopping
+    LIMIT = "limit"  # of associations or connections
+    SPACE = "space"  # nothing can be stored
+    TLS = "tls"  # the TLS handshake failed
+    NOT_DICOM = "not-dicom"  # the peer sent something else than an association request
+    PROXY = "proxy"  # a proxy sent no valid PROXY header
+
+
 @frozen(kw_only=True)
 class ContextRules:
     """The presentation contexts that an AE title accepts, among all contexts that the adapter supports."""
@@ -52,8 +65,31 @@ class AssociationDecision:
     """Decision on an association request: accepted if `rejection` is None."""
 
     rejection: Rejection | None = None
+    cause: RejectionCause | None = None
     reason: str = ""  # reason for the log and the operator; "" if accepted
     contexts: ContextRules = ContextRules()  # rules for the presentation contexts; used only if accepted
+
+
+@frozen(kw_only=True)
+class RejectedPeer:
+    """A peer whose association, or whose connection before its association, was rejected."""
+
+    peer_address: str
+    calling_ae_title: str = ""  # "" if no association was requested
+    called_ae_title: str = ""  # as above
+    cause: RejectionCause
+    reason: str  # without patient data
+
+    @classmethod
+    def by(cls, decision: AssociationDecision, request: AssociationRequest) -> RejectedPeer:
+        """Return the peer whose association request is rejected by this decision."""
+        return cls(
+            peer_address=request.peer_address,
+            calling_ae_title=request.calling_ae_title,
+            called_ae_title=request.called_ae_title,
+            cause=decision.cause or RejectionCause.STOPPED,
+            reason=decision.reason,
+        )
 
 
 # --- store ------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 
 from attrs import frozen
 
-from dicom_adapter.api.receiving import AssociationDecision, AssociationRequest, ContextRules, Rejection
+from dicom_adapter.api.receiving import AssociationDecision, AssociationRequest, ContextRules, Rejection, RejectionCause
 from dicom_adapter.api.values import Capacity
 from dicom_adapter.config.model import AeTitleConfig, Config
 from dicom_adapter.flow.free_space import ledger_full, storage_full
@@ -37,19 +37,21 @@ def judge(request: AssociationRequest, config: Config, load: Load) -> Associatio
     """Accept or reject the association. Permanent reasons are checked before transient reasons."""
     ae_title = config.ae_titles.get(request.called_ae_title)
     if ae_title is None:
-        return _reject(Rejection.CALLED_AE_TITLE_NOT_RECOGNIZED, "the called AE title is not configured")
+        reason = "the called AE title is not configured"
+        return _reject(Rejection.CALLED_AE_TITLE_NOT_RECOGNIZED, RejectionCause.CALLED_AE_TITLE, reason)
     if not _is_allowed(request, ae_title):
-        return _reject(Rejection.CALLING_AE_TITLE_NOT_RECOGNIZED, "the caller is not among allowed-callers")
+        reason = "the caller is not among allowed-callers"
+        return _reject(Rejection.CALLING_AE_TITLE_NOT_RECOGNIZED, RejectionCause.CALLING_AE_TITLE, reason)
     stopped = load.stopped.get(request.called_ae_title)
     if stopped:
-        return _reject(Rejection.TEMPORARY_CONGESTION, stopped)
+        return _reject(Rejection.TEMPORARY_CONGESTION, RejectionCause.STOPPED, stopped)
     if load.associations >= config.dicom.max_associations:
-        return _reject(Rejection.LOCAL_LIMIT_EXCEEDED, f"max-associations = {config.dicom.max_associations} are open")
+        reason = f"max-associations = {config.dicom.max_associations} are open"
+        return _reject(Rejection.LOCAL_LIMIT_EXCEEDED, RejectionCause.LIMIT, reason)
     limit = config.dicom.max_associations_per_peer
     if limit is not None and load.associations_of_peer >= limit:
-        return _reject(
-            Rejection.LOCAL_LIMIT_EXCEEDED, f"max-associations-per-peer = {limit} are open from this address"
-        )
+        reason = f"max-associations-per-peer = {limit} are open from this address"
+        return _reject(Rejection.LOCAL_LIMIT_EXCEEDED, RejectionCause.LIMIT, reason)
     full = (
         load.problem
         or load.full.get(request.called_ae_title)
@@ -57,7 +59,7 @@ def judge(request: AssociationRequest, config: Config, load: Load) -> Associatio
         or ledger_full(load.ledger_free, SMALLEST_ASSOCIATION_BYTES)
     )
     if full:
-        return _reject(Rejection.LOCAL_LIMIT_EXCEEDED, full)
+        return _reject(Rejection.LOCAL_LIMIT_EXCEEDED, RejectionCause.SPACE, full)
     return AssociationDecision(contexts=_context_rules(ae_title))
 
 
@@ -84,5 +86,5 @@ def _is_allowed(request: AssociationRequest, ae_title: AeTitleConfig) -> bool:
     )
 
 
-def _reject(rejection: Rejection, reason: str) -> AssociationDecision:
-    return AssociationDecision(rejection=rejection, reason=reason)
+def _reject(rejection: Rejection, cause: RejectionCause, reason: str) -> AssociationDecision:
+    return AssociationDecision(rejection=rejection, cause=cause, reason=reason)

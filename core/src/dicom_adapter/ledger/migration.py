@@ -13,7 +13,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from dicom_adapter.ledger.schema import metadata
 
-REVISION = "0008"  # revision of the newest migration, with which a new ledger is created
+REVISION = "0009"  # revision of the newest migration, with which a new ledger is created
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 # All indexes, in the order in which the migrations create them: of two equally good indexes, SQLite uses the newer one.
@@ -41,6 +41,8 @@ INDEXES = (
     "series_of_accession_number",
     "series_of_patient",
     "series_by_time",
+    "senders_by_time",
+    "rejections_of_hour",
 )
 
 _version = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))

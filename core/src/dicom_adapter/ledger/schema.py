@@ -307,6 +307,37 @@ Index(
     sqlite_where=text(CONCERNS_AE_TITLE),
 )
 
+# See `ledger.senders`.
+senders = Table(
+    "senders",
+    metadata,
+    Column("calling_ae_title", String(16), primary_key=True),
+    Column("ae_title", String(16), primary_key=True),
+    Column("peer_address", String(45), primary_key=True),
+    Column("first_at", UtcDateTime, nullable=False),
+    Column("last_at", UtcDateTime, nullable=False),
+    Column("associations", BigInteger, nullable=False),
+    Column("instances", BigInteger, nullable=False),
+    Column("refused", BigInteger, nullable=False),
+)
+Index("senders_by_time", senders.c.last_at)
+rejections = Table(
+    "rejections",
+    metadata,
+    Column("rejection_number", RowId, primary_key=True, autoincrement=True),
+    Column("hour", UtcDateTime, nullable=False),  # the beginning of the hour
+    Column("peer_address", String(45), nullable=False),
+    Column("calling_ae_title", String(16), nullable=False),
+    Column("ae_title", String(16), nullable=False),
+    Column("cause", String(32), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("count", BigInteger, nullable=False),
+    Column("first_at", UtcDateTime, nullable=False),
+    Column("last_at", UtcDateTime, nullable=False),
+    Column("since", UtcDateTime, nullable=True),
+)
+Index("rejections_of_hour", rejections.c.hour, rejections.c.peer_address)
+
 # The storage that belongs to the ledger, in one row. The generation increases while a service uses both.
 storages = Table(
     "storages",

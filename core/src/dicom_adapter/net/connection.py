@@ -14,12 +14,12 @@ from uuid import uuid4
 import structlog
 from attrs import define
 
-from dicom_adapter.api.errors import describe_failure
 from dicom_adapter.api.receiving import (
     AssociationDecision,
     AssociationRequest,
     IncomingDataSet,
-    Rejection,
+    RejectedPeer,
+    RejectionCause,
     StoreOutcome,
     StoreRequest,
     StoreResult,
@@ -33,7 +33,7 @@ from dicom_adapter.net.deadlines import Deadlines, describe_timeout, seconds_bet
 from dicom_adapter.net.dimse import Command
 from dicom_adapter.net.indications import AssociateIndication, AssociationEnd, ReleaseIndication
 from dicom_adapter.net.negotiation import describe_declined, negotiate
-from dicom_adapter.net.storage_scp import ClosedAssociation, StorageScp
+from dicom_adapter.net.storage_scp import STOPPING, ClosedAssociation, StorageScp, decide_safely
 from dicom_adapter.net.tls import certificate_names
 
 log = structlog.get_logger("dicom_adapter.net")
@@ -219,19 +219,12 @@ class Connection(asyncio.BufferedProtocol):
         association = self.association = _Association(uuid4().hex, request, {})
         self._endpoint.admission.open_association(self.peer)
         if self._endpoint.is_stopping:
-            self._respond(
-                AssociationDecision(rejection=Rejection.TEMPORARY_CONGESTION, reason="the service is stopping")
-            )
+            self._respond(STOPPING)
             return
         scp = self._endpoint.scp
 
         def decide() -> AssociationDecision:
-            try:
-                return scp.decide(association.association_id, request, associations, associations_of_peer)
-            except Exception as failure:  # noqa: BLE001 - after any error, the association is rejected
-                error = describe_failure(failure)
-                log.error("association_decision_failed", association_id=association.association_id, error=error)
-                return AssociationDecision(rejection=Rejection.TEMPORARY_CONGESTION, reason="no decision was possible")
+            return decide_safely(scp, association.association_id, request, associations, associations_of_peer)
 
         # Reading is not paused meanwhile, to notice when the peer disconnects.
         self._endpoint.run_in_background(decide, self._respond)
@@ -240,6 +233,7 @@ class Connection(asyncio.BufferedProtocol):
         if self.association is None:  # the association has ended already
             return
         if decision.rejection is not None:
+            self._endpoint.scp.peer_rejected(RejectedPeer.by(decision, self.association.request))
             self._acceptor.reject(*REJECT_REASON[decision.rejection])
             self._close_association()
         else:
@@ -314,6 +308,9 @@ class Connection(asyncio.BufferedProtocol):
         self._set_end("lost" if end.how == "lost" else "aborted")
         if end.how == "violation":
             log.warning("protocol_violated", peer=self.peer, reason=end.reason)
+            if self._acceptor.request is None:
+                rejected = RejectedPeer(peer_address=self.peer, cause=RejectionCause.NOT_DICOM, reason=end.reason)
+                self._endpoint.scp.peer_rejected(rejected)
 
     def _set_end(self, how: str) -> None:
         if self.association is not None:

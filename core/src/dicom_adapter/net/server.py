@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from dicom_adapter.api.receiving import StoreResult
+from dicom_adapter.api.receiving import RejectedPeer, RejectionCause, StoreResult
 from dicom_adapter.config.listening import DicomConfig
 from dicom_adapter.net.address import plain_address
 from dicom_adapter.net.admission import Admission
@@ -140,8 +140,12 @@ class DicomServer:
         reason = self.admission.open_connection(peer, is_proxy=is_proxy)
         if reason:
             log.warning("connection_refused", peer=peer, reason=reason)
+            self._record_rejection(peer, RejectionCause.LIMIT, reason)
             accepted.close()
         return not reason
+
+    def _record_rejection(self, peer: str, cause: RejectionCause, reason: str) -> None:
+        self.scp.peer_rejected(RejectedPeer(peer_address=peer, cause=cause, reason=reason))
 
     def _is_proxy(self, peer: str) -> bool:
         return any(ip_address(peer) in network for network in self.dicom.proxies)
@@ -155,7 +159,9 @@ class DicomServer:
             self.admission.close_connection(proxy)
             accepted.close()
             if header.has_begun or not isinstance(failure, (ConnectionError, asyncio.CancelledError)):
-                log.warning("proxy_header_refused", peer=proxy, reason=str(failure) or "it did not arrive in time")
+                reason = str(failure) or "it did not arrive in time"
+                log.warning("proxy_header_refused", peer=proxy, reason=reason)
+                self._record_rejection(proxy, RejectionCause.PROXY, reason)
             return
         self.admission.close_connection(proxy)
         if self._admit(accepted, header.source or proxy, is_proxy=header.source is None):
@@ -178,7 +184,10 @@ class DicomServer:
                 self.admission.close_connection(peer)
             accepted.close()
             if self._certificates is not None and isinstance(failure, OSError):
-                log.warning("tls_handshake_failed", peer=peer, reason=_tls_failure(failure))
+                reason = _tls_failure(failure)
+                log.warning("tls_handshake_failed", peer=peer, reason=reason)
+                if not isinstance(failure, ConnectionResetError):  # the peer has disconnected, as health checks do
+                    self._record_rejection(peer, RejectionCause.TLS, reason)
 
     def _tls_arguments(self) -> dict[str, Any]:
         """Return the TLS arguments of a connection. The handshake has the time limit of the association request."""

@@ -6,18 +6,25 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
+import structlog
 from attrs import frozen
 
+from dicom_adapter.api.errors import describe_failure
 from dicom_adapter.api.receiving import (
     AssociationDecision,
     AssociationRequest,
     IncomingDataSet,
+    RejectedPeer,
+    Rejection,
+    RejectionCause,
     StoreRequest,
     StoreResult,
 )
 
 # Delivers results: pairs of a ticket and a result. The ticket is the object passed to `complete_store`; it identifies
 # the request.
+log = structlog.get_logger("dicom_adapter.net")
+
 Deliver: TypeAlias = Callable[[Sequence[tuple[Any, StoreResult]]], None]
 
 DataSetT = TypeVar("DataSetT", bound=IncomingDataSet)
@@ -65,5 +72,27 @@ class StorageScp(Protocol[DataSetT]):
     def complete_store(self, incoming: DataSetT, ticket: object) -> StoreResult | None:
         """Complete an instance. Return its result, or None if `deliver` will be called later with `ticket`."""
 
+    def peer_rejected(self, rejected: RejectedPeer) -> None:
+        """Record the rejection of an association, or of a connection before its association."""
+
     def association_closed(self, association: ClosedAssociation) -> None:
         """Record the end of an accepted association."""
+
+
+STOPPING = AssociationDecision(
+    rejection=Rejection.TEMPORARY_CONGESTION, cause=RejectionCause.STOPPED, reason="the service is stopping"
+)
+UNDECIDED = AssociationDecision(
+    rejection=Rejection.TEMPORARY_CONGESTION, cause=RejectionCause.STOPPED, reason="no decision was possible"
+)
+
+
+def decide_safely(
+    scp: StorageScp[Any], association_id: str, request: AssociationRequest, associations: int, associations_of_peer: int
+) -> AssociationDecision:
+    """Return the decision of the storage SCP. After any error, the association is rejected."""
+    try:
+        return scp.decide(association_id, request, associations, associations_of_peer)
+    except Exception as failure:  # noqa: BLE001 - for example, the ledger cannot be read
+        log.error("association_decision_failed", association_id=association_id, error=describe_failure(failure))
+        return UNDECIDED

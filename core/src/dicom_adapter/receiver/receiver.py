@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from dicom_adapter.api.receiving import AssociationDecision, AssociationRequest, StoreRequest, StoreResult
+from dicom_adapter.api.receiving import AssociationDecision, AssociationRequest, RejectedPeer, StoreRequest, StoreResult
 from dicom_adapter.config.model import Config
 from dicom_adapter.dicom.identity import UID_GRAMMAR
 from dicom_adapter.flow.association import Load, judge
@@ -28,6 +28,7 @@ from dicom_adapter.ledger.health import RECEIVER
 from dicom_adapter.net.codes import C_STORE_STATUS
 from dicom_adapter.net.storage_scp import ClosedAssociation, Deliver
 from dicom_adapter.receiver.group_commit import GroupCommit
+from dicom_adapter.receiver.sender_log import SenderLog
 from dicom_adapter.runtime import logs
 from dicom_adapter.runtime.resources import Resources
 
@@ -49,6 +50,7 @@ class Receiver:
         self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
         self._problem = resources.problem
         self._events = EventWriter(resources.ledger, synced=False)
+        self._senders = SenderLog(resources.ledger)
         self._store = Store(config, resources, name=name, limits=StoreLimits(resources))
         self._wake_fd = wake_fd
         self._commits: GroupCommit | None = None
@@ -135,7 +137,11 @@ class Receiver:
             if result.duplicate_of is not None:
                 self._events.put(_duplicate_event(one, result, result.duplicate_of, self._clock.now()))
 
+    def peer_rejected(self, rejected: RejectedPeer) -> None:
+        self._senders.rejected(rejected, self._clock.now())
+
     def association_closed(self, closed: ClosedAssociation) -> None:
+        self._senders.ended(closed, self._clock.now())
         if closed.statuses:
             self._events.put(_closed_event(closed, self._clock.now()))
         log.info(
@@ -152,6 +158,7 @@ class Receiver:
         if self._commits is not None:
             self._commits.close()
         self._events.close()
+        self._senders.close()
         self._store.checkpoint()
 
     @property

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from dicom_adapter.ledger import Ledger, Transaction, history
+from dicom_adapter.ledger import Ledger, Transaction, history, senders
 from dicom_adapter.ledger.history import BEGINNING, Page, Place
 from dicom_adapter.runtime.clock import Clock
 
@@ -74,12 +74,25 @@ class Retention:
             lambda reading, after: history.old_series(reading, before_known, after, BATCH), history.delete_series
         )
         deleted: Counter[str] = Counter()
-        for kind, counts in (("jobs", jobs), ("instances", instances), ("events", events), ("series", series)):
+        for kind, counts in (
+            ("jobs", jobs),
+            ("instances", instances),
+            ("events", events),
+            ("series", series),
+            ("senders", self._delete_senders(before, now)),
+        ):
             for count in counts:
                 deleted[kind] += count
                 yield True
         if any(deleted.values()):
             log.info("history_deleted", **deleted)
+
+    def _delete_senders(self, before: datetime, now: datetime) -> Iterator[int]:
+        with self._ledger.read() as transaction:
+            if not senders.has_old(transaction, before, now):
+                return
+        with self._ledger.write() as transaction:
+            yield senders.delete_old(transaction, before, now)
 
     def _delete_pages(self, read_page: ReadPage, delete_rows: DeleteRows) -> Iterator[int]:
         """Delete page by page, oldest first. Yield the number of deleted rows for each page."""

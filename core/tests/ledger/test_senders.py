@@ -1,0 +1,116 @@
+"""Statistics of senders: rows are added up, limited in number, and deleted when they are old."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from dicom_adapter.ledger import Ledger, senders
+from dicom_adapter.ledger.senders import MOST_OF_HOUR, MOST_OF_PEER, Rejected, Sender
+
+NOW = datetime(2026, 1, 5, 8, 30, tzinfo=timezone.utc)
+MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
+
+
+def a_rejection(at: datetime = NOW, **values: Any) -> Rejected:
+    defaults = {
+        "peer_address": "10.0.0.7",
+        "calling_ae_title": "CT1",
+        "ae_title": "LUNGG",
+        "cause": "called-ae-title",
+        "reason": "the called AE title is not configured",
+        "count": 1,
+        "first_at": at,
+        "last_at": at,
+    }
+    return Rejected(**{**defaults, **values})
+
+
+def an_end(at: datetime = NOW, **values: Any) -> Sender:
+    defaults = {
+        "calling_ae_title": "CT1",
+        "ae_title": "LUNGG",
+        "peer_address": "10.0.0.7",
+        "first_at": at,
+        "last_at": at,
+        "associations": 1,
+        "instances": 2,
+        "refused": 0,
+    }
+    return Sender(**{**defaults, **values})
+
+
+def reject(ledger: Ledger, *rejected: Rejected) -> list[Rejected]:
+    """Add rejections, and return all of them."""
+    with ledger.write() as transaction:
+        senders.add_rejections(transaction, rejected)
+    with ledger.read() as transaction:
+        return senders.rejected(transaction, NOW - timedelta(days=9))
+
+
+def test_rejections_of_an_hour_have_one_row(ledger: Ledger) -> None:
+    """The reason is that of the last one. The next hour continues an uninterrupted series of rejections."""
+    [first] = reject(ledger, a_rejection(), a_rejection(NOW + MINUTE, reason="another", count=3))
+    assert (4, NOW, NOW + MINUTE, "another", NOW) == (
+        first.count,
+        first.first_at,
+        first.last_at,
+        first.reason,
+        first.since,
+    )
+    [next_hour, _first] = reject(ledger, a_rejection(NOW + HOUR))
+    assert (1, NOW) == (next_hour.count, next_hour.since)
+    [later, *_others] = reject(ledger, a_rejection(NOW + 3 * HOUR))
+    assert NOW + 3 * HOUR == later.since  # after a pause of two hours
+    [tls, *_others] = reject(ledger, a_rejection(NOW + 3 * HOUR, cause="tls"))
+    assert NOW + 3 * HOUR == tls.since
+
+
+def test_an_accepted_association_ends_the_rejections_of_its_sender(ledger: Ledger) -> None:
+    """Those with another AE title, and later ones, are not over. Rejections before an association have no name."""
+    reject(
+        ledger,
+        a_rejection(),
+        a_rejection(ae_title="HEAD"),
+        a_rejection(calling_ae_title="", ae_title="", cause="tls"),
+        a_rejection(NOW + 5 * MINUTE, calling_ae_title="MR1"),
+    )
+    with ledger.write() as transaction:
+        senders.add_associations(transaction, [an_end(NOW + MINUTE), an_end(NOW + MINUTE, calling_ae_title="MR1")])
+        senders.add_associations(transaction, [an_end(NOW + 2 * MINUTE, instances=5, refused=1)])
+        found = {(one.calling_ae_title, one.ae_title): one.since for one in senders.rejected(transaction, NOW)}
+        [known] = senders.load(transaction, "CT1")
+    assert {("CT1", "LUNGG"): None, ("CT1", "HEAD"): NOW, ("", ""): None, ("MR1", "LUNGG"): NOW + 5 * MINUTE} == found
+    assert an_end(NOW + MINUTE, last_at=NOW + 2 * MINUTE, associations=2, instances=7, refused=1) == known
+    again = next(
+        one for one in reject(ledger, a_rejection(NOW + 9 * MINUTE)) if one.ae_title == "LUNGG" and one.count == 2
+    )
+    assert NOW + 9 * MINUTE == again.since
+
+
+def test_a_port_scanner_does_not_fill_the_ledger(ledger: Ledger) -> None:
+    """Any number of AE titles and addresses has a limited number of rows; no rejection is lost.
+
+    Verified to fail when `_is_full` returns False.
+    """
+    names = [a_rejection(calling_ae_title=f"SCAN{number}") for number in range(3 * MOST_OF_PEER)]
+    found = reject(ledger, *names)
+    assert MOST_OF_PEER + 1 == len(found)
+    assert len(names) == sum(one.count for one in found)
+    peers = [a_rejection(peer_address=f"10.0.{number // 250}.{number % 250}") for number in range(2 * MOST_OF_HOUR)]
+    found = reject(ledger, *peers)
+    assert MOST_OF_HOUR + 1 == len(found)
+    assert len(names) + len(peers) == sum(one.count for one in found)
+    assert 1 == len([one for one in found if one.peer_address == ""])
+
+
+def test_old_rows_are_deleted(ledger: Ledger) -> None:
+    """Rejections are kept like the history, senders for a year."""
+    reject(ledger, a_rejection(), a_rejection(NOW - 3 * HOUR, ae_title="OLD"))
+    with ledger.write() as transaction:
+        senders.add_associations(transaction, [an_end(), an_end(NOW - timedelta(days=367), calling_ae_title="OLD")])
+        assert senders.has_old(transaction, NOW - HOUR, NOW)
+        assert 2 == senders.delete_old(transaction, NOW - HOUR, NOW)
+        assert not senders.has_old(transaction, NOW - HOUR, NOW)
+        assert ["LUNGG"] == [one.ae_title for one in senders.rejected(transaction, NOW - 9 * HOUR)]
+        assert ["CT1"] == [one.calling_ae_title for one in senders.load(transaction)]
