@@ -50,6 +50,7 @@ COMMANDS = (
         "status", "status", "Show whether the service runs and works, and the instances and jobs of each AE title."
     ),
     CommandEntry("explain", "explain", "Show the story of a study, SOP instance or job: its events in order."),
+    CommandEntry("senders", "senders", "List the senders: when seen, what they sent, why they were rejected."),
     CommandEntry("jobs", "jobs", "List, show, watch, retry and cancel jobs."),
     CommandEntry("instances", "instances", "List, show, requeue, export and discard instances."),
     CommandEntry("ae-titles", "ae_titles", "List and restart AE titles."),

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import re
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
 from dicom_adapter.ledger.filters import Filters
 
 OFFSET = re.compile(r" ([+-]\d\d:\d\d)$")  # of a time as commands show it
+Command: TypeAlias = Callable[..., None]
+
 UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 TIME_HELP = "a time such as 2026-01-05, '2026-01-05 08:00' or 08:00 (local time), or how long ago: 90m, 12h, 7d"
 
@@ -39,26 +40,37 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def takes_filters(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace the parameter `filters` of a command by the options in OPTIONS."""
-    signature = inspect.signature(command, eval_str=True)
+def takes_filters(command: Command) -> Command:
+    """Replace the parameter `filters` of a command by all options in OPTIONS."""
+    return takes_some_filters(*OPTIONS)(command)
 
-    @functools.wraps(command)
-    def call(**values: Any) -> None:
-        command(**{name: value for name, value in values.items() if name not in OPTIONS}, filters=_filters(values))
 
-    parameters = []
-    for parameter in signature.parameters.values():
-        if parameter.name != "filters":
-            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-            continue
-        for name, annotation in OPTIONS.items():
-            option = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-            parameters.append(option)
-    call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined] # typer reads it
-    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    del call.__wrapped__  # otherwise typer reads the original signature
-    return call
+def takes_some_filters(*names: str) -> Callable[[Command], Command]:
+    """Replace the parameter `filters` of a command by these options."""
+
+    def decorate(command: Command) -> Command:
+        signature = inspect.signature(command, eval_str=True)
+
+        def call(**values: Any) -> None:
+            others = {name: value for name, value in values.items() if name not in OPTIONS}
+            command(**others, filters=_filters({name: values.get(name) for name in OPTIONS}))
+
+        parameters = []
+        for parameter in signature.parameters.values():
+            if parameter.name != "filters":
+                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            else:
+                parameters += [_option(name) for name in names]
+        call.__name__, call.__doc__, call.__module__ = command.__name__, command.__doc__, command.__module__
+        call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined] # typer reads it
+        call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return call
+
+    return decorate
+
+
+def _option(name: str) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=OPTIONS[name])
 
 
 def _filters(values: dict[str, Any]) -> Filters:

@@ -17,11 +17,13 @@ from attrs import frozen
 from dicom_adapter.api.errors import StorageUnavailable, describe_failure
 from dicom_adapter.api.hookspecs import Catalogue
 from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_service
+from dicom_adapter.cli.senders import rejection_as_json
 from dicom_adapter.cli.times import Times, Utc
 from dicom_adapter.config.model import Config
 from dicom_adapter.ledger.configurations import Configuration, ConfigurationState
 from dicom_adapter.ledger.health import processes
 from dicom_adapter.ledger.lanes import LaneReport
+from dicom_adapter.operations.senders import describe, name_of
 from dicom_adapter.operations.status import (
     AeTitleStatus,
     LedgerStatus,
@@ -38,6 +40,7 @@ from dicom_adapter.operations.status import (
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import DataFolder
 
+MOST_REJECTED = 3  # number of rejected senders that are shown
 NOT_RUNNING_STATUS = 3  # as in the Linux Standard Base; 2 is for usage errors
 COLOURS = {Level.GREEN: typer.colors.GREEN, Level.YELLOW: typer.colors.YELLOW, Level.RED: typer.colors.RED}
 MARGIN = 18  # width of the left column, enough for an AE title of 16 characters
@@ -142,6 +145,8 @@ def _show(report: StatusReport, times: Times) -> None:
         write("processes", ", ".join(f"{name} (PID {pid})" for name, pid in report.pids.items()))
     write("configuration", _configuration(report.facts))
     write("storage", _storage(report))
+    for number, line in enumerate(_rejected(report.facts)):
+        write("" if number else "rejected", line)
     for status in report.facts.ae_titles:
         typer.echo()
         for number, line in enumerate([report.state_of(status), *_contents(status)]):
@@ -174,6 +179,15 @@ def _configuration(facts: LedgerStatus) -> str:
     if newest.state is ConfigurationState.REFUSED:
         return f"{since}; number {newest.number} was refused at {_time(newest.changed_at)}: {newest.reason}"
     return since
+
+
+def _rejected(facts: LedgerStatus) -> Iterator[str]:
+    """Yield the senders that were rejected last, within the last 24 hours."""
+    for one in facts.rejected[:MOST_REJECTED]:
+        name = name_of(one.calling_ae_title, [one.peer_address] if one.peer_address else [])
+        yield f"{name}: {describe(one)}; last at {_time(one.last_at)}"
+    if len(facts.rejected) > MOST_REJECTED:
+        yield f"{len(facts.rejected) - MOST_REJECTED} more: `dicom-adapter senders` shows them"
 
 
 def _storage(report: StatusReport) -> str:
@@ -246,6 +260,7 @@ def _as_json(report: StatusReport) -> dict[str, Any]:
             "watermarkPercent": storage.watermark_percent,
             "reserveBytes": storage.reserve,
         },
+        "rejections": [rejection_as_json(one) for one in report.facts.rejected],
         "aeTitles": [_ae_title_as_json(status, report.state_of(status)) for status in report.facts.ae_titles],
     }
 

@@ -14,15 +14,18 @@ from attrs import field, frozen
 from dicom_adapter.api.values import Capacity, Job, JobState
 from dicom_adapter.config.model import Config
 from dicom_adapter.flow.free_space import storage_full
-from dicom_adapter.ledger import Transaction, configurations, health, jobs, lanes
+from dicom_adapter.ledger import Transaction, configurations, health, jobs, lanes, senders
 from dicom_adapter.ledger.configurations import Configuration
 from dicom_adapter.ledger.health import HOST, SERVICE, STALE_AFTER, PartHealth, PartState, processes
 from dicom_adapter.ledger.held import Held, HeldBytes, count_held, count_held_bytes
 from dicom_adapter.ledger.jobs import UNFINISHED, FailingJobs, JobCount
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import LaneState
+from dicom_adapter.ledger.senders import DAY, Rejected
+from dicom_adapter.operations.senders import describe, merged, name_of, rejected_for_long
 from dicom_adapter.runtime.peer_health import DOWN_AFTER
 
+MOST_SENDERS = 5  # number of rejected senders that are named
 STORAGE = "storage"  # the part whose problems are those of the storage backend and its folder
 
 
@@ -87,6 +90,7 @@ class LedgerStatus:
     failing_jobs: Sequence[FailingJobs] = ()
     running: Configuration | None = None  # the configuration that the service uses
     newest: Configuration | None = None  # the configuration that was requested last
+    rejected: Sequence[Rejected] = ()  # rejections of the last 24 hours, by sender and kind
 
 
 @frozen(kw_only=True)
@@ -126,6 +130,7 @@ def gather(transaction: Transaction, config: Config, now: datetime) -> LedgerSta
         failing_jobs=jobs.failing(transaction),
         running=configurations.running(transaction),
         newest=configurations.newest(transaction),
+        rejected=merged(senders.rejected(transaction, now - DAY)),
     )
 
 
@@ -169,6 +174,7 @@ def assess(facts: LedgerStatus, service: ServiceState, storage: StorageStatus, c
         *(problem for problem in of_processes if not (of_storage and problem.part == STORAGE)),
         *(problem for ae_title in facts.ae_titles for problem in _ae_title_problems(ae_title, service)),
         *_job_problems(facts, config),
+        *_sender_problems(facts),
         *of_storage,
     ]
     order = list(Level)
@@ -256,6 +262,18 @@ def _job_problems(facts: LedgerStatus, config: Config) -> Iterator[Problem]:
             what = f"{counted(failing.count, 'job')} failing since {_time(failing.since)}"
             reason = f"{what}: {failing.error}; `dicom-adapter jobs list` shows more"
             yield Problem(level=Level.YELLOW, part=f"submitter {failing.submitter}", reason=reason)
+
+
+def _sender_problems(facts: LedgerStatus) -> Iterator[Problem]:
+    found = rejected_for_long(facts.rejected, facts.at)
+    for one in found[:MOST_SENDERS]:
+        name = name_of(one.calling_ae_title, [one.peer_address])
+        assert one.since is not None  # as `rejected_for_long` requires
+        reason = f"rejected since {_time(one.since)}, {describe(one)}; `dicom-adapter senders` shows more"
+        yield Problem(level=Level.YELLOW, part=f"sender {name}", reason=reason)
+    if len(found) > MOST_SENDERS:
+        reason = f"{len(found) - MOST_SENDERS} more are rejected: `dicom-adapter senders` shows them"
+        yield Problem(level=Level.YELLOW, part="senders", reason=reason)
 
 
 def _storage_problems(storage: StorageStatus, config: Config) -> Iterator[Problem]:

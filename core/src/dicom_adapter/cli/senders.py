@@ -1,0 +1,126 @@
+"""`dicom-adapter senders`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+
+import typer
+
+from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_ledger
+from dicom_adapter.cli.filters import takes_some_filters
+from dicom_adapter.cli.job_text import wrapped
+from dicom_adapter.cli.times import Times, Utc, iso
+from dicom_adapter.ledger import senders as ledger_senders
+from dicom_adapter.ledger.filters import NO_FILTERS, Filters
+from dicom_adapter.ledger.schema import EPOCH
+from dicom_adapter.ledger.senders import Rejected, Sender
+from dicom_adapter.operations.senders import SenderReport, describe, name_of, report
+from dicom_adapter.runtime.clock import SystemClock
+
+MOST_WITHOUT_NAME = 20  # addresses that are listed as text
+
+
+@takes_some_filters("calling", "ae_title", "since", "until")
+def senders(
+    file: ConfigArgument = None,
+    config: ConfigOption = None,
+    filters: Filters = NO_FILTERS,
+    utc: Utc = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of text.")] = False,
+) -> None:
+    """List the senders by calling AE title: when they were seen, what they sent, and why they were rejected.
+
+    A peer that was rejected before it requested an association is listed by its address.
+
+    Exit status: 0, even if there are no senders; 1 if there is no ledger.
+    """
+    ledger = open_ledger(find_file(file, config))
+    with ledger.read() as transaction:
+        accepted = ledger_senders.load(transaction, filters.calling_ae_title)
+        rejected = ledger_senders.rejected(transaction, filters.since or EPOCH, filters.until)
+    found = report(
+        [one for one in accepted if _is_wanted(one, filters)],
+        [one for one in rejected if _is_wanted(one, filters)],
+    )
+    now = SystemClock().now()
+    if as_json:
+        typer.echo(json.dumps([_as_json(one, now) for one in found], indent=2))
+        return
+    times = Times.chosen(utc)
+    without_name = [one for one in found if not one.calling_ae_title]
+    for one in found[: len(found) - max(len(without_name) - MOST_WITHOUT_NAME, 0)]:
+        typer.echo("\n".join(_lines(one, times, now)))
+    if len(without_name) > MOST_WITHOUT_NAME:
+        typer.echo(f"{len(without_name) - MOST_WITHOUT_NAME} more addresses; --json shows all.", err=True)
+    if not found:
+        typer.echo("No senders.")
+
+
+def _is_wanted(one: Sender | Rejected, filters: Filters) -> bool:
+    return (
+        filters.calling_ae_title in (None, one.calling_ae_title)
+        and filters.ae_title in (None, one.ae_title)
+        and (filters.since is None or one.last_at >= filters.since)
+        and (filters.until is None or one.first_at < filters.until)
+    )
+
+
+def _lines(one: SenderReport, times: Times, now: datetime) -> Iterator[str]:
+    yield f"{name_of(one.calling_ae_title, one.peers)}  silent for {duration(now - one.last_at)}"
+    yield from wrapped(f"first seen {times.full(one.first_at)}, last {times.full(one.last_at)}")
+    for sender in one.accepted:
+        refused = f", {sender.refused} refused" if sender.refused else ""
+        counts = f"{_counted(sender.associations, 'association')}, {_counted(sender.instances, 'instance')}{refused}"
+        at = f" from {sender.peer_address}" if len(one.peers) > 1 else ""
+        yield from wrapped(f"to {sender.ae_title}{at}: {counts}")
+    for rejected in one.rejected:
+        when = f"last {times.full(rejected.last_at)}"
+        if rejected.count > 1:
+            when = f"first {times.full(rejected.first_at)}, {when}"
+        yield from wrapped(times.in_text(f"rejected {describe(rejected)}"))
+        yield from wrapped(f"    {when}")
+
+
+def duration(time: timedelta) -> str:
+    """Return for example `3 h 12 min`, with two units at most."""
+    minutes = max(int(time.total_seconds()), 0) // 60
+    days, hours, minutes = minutes // 1440, minutes % 1440 // 60, minutes % 60
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _as_json(one: SenderReport, now: datetime) -> dict[str, Any]:
+    return {
+        "callingAeTitle": one.calling_ae_title,
+        "peers": list(one.peers),
+        "firstSeenAt": iso(one.first_at),
+        "lastSeenAt": iso(one.last_at),
+        "silentSeconds": max(0, round((now - one.last_at).total_seconds())),
+        "associations": one.associations,
+        "instances": one.instances,
+        "refused": one.refused,
+        "aeTitles": sorted({sender.ae_title for sender in one.accepted}),
+        "rejections": [rejection_as_json(rejected) for rejected in one.rejected],
+    }
+
+
+def rejection_as_json(rejected: Rejected) -> dict[str, Any]:
+    """Return rejections of one sender as JSON values."""
+    return {
+        "callingAeTitle": rejected.calling_ae_title,
+        "peer": rejected.peer_address,
+        "aeTitle": rejected.ae_title,
+        "cause": rejected.cause,
+        "reason": rejected.reason,
+        "count": rejected.count,
+        "firstAt": iso(rejected.first_at),
+        "lastAt": iso(rejected.last_at),
+    }

@@ -1,0 +1,113 @@
+"""Senders as operators see them: by calling AE title, with their accepted and rejected associations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+
+from attrs import evolve, frozen
+
+from dicom_adapter.api.receiving import RejectionCause
+from dicom_adapter.ledger.senders import Rejected, Sender
+
+# A sender is a problem if it was rejected for this time without interruption, and for how long after that.
+LONG = timedelta(hours=1)
+LONG_AT_LIMIT = timedelta(minutes=1)  # for limits, which busy senders reach for a moment
+CONNECTION_CAUSES = (RejectionCause.TLS, RejectionCause.NOT_DICOM, RejectionCause.PROXY)
+LATE = timedelta(seconds=15)  # receivers write their counts every few seconds
+
+
+@frozen(kw_only=True)
+class SenderReport:
+    """Everything that the ledger has about one sender."""
+
+    calling_ae_title: str  # "" if no association was requested, or if the name was not kept
+    peers: Sequence[str]  # addresses
+    first_at: datetime  # UTC
+    last_at: datetime  # UTC
+    accepted: Sequence[Sender]  # for each AE title and address
+    rejected: Sequence[Rejected]  # for each AE title, address and kind of reason, the newest first
+
+    @property
+    def associations(self) -> int:
+        """The number of accepted associations that have ended."""
+        return sum(one.associations for one in self.accepted)
+
+    @property
+    def instances(self) -> int:
+        """The number of acknowledged instances."""
+        return sum(one.instances for one in self.accepted)
+
+    @property
+    def refused(self) -> int:
+        """The number of refused instances."""
+        return sum(one.refused for one in self.accepted)
+
+
+def report(accepted: Iterable[Sender], rejected: Iterable[Rejected]) -> list[SenderReport]:
+    """Return a report about each calling AE title; without one, about each address. Names come first, in order."""
+    names: dict[tuple[str, str], tuple[list[Sender], list[Rejected]]] = {}
+    for sender in accepted:
+        names.setdefault((sender.calling_ae_title, ""), ([], []))[0].append(sender)
+    for one in merged(rejected):
+        key = one.calling_ae_title, "" if one.calling_ae_title else one.peer_address
+        names.setdefault(key, ([], []))[1].append(one)
+    ordered = sorted(names, key=lambda key: (not key[0], key))
+    return [_report(name, *names[name, address]) for name, address in ordered]
+
+
+def _report(name: str, accepted: Sequence[Sender], rejected: Sequence[Rejected]) -> SenderReport:
+    seen: list[Sender | Rejected] = [*accepted, *rejected]
+    return SenderReport(
+        calling_ae_title=name,
+        peers=sorted({one.peer_address for one in seen if one.peer_address}),
+        first_at=min(one.first_at for one in seen),
+        last_at=max(one.last_at for one in seen),
+        accepted=accepted,
+        rejected=rejected,
+    )
+
+
+def merged(rejected: Iterable[Rejected]) -> list[Rejected]:
+    """Add up the hours of each sender and kind of rejection. The newest come first."""
+    found: dict[tuple[str, ...], Rejected] = {}
+    for one in rejected:
+        key = one.peer_address, one.calling_ae_title, one.ae_title, one.cause
+        before = found.get(key)
+        if before is not None:
+            newest = max(before, one, key=lambda each: each.last_at)
+            one = evolve(newest, count=before.count + one.count, first_at=min(before.first_at, one.first_at))
+        found[key] = one
+    return sorted(found.values(), key=lambda one: one.last_at, reverse=True)
+
+
+def rejected_for_long(rejected: Iterable[Rejected], now: datetime) -> list[Rejected]:
+    """Return the senders that an operator has to know of: they were rejected for long, and recently.
+
+    Other programs than DICOM senders, such as port scanners, are not among them.
+    """
+    return [one for one in merged(rejected) if one.since is not None and _is_for_long(one, one.since, now)]
+
+
+def _is_for_long(one: Rejected, since: datetime, now: datetime) -> bool:
+    if one.cause == RejectionCause.NOT_DICOM.value or not one.peer_address:
+        return False
+    long = LONG_AT_LIMIT if one.cause == RejectionCause.LIMIT.value else LONG
+    return one.last_at - since >= long and now - one.last_at <= long + LATE
+
+
+def name_of(calling_ae_title: str, peers: Sequence[str]) -> str:
+    """Return for example `CT1 (10.0.0.7)`, or only an address."""
+    addresses = ", ".join(peers)
+    if not calling_ae_title:
+        return addresses or "other senders, whose names were not kept"
+    return f"{calling_ae_title} ({addresses})" if addresses else calling_ae_title
+
+
+def describe(one: Rejected) -> str:
+    """Return for example `2 associations to LUNGG: the called AE title is not configured`."""
+    is_connection = one.cause in CONNECTION_CAUSES or not one.calling_ae_title
+    what = "connection" if is_connection else "association"
+    to = f" to {one.ae_title}" if one.ae_title else ""
+    reason = f"TLS failed: {one.reason}" if one.cause == RejectionCause.TLS.value else one.reason
+    return f"{one.count} {what}{'' if one.count == 1 else 's'}{to}: {reason}"
