@@ -6,18 +6,23 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import pytest
-from attrs import frozen
+from attrs import evolve, frozen
 from litestar.testing import TestClient
 from pydicom.dataset import Dataset
 
 from dicom_adapter.host.http import make_app
 from dicom_adapter.host.http.health import Health
 from dicom_adapter.testing import Adapter
+from dicom_adapter_cache.grpc_server import CacheGrpcServer
 from dicom_adapter_cache.operations import Cache
 from dicom_adapter_cache.rest import handlers
+from dicom_adapter_cache.settings import GrpcSettings
+from dicom_adapter_cache.wire.cache_pb2_grpc import CacheStub
 
 CONFIGURATION = """
 default-submitter = "platform"
@@ -79,6 +84,7 @@ class CacheSite:
 
 
 MakeCache = Callable[..., CacheSite]
+ServeGrpc = Callable[..., SimpleNamespace]
 
 
 @pytest.fixture
@@ -103,3 +109,33 @@ def special_text(request: pytest.FixtureRequest) -> str:
     """Return a text with a special meaning for a database, a file system or a shell."""
     text: str = request.param
     return text
+
+
+@pytest.fixture
+def serve(make_cache: Any) -> Iterator[ServeGrpc]:
+    """Return a factory of adapters that serve their cache over gRPC, with a channel and a stub."""
+    with ExitStack() as cleaning:
+
+        def make(**grpc_settings: Any) -> SimpleNamespace:
+            site = make_cache()
+            lane = site.lanes["CACHE"]
+            settings = evolve(lane.settings, grpc=GrpcSettings(**{"port": 0, **grpc_settings}))
+            server = CacheGrpcServer(LaneWithSettings(lane, settings))  # type: ignore[arg-type] # delegates to a LaneHandle
+            server.start()
+            cleaning.callback(server.stop)
+            address = f"127.0.0.1:{server._port}"
+            channel = cleaning.enter_context(grpc.insecure_channel(address))
+            return SimpleNamespace(site=site, server=server, address=address, channel=channel, stub=CacheStub(channel))
+
+        yield make
+
+
+class LaneWithSettings:
+    """A lane handle with other settings."""
+
+    def __init__(self, lane: Any, settings: Any) -> None:
+        self._lane = lane
+        self.settings = settings
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lane, name)

@@ -7,22 +7,19 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
-import trustme
-from attrs import evolve
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from dicom_adapter import Refused, Secret
 from dicom_adapter.testing import make_study
 from dicom_adapter_cache import grpc_interceptors, grpc_server
-from dicom_adapter_cache.grpc_server import CacheGrpcServer
 from dicom_adapter_cache.settings import GrpcSettings
 from dicom_adapter_cache.wire import cache_pb2 as pb
 from dicom_adapter_cache.wire.cache_pb2_grpc import CacheStub
@@ -34,36 +31,6 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113 section 3.4
 SETTINGS = b"\0\0\0\4\0\0\0\0\0"  # an empty frame
 HALF_HEADERS = b"\0\0\x64\1\4\0\0\0\1\x82"  # a frame of 100 bytes, of which one is sent
 Serve = Callable[..., SimpleNamespace]
-
-
-@pytest.fixture
-def serve(make_cache: Any) -> Iterator[Serve]:
-    """Return a factory of adapters that serve their cache over gRPC, with a channel and a stub."""
-    with ExitStack() as cleaning:
-
-        def make(**grpc_settings: Any) -> SimpleNamespace:
-            site = make_cache()
-            lane = site.lanes["CACHE"]
-            settings = evolve(lane.settings, grpc=GrpcSettings(port=0, **grpc_settings))
-            server = CacheGrpcServer(Lane(lane, settings))  # type: ignore[arg-type] # delegates to a LaneHandle
-            server.start()
-            cleaning.callback(server.stop)
-            address = f"127.0.0.1:{server._port}"
-            channel = cleaning.enter_context(grpc.insecure_channel(address))
-            return SimpleNamespace(site=site, server=server, address=address, channel=channel, stub=CacheStub(channel))
-
-        yield make
-
-
-class Lane:
-    """A lane handle with other settings."""
-
-    def __init__(self, lane: Any, settings: Any) -> None:
-        self._lane = lane
-        self.settings = settings
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._lane, name)
 
 
 def test_studies_are_searched_composed_and_deleted(serve: Serve) -> None:
@@ -283,27 +250,11 @@ def test_health_and_reflection_are_served(serve: Serve) -> None:
     assert service in [each.name for each in answer.list_services_response.service]
 
 
-def test_the_connection_can_be_encrypted(serve: Serve, tmp_path: Path) -> None:
-    """With a certificate the server accepts TLS only."""
-    authority = trustme.CA()
-    issued = authority.issue_cert("127.0.0.1")
-    issued.private_key_pem.write_to_path(tmp_path / "key.pem")
-    issued.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
-    served = serve(certificate_file=tmp_path / "cert.pem", key_file=tmp_path / "key.pem")
-    credentials = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
-    with grpc.secure_channel(served.address, credentials) as channel:
-        assert [] == list(CacheStub(channel).SearchStudies(pb.SearchStudiesRequest()))
-    with pytest.raises(grpc.RpcError):
-        list(served.stub.SearchStudies(pb.SearchStudiesRequest()))
-
-
-def test_a_port_in_use_is_refused(make_cache: Any) -> None:
+def test_a_port_in_use_is_refused(serve: Serve) -> None:
     """The error names the AE title and the address."""
-    lane = make_cache().lanes["CACHE"]
     with socket.create_server(("127.0.0.1", 0)) as other:
-        settings = evolve(lane.settings, grpc=GrpcSettings(port=other.getsockname()[1]))
         with pytest.raises(Refused, match="gRPC of AE title 'CACHE': cannot listen at"):
-            CacheGrpcServer(Lane(lane, settings)).start()  # type: ignore[arg-type] # delegates to a LaneHandle
+            serve(port=other.getsockname()[1])
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from dicom_adapter import LaneHandle, Refused, Server
+from dicom_adapter_cache.grpc_certificate import ServerCertificate
 from dicom_adapter_cache.grpc_interceptors import MessageCheck, TokenCheck
 from dicom_adapter_cache.grpc_service import CacheService
 from dicom_adapter_cache.operations import Cache
@@ -83,19 +84,17 @@ class CacheGrpcServer(Server):
             if credentials is None:
                 return server.add_insecure_port(address)
             return server.add_secure_port(address, credentials)
-        except OSError as failure:
-            raise Refused(f"gRPC of AE title '{self._lane.ae_title}': {failure.filename}: {failure.strerror}") from None
+        except Refused as refusal:
+            raise Refused(f"gRPC of AE title '{self._lane.ae_title}': {refusal}") from None
         except RuntimeError:  # raised by gRPC without a reason
             raise Refused(
-                f"gRPC of AE title '{self._lane.ae_title}': cannot listen at {address}: check that the port is "
-                "free, and that certificate and key are valid and belong together"
+                f"gRPC of AE title '{self._lane.ae_title}': cannot listen at {address}: check that the port is free"
             ) from None
 
     def _credentials(self) -> grpc.ServerCredentials | None:
         if self._settings.certificate_file is None or self._settings.key_file is None:
             return None
-        pair = (self._settings.key_file.read_bytes(), self._settings.certificate_file.read_bytes())
-        return grpc.ssl_server_credentials([pair])
+        return ServerCertificate(self._settings.certificate_file, self._settings.key_file).credentials()
 
     def is_alive(self) -> bool:
         return self._server is not None

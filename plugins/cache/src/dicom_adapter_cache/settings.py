@@ -73,10 +73,15 @@ class GrpcSettings:
         help="Maximum number of open connections. Further ones are closed at once.",
     )
     certificate_file: Path | None = setting(
-        default=None, help="PEM file of the server's certificate chain. With `key-file`, the connection is encrypted."
+        default=None,
+        help=(
+            "PEM file of the server's certificate chain. With `key-file`, connections are encrypted. If the files "
+            "change, new connections use the new certificate, without a restart."
+        ),
     )
     key_file: Path | None = setting(
-        default=None, help="PEM file of the certificate's private key. Required with `certificate-file`."
+        default=None,
+        help="PEM file of the certificate's private key, without a password. Required with `certificate-file`.",
     )
 
     def __attrs_post_init__(self) -> None:
