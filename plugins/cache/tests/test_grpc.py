@@ -252,9 +252,9 @@ def test_health_and_reflection_are_served(serve: Serve) -> None:
 
 def test_a_port_in_use_is_refused(serve: Serve) -> None:
     """The error names the AE title and the address."""
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        with pytest.raises(Refused, match="gRPC of AE title 'CACHE': cannot listen at"):
-            serve(port=other.getsockname()[1])
+    error = "gRPC of AE title 'CACHE': cannot listen at"
+    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(Refused, match=error):
+        serve(port=other.getsockname()[1])
 
 
 @pytest.mark.parametrize(
