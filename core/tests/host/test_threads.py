@@ -88,10 +88,18 @@ class SlowPlugin:
 
 @pytest.fixture
 def wake_ups() -> Iterator[int]:
-    """Return the read end of a pipe through which receivers notify the host of arrivals."""
+    """Return the read end of a pipe through which receivers notify the host of arrivals.
+
+    `HostProcess.stop` does not wait for two workers. They must end before the pipe is closed, and before the next test:
+    otherwise their failures appear in its output.
+    """
     reading, writing = os.pipe()
     yield reading
-    os.close(writing)
+    os.close(writing)  # the worker that waits for notifications ends
+    left = [thread for thread in threading.enumerate() if thread.name in (str(threads.WAKE_UPS), "health")]
+    for thread in left:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in left)
     os.close(reading)
 
 
