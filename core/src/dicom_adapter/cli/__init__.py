@@ -40,6 +40,8 @@ COMMANDS = (
     ),
     CommandEntry("reload", "reload", "Show or apply the difference between the running service and the file."),
     CommandEntry("audit", "audit", "Compare ledger and storage, and account for every received instance.", 2),
+    CommandEntry("backup", "backup", "Back up ledger, stored instances and configuration, while the service runs.", 2),
+    CommandEntry("restore", "backup", "Restore a backup into a new data folder and ledger.", 2),
     CommandEntry("plugins", "plugins", "List the installed plugins, also unusable and disabled plugins."),
     CommandEntry("doctor", "doctor", "Test plugins with synthetic instances, each in a separate process."),
     CommandEntry("demo", "demo", "Start the service in a temporary folder and show how studies become jobs."),

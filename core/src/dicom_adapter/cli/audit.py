@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from dicom_adapter.api.errors import DicomAdapterError
 from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_service, require_valid
-from dicom_adapter.cli.messages import fail
+from dicom_adapter.cli.messages import fail, log_to_stderr
+from dicom_adapter.cli.progress import progress_bars
 from dicom_adapter.config.model import Config
 from dicom_adapter.dicom.part10 import keep_values_out_of_warnings
 from dicom_adapter.flow.store.commit import Store
 from dicom_adapter.ledger.balance import Account
-from dicom_adapter.operations.audit import Audit, AuditReport, Kind, ProgressCallback
+from dicom_adapter.operations.audit import Audit, AuditReport, Kind
 from dicom_adapter.operations.repair import Repair, RepairResult
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import DataFolder, with_pids
@@ -68,7 +67,8 @@ def audit(
     except typer.Exit:
         raise typer.Exit(FAILED_STATUS) from None
     try:
-        report, repairs = _run_audit(path, verify=verify, repair=repair)
+        with log_to_stderr():
+            report, repairs = _run_audit(path, verify=verify, repair=repair)
     except (OSError, DicomAdapterError) as failure:
         fail(f"the audit failed: {failure}")
         raise typer.Exit(FAILED_STATUS) from None
@@ -81,7 +81,7 @@ def audit(
 
 
 def _run_audit(path: Path, *, verify: bool, repair: bool) -> tuple[AuditReport, list[RepairResult]]:
-    with _open(path, is_strict=repair) as (resources, configuration), _progress() as on_progress:
+    with _open(path, is_strict=repair) as (resources, configuration), progress_bars() as on_progress:
         folder = DataFolder.of(configuration)
         if not repair:
             audit = Audit(
@@ -134,22 +134,6 @@ def _open(path: Path, *, is_strict: bool) -> Iterator[tuple[Resources, Config]]:
     finally:
         storage.close()
         ledger.close()
-
-
-@contextmanager
-def _progress() -> Iterator[ProgressCallback]:
-    """Show progress bars on stderr, if it is a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        tasks = {}
-
-        def on_progress(step: str, done: int, total: int | None) -> None:
-            if step not in tasks:
-                tasks[step] = progress.add_task(step)
-            progress.update(tasks[step], completed=done, total=total)
-
-        yield on_progress
 
 
 def _print(report: AuditReport, repairs: list[RepairResult]) -> None:

@@ -74,7 +74,7 @@ class StorageGeneration:
             known = [current] if recorded is None else [current, recorded.generation, recorded.next_generation or 0]
             following = max(known) + 1
             storages.save(transaction, self._recorded(current, following))
-        _write(path, following)
+        write_generation(path, following)
         with self.ledger.write() as transaction:
             storages.save(transaction, self._recorded(following))
 
@@ -102,7 +102,8 @@ def _read(path: Path) -> int:
     return int(text) if text.isdigit() else 0
 
 
-def _write(path: Path, generation: int) -> None:
+def write_generation(path: Path, generation: int) -> None:
+    """Write the generation to the marker of a storage, and sync it."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.pwrite(descriptor, f"{generation:0{DIGITS}}\n".encode(), OFFSET)

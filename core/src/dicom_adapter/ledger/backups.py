@@ -1,0 +1,117 @@
+"""Copies of the ledger for backups: copy it while it is used, find the objects that it needs, and change the copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy import bindparam, create_engine, func, or_, select, text, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from dicom_adapter.api.errors import LedgerError
+from dicom_adapter.ledger import instances as instance_changes
+from dicom_adapter.ledger.connection import Transaction
+from dicom_adapter.ledger.schema import (
+    IS_FAULTED,
+    IS_PENDING,
+    IS_QUARANTINED,
+    IS_RELEASED,
+    IS_UNFINISHED,
+    instances,
+    job_instances,
+    jobs,
+)
+
+PAGES = 4096  # pages that are copied together
+SQLITE_MAGIC = b"SQLite format 3\0"  # the first bytes of a database file
+
+CopyProgress = Callable[[int, int], None]  # arguments: number of copied pages, number of all pages
+
+_NUMBERS = select(instances.c.instance_id)
+_NUMBERS_OF_JOBS = (
+    select(job_instances.c.instance_id)
+    .join(jobs, jobs.c.job_number == job_instances.c.job_number)
+    .where(or_(IS_UNFINISHED, IS_FAULTED))
+)
+
+
+def copy_snapshot(transaction: Transaction, target: Path, on_progress: CopyProgress) -> None:
+    """Copy the ledger as this reading transaction sees it to a new file (SQLite's online backup API).
+
+    Other processes may write meanwhile. Raises LedgerError.
+    """
+    driver = transaction.dialect.loaded_dbapi
+    source = transaction.connection.driver_connection
+    assert source is not None  # the transaction is open
+    try:
+        with closing(driver.connect(str(target))) as copy:
+            source.backup(copy, pages=PAGES, progress=lambda _status, left, total: on_progress(total - left, total))
+    except driver.Error as failure:
+        raise LedgerError(f"the copy {target} of the database cannot be made: {failure}") from None
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """Copy a SQLite database, which another program may use, to a new file. Raises LedgerError."""
+    engine = create_engine(f"sqlite:///{source}")
+    try:
+        with engine.connect() as connection:
+            copy_snapshot(connection, target, lambda _done, _total: None)
+    except SQLAlchemyError as failure:
+        raise LedgerError(f"the database {source} cannot be copied ({type(failure).__name__})") from None
+    finally:
+        engine.dispose()
+
+
+def is_database(beginning: bytes) -> bool:
+    """Return whether a file with this beginning is a SQLite database."""
+    return beginning.startswith(SQLITE_MAGIC)
+
+
+def needed_numbers(transaction: Transaction) -> set[int]:
+    """Return the ids of all instances whose objects are needed: by a processor, an operator or an unfinished job."""
+    needed: set[int] = set()
+    for query in (_NUMBERS.where(IS_PENDING), _NUMBERS.where(IS_QUARANTINED), _NUMBERS_OF_JOBS):
+        needed.update(transaction.execute(query).scalars())
+    return needed
+
+
+def needed_bytes(transaction: Transaction) -> int:
+    """Return an upper limit of the total size of the stored objects."""
+    query = select(func.sum(instances.c.size_bytes)).where(or_(IS_PENDING, IS_QUARANTINED, IS_RELEASED))
+    return transaction.execute(query).scalar() or 0
+
+
+def file_bytes(transaction: Transaction) -> int:
+    """Return the size of the ledger's file."""
+    pages, page_bytes = (
+        transaction.execute(text(f"PRAGMA {name}")).scalar_one() for name in ("page_count", "page_size")
+    )
+    return int(pages) * int(page_bytes)
+
+
+def is_needed(transaction: Transaction, instance_id: int) -> bool:
+    """Return whether the object of an instance is needed, see `needed_numbers`."""
+    own = _NUMBERS.where(or_(IS_PENDING, IS_QUARANTINED), instances.c.instance_id == instance_id)
+    of_job = _NUMBERS_OF_JOBS.where(job_instances.c.instance_id == instance_id)
+    return any(transaction.execute(query.limit(1)).first() is not None for query in (own, of_job))
+
+
+def mark_unneeded_reclaimed(transaction: Transaction, needed: set[int], at: datetime) -> None:
+    """Mark the released instances that are not needed as reclaimed: a backup does not contain their objects."""
+    released = transaction.execute(_NUMBERS.where(IS_RELEASED)).scalars()
+    instance_changes.mark_reclaimed(transaction, [number for number in released if number not in needed], at)
+
+
+def set_storage_keys(transaction: Transaction, keys: Mapping[int, str]) -> None:
+    """Set the storage keys of instances, by their ids."""
+    change = update(instances).where(instances.c.instance_id == bindparam("number"))
+    rows = [{"number": number, "key": key} for number, key in keys.items()]
+    if rows:
+        transaction.execute(change.values(storage_key=bindparam("key")), rows)
+
+
+def mark_steps_attempted(transaction: Transaction) -> None:
+    """Record that the next step of each unfinished job may have reached the platform: after the backup was made."""
+    transaction.execute(update(jobs).where(or_(IS_UNFINISHED, IS_FAULTED)).values(repeated=True))

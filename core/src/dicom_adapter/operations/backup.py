@@ -1,0 +1,198 @@
+"""Back up the ledger and the stored objects while the service runs.
+
+The backup holds the ledger of one moment, and every object that the ledger of this moment needs. Everything that was
+acknowledged before the backup began is in it: an instance is acknowledged after its row was committed.
+
+The service is not held up: it continues to receive, and to delete the objects of finished jobs. So the objects are
+copied first, in rounds, until few are left. Then, with the rows of one reading transaction: if the rest of its objects
+could be copied, the ledger is copied as this same transaction sees it. If one of them was deleted meanwhile, the next
+transaction follows. Objects that no row of the copied ledger needs are deleted from the backup at the end.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+from dicom_adapter import __version__
+from dicom_adapter.api.errors import Refused
+from dicom_adapter.ledger import Ledger, Transaction, backups, balance
+from dicom_adapter.ledger.balance import ObjectRow
+from dicom_adapter.operations.backup_folder import (
+    CONFIGURATION,
+    LEDGER,
+    PLUGIN_FOLDERS,
+    PLUGINS,
+    Manifest,
+    NotCopied,
+    new_backup,
+    open_objects,
+    seal,
+)
+from dicom_adapter.operations.object_copier import ObjectCopier, ObjectNotCopied
+from dicom_adapter.runtime.resources import Resources
+from dicom_adapter.runtime.storage_marker import read_marker
+
+BATCH = 1000  # number of rows that are read together
+FEW = 200  # with fewer new objects than this, a round is followed by the last one
+MOST_ROUNDS = 20  # rounds before the last one
+MOST_TRIES = 50  # tries of the last round
+SPARE_BYTES = 64 << 20  # free space that the destination needs beyond the objects and the ledger
+
+BackupProgress = Callable[[str, int, "int | None"], None]  # step, number of done items, number of all items
+
+
+class Backup:
+    """One backup. Not thread-safe: create a new object for each backup."""
+
+    def __init__(
+        self,
+        resources: Resources,
+        data_folder: Path,
+        configuration: str,
+        *,
+        on_progress: BackupProgress = lambda _step, _done, _total: None,
+    ) -> None:
+        """`data_folder`: the folder with the files of plugins. `configuration`: the text of the configuration file."""
+        self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
+        self._data_folder = data_folder
+        self._configuration = configuration
+        self._on_progress = on_progress
+        self._not_copied: dict[int, NotCopied] = {}
+
+    def run(self, destination: Path) -> Manifest:
+        """Make the backup, and return its manifest.
+
+        Raises Refused, OSError, StorageFull or the errors of the ledger; then there is no backup.
+        """
+        if self._data_folder.resolve() in destination.resolve().parents:
+            raise Refused(f"{destination} is in the data folder; name a folder on another disk")
+        with new_backup(destination) as folder:
+            self._require_space(folder)
+            with closing(open_objects(folder)) as objects:
+                copier = ObjectCopier(self._storage, objects)
+                as_of = self._copy(copier, folder)
+                self._copy_files(folder)
+                manifest = self._complete(copier, folder, as_of)
+            return seal(folder, manifest, lambda done, total: self._on_progress("checksums computed", done, total))
+
+    def _require_space(self, folder: Path) -> None:
+        with self._ledger.read() as transaction:
+            needed = backups.needed_bytes(transaction) + backups.file_bytes(transaction) + SPARE_BYTES
+        free = shutil.disk_usage(folder).free
+        if free < needed:
+            raise Refused(f"the backup needs up to {needed:,} bytes, and {folder.parent} has {free:,} bytes free")
+
+    # --- objects and ledger -----------------------------------------------------------------------------------------
+
+    def _copy(self, copier: ObjectCopier, folder: Path) -> datetime:
+        """Copy the objects, then the ledger. Return the time of the ledger."""
+        for _round in range(MOST_ROUNDS):
+            before = len(copier.keys)
+            self._copy_new(copier)
+            if len(copier.keys) - before < FEW:
+                break
+        for _try in range(MOST_TRIES):
+            with self._ledger.read() as snapshot:
+                as_of = self._clock.now()
+                if self._copy_new(copier, snapshot):
+                    backups.copy_snapshot(snapshot, folder / LEDGER, partial(self._on_progress, "ledger pages copied"))
+                    copier.sync()
+                    return as_of
+        raise Refused(
+            f"instances were received and reclaimed faster than they could be copied to {folder.parent}; "
+            "use a faster disk, or repeat the backup at a quieter time"
+        )
+
+    def _copy_new(self, copier: ObjectCopier, snapshot: Transaction | None = None) -> bool:
+        """Copy all needed objects that are not copied yet, as of now or as of a snapshot.
+
+        Return False if the service has deleted an object before it was copied.
+        """
+        with self._reading(snapshot) as transaction:
+            needed = backups.needed_numbers(transaction)
+        new = sorted(needed.difference(copier.keys, self._not_copied))
+        known = len(copier.keys) + len(new)
+        is_complete = True
+        for start in range(0, len(new), BATCH):
+            with self._reading(snapshot) as transaction:
+                rows = balance.object_rows(transaction, new[start : start + BATCH])
+            for row in rows:
+                is_complete = self._copy_object(copier, row) and is_complete
+            self._on_progress("instances copied", len(copier.keys), known)
+        return is_complete
+
+    @contextmanager
+    def _reading(self, snapshot: Transaction | None) -> Iterator[Transaction]:
+        """Yield the snapshot, or a new transaction: a long one would keep SQLite from resetting its log."""
+        if snapshot is not None:
+            yield snapshot
+            return
+        with self._ledger.read() as transaction:
+            yield transaction
+
+    def _copy_object(self, copier: ObjectCopier, row: ObjectRow) -> bool:
+        """Copy an object. Return False if the service has deleted it, because it is not needed any more."""
+        try:
+            copier.copy(row)
+        except ObjectNotCopied as failure:
+            with self._ledger.read() as transaction:
+                if not backups.is_needed(transaction, row.instance_id):
+                    return False
+            self._not_copied[row.instance_id] = NotCopied.of(row, failure)
+        return True
+
+    def _complete(self, copier: ObjectCopier, folder: Path, as_of: datetime) -> Manifest:
+        """Make the copied ledger and the copied objects match: the same instances, and the keys of the copies."""
+        with closing(Ledger(f"sqlite:///{folder / LEDGER}")) as copy, copy.write() as transaction:
+            needed = backups.needed_numbers(transaction)
+            backups.mark_unneeded_reclaimed(transaction, needed, as_of)
+            copier.delete(copier.keys.keys() - needed)
+            backups.set_storage_keys(transaction, copier.keys)
+            size = backups.needed_bytes(transaction)
+        marker = read_marker(self._data_folder)
+        return Manifest(
+            version=__version__,
+            as_of=as_of,
+            storage_id="" if marker is None else marker.identity,
+            instances=len(copier.keys),
+            size_bytes=size,
+            not_copied=tuple(self._not_copied[number] for number in sorted(needed & self._not_copied.keys())),
+        )
+
+    # --- other files ------------------------------------------------------------------------------------------------
+
+    def _copy_files(self, folder: Path) -> None:
+        (folder / CONFIGURATION).write_text(self._configuration, encoding="utf-8")
+        for name in PLUGIN_FOLDERS:
+            copy_files(self._data_folder / name, folder / PLUGINS / name)
+
+
+def copy_files(source: Path, target: Path) -> None:
+    """Copy the files of plugins, which may be in use: databases of SQLite as of one moment, other files as they are.
+
+    Links and special files are omitted. Files may be deleted meanwhile.
+    """
+    for path in sorted(source.rglob("*")):
+        if path.is_symlink() or not path.is_file():
+            continue
+        copied = target / path.relative_to(source)
+        with suppress(FileNotFoundError):
+            with path.open("rb") as file:
+                is_database = backups.is_database(file.read(100))
+            if is_database:
+                copied.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                backups.copy_database(path, copied)
+            elif not _belongs_to_database(path):
+                copied.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                shutil.copyfile(path, copied)
+
+
+def _belongs_to_database(path: Path) -> bool:
+    """Return whether a file is the log of a database of SQLite, whose contents are in the copy of the database."""
+    name, hyphen, suffix = path.name.rpartition("-")
+    return bool(hyphen) and suffix in ("wal", "shm", "journal") and path.with_name(name).is_file()
