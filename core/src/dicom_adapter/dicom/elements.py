@@ -130,26 +130,38 @@ class ElementScanner:
     def end(self) -> None:
         """Scan what is left after the last piece, and set `problem` if the data set is incomplete."""
         if not self._is_decided:
+            self._is_decided = True
             self._decide(self._rest)
             self._scan(self._rest)
         if self._wants_more() and (self._rest or self._skip or self._outer):
             self.problem = f"the data set ends in the middle of {self.last}{self._after_disorder()}"
 
     def _scan(self, data: bytes | memoryview) -> None:
+        offset = 0
         if not self._is_decided:
             if len(data) < BEGINNING:
                 self._rest = bytes(data)
                 return
-            self._decide(data)
+            offset = self._begin(data)
         if self._wants_more():
-            at = self._elements(data)
-            self._start += min(at, len(data))
-            self._rest, self._skip = bytes(data[at:]), max(at - len(data), 0)
+            offset = self._elements(data, offset)
+            self._start += min(offset, len(data))
+            self._rest, self._skip = bytes(data[offset:]), max(offset - len(data), 0)
         self.needs_more = self._wants_more()
+
+    def _begin(self, data: bytes | memoryview) -> int:
+        """Scan the beginning of the data set, and decide in which encoding it is. Return the offset of the rest."""
+        self._is_decided = True
+        offset = self._skip_plain(data, 0)
+        if self.is_past_wanted:  # then it is encoded as required: in another encoding, the first header is invalid
+            return offset
+        self.values.clear()
+        self.last = NOWHERE
+        self._decide(data)
+        return 0
 
     def _decide(self, beginning: bytes | memoryview) -> None:
         """Set `mismatch` if the data set is certainly not encoded as its transfer syntax requires."""
-        self._is_decided = True
         if beginning[128:132] == b"DICM":
             self.problem = "the data set begins with the header of a DICOM file (PS3.10), which C-STORE does not send"
             return
@@ -160,9 +172,9 @@ class ElementScanner:
             self.mismatch = f"the data set is encoded in {other.name}; its transfer syntax {name} requires {required}"
             self._encoding = other
 
-    def _elements(self, data: bytes | memoryview) -> int:
-        """Scan complete elements; return the offset in `data` of the next one, which may be after its end."""
-        at = self._skip_plain(data, 0)
+    def _elements(self, data: bytes | memoryview, at: int) -> int:
+        """Scan complete elements from offset `at`; return the offset of the next one, which may be after the end."""
+        at = self._skip_plain(data, at)
         while self._wants_more() and (element := self._read_header(data, at)) is not None:
             if not (self._outer or element.tag >> 16 == ITEM_GROUP or self._read_top_level(data, at, element)):
                 break
@@ -171,34 +183,17 @@ class ElementScanner:
 
     def _skip_plain(self, data: bytes | memoryview, at: int) -> int:
         """Scan short elements in a fast loop; return the offset of the first element that needs more."""
-        if self.is_past_wanted or self._outer:
+        if self.is_past_wanted or self._outer or self.disorder is not None or self.last.tag >= self._greatest:
             return self._skip_without_order(data, at)
-        # A copy of the next bytes: slices of bytes are faster than slices of a view.
-        copied, data = data, bytes(data[at : at + WINDOW])
-        start, at = at, 0
-        size, wanted, values, is_implicit = len(data), self.wanted, self.values, self._encoding.is_implicit
-        header = self._encoding.implicit_header if is_implicit else self._encoding.header
-        last, last_at = self.last.tag, self.last.offset - self._start - start
-        while at + 8 <= size and last != self._greatest:
-            if is_implicit:
-                group, number, length = header(data, at)
-                is_plain = length < ONE_BY_ONE
-            else:
-                group, number, vr, length = header(data, at)
-                is_plain = vr in SHORT_VRS
-            tag, end = group << 16 | number, at + 8 + length
-            if not is_plain or group == ITEM_GROUP:
-                break
-            if tag in wanted:
-                if end > size or tag in values:
-                    break
-                values[tag] = data[at + 8 : end]
-            if tag <= last:
-                self._note_disorder(ElementPlace(tag, self._start + start + at))
-            last, last_at, at = tag, at, end
-        self.last = ElementPlace(last, self._start + start + last_at)
-        self._note_if_past_wanted()
-        return self._skip_without_order(copied, start + at) if self.is_past_wanted else start + at
+        window = bytes(data[at : at + WINDOW])  # a copy: slices of bytes are faster than slices of a view
+        encoding, last = self._encoding, self.last.tag
+        scan = _scan_implicit if encoding.is_implicit else _scan_explicit
+        offset, last, last_offset = scan(window, encoding, self.wanted, self.values, last, self._greatest)
+        if offset:
+            self.last = ElementPlace(last, self._start + at + last_offset)
+            self._note_if_past_wanted()
+        at += offset
+        return self._skip_without_order(data, at) if self.is_past_wanted else at
 
     def _skip_without_order(self, data: bytes | memoryview, at: int) -> int:
         """Skip as `_skip_plain` does, but faster, without a check of the order.
@@ -287,6 +282,50 @@ class ElementScanner:
         return (
             f"; {self.disorder} is out of order, perhaps because the length before it is wrong" if self.disorder else ""
         )
+
+
+def _scan_implicit(
+    data: bytes, encoding: Encoding, wanted: frozenset[int], values: dict[int, bytes], last: int, greatest: int
+) -> tuple[int, int, int]:
+    """Scan elements from the beginning of `data`, and put the wanted values into `values`.
+
+    Stops at the first element that needs more: an incomplete one, one out of order, a tag greater than `greatest`, a
+    long or undefined length, or a second value of a wanted element.
+
+    Returns its offset, and tag and offset of the element before it.
+    """
+    header, offset, last_offset, stop = encoding.implicit_header, 0, 0, len(data) - 8
+    while offset <= stop:
+        group, number, length = header(data, offset)
+        tag = group << 16 | number
+        if not last < tag <= greatest or length >= ONE_BY_ONE:
+            break
+        if tag in wanted:
+            if tag in values or offset + length > stop:
+                break
+            values[tag] = data[offset + 8 : offset + 8 + length]
+        last, last_offset = tag, offset
+        offset += 8 + length
+    return offset, last, last_offset
+
+
+def _scan_explicit(
+    data: bytes, encoding: Encoding, wanted: frozenset[int], values: dict[int, bytes], last: int, greatest: int
+) -> tuple[int, int, int]:
+    """Scan as `_scan_implicit` does. Stops also at a VR that is not among SHORT_VRS."""
+    header, offset, last_offset, stop, short_vrs = encoding.header, 0, 0, len(data) - 8, SHORT_VRS
+    while offset <= stop:
+        group, number, vr, length = header(data, offset)
+        tag = group << 16 | number
+        if not last < tag <= greatest or vr not in short_vrs:
+            break
+        if tag in wanted:
+            if tag in values or offset + length > stop:
+                break
+            values[tag] = data[offset + 8 : offset + 8 + length]
+        last, last_offset = tag, offset
+        offset += 8 + length
+    return offset, last, last_offset
 
 
 def _skip_implicit(data: bytes | memoryview, at: int, encoding: Encoding, stops: frozenset[int]) -> int:

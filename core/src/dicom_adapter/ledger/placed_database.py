@@ -18,13 +18,13 @@ class PlacedDatabase:
     def __init__(self, file: Path | None) -> None:
         """`file`: None if the database is not a local file; then nothing is checked."""
         self._file = file
-        self._database: PlacedFile | None = None
+        self._database: tuple[PlacedFile, ...] = ()
         self._logs: tuple[PlacedFile, ...] = ()
 
     def record_database(self) -> None:
         """Remember the file that the first connection has opened."""
-        if self._file is not None and self._database is None:
-            self._database = _placed(self._file)
+        if self._file is not None and not self._database:
+            self._database = (_placed(self._file),)
 
     def record_logs(self) -> None:
         """Remember the log and its index. Call this in a transaction: the files exist while a connection is open."""
@@ -34,8 +34,11 @@ class PlacedDatabase:
 
     def problem(self) -> str:
         """Return why the files are no longer those that were opened; "" if they are. Needs three calls of stat(2)."""
-        files = self._logs if self._database is None else (self._database, *self._logs)
-        return next((problem for file in files if (problem := file.problem())), "")
+        for file in self._database + self._logs:
+            problem = file.problem()
+            if problem:
+                return problem
+        return ""
 
     def require(self) -> None:
         """Raise LedgerReplaced if the files are no longer those that were opened."""

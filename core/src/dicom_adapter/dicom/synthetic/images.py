@@ -50,5 +50,8 @@ def _pixels(kind: Modality, rows: int, columns: int, shift: int) -> bytes:
     """Return diagonal stripes from black to white, shifted by one pixel for each instance."""
     step = (1 << kind.bits_stored) // STRIPE
     levels = [struct.pack("<B" if kind.bits_stored == 8 else "<H", step * level) for level in range(STRIPE)]
-    pixels = b"".join(levels[(row + column + shift) % STRIPE] for row in range(rows) for column in range(columns))
+    size = len(levels[0])  # bytes of a pixel
+    stripes = b"".join(levels) * (columns // STRIPE + 2)
+    starts = ((row + shift) % STRIPE * size for row in range(rows))
+    pixels = b"".join(stripes[start : start + columns * size] for start in starts)
     return pixels + b"\x00" * (len(pixels) % 2)
