@@ -1,15 +1,21 @@
-# Everything that a newcomer and CI need. `make demo` and `make test` do all the set-up by themselves.
+# Everything that a newcomer and CI need. `make demo` installs what the service needs, all other targets also install the
+# tools of the developers.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+SERVICE := $(VENV)/.installed
+STAMP := $(VENV)/.installed-tools
 PROJECTS := pyproject.toml $(wildcard core/pyproject.toml plugins/*/pyproject.toml)
 
-.PHONY: help demo test test-slow lint format docs reference api audit constraints bench faults corpus fuzz clean
+IDENTITY := import sys; print(sys.version.split()[0], "of", sys.base_prefix)
+# Without an isolated environment for each build, which takes half of the time.
+INSTALL := $(BIN)/python tools/install.py build/install.log --no-build-isolation
+
+.PHONY: help interpreter demo test test-slow lint format docs reference api audit constraints bench faults corpus fuzz clean
 
 help:
-	@echo "make demo    start the service in a temporary folder and show how studies become jobs (about 15 seconds)"
+	@echo "make demo    start the service in a temporary folder and show how studies become jobs (15 seconds, after the set-up)"
 	@echo "make test    run the tests, except the slow ones"
 	@echo "make test-slow  run the slow tests: killed processes, full disks, power loss, other tools"
 	@echo "make lint    check format, lint, types and import rules"
@@ -26,17 +32,31 @@ help:
 	@echo "make fuzz    give the network code any bytes, guided by coverage (TARGET=acceptor|identity|proxy MINUTES=5)"
 	@echo "make clean   remove the virtual environment and caches"
 
-$(STAMP): $(PROJECTS)
+# An environment keeps the interpreter with which it was made.
+interpreter:
+	@[ ! -e $(BIN)/python ] || $(BIN)/python -c '' \
+	  || { echo "The interpreter of $(VENV) does not run any more: run \`make clean\`, then try again."; exit 1; }
+	@[ ! -e $(BIN)/python -o "$(origin PYTHON)" = file ] \
+	  || [ "$$($(PYTHON) -c '$(IDENTITY)')" = "$$($(BIN)/python -c '$(IDENTITY)')" ] \
+	  || { echo "$(VENV) has Python $$($(BIN)/python -c '$(IDENTITY)'), not $(PYTHON):" \
+	    "run \`make clean\` first, or name another environment with VENV=FOLDER."; exit 1; }
+
+$(SERVICE): $(PROJECTS) | interpreter
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 	  || { echo "dicom-adapter needs Python 3.10 or newer: make PYTHON=python3.12 ..."; exit 1; }
+	@echo "Setting up $(VENV) once: a virtual environment with the service."
 	@$(PYTHON) -m venv $(VENV) \
 	  || { echo "Python cannot make virtual environments here: install its venv module (Debian: python3-venv)"; exit 1; }
-	@echo "Setting up $(VENV): this takes a minute or two, once."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  -e core -e plugins/aetitle -e plugins/cache -e plugins/clara_client -e ".[dev,docs]"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "hatchling>=1.24" "editables>=0.5"
+	@$(INSTALL) -e core -e plugins/aetitle -e plugins/cache -e plugins/clara_client -e .
 	@touch $@
 
-demo: $(STAMP)
+$(STAMP): $(SERVICE) | interpreter
+	@echo "Adding the tools for tests, lint and documentation to $(VENV) once."
+	@$(INSTALL) -e ".[dev,docs]"
+	@touch $@
+
+demo: $(SERVICE)
 	@$(BIN)/dicom-adapter demo
 
 test: $(STAMP)
