@@ -45,6 +45,7 @@ COMMANDS = (
     CommandEntry("plugins", "plugins", "List the installed plugins, also unusable and disabled plugins."),
     CommandEntry("doctor", "doctor", "Test plugins with synthetic instances, each in a separate process."),
     CommandEntry("demo", "demo", "Start the service in a temporary folder and show how studies become jobs."),
+    CommandEntry("synthesize", "synthesize", "Write synthetic studies as DICOM files, to try the adapter."),
     CommandEntry("simulate", "simulate", "Replay a schedule of arrivals through your processors on a simulated clock."),
     CommandEntry("send", "send", "Send DICOM files to a peer (C-STORE), exactly as they are encoded."),
     CommandEntry("echo", "send", "Verify the connection to a peer (C-ECHO)."),

@@ -129,7 +129,8 @@ def _next_commands() -> Iterator[str]:
     program = sys.argv[0] if Path(sys.argv[0]).name == "dicom-adapter" else "dicom-adapter"
     yield f"cp {files('dicom_adapter') / 'examples' / EXAMPLE} ."
     yield f"{program} run {EXAMPLE}"
-    yield f"{program} send FOLDER --to HEAD@localhost:11112        # in another terminal"
+    yield f"{program} synthesize studies        # in another terminal"
+    yield f"{program} send studies --to HEAD@localhost:11112"
     yield f"{program} jobs list --config {EXAMPLE}"
 
 

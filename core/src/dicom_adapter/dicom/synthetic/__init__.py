@@ -6,7 +6,7 @@ instances.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from dicom_adapter.dicom.synthetic.images import image, plane
 from dicom_adapter.dicom.synthetic.modalities import MODALITIES, Modality
 from dicom_adapter.dicom.synthetic.uids import make_uid
 
-__all__ = ["MODALITIES", "TRANSFER_SYNTAXES", "make_instance", "make_study", "make_uid", "write"]
+__all__ = ["MODALITIES", "TRANSFER_SYNTAXES", "generate_study", "make_instance", "make_study", "make_uid", "write"]
 
 TRANSFER_SYNTAXES = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian)
 
@@ -77,8 +77,24 @@ def make_study(
     **arguments: Any,
 ) -> list[Dataset]:
     """Create one study of `series` series with `instances` images each. `arguments` are passed to `make_instance`."""
+    return list(
+        generate_study(
+            modality=modality, series=series, instances=instances, study_uid=study_uid, seed=seed, **arguments
+        )
+    )
+
+
+def generate_study(
+    *,
+    modality: str = "CT",
+    series: int = 1,
+    instances: int = 4,
+    study_uid: str | None = None,
+    seed: str | int | None = None,
+    **arguments: Any,
+) -> Iterator[Dataset]:
+    """Create the instances of `make_study` one after another, for studies that are larger than the memory."""
     study_uid = study_uid or make_uid(seed, "study")
-    study = []
     for series_number in range(1, series + 1):
         series_uid = make_uid(seed, f"series/{series_number}")
         for number in range(1, instances + 1):
@@ -88,8 +104,7 @@ def make_study(
                 "instance_number": number,
                 "SeriesNumber": series_number,
             }
-            study.append(make_instance(modality=modality, study_uid=study_uid, **{**defaults, **arguments}))
-    return study
+            yield make_instance(modality=modality, study_uid=study_uid, **{**defaults, **arguments})
 
 
 def write(dataset: Dataset, path: Path | str) -> None:

@@ -1,0 +1,153 @@
+"""`dicom-adapter synthesize`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from attrs import frozen
+from pydicom.dataset import Dataset
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress
+
+from dicom_adapter.cli.messages import fail
+from dicom_adapter.dicom import synthetic
+from dicom_adapter.operations.story.words import counted
+
+FIRST_DAY = date(2024, 1, 1)  # date of a patient's first study; each further study is a day later
+LARGEST_SIDE = 8192  # pixels
+
+
+@frozen(kw_only=True)
+class SyntheticStudy:
+    """One study to write."""
+
+    patient: int  # number of the patient, counted from 1
+    number: int  # number of the patient's study, counted from 1
+    modality: str
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the study in the folder of the command."""
+        return Path(f"patient-{self.patient:04}") / f"study-{self.number:04}-{self.modality}"
+
+    @property
+    def patient_id(self) -> str:
+        return f"SYN-{self.patient:04}"
+
+    @property
+    def accession_number(self) -> str:
+        return f"{self.patient_id}-{self.number:04}"
+
+    def generate(self, *, series: int, instances: int, size: int, seed: str | None) -> Iterator[Dataset]:
+        """Create the instances, series by series."""
+        return synthetic.generate_study(
+            modality=self.modality,
+            series=series,
+            instances=instances,
+            seed=None if seed is None else f"{seed}/{self.folder}",
+            patient_id=self.patient_id,
+            patient_name=f"Synthetic^Patient {self.patient}",
+            accession_number=self.accession_number,
+            rows=size,
+            columns=size,
+            StudyDate=f"{FIRST_DAY + timedelta(days=self.number - 1):%Y%m%d}",
+            StudyID=str(self.number),
+        )
+
+
+def synthesize(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder for the files.", file_okay=False)],
+    modality: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"Modality: {', '.join(synthetic.MODALITIES)}. Default: CT. Repeat it, and the studies of a patient "
+            "take the modalities in turn.",
+            show_default=False,
+        ),
+    ] = None,
+    patients: Annotated[int, typer.Option(min=1, max=9999, help="Number of patients.")] = 1,
+    studies: Annotated[int, typer.Option(min=1, max=9999, help="Number of studies of each patient.")] = 1,
+    series: Annotated[int, typer.Option(min=1, max=9999, help="Number of series in each study.")] = 1,
+    instances: Annotated[int, typer.Option(min=1, max=9999, help="Number of instances in each series.")] = 10,
+    size: Annotated[int, typer.Option(min=2, max=LARGEST_SIDE, help="Rows and columns of each image.")] = 256,
+    seed: Annotated[
+        str | None,
+        typer.Option(help="Any text: the same text gives the same files. Default: new UIDs.", show_default=False),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write to a folder that is not empty. Files of the same names are replaced.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object with the studies.")] = False,
+) -> None:
+    """Write synthetic studies as DICOM files, to send them to the adapter.
+
+    Example: dicom-adapter synthesize studies --patients 2 --series 3 --modality MR
+
+    Exit status: 0 if all files were written, 1 otherwise.
+    """
+    wanted = list(_studies(patients, studies, modality or ["CT"]))
+    if not force and folder.is_dir() and any(folder.iterdir()):
+        raise fail(f"{folder} is not empty; name a new folder, or replace files of the same names with --force")
+    written: list[dict[str, Any]] = []
+    console = Console(stderr=True)
+    with Progress(BarColumn(), MofNCompleteColumn(), console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("writing", total=len(wanted) * series * instances)
+        try:
+            for study in wanted:
+                made = study.generate(series=series, instances=instances, size=size, seed=seed)
+                written.append(_write(study, folder, instances, progress.track(made, task_id=task)))
+        except OSError as failure:
+            done = f"{len(written)} of {counted(len(wanted), 'study')} written"
+            raise fail(f"{failure.filename or folder}: {failure.strerror}; {done}") from None
+    typer.echo(
+        json.dumps({"folder": str(folder), "studies": written}, indent=2) if as_json else _summary(folder, written)
+    )
+
+
+def _studies(patients: int, studies: int, modalities: Sequence[str]) -> Iterator[SyntheticStudy]:
+    unknown = [name for name in modalities if name not in synthetic.MODALITIES]
+    if unknown:
+        known = ", ".join(synthetic.MODALITIES)
+        raise typer.BadParameter(f"'{unknown[0]}' is not one of {known}", param_hint="--modality")
+    for patient in range(1, patients + 1):
+        for number in range(1, studies + 1):
+            yield SyntheticStudy(patient=patient, number=number, modality=modalities[(number - 1) % len(modalities)])
+
+
+def _write(study: SyntheticStudy, folder: Path, per_series: int, made: Iterable[Dataset]) -> dict[str, Any]:
+    """Write the instances of a study. Return the values that `--json` shows."""
+    count = size = 0
+    study_uid = ""
+    for count, data_set in enumerate(made, start=1):
+        study_uid = str(data_set.StudyInstanceUID)
+        series, number = divmod(count - 1, per_series)
+        path = folder / study.folder / f"series-{series + 1:04}" / f"{number + 1:04}.dcm"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        synthetic.write(data_set, path)
+        size += path.stat().st_size
+    return {
+        "folder": str(folder / study.folder),
+        "patientId": study.patient_id,
+        "accessionNumber": study.accession_number,
+        "studyInstanceUid": study_uid,
+        "modality": study.modality,
+        "series": count // per_series,
+        "instances": count,
+        "bytes": size,
+    }
+
+
+def _summary(folder: Path, written: Sequence[dict[str, Any]]) -> str:
+    patients = len({study["patientId"] for study in written})
+    studies = counted(len(written), "study")
+    instances = counted(sum(study["instances"] for study in written), "instance")
+    size = sum(study["bytes"] for study in written) / 10**6
+    return (
+        f"{studies} of {counted(patients, 'patient')} with {instances} ({size:.1f} MB) written to {folder}\n"
+        f"Send them: dicom-adapter send {folder} --to LUNG@localhost:11112"
+    )
