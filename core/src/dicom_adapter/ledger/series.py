@@ -16,7 +16,7 @@ from dicom_adapter.ledger.connection import Transaction
 from dicom_adapter.ledger.schema import SERIES_KEY, series
 
 
-class Series(NamedTuple):
+class ArrivedSeries(NamedTuple):
     """The attributes that the instances of a series have in common. All but the UIDs may be ""."""
 
     series_instance_uid: str
@@ -29,7 +29,7 @@ class Series(NamedTuple):
     series_description: str = ""
 
 
-def enter(transaction: Transaction, arrived: Iterable[Series], at: datetime) -> None:
+def enter(transaction: Transaction, arrived: Iterable[ArrivedSeries], at: datetime) -> None:
     """Insert series, or record in their rows that they were seen again at this time."""
     rows = [values._asdict() | {"seen_at": at} for values in arrived]
     if not rows:

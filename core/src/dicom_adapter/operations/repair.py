@@ -21,7 +21,7 @@ from dicom_adapter.ledger.balance import ObjectRow
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.instances import UNNUMBERED
 from dicom_adapter.ledger.schema import InstanceState
-from dicom_adapter.ledger.series import Series
+from dicom_adapter.ledger.series import ArrivedSeries
 from dicom_adapter.operations.audit import PIECE_BYTES, AuditReport, Finding, Kind
 from dicom_adapter.runtime.clock import Clock
 from dicom_adapter.runtime.resources import Resources
@@ -148,7 +148,7 @@ class Repair:
     def _adopt(self, key: str, stored: StoredFile, size: int) -> str:
         instance = _instance(key, stored, size, self._clock)
         uids = instance.series_instance_uid, instance.study_instance_uid
-        of_series = Series(*uids, instance.patient_id, **stored.identity.look_up)
+        of_series = ArrivedSeries(*uids, instance.patient_id, **stored.identity.look_up)
         with self._ledger.write() as transaction:
             series.enter(transaction, [of_series], instance.received_at)
             number = balance.insert_quarantined(transaction, instance, WITHOUT_ROW)

@@ -11,7 +11,7 @@ from attrs import define, field
 from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.ledger import arrivals
 from dicom_adapter.ledger.instances import UNNUMBERED
-from dicom_adapter.ledger.series import Series
+from dicom_adapter.ledger.series import ArrivedSeries
 
 _VALUES = itemgetter(*arrivals.COLUMNS)
 
@@ -55,10 +55,10 @@ class ReceivedInstance:
         values: tuple[object, ...] = _VALUES(self.columns)
         return values
 
-    def series(self) -> Series:
+    def series(self) -> ArrivedSeries:
         """Return the series to which the instance belongs."""
         columns = self.columns
-        return Series(
+        return ArrivedSeries(
             columns["series_instance_uid"], columns["study_instance_uid"], columns["patient_id"], **self.look_up
         )
 
