@@ -86,6 +86,6 @@ def test_a_study_is_explained_while_the_service_runs_and_after_its_end(
 
     unknown = explain(service, "1.2.3", status=1)
     assert unknown.startswith(
-        "error: the ledger has no study and no SOP instance with the UID 1.2.3. Possible reasons: "
+        "error: the ledger has no study, series or SOP instance with the UID 1.2.3. Possible reasons: "
     )
     assert "history-days = 30" in unknown

@@ -15,42 +15,92 @@ from rich.text import Text
 
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.cli.configuration import ConfigOption, find_file, open_ledger
+from dicom_adapter.cli.filters import takes_filters
 from dicom_adapter.cli.messages import fail
+from dicom_adapter.cli.study_text import (
+    absence_as_json,
+    absence_lines,
+    match_lines,
+    matches_as_json,
+    patient_as_json,
+    patient_lines,
+)
 from dicom_adapter.cli.times import Times, Utc
 from dicom_adapter.config.model import LedgerConfig
 from dicom_adapter.ledger import Ledger, configurations
+from dicom_adapter.ledger.filters import NO_FILTERS, Filters
+from dicom_adapter.ledger.series import of_studies
+from dicom_adapter.operations.look_up import find_absence, match_filters, match_value
 from dicom_adapter.operations.story import Entry, Story, Unknown, make_story, times_in
 from dicom_adapter.runtime.clock import SystemClock
 
 NOW = "now"
 
 
+@takes_filters
 def explain(
     name: Annotated[
-        str, typer.Argument(metavar="UID|JOB", help="A Study or SOP Instance UID, or the prefix of a job id.")
-    ],
+        str | None,
+        typer.Argument(
+            metavar="[UID|JOB|NUMBER|ID]",
+            help="A Study, Series or SOP Instance UID, a job id or its prefix, an Accession Number, or a Patient ID.",
+        ),
+    ] = None,
     config: ConfigOption = None,
+    filters: Filters = NO_FILTERS,
+    show_patient: Annotated[
+        bool, typer.Option("--show-patient", help="Show Patient ID, Accession Number, dates and descriptions.")
+    ] = False,
     utc: Utc = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead of sentences.")] = False,
 ) -> None:
-    """Show the story of a study, SOP instance or job: its events from association to reclaim.
+    """Show the story of a study, series, SOP instance or job: its events from association to reclaim.
 
-    Exit status: 0, or 1 if the ledger does not have this study, SOP instance or job.
+    If several studies match, they are listed. If none matches, the command shows what was rejected and refused in the
+    time from --since to --until (default: the last 24 hours), from the sender in --calling.
+
+    Exit status: 0, or 1 if the ledger has nothing that matches.
     """
+    if (name is None) is (filters == NO_FILTERS):
+        raise typer.BadParameter("enter either a UID, job id, Accession Number or Patient ID, or filters")
     path = find_file(config)
     ledger = open_ledger(path)
+    options = f" -c {config}" if config is not None else ""
     times = Times.chosen(utc or as_json)
+    now = SystemClock().now()
     try:
         with ledger.read() as transaction, times_in(times.zone):
-            story = make_story(transaction, name.strip(), SystemClock().now())
+            found = match_filters(transaction, filters) if name is None else match_value(transaction, name.strip())
+            story = make_story(transaction, found.subject, now) if found.subject else None
+            series = of_studies(transaction, story.studies) if story is not None and show_patient else []
     except Unknown as refusal:
-        raise fail(f"{refusal}{_possible_reasons(ledger)}") from None
+        raise _not_found(ledger, refusal, filters, now, times, as_json=as_json) from None
     except Refused as refusal:
         raise fail(str(refusal)) from None
-    if as_json:
-        typer.echo(json.dumps(_as_json(story), indent=2))
+    if story is None:
+        if as_json:
+            typer.echo(json.dumps(matches_as_json(found, shows_patient=show_patient), indent=2))
+        else:
+            typer.echo("\n".join(match_lines(found, times, options, shows_patient=show_patient)))
+    elif as_json:
+        patient = {"patient": patient_as_json(series)} if show_patient else {}
+        typer.echo(json.dumps({**_as_json(story), **patient}, indent=2))
     else:
-        show(story, Console(highlight=False), times)
+        show(story, Console(highlight=False), times, list(patient_lines(series)))
+
+
+def _not_found(
+    ledger: Ledger, refusal: Unknown, filters: Filters, now: datetime, times: Times, *, as_json: bool
+) -> typer.Exit:
+    """Print what was rejected and refused instead; return the exception to raise."""
+    with ledger.read() as transaction:
+        absence = find_absence(transaction, filters, now)
+    ended = fail(f"{refusal}{_possible_reasons(ledger)}")
+    if as_json:
+        typer.echo(json.dumps(absence_as_json(absence), indent=2))
+    else:
+        typer.echo("\n".join(absence_lines(absence, times, filters.calling_ae_title)))
+    return ended
 
 
 def _possible_reasons(ledger: Ledger) -> str:
@@ -58,18 +108,22 @@ def _possible_reasons(ledger: Ledger) -> str:
         running = configurations.running(transaction)
     days = LedgerConfig().history_days if running is None else float(running.settings["service"]["ledger.history-days"])
     return (
-        ". Possible reasons: it never arrived; all of it was refused (association_rejected or "
-        f"instance_refused in the log of the receiver); or it was finished more than history-days = {days:g} days ago, "
-        "and its rows were deleted"
+        ". Possible reasons: it never arrived; all of it was rejected or refused; it was finished more than "
+        f"history-days = {days:g} days ago, and its rows were deleted"
     )
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
 
 
-def show(story: Story, console: Console, times: Times) -> None:
-    """Print a story: a table for each AE title, with a line for each new day and for each change of the zone."""
+def show(story: Story, console: Console, times: Times, patient: Sequence[str] = ()) -> None:
+    """Print a story: a table for each AE title, with a line for each new day and for each change of the zone.
+
+    `patient`: lines with patient data.
+    """
     console.print(Text.assemble((story.title, "bold"), f". Times are {times.zone_at(story.created_at)}."))
+    for line in patient:
+        console.print(Text(line))
     for section in story.sections:
         console.print(Text(f"\nAE title {section.ae_title}", "bold"))
         console.print(_table(section.entries, times, times.zone_at(story.created_at)))

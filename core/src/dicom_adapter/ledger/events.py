@@ -63,6 +63,13 @@ def after(transaction: Transaction, event_id: int, limit: int) -> list[tuple[int
     return [(row.event_id, _event(row)) for row in transaction.execute(query)]
 
 
+def association_ends(transaction: Transaction, since: datetime, until: datetime, limit: int) -> list[Event]:
+    """Return the newest ends of associations from `since` on and before `until`, newest first."""
+    is_wanted = (events.c.at >= since) & (events.c.at < until) & (events.c.event == "association_closed")
+    query = select(events).where(is_wanted).order_by(events.c.at.desc()).limit(limit)
+    return [_event(row) for row in transaction.execute(query)]
+
+
 def last_number(transaction: Transaction) -> int:
     """Return the number of the newest event; 0 if there are none."""
     return transaction.execute(select(func.max(events.c.event_id))).scalar() or 0

@@ -6,10 +6,11 @@ not have these attributes: their instances repeat them, and an index of them wou
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import NamedTuple
 
+from sqlalchemy import select
 from sqlalchemy.dialects import sqlite
 
 from dicom_adapter.ledger.connection import Transaction
@@ -38,3 +39,10 @@ def enter(transaction: Transaction, arrived: Iterable[ArrivedSeries], at: dateti
     new = insert.excluded
     changes = {name: new[name] for name in ("study_description", "series_description", "seen_at")}
     transaction.execute(insert.on_conflict_do_update(index_elements=SERIES_KEY, set_=changes), rows)
+
+
+def of_studies(transaction: Transaction, study_instance_uids: Collection[str]) -> list[ArrivedSeries]:
+    """Return the series of these studies, in the order of their arrival."""
+    columns = [series.c[name] for name in ArrivedSeries._fields]
+    query = select(*columns).where(series.c.study_instance_uid.in_(study_instance_uids))
+    return [ArrivedSeries(*row) for row in transaction.execute(query.order_by(series.c.series_number))]

@@ -15,6 +15,7 @@ from dicom_adapter.ledger import events as ledger_events
 from dicom_adapter.ledger import jobs as ledger_jobs
 from dicom_adapter.ledger.connection import Transaction
 from dicom_adapter.ledger.events import Event
+from dicom_adapter.ledger.filters import Filters
 from dicom_adapter.ledger.jobs import JobRow
 from dicom_adapter.ledger.schema import CONCERNS_AE_TITLE, events, instances, job_instances, jobs
 
@@ -42,6 +43,10 @@ class InstanceTrace:
 
 def of_study(study_instance_uid: str) -> InstanceSelection:
     return instances.c.study_instance_uid == study_instance_uid
+
+
+def of_series(series_instance_uid: str) -> InstanceSelection:
+    return Filters(series_instance_uid=series_instance_uid).of_instances()
 
 
 def of_sop_instance(sop_instance_uid: str) -> InstanceSelection:

@@ -21,21 +21,21 @@ from dicom_adapter.operations.story.words import counted, listed
 
 
 class Unknown(Refused):
-    """The ledger does not have the study, SOP instance or job."""
+    """The ledger does not have the study, series, SOP instance or job."""
 
 
 @frozen(kw_only=True)
 class Subject:
-    """The study, SOP instance or job that a story describes."""
+    """The study, series, SOP instance or job that a story describes."""
 
-    kind: str  # "study", "sop-instance" or "job"
+    kind: str  # "study", "series", "sop-instance" or "job"
     name: str  # UID or job id
-    which: InstanceSelection  # selects the instances of the study, SOP instance or job
+    which: InstanceSelection  # selects its instances
     job: JobRow | None = None  # None if the subject is not a job
 
 
 def make_story(transaction: Transaction, name: str, now: datetime) -> Story:
-    """Return the story of a Study Instance UID, a SOP Instance UID, or a job id or its prefix.
+    """Return the story of a Study, Series or SOP Instance UID, or of a job id or its prefix.
 
     Raises Unknown if the ledger does not have it, and Refused if several job ids begin with `name`.
     """
@@ -43,18 +43,25 @@ def make_story(transaction: Transaction, name: str, now: datetime) -> Story:
     facts = _gather(transaction, subject, arrivals, now)
     sections = [Section(ae_title=one.ae_title, entries=_entries(one)) for one in facts]
     return Story(
-        kind=subject.kind, name=subject.name, title=_title(subject, arrivals), created_at=now, sections=sections
+        kind=subject.kind,
+        name=subject.name,
+        title=_title(subject, arrivals),
+        studies=list(dict.fromkeys(arrival.study_instance_uid for arrival in arrivals)),
+        created_at=now,
+        sections=sections,
     )
 
 
 def _find(transaction: Transaction, name: str) -> tuple[Subject, list[InstanceTrace]]:
     if "." not in name:
         return _find_job(transaction, name)
-    for kind, which in (("study", traces.of_study(name)), ("sop-instance", traces.of_sop_instance(name))):
+    selections = {"study": traces.of_study, "sop-instance": traces.of_sop_instance, "series": traces.of_series}
+    for kind, select in selections.items():
+        which = select(name)
         arrivals = traces.arrivals(transaction, which)
         if arrivals:
             return Subject(kind=kind, name=name, which=which), arrivals
-    raise Unknown(f"the ledger has no study and no SOP instance with the UID {name}")
+    raise Unknown(f"the ledger has no study, series or SOP instance with the UID {name}")
 
 
 def _find_job(transaction: Transaction, name: str) -> tuple[Subject, list[InstanceTrace]]:
@@ -75,6 +82,8 @@ def _title(subject: Subject, arrivals: Sequence[InstanceTrace]) -> str:
         return f"Job {subject.name} ({subject.job.job.name}): {instances} of {of}"
     if subject.kind == "sop-instance":
         return f"SOP instance {subject.name} of study {listed(studies)}"
+    if subject.kind == "series":
+        return f"Series {subject.name} of study {listed(studies)}: {instances}"
     series = len({arrival.series_instance_uid for arrival in arrivals})
     return f"Study {subject.name}: {instances} in {series} series"
 

@@ -33,11 +33,12 @@ class Section:
 
 @frozen(kw_only=True)
 class Story:
-    """Everything that the ledger has about one study, SOP instance or job."""
+    """Everything that the ledger has about one study, series, SOP instance or job."""
 
-    kind: str  # "study", "sop-instance" or "job"
+    kind: str  # "study", "series", "sop-instance" or "job"
     name: str  # UID or job id
     title: str
+    studies: Sequence[str]  # UIDs of the studies of its instances
     created_at: datetime  # time in UTC at which the story was made
     sections: Sequence[Section]
 

@@ -1,0 +1,157 @@
+"""The text of studies that match, and of what was rejected or refused instead, for `explain`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from dicom_adapter.cli.job_text import wrapped
+from dicom_adapter.cli.senders import rejection_as_json
+from dicom_adapter.cli.times import Times, iso
+from dicom_adapter.ledger.series import ArrivedSeries
+from dicom_adapter.ledger.studies import StudySummary
+from dicom_adapter.net.codes import CStoreStatus
+from dicom_adapter.operations.look_up import Absence, Matches, RefusedInstances
+from dicom_adapter.operations.senders import describe, name_of
+
+TITLES = {
+    "patient_id": "Patient ID",
+    "accession_number": "Accession Number",
+    "study_date": "Study Date",
+    "study_description": "Study Description",
+    "series_description": "Series Description",
+}
+KEYS = {
+    "patient_id": "patientId",
+    "accession_number": "accessionNumber",
+    "study_date": "studyDate",
+    "study_description": "studyDescription",
+    "series_description": "seriesDescription",
+}
+
+
+def match_lines(matches: Matches, times: Times, options: str, *, shows_patient: bool) -> Iterator[str]:
+    """Yield the lines of several matches, each with the command to type next."""
+    yield "Several match:"
+    if matches.job:
+        yield ""
+        yield f"Job {matches.job}"
+        yield from wrapped(f"`dicom-adapter explain {matches.job}{options}`")
+    for study in matches.studies:
+        yield ""
+        yield from _study_lines(study, times, options, shows_patient=shows_patient)
+    if matches.are_more:
+        yield ""
+        yield "There are more studies; filters such as --since narrow the search."
+
+
+def _study_lines(study: StudySummary, times: Times, options: str, *, shows_patient: bool) -> Iterator[str]:
+    yield f"Study {study.study_instance_uid}"
+    count = f"{study.instances} instance{'' if study.instances == 1 else 's'}"
+    modalities = f" ({', '.join(map(printable, study.modalities))})" if study.modalities else ""
+    senders, ae_titles = ", ".join(study.calling_ae_titles), ", ".join(study.ae_titles)
+    yield from wrapped(f"{count}{modalities} from {senders} to {ae_titles}")
+    yield from wrapped(f"arrived {times.full(study.first_at)} to {times.full(study.last_at)}")
+    jobs = ", ".join(f"{number} {state}" for state, number in sorted(study.jobs.items()))
+    yield from wrapped(f"jobs: {jobs or 'none'}")
+    if shows_patient:
+        for line in patient_lines(study.series):
+            yield from wrapped(line)
+    yield from wrapped(f"`dicom-adapter explain {study.study_instance_uid}{options}`")
+
+
+def patient_lines(series: Sequence[ArrivedSeries]) -> Iterator[str]:
+    """Yield the values of the attributes that identify a patient or study, each with its name."""
+    for name, title in TITLES.items():
+        values = _values(series, name)
+        if values:
+            yield f"{title}: {', '.join(values)}"
+
+
+def _values(series: Sequence[ArrivedSeries], name: str) -> list[str]:
+    return [printable(value) for value in dict.fromkeys(getattr(one, name) for one in series) if value]
+
+
+def printable(text: str) -> str:
+    """Return a value of a data set without characters that could control a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def absence_lines(absence: Absence, times: Times, sender: str | None) -> Iterator[str]:
+    """Yield what was rejected and refused, or that nothing was."""
+    of_sender = f" from {sender}" if sender else ""
+    yield from wrapped(
+        f"From {times.full(absence.since)} to {times.full(absence.until)}, these were rejected or refused{of_sender}:",
+        "",
+        "",
+    )
+    for rejected in absence.rejected:
+        name = name_of(rejected.calling_ae_title, [rejected.peer_address] if rejected.peer_address else [])
+        text = f"{name}: rejected {describe(rejected)}; last {times.full(rejected.last_at)}"
+        yield from wrapped(times.in_text(text))
+    for refused in absence.refused:
+        yield from wrapped(f"{_refusal(refused)}; last {times.full(refused.last_at)}")
+    if not (absence.rejected or absence.refused):
+        yield from wrapped("nothing")
+    yield "`dicom-adapter senders` shows what each sender has sent, and for how long it has been silent."
+
+
+def _refusal(refused: RefusedInstances) -> str:
+    name = name_of(refused.calling_ae_title, [refused.peer_address])
+    count = f"{refused.count} instance{'' if refused.count == 1 else 's'}"
+    status = f"0x{CStoreStatus[refused.status]:04X} ({refused.status.lower().replace('_', ' ')})"
+    return f"{name}: {count} refused at {refused.ae_title} with {status}"
+
+
+# --- JSON -------------------------------------------------------------------------------------------------------------
+
+
+def matches_as_json(matches: Matches, *, shows_patient: bool) -> dict[str, Any]:
+    """Return several matches as JSON values."""
+    return {
+        "kind": "matches",
+        "jobId": matches.job or None,
+        "studies": [_study_as_json(study, shows_patient=shows_patient) for study in matches.studies],
+        "more": matches.are_more,
+    }
+
+
+def _study_as_json(study: StudySummary, *, shows_patient: bool) -> dict[str, Any]:
+    return {
+        "studyInstanceUid": study.study_instance_uid,
+        "instances": study.instances,
+        "modalities": study.modalities,
+        "callingAeTitles": list(study.calling_ae_titles),
+        "aeTitles": list(study.ae_titles),
+        "firstAt": iso(study.first_at),
+        "lastAt": iso(study.last_at),
+        "jobs": dict(study.jobs),
+        **({"patient": patient_as_json(study.series)} if shows_patient else {}),
+    }
+
+
+def patient_as_json(series: Sequence[ArrivedSeries]) -> dict[str, list[str]]:
+    """Return the values of the attributes that identify a patient or study, by name."""
+    return {key: _values(series, name) for name, key in KEYS.items()}
+
+
+def absence_as_json(absence: Absence) -> dict[str, Any]:
+    """Return what was rejected and refused as JSON values."""
+    refused = [
+        {
+            "callingAeTitle": one.calling_ae_title,
+            "peer": one.peer_address,
+            "aeTitle": one.ae_title,
+            "status": f"0x{CStoreStatus[one.status]:04X}",
+            "count": one.count,
+            "lastAt": iso(one.last_at),
+        }
+        for one in absence.refused
+    ]
+    return {
+        "kind": "nothing",
+        "since": iso(absence.since),
+        "until": iso(absence.until),
+        "rejections": [rejection_as_json(one) for one in absence.rejected],
+        "refused": refused,
+    }

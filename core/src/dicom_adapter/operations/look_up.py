@@ -1,0 +1,135 @@
+"""Find the subject of a question in the terms of a PACS; if nothing matches, find what was rejected or refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+
+from attrs import frozen
+
+from dicom_adapter.dicom.identity import UID_GRAMMAR
+from dicom_adapter.ledger import Transaction, events, senders, studies
+from dicom_adapter.ledger import jobs as ledger_jobs
+from dicom_adapter.ledger.events import Event
+from dicom_adapter.ledger.filters import Filters
+from dicom_adapter.ledger.senders import Rejected
+from dicom_adapter.ledger.studies import StudySummary
+from dicom_adapter.net.codes import CStoreStatus
+from dicom_adapter.operations.senders import merged
+from dicom_adapter.operations.story import Unknown
+
+MOST_STUDIES = 50  # that are listed
+MOST_ASSOCIATIONS = 10_000  # whose ends are examined, the newest
+USUAL_TIME = timedelta(days=1)  # in which rejections and refusals are searched, unless a time is given
+JOB_ID = re.compile(r"[0-9a-fA-F]{1,32}")
+
+
+@frozen(kw_only=True)
+class Matches:
+    """What a value, or filters, select."""
+
+    subject: str = ""  # the UID or job id that is meant, if only one is
+    studies: Sequence[StudySummary] = ()  # the studies, if several match
+    job: str = ""  # id of a job that matches as well
+    are_more: bool = False  # there are more studies
+
+
+def match_value(transaction: Transaction, value: str) -> Matches:
+    """Look for a UID, a job id or its prefix, an Accession Number or a Patient ID.
+
+    Raises Unknown if the ledger has none.
+    """
+    is_uid = "." in value and UID_GRAMMAR.fullmatch(value) is not None
+    by_uid = Filters(study_instance_uid=value), Filters(series_instance_uid=value), Filters(sop_instance_uid=value)
+    if is_uid and any(studies.find(transaction, one, 1) for one in by_uid):
+        return Matches(subject=value)
+    found = {
+        study.study_instance_uid: study
+        for one in (Filters(accession_number=value), Filters(patient_id=value))
+        for study in studies.find(transaction, one, MOST_STUDIES + 1)
+    }
+    jobs = ledger_jobs.with_prefix(transaction, value.lower(), 2) if JOB_ID.fullmatch(value) else []
+    if jobs and not found:
+        return Matches(subject=value)
+    if is_uid and not found:
+        raise Unknown(f"the ledger has no study, series or SOP instance with the UID {value}")
+    return _matches(list(found.values()), jobs[0].job.job_id if jobs else "")
+
+
+def match_filters(transaction: Transaction, wanted: Filters) -> Matches:
+    """Look for the studies with selected instances. Raises Unknown if there are none."""
+    if wanted.sop_instance_uid is not None and wanted == Filters(sop_instance_uid=wanted.sop_instance_uid):
+        return match_value(transaction, wanted.sop_instance_uid)
+    return _matches(studies.find(transaction, wanted, MOST_STUDIES + 1), "")
+
+
+def _matches(found: list[StudySummary], job: str) -> Matches:
+    if not found:
+        raise Unknown("the ledger has no study, instance or job that matches")
+    if len(found) == 1 and not job:
+        return Matches(subject=found[0].study_instance_uid)
+    found.sort(key=lambda study: study.last_at, reverse=True)
+    return Matches(studies=found[:MOST_STUDIES], job=job, are_more=len(found) > MOST_STUDIES)
+
+
+# --- what did not become an instance ----------------------------------------------------------------------------------
+
+
+@frozen(kw_only=True)
+class RefusedInstances:
+    """Refused instances of one sender at one AE title, with one status. Their UIDs are only in the log."""
+
+    calling_ae_title: str
+    peer_address: str
+    ae_title: str
+    status: str  # name of a CStoreStatus
+    count: int
+    last_at: datetime  # UTC; end of the last association with such instances
+
+
+@frozen(kw_only=True)
+class Absence:
+    """What was rejected and refused in the time in which something is missing."""
+
+    since: datetime  # UTC
+    until: datetime  # UTC
+    rejected: Sequence[Rejected]
+    refused: Sequence[RefusedInstances]
+
+
+def find_absence(transaction: Transaction, wanted: Filters, now: datetime) -> Absence:
+    """Return rejections and refusals of the sender and AE title in the filters, and in their time."""
+    until = wanted.until or now
+    since = wanted.since or min(until, now) - USUAL_TIME
+    rejected = [
+        one
+        for one in senders.rejected(transaction, since, until)
+        if wanted.calling_ae_title in (None, one.calling_ae_title) and wanted.ae_title in (None, one.ae_title)
+    ]
+    refused = _refused(events.association_ends(transaction, since, until, MOST_ASSOCIATIONS), wanted)
+    return Absence(since=since, until=until, rejected=merged(rejected), refused=refused)
+
+
+def _refused(ends: Iterable[Event], wanted: Filters) -> list[RefusedInstances]:
+    found: dict[tuple[str, ...], RefusedInstances] = {}
+    for end in ends:
+        calling, peer = str(end.detail["calling_ae_title"]), str(end.detail["peer"])
+        if wanted.calling_ae_title not in (None, calling) or wanted.ae_title not in (None, end.ae_title):
+            continue
+        statuses = end.detail["statuses"]
+        assert isinstance(statuses, dict)  # written by the receiver
+        for status, count in statuses.items():
+            if status == CStoreStatus.SUCCESS.name:
+                continue
+            key = calling, peer, end.ae_title, status
+            before = found.get(key)
+            found[key] = RefusedInstances(
+                calling_ae_title=calling,
+                peer_address=peer,
+                ae_title=end.ae_title,
+                status=status,
+                count=count + (before.count if before else 0),
+                last_at=max(end.at, before.last_at) if before else end.at,
+            )
+    return sorted(found.values(), key=lambda one: one.last_at, reverse=True)
