@@ -52,8 +52,8 @@ def main(
 ) -> None:
     """Measure, print, and write bench/results/due.json."""
     console = Console()
-    with tempfile.TemporaryDirectory(prefix="dicom-adapter-due-") as made:
-        folder = Path(made)
+    with tempfile.TemporaryDirectory(prefix="dicom-adapter-due-") as temporary:
+        folder = Path(temporary)
         machine = describe(folder)
         console.print(f"{machine}\nopening groups, then waiting for them …", highlight=False)
         late_ms = _measure(folder, groups, probes, wait)

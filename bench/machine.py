@@ -51,7 +51,7 @@ def _file_system(folder: Path) -> str:
     """Return type and options of the innermost mount that contains `folder`."""
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     holds: Callable[[list[str]], bool] = lambda mount: folder.is_relative_to(mount[1])  # noqa: E731 - one use below
-    mount = max(filter(holds, mounts), key=lambda found: len(found[1]))
+    mount = max(filter(holds, mounts), key=lambda mounted: len(mounted[1]))
     return f"{mount[2]} ({mount[3]})"
 
 

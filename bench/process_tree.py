@@ -22,10 +22,10 @@ class ProcessTree:
 
     def pids(self) -> list[int]:
         """Return the running processes, and ended processes whose exit status was not read."""
-        found = [self._pid]
-        for pid in found:
-            found += _children(pid)
-        return found
+        pids = [self._pid]
+        for pid in pids:
+            pids += _children(pid)
+        return pids
 
     def cpu_seconds(self) -> float:
         """Return the CPU time of all processes so far, including ended processes whose exit status was read."""

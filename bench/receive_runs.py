@@ -60,21 +60,21 @@ def run_workload(
 
 
 def _rate(sent: Sequence[Sent], cpu_seconds: float, peak_bytes: int) -> Rate:
-    total = sum(one.count for one in sent)
+    total = sum(result.count for result in sent)
     return Rate(
         rate=_per_second(sent),
         count=total,
         cpu_ms=cpu_seconds * 1e3 / total,
-        sender_cpu_us=sum(one.cpu_seconds for one in sent) * 1e6 / total,
+        sender_cpu_us=sum(result.cpu_seconds for result in sent) * 1e6 / total,
         peak_mb=peak_bytes / 1e6,
-        rejections=sum(one.rejections for one in sent),
+        rejections=sum(result.rejections for result in sent),
     )
 
 
 def _per_second(sent: Sequence[Sent]) -> float:
     """Return the rate from the first accepted association to the last response."""
-    seconds = max(one.ended for one in sent) - min(one.began for one in sent)
-    return sum(one.count for one in sent) / seconds
+    seconds = max(result.ended for result in sent) - min(result.began for result in sent)
+    return sum(result.count for result in sent) / seconds
 
 
 @contextmanager

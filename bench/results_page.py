@@ -133,7 +133,10 @@ def _rates(results: Results, receiving: Values) -> Iterator[Sequence[str]]:
 
 def _ratios(results: Results) -> Iterator[Sequence[str]]:
     for product, found in ratio_verdicts(results).items():
-        cells = [f"{number(one.value)} ({one.limit_text()}){'' if one.is_met else ' **no**'}" for one in found]
+        cells = [
+            f"{number(verdict.value)} ({verdict.limit_text()}){'' if verdict.is_met else ' **no**'}"
+            for verdict in found
+        ]
         yield (f"dicom-adapter {RATIOS[product]}", *cells)
 
 

@@ -29,7 +29,7 @@ MODULES_OF_EXAMPLES = {"dicom_adapter_by_accession", "dicom_adapter_drop_folder"
 
 
 def plain_toml() -> list[Block]:
-    return [found for found in blocks("toml") if found.info == "toml"]
+    return [block for block in blocks("toml") if block.info == "toml"]
 
 
 @pytest.mark.parametrize("example", plain_toml(), ids=str)

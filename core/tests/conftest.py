@@ -26,8 +26,8 @@ def _installed_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     entry_points = importlib_metadata.entry_points
 
     def without_plugin_packages() -> EntryPoints:
-        found = [point for point in entry_points() if point.dist is None or point.dist.name not in PLUGIN_PACKAGES]
-        return EntryPoints([*found, BY_STUDY])
+        points = [point for point in entry_points() if point.dist is None or point.dist.name not in PLUGIN_PACKAGES]
+        return EntryPoints([*points, BY_STUDY])
 
     monkeypatch.setattr(importlib_metadata, "entry_points", without_plugin_packages)
 

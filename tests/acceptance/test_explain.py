@@ -76,10 +76,14 @@ def test_a_study_is_explained_while_the_service_runs_and_after_its_end(
 
     [job_id] = {entry["job_id"] for entry in service.logged("job_submitted")}
     shown = json.loads(explain(service, job_id[:8], "--json"))
-    assert ("job", job_id, ["LUNG"]) == (shown["kind"], shown["name"], [one["aeTitle"] for one in shown["sections"]])
+    assert ("job", job_id, ["LUNG"]) == (
+        shown["kind"],
+        shown["name"],
+        [entry["aeTitle"] for entry in shown["sections"]],
+    )
     entries = shown["sections"][0]["entries"]
     assert ["instances_stored", "job_queued", "job_submitted", "instances_reclaimed"] == [
-        one["kind"] for one in entries
+        entry["kind"] for entry in entries
     ]
     assert {"kind", "at", "text", "fields"} == set(entries[0])
     assert max(len(line) for line in explain(service, study, columns=80).splitlines()) <= 80

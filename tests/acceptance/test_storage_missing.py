@@ -113,8 +113,8 @@ def test_a_storage_that_is_unmounted_is_red_and_comes_back(launch_service: Launc
         assert LIMIT_EXCEEDED == rejection(service.port(), "LUNG")
         assert (503, True) == (health(service)[0], "storage-id is missing" in health(service)[1])
         service.wait_for("part_failing", part="storage", level="error")
-        found = run(service, "status")
-        assert (1, True) == (found[0], "is missing or empty" in found[1]), found
+        result = run(service, "status")
+        assert (1, True) == (result[0], "is missing or empty" in result[1]), result
         os.kill(service.logged("process_started", name="receiver")[-1]["child"], signal.SIGKILL)
         service.wait_for("process_failed", name="receiver")
     service.wait_for("receiver_listening", times=2)

@@ -104,11 +104,11 @@ def test_generated_plugins_work_together_in_a_real_adapter(
 @pytest.mark.parametrize("licence", ["MIT", "Apache-2.0", "BSD-3-Clause", "Proprietary"])
 def test_each_licence_has_its_text_and_its_spdx_expression(tmp_path: Path, licence: str) -> None:
     """The text is in LICENSE, the expression in pyproject.toml."""
-    made = generate(tmp_path, "observer", "Licensed", licence=licence)
-    project = tomli.loads((made / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project_folder = generate(tmp_path, "observer", "Licensed", licence=licence)
+    project = tomli.loads((project_folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["license"].removeprefix("LicenseRef-") == licence
     assert [{"name": 'Ann "Author" Example'}] == project["authors"]
-    assert "{" + "{" not in (made / "LICENSE").read_text(encoding="utf-8")
+    assert "{" + "{" not in (project_folder / "LICENSE").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["名前", "9 lives", "a_b", " "])

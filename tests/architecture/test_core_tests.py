@@ -22,8 +22,14 @@ def plugin_packages() -> list[str]:
 
 def forbidden() -> re.Pattern[str]:
     """Return a pattern of imports of plugin packages, and of configurations of their processors and submitters."""
-    components = [found for found in discover().components if found.kind in KEYS and found.plugin.distribution != CORE]
-    selections = [rf"""{KEYS[found.kind]} ?= ?\\?["']{re.escape(found.name)}\\?["']""" for found in components]
+    components = [
+        component
+        for component in discover().components
+        if component.kind in KEYS and component.plugin.distribution != CORE
+    ]
+    selections = [
+        rf"""{KEYS[component.kind]} ?= ?\\?["']{re.escape(component.name)}\\?["']""" for component in components
+    ]
     return re.compile("|".join([rf"\b{package}\b" for package in plugin_packages()] + selections))
 
 

@@ -26,8 +26,8 @@ def changes(source: Path) -> list[str]:
 
 def test_the_public_api_matches_the_snapshot() -> None:
     """Names, signatures, fields, hooks and fixtures are those of public_api.txt."""
-    found = changes(SOURCES.parent)
-    assert not found, "\n".join(["the public API has changed:", *found, UPDATE])
+    changed = changes(SOURCES.parent)
+    assert not changed, "\n".join(["the public API has changed:", *changed, UPDATE])
 
 
 @pytest.mark.parametrize(

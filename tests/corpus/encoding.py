@@ -76,7 +76,7 @@ def plain() -> dict[str, Element]:
 def changed(**changes: Element | None) -> list[Element]:
     """Return the plain elements with some replaced, removed (None) or added, sorted by tag."""
     elements = {**plain(), **changes}
-    return sorted((one for one in elements.values() if one is not None), key=lambda one: one.tag)
+    return sorted((element for element in elements.values() if element is not None), key=lambda element: element.tag)
 
 
 def sequence(syntax: str, content: bytes, *, ends: bool = True, tag: int = 0x00081140, closed: bool = True) -> Element:

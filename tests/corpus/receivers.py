@@ -37,15 +37,15 @@ Open = Callable[[Path], AbstractContextManager[int]]  # run a receiver in a fold
 @contextmanager
 def adapter(folder: Path) -> Iterator[int]:
     """Run the adapter's receiver in this process."""
-    made = Adapter(folder, CONFIGURATION, (GROUPING,))
-    receiver = Receiver(made.config, made.resources, None)
-    server = DicomServer(evolve(made.config.dicom, bind="127.0.0.1", port=0), receiver)
+    own = Adapter(folder, CONFIGURATION, (GROUPING,))
+    receiver = Receiver(own.config, own.resources, None)
+    server = DicomServer(evolve(own.config.dicom, bind="127.0.0.1", port=0), receiver)
     try:
         yield server.start()
     finally:
         server.stop(0)
         receiver.close()
-        made.close()
+        own.close()
 
 
 @contextmanager

@@ -19,14 +19,16 @@ def main() -> int:
     parser.add_argument("--seed", default="1", help="decides every choice (default: 1)")
     parser.add_argument("--senders", type=int, default=3, help="DICOM senders at the same time (default: 3)")
     parser.add_argument("--folder", type=Path, help="folder of the run, which is kept (default: a temporary one)")
-    given = parser.parse_args()
-    folder = given.folder or Path(tempfile.mkdtemp(prefix="dicom-adapter-faults-"))
-    seconds = given.minutes * 60
-    plan = Plan(folder=folder, seed=given.seed, seconds=seconds, senders=given.senders, drain_seconds=120 + seconds / 2)
+    options = parser.parse_args()
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="dicom-adapter-faults-"))
+    seconds = options.minutes * 60
+    plan = Plan(
+        folder=folder, seed=options.seed, seconds=seconds, senders=options.senders, drain_seconds=120 + seconds / 2
+    )
     started = time.monotonic()
     report = run(plan, lambda line: _print(f"{time.monotonic() - started:5.0f} s  {line}"))
     _print(str(report))
-    if report.is_good and given.folder is None:
+    if report.is_good and options.folder is None:
         shutil.rmtree(folder)
     elif not report.is_good:
         (folder / "findings.txt").write_text("\n".join(map(str, report.findings)), encoding="utf-8")

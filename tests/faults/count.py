@@ -206,10 +206,10 @@ def _needed(evidence: Evidence) -> frozenset[str]:
 
 
 def _audited(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
-    for found in evidence.audit:
-        if found["kind"] != ORPHAN:
-            yield found["text"]
-    audited = {found["storageKey"] for found in evidence.audit if found["kind"] == ORPHAN}
+    for finding in evidence.audit:
+        if finding["kind"] != ORPHAN:
+            yield finding["text"]
+    audited = {finding["storageKey"] for finding in evidence.audit if finding["kind"] == ORPHAN}
     for key in sorted(audited ^ orphans(evidence)):
         yield f"object {key} is an orphan only in {'the audit' if key in audited else 'this count'}"
 

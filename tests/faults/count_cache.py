@@ -34,7 +34,7 @@ LONGEST_SENDING = 25.0  # seconds from a request without a response to a possibl
 
 
 @frozen(kw_only=True)
-class Given:
+class OrderHistory:
     """An order, with all requests for it and its jobs in the ledger."""
 
     order: Order
@@ -67,10 +67,10 @@ class Given:
 class CacheIndex:
     """Indexes of the evidence about the cache."""
 
-    given: Mapping[str, Given]  # by key
+    histories: Mapping[str, OrderHistory]  # by key
     sent: Mapping[str, list[Sent]]  # requests to the cache, by study
     deletions: Mapping[str, list[Deletion]]  # by study, without deletions that had no effect
-    going: Mapping[int, list[Given]]  # by row number: orders whose jobs delete the row afterwards
+    cleaning_orders: Mapping[int, list[OrderHistory]]  # by row number: orders whose jobs delete the row afterwards
     rows: tuple[LedgerInstance, ...]
     digests: Mapping[int, str]  # of rows whose content is known
 
@@ -84,7 +84,7 @@ def findings(evidence: Evidence, lookup: Lookup) -> Iterator[tuple[str, str]]:
 
 
 def _index(evidence: Evidence, lookup: Lookup) -> CacheIndex:
-    sent, deletions, going, calls, jobs = (defaultdict(list) for _ in range(5))
+    sent, deletions, cleaning_orders, calls, jobs = (defaultdict(list) for _ in range(5))
     for request in evidence.sent:
         if request.ae_title == CACHE:
             sent[request.study_instance_uid].append(request)
@@ -96,18 +96,19 @@ def _index(evidence: Evidence, lookup: Lookup) -> CacheIndex:
     for job in evidence.jobs:
         if job.ae_title == CACHE:
             jobs[job.name].append(job)
-    given = {
-        key: Given(order=own[0].order, calls=tuple(own), jobs=tuple(jobs.get(key, ()))) for key, own in calls.items()
+    histories = {
+        key: OrderHistory(order=calls_of_order[0].order, calls=tuple(calls_of_order), jobs=tuple(jobs.get(key, ())))
+        for key, calls_of_order in calls.items()
     }
-    for one in given.values():
-        for number in {number for job in one.jobs for number in job.instances if not one.order.keep}:
-            going[number].append(one)
+    for history in histories.values():
+        for number in {number for job in history.jobs for number in job.instances if not history.order.keep}:
+            cleaning_orders[number].append(history)
     rows = tuple(row for row in evidence.instances if row.ae_title == CACHE)
     return CacheIndex(
-        given=given,
+        histories=histories,
         sent=sent,
         deletions=deletions,
-        going=going,
+        cleaning_orders=cleaning_orders,
         rows=rows,
         digests=_digests(evidence, lookup, rows),
     )
@@ -120,8 +121,8 @@ def _digests(evidence: Evidence, lookup: Lookup, rows: tuple[LedgerInstance, ...
     }
     for job in lookup.started:
         files = {file.sop_instance_uid: file.digest for file in job.files}
-        mine = lookup.jobs.get(job.adapter_job)
-        for number in mine.instances if mine is not None and mine.ae_title == CACHE else ():
+        ledger_job = lookup.jobs.get(job.adapter_job)
+        for number in ledger_job.instances if ledger_job is not None and ledger_job.ae_title == CACHE else ():
             uid = lookup.by_number[number].sop_instance_uid
             if uid in files:
                 digests[number] = files[uid]
@@ -161,14 +162,14 @@ def _unexpectedly_gone(evidence: Evidence, index: CacheIndex) -> Iterator[str]:
             and row.received - evidence.clock.ahead <= _end(deletion)
             for deletion in index.deletions.get(row.study_instance_uid, ())
         )
-        if row.state not in WAITING and row.number not in index.going and not was_deleted:
+        if row.state not in WAITING and row.number not in index.cleaning_orders and not was_deleted:
             yield f"row {row.number} of instance {row.sop_instance_uid} is {row.state}, without a request"
 
 
 def _not_cleaned_up(evidence: Evidence, index: CacheIndex) -> Iterator[str]:
     for row in filter(_is_kept, index.rows):
-        for given in index.going.get(row.number, ()):
-            yield f"row {row.number} should have been deleted with the job {given.order.key}, but is kept"
+        for history in index.cleaning_orders.get(row.number, ()):
+            yield f"row {row.number} should have been deleted with the job {history.order.key}, but is kept"
         for deletion in index.deletions.get(row.study_instance_uid, ()):
             if deletion.status == DELETED and any(
                 request.is_acknowledged and row.received + evidence.clock.behind <= _end(request) < deletion.began
@@ -179,45 +180,51 @@ def _not_cleaned_up(evidence: Evidence, index: CacheIndex) -> Iterator[str]:
 
 
 def _composed(evidence: Evidence, index: CacheIndex) -> Iterator[str]:
-    for key, given in index.given.items():
-        for call in given.calls:
+    for key, history in index.histories.items():
+        for call in history.calls:
             if call.status not in ANSWERS:
                 yield f"order {key} was answered with {call.status} ({call.problem})"
-        answered = {call.job_id for call in given.calls if call.status == COMPOSED}
+        answered = {call.job_id for call in history.calls if call.status == COMPOSED}
         if len(answered) > 1:
             yield f"order {key} was answered with {len(answered)} jobs"
-        if given.composed is not None and {job.job_id for job in given.jobs} != answered:
-            yield f"order {key} was answered with {sorted(answered)}, and has {[job.job_id for job in given.jobs]}"
-        if len(given.jobs) > 1:
-            yield f"order {key} has {len(given.jobs)} jobs"
-        if any(job.pipeline != given.order.pipeline for job in given.jobs):
+        if history.composed is not None and {job.job_id for job in history.jobs} != answered:
+            yield f"order {key} was answered with {sorted(answered)}, and has {[job.job_id for job in history.jobs]}"
+        if len(history.jobs) > 1:
+            yield f"order {key} has {len(history.jobs)} jobs"
+        if any(job.pipeline != history.order.pipeline for job in history.jobs):
             yield f"order {key} has a job of another pipeline"
     for job in evidence.jobs:
-        if job.ae_title == CACHE and job.name not in index.given:
+        if job.ae_title == CACHE and job.name not in index.histories:
             yield f"job {job.job_id} ('{job.name}') was never ordered"
 
 
 def _complete(evidence: Evidence, index: CacheIndex) -> Iterator[str]:
     rows = {row.number: row for row in index.rows}
-    for key, given in index.given.items():
-        for job in given.jobs:
+    for key, history in index.histories.items():
+        for job in history.jobs:
             members = [rows[number] for number in job.instances]
             has = {row.study_instance_uid for row in members}
-            for study in sorted(has ^ set(given.order.studies)):
+            for study in sorted(has ^ set(history.order.studies)):
                 yield f"job {key} has {'instances' if study in has else 'nothing'} of study {study}"
             wanted = {
-                uid for study in given.order.studies for uid in _certain(index, study, given.began, given.ended, given)
+                uid
+                for study in history.order.studies
+                for uid in _certain(index, study, history.began, history.ended, history)
             }
             for uid in sorted(wanted - {row.sop_instance_uid for row in members}):
                 yield f"job {key} lacks instance {uid}"
 
 
-def _certain(index: CacheIndex, study: str, began: float, ended: float, mine: Given | None = None) -> set[str]:
+def _certain(
+    index: CacheIndex, study: str, began: float, ended: float, excluded: OrderHistory | None = None
+) -> set[str]:
     """Return the instances of a study that were acknowledged before `began` and cannot be deleted before `ended`."""
-    cleaning: dict[str, list[Given]] = defaultdict(list)
+    cleaning: dict[str, list[OrderHistory]] = defaultdict(list)
     for row in index.rows:
         if row.study_instance_uid == study:
-            cleaning[row.sop_instance_uid] += [given for given in index.going.get(row.number, ()) if given is not mine]
+            cleaning[row.sop_instance_uid] += [
+                history for history in index.cleaning_orders.get(row.number, ()) if history is not excluded
+            ]
     return {
         request.sop_instance_uid
         for request in index.sent.get(study, ())
@@ -226,20 +233,20 @@ def _certain(index: CacheIndex, study: str, began: float, ended: float, mine: Gi
         and not any(
             deletion.began < ended and _end(deletion) > request.began for deletion in index.deletions.get(study, ())
         )
-        and not any(given.began < ended for given in cleaning[request.sop_instance_uid])
+        and not any(history.began < ended for history in cleaning[request.sop_instance_uid])
     }
 
 
 def _refused(evidence: Evidence, index: CacheIndex) -> Iterator[str]:
-    for key, given in index.given.items():
-        refusals = [call for call in given.calls if call.status in REFUSALS]
-        if given.composed is None and given.jobs and given.calls[-1] in refusals:
+    for key, history in index.histories.items():
+        refusals = [call for call in history.calls if call.status in REFUSALS]
+        if history.composed is None and history.jobs and history.calls[-1] in refusals:
             yield f"order {key} was refused, and has a job"
         for call in refusals:
-            if given.composed is not None and call.began > given.composed.began:
+            if history.composed is not None and call.began > history.composed.began:
                 yield f"order {key} was answered with a job, and then with {call.status}"
             elif call.status == UNKNOWN and all(
-                _certain(index, study, call.began, _end(call)) for study in given.order.studies
+                _certain(index, study, call.began, _end(call)) for study in history.order.studies
             ):
                 yield f"order {key} was answered with {call.status} at {call.answered}, although its studies were there"
             elif call.status == CONFLICT and not _may_be_arriving(index, call, evidence.clock):
@@ -261,13 +268,14 @@ def _shown(evidence: Evidence, index: CacheIndex) -> Iterator[str]:
     kept = Counter((row.study_instance_uid, row.sop_instance_uid) for row in index.rows if _is_kept(row))
     for _study, uid in sorted((shown - kept).keys() | (kept - shown).keys()):
         yield f"instance {uid} is kept {kept[_study, uid]} times, and shown {shown[_study, uid]} times"
-    for one in evidence.kept:
-        sent = index.sent.get(one.study_instance_uid, ())
+    for instance in evidence.kept:
+        sent = index.sent.get(instance.study_instance_uid, ())
         if not any(
-            (request.sop_instance_uid, request.digest) == (one.sop_instance_uid, one.digest) and request.may_be_kept
+            (request.sop_instance_uid, request.digest) == (instance.sop_instance_uid, instance.digest)
+            and request.may_be_kept
             for request in sent
         ):
-            yield f"instance {one.sop_instance_uid} is shown with bytes that were not sent"
+            yield f"instance {instance.sop_instance_uid} is shown with bytes that were not sent"
 
 
 RULES: Mapping[str, Callable[[Evidence, CacheIndex], Iterator[str]]] = {

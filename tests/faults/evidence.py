@@ -240,8 +240,8 @@ def _log_entry(line: str) -> Mapping[str, Any]:
 
 def jobs_to_clean_up_after(data: Path) -> int:
     """Return the number of jobs in the cache's index whose end is not recorded yet."""
-    found = 0
+    unfinished = 0
     for path in (data / "processors").glob("*/index.sqlite"):
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=30)) as connection:
-            found += connection.execute("SELECT count(*) FROM cache_jobs WHERE NOT finished").fetchone()[0]
-    return found
+            unfinished += connection.execute("SELECT count(*) FROM cache_jobs WHERE NOT finished").fetchone()[0]
+    return unfinished

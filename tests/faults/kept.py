@@ -34,8 +34,8 @@ class Kept:
 def read_kept(port: int, folder: Path) -> tuple[Kept, ...]:
     """Read the whole content over REST. `folder`: for temporary files."""
     wait_for_lane(port)
-    with _cache(port) as cache, tempfile.TemporaryDirectory(dir=folder) as made:
-        return tuple(_kept(cache, Path(made) / "downloaded.dcm"))
+    with _cache(port) as cache, tempfile.TemporaryDirectory(dir=folder) as temporary:
+        return tuple(_kept(cache, Path(temporary) / "downloaded.dcm"))
 
 
 def wait_for_lane(port: int) -> None:

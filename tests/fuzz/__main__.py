@@ -32,8 +32,8 @@ def main(
     if target not in targets:
         raise typer.BadParameter(f"there is no target {target!r} (there are: {', '.join(targets)})")
     CRASHES.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="dicom-adapter-fuzz-") as made:
-        inputs = corpus or Path(made)
+    with tempfile.TemporaryDirectory(prefix="dicom-adapter-fuzz-") as temporary:
+        inputs = corpus or Path(temporary)
         inputs.mkdir(parents=True, exist_ok=True)
         for number, seed in enumerate(targets[target].seeds):
             (inputs / f"seed-{number}").write_bytes(seed)

@@ -39,26 +39,26 @@ def acceptor(data: bytes) -> None:
     size, peer = 1 + data[0] % 97, Acceptor(LONGEST_PDUS[data[0] % len(LONGEST_PDUS)])
     received, is_open, ends = 0, False, 0
     for start in range(1, len(data), size):
-        for one in peer.receive(memoryview(data)[start : start + size]):
-            if isinstance(one, memoryview):
+        for event in peer.receive(memoryview(data)[start : start + size]):
+            if isinstance(event, memoryview):
                 assert is_open, "a fragment outside of a data set"
-                received += len(one)
-            elif isinstance(one, AssociateIndication):
-                peer.accept(negotiate(one.request.contexts), OURS)
-            elif isinstance(one, (StoreRequested, StoreCompleted, StoreAborted)):
-                assert is_open is not isinstance(one, StoreRequested), (
+                received += len(event)
+            elif isinstance(event, AssociateIndication):
+                peer.accept(negotiate(event.request.contexts), OURS)
+            elif isinstance(event, (StoreRequested, StoreCompleted, StoreAborted)):
+                assert is_open is not isinstance(event, StoreRequested), (
                     "a nested data set, or an end without a beginning"
                 )
-                is_open = isinstance(one, StoreRequested)
-                if isinstance(one, StoreCompleted):
-                    peer.answer(one.command, 0)
+                is_open = isinstance(event, StoreRequested)
+                if isinstance(event, StoreCompleted):
+                    peer.answer(event.command, 0)
             else:
-                assert isinstance(one, (AssociationEnd, ReleaseIndication)), one
-                ends += isinstance(one, AssociationEnd)
+                assert isinstance(event, (AssociationEnd, ReleaseIndication)), event
+                ends += isinstance(event, AssociationEnd)
         peer.take_outgoing()
-    for one in peer.closed():
-        is_open = is_open and not isinstance(one, StoreAborted)
-        ends += isinstance(one, AssociationEnd)
+    for event in peer.closed():
+        is_open = is_open and not isinstance(event, StoreAborted)
+        ends += isinstance(event, AssociationEnd)
     assert not is_open, "a data set without an end"
     assert ends <= 1, "an association that ends twice"
     assert received <= len(data), "more bytes than were sent"

@@ -64,7 +64,7 @@ def reversed_elements(dataset: Dataset) -> bytes:
 
 
 def _encode_one(dataset: Dataset, tag: int) -> bytes:
-    one = Dataset()
-    one.file_meta = dataset.file_meta
-    one[tag] = dataset[tag]
-    return encode(one)
+    single = Dataset()
+    single.file_meta = dataset.file_meta
+    single[tag] = dataset[tag]
+    return encode(single)

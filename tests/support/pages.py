@@ -52,6 +52,6 @@ def block(info: str, page: Path) -> Block:
 def section(page: Path, heading: str) -> str:
     """Return the text of a section, up to the next heading of any level."""
     parts = re.split(r"^(#+ .*)$", read(page), flags=re.MULTILINE)
-    found = [text for title, text in zip(parts[1::2], parts[2::2], strict=True) if title.lstrip("# ") == heading]
-    assert 1 == len(found), f"{page.name} has no section '{heading}'"
-    return found[0]
+    texts = [text for title, text in zip(parts[1::2], parts[2::2], strict=True) if title.lstrip("# ") == heading]
+    assert 1 == len(texts), f"{page.name} has no section '{heading}'"
+    return texts[0]

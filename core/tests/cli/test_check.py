@@ -98,17 +98,17 @@ def test_check_reports_components_that_cannot_be_created_with_their_plugin(
         encoding="utf-8",
     )
     plain = CliRunner().invoke(app, ["check", str(file)])
-    found = CliRunner().invoke(app, ["check", "--json", str(file)])
+    as_json = CliRunner().invoke(app, ["check", "--json", str(file)])
 
-    assert (1, 1) == (plain.exit_code, found.exit_code)
-    report = json.loads(found.stdout)
+    assert (1, 1) == (plain.exit_code, as_json.exit_code)
+    report = json.loads(as_json.stdout)
     submitter, processor = report["problems"]
     kind = type(error).__name__
     plugin = "plugin 'bad' of an unknown distribution :"
     assert submitter.startswith(f"{plugin} submitter 'clara' cannot be created: {kind} at ")
     assert processor.startswith(f"{plugin} AE title 'HEAD': its processor cannot describe its settings: {kind} at ")
     assert [f"error: {problem}" for problem in report["problems"]] == plain.stderr.splitlines()
-    assert SECRET not in plain.output + found.output
+    assert SECRET not in plain.output + as_json.output
     refused = {entry["aeTitle"]: bool(entry["refused"]) for entry in report["aeTitles"]}
     assert {"LUNG": True, "HEAD": True, "LIVER": False} == refused
     assert not (tmp_path / "data").exists()

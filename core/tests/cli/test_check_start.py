@@ -129,9 +129,9 @@ def test_a_ledger_of_another_service_is_a_problem(tmp_path: Path) -> None:
 
 def test_a_port_or_address_that_cannot_be_used_is_a_problem(tmp_path: Path, occupied: int) -> None:
     """Both addresses are tried. Verified to fail when the second one is tried after the first was closed."""
-    taken = f'[dicom]\nport = {occupied}\nbind = "127.0.0.1"\n'
+    configuration = f'[dicom]\nport = {occupied}\nbind = "127.0.0.1"\n'
     away = '[http]\nport = 0\nbind = "192.0.2.1"\ntoken = {env = "PATH"}\n'
-    first, second = check(tmp_path, taken, away)["problems"]
+    first, second = check(tmp_path, configuration, away)["problems"]
     assert f"[dicom]: cannot listen on 127.0.0.1:{occupied}: Address already in use; stop the program" in first
     assert "[http]: cannot listen on 192.0.2.1:0: Cannot assign requested address; `bind` must be" in second
     with closing(socket.create_server(("127.0.0.1", 0))) as closed:
@@ -163,8 +163,8 @@ def test_a_repair_and_a_full_storage_are_reported(tmp_path: Path) -> None:
 
 
 def test_on_another_machine_only_the_file_is_checked(tmp_path: Path, occupied: int) -> None:
-    taken = f"[dicom]\nport = {occupied}\n"
-    report = check(tmp_path, taken, storage="/proc/dicom-adapter", limits="", options=["--file-only"])
+    configuration = f"[dicom]\nport = {occupied}\n"
+    report = check(tmp_path, configuration, storage="/proc/dicom-adapter", limits="", options=["--file-only"])
     assert ([], []) == (report["problems"], report["warnings"])
 
 

@@ -62,8 +62,8 @@ def platform() -> Platform:
 @pytest.fixture
 def adapter(make_adapter: Callable[..., Adapter], tmp_path: Path, platform: Platform) -> Adapter:
     (tmp_path / "adapter.toml").write_text(CONFIGURATION, encoding="utf-8")
-    made: Adapter = make_adapter(CONFIGURATION, Plugin(platform, name="scripted"))
-    return made
+    adapter: Adapter = make_adapter(CONFIGURATION, Plugin(platform, name="scripted"))
+    return adapter
 
 
 @pytest.fixture
@@ -152,8 +152,8 @@ def test_a_job_of_several_studies_is_listed_with_their_number_and_shown_with_all
     assert [2] == [job["studies"] for job in json.loads(listed) if job["jobId"] == first.job_id]
     shown = command("jobs", "show", first.job_id).stdout
     assert "studies           2.25.1 (2 instances)\n                  2.25.2 (1 instance)\n" in shown
-    found = json.loads(command("jobs", "show", first.job_id, "--json").stdout)
-    assert (2, None) == (found["studies"], found["studyInstanceUid"])
+    report = json.loads(command("jobs", "show", first.job_id, "--json").stdout)
+    assert (2, None) == (report["studies"], report["studyInstanceUid"])
 
 
 def test_show_has_no_cut_value_and_each_error_once(adapter: Adapter, platform: Platform, command: Command) -> None:

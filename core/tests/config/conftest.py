@@ -115,7 +115,7 @@ def settings(tmp_path: Path) -> Callable[[type, str], tuple[Any, dict[str, str]]
         catalogue = Catalogue(processors={"mine": Mine}, submitters=PLATFORMS, storage_backends=STORES)
         head = MINIMAL.partition("[ae-titles")[0] + '[ae-titles.X]\nprocessor = "mine"\n[ae-titles.X.settings]\n'
         loaded = load(head + lines, folder=tmp_path, catalogue=catalogue)
-        found = {p.path.removeprefix("ae-titles.X.settings."): str(p) for p in loaded.problems}
-        return loaded.config and loaded.config.ae_titles["X"].settings, found
+        reported = {p.path.removeprefix("ae-titles.X.settings."): str(p) for p in loaded.problems}
+        return loaded.config and loaded.config.ae_titles["X"].settings, reported
 
     return structure

@@ -31,10 +31,10 @@ OTHER_SUBMITTER = '[submitters.other]\ntype = "remote"\nendpoint = "b"\n'
 )
 def test_invalid_ae_titles_are_refused(problems: Problems, key: str, expected: str) -> None:
     """The message names the rule, for keys and for callers."""
-    found = problems(f"[ae-titles.{key}]\n{SETTINGS}[ae-titles.Y]\nallowed-callers = [{key}]\n{SETTINGS}")
-    assert 2 == len(found)
-    assert all(expected in message for message in found.values())
-    assert "ae-titles.Y.allowed-callers[0]" in found
+    reported = problems(f"[ae-titles.{key}]\n{SETTINGS}[ae-titles.Y]\nallowed-callers = [{key}]\n{SETTINGS}")
+    assert 2 == len(reported)
+    assert all(expected in message for message in reported.values())
+    assert "ae-titles.Y.allowed-callers[0]" in reported
 
 
 def test_spaces_around_an_ae_title_are_ignored(read: Read, minimal: str) -> None:
@@ -47,9 +47,9 @@ def test_spaces_around_an_ae_title_are_ignored(read: Read, minimal: str) -> None
 
 def test_two_keys_for_the_same_ae_title_are_refused(problems: Problems) -> None:
     """The message names both keys."""
-    found = problems(f'[ae-titles." LUNG "]\n{SETTINGS}')
-    assert ['ae-titles." LUNG "'] == list(found)
-    assert "'LUNG' and ' LUNG ' are the same key" in found['ae-titles." LUNG "']
+    reported = problems(f'[ae-titles." LUNG "]\n{SETTINGS}')
+    assert ['ae-titles." LUNG "'] == list(reported)
+    assert "'LUNG' and ' LUNG ' are the same key" in reported['ae-titles." LUNG "']
 
 
 def test_callers_are_identified_by_title_host_or_both(read: Read, minimal: str) -> None:
@@ -68,7 +68,7 @@ def test_callers_are_identified_by_title_host_or_both(read: Read, minimal: str) 
 def test_mistakes_in_callers_are_located_in_the_list(problems: Problems) -> None:
     """The path has the index in the list and the key in its table."""
     callers = '["CT1", {host = "10.0.0.5/24"}, {host = "pacs.local"}, {}, 5, {hots = "10.0.0.1"}, {host = 1}]'
-    found = problems(f"[ae-titles.X]\nallowed-callers = {callers}\n{SETTINGS}")
+    reported = problems(f"[ae-titles.X]\nallowed-callers = {callers}\n{SETTINGS}")
     at = "ae-titles.X.allowed-callers"
     expected = {
         f"{at}[1].host": "= '10.0.0.5/24', must have no host bits set; the network is 10.0.0.0/24",
@@ -78,50 +78,50 @@ def test_mistakes_in_callers_are_located_in_the_list(problems: Problems) -> None
         f"{at}[5].hots": "did you mean 'host'?",
         f"{at}[6].host": "= 1, must be an IP address or a network",
     }
-    assert expected.keys() == found.keys()
-    assert all(text in found[path] for path, text in expected.items())
+    assert expected.keys() == reported.keys()
+    assert all(text in reported[path] for path, text in expected.items())
 
 
 def test_an_empty_list_of_callers_is_refused(problems: Problems) -> None:
     """An empty list would reject every requestor. To accept all requestors, the key is omitted."""
-    found = problems(f"[ae-titles.X]\nallowed-callers = []\n{SETTINGS}")
-    assert "AE title 'X': allowed-callers must not be empty" in found["ae-titles.X.allowed-callers"]
+    reported = problems(f"[ae-titles.X]\nallowed-callers = []\n{SETTINGS}")
+    assert "AE title 'X': allowed-callers must not be empty" in reported["ae-titles.X.allowed-callers"]
 
 
 def test_a_text_is_not_a_list(problems: Problems) -> None:
     """The text is not read as the list of its characters."""
-    found = problems(f"[ae-titles.X]\nallowed-callers = 'CT1'\nignored-sop-classes = '1.2'\n{SETTINGS}")
-    assert {"ae-titles.X.allowed-callers", "ae-titles.X.ignored-sop-classes"} == found.keys()
-    assert all("must be a list in square brackets" in message for message in found.values())
+    reported = problems(f"[ae-titles.X]\nallowed-callers = 'CT1'\nignored-sop-classes = '1.2'\n{SETTINGS}")
+    assert {"ae-titles.X.allowed-callers", "ae-titles.X.ignored-sop-classes"} == reported.keys()
+    assert all("must be a list in square brackets" in message for message in reported.values())
 
 
 def test_sop_classes_must_be_uids(problems: Problems) -> None:
     """A UID has digits and dots, at most 64 characters."""
-    found = problems(f"[ae-titles.X]\nignored-sop-classes = ['1.2', 'CT', '{'1' * 65}', '']\n{SETTINGS}")
+    reported = problems(f"[ae-titles.X]\nignored-sop-classes = ['1.2', 'CT', '{'1' * 65}', '']\n{SETTINGS}")
     at = "ae-titles.X.ignored-sop-classes"
-    assert [f"{at}[1]", f"{at}[2]", f"{at}[3]"] == list(found)
-    assert "…, must be a UID" in found[f"{at}[2]"]
+    assert [f"{at}[1]", f"{at}[2]", f"{at}[3]"] == list(reported)
+    assert "…, must be a UID" in reported[f"{at}[2]"]
 
 
 def test_transfer_syntaxes_must_be_supported(problems: Problems) -> None:
     """A UID that DICOM does not define may be a transfer syntax. A UID with another meaning in DICOM is refused."""
     listed = ["1.2.840.10008.1.2.4.70", "1.2.840.113619.5.2", "JPEG", "1.2.840.10008.1.1", "1.2.840.10008.1.2.1.99"]
-    found = problems(f"[ae-titles.X]\ntransfer-syntaxes = {listed}\n{SETTINGS}")
+    reported = problems(f"[ae-titles.X]\ntransfer-syntaxes = {listed}\n{SETTINGS}")
     at = "ae-titles.X.transfer-syntaxes"
-    assert [f"{at}[2]", f"{at}[3]", f"{at}[4]"] == list(found)
-    assert "must be a UID" in found[f"{at}[2]"]
-    assert "must be the UID of a transfer syntax; it is that of Verification SOP Class" in found[f"{at}[3]"]
-    assert "Deflated Explicit VR Little Endian is not one of them" in found[f"{at}[4]"]
+    assert [f"{at}[2]", f"{at}[3]", f"{at}[4]"] == list(reported)
+    assert "must be a UID" in reported[f"{at}[2]"]
+    assert "must be the UID of a transfer syntax; it is that of Verification SOP Class" in reported[f"{at}[3]"]
+    assert "Deflated Explicit VR Little Endian is not one of them" in reported[f"{at}[4]"]
     empty = problems(f"[ae-titles.X]\ntransfer-syntaxes = []\n{SETTINGS}")
     assert "must not be empty" in empty[at]
 
 
 def test_metadata_must_be_keywords_of_text_attributes(problems: Problems, read: Read, minimal: str) -> None:
     """The message suggests the nearest keyword. Attributes that are not text cannot be sent."""
-    found = problems(f"[ae-titles.X]\nmetadata = ['Modality', 'StudyDat', '', 'PixelData']\n{SETTINGS}")
+    reported = problems(f"[ae-titles.X]\nmetadata = ['Modality', 'StudyDat', '', 'PixelData']\n{SETTINGS}")
     at = "ae-titles.X.metadata"
-    assert [f"{at}[1]", f"{at}[2]", f"{at}[3]"] == list(found)
-    assert "did you mean 'StudyDate'?" in found[f"{at}[1]"]
+    assert [f"{at}[1]", f"{at}[2]", f"{at}[3]"] == list(reported)
+    assert "did you mean 'StudyDate'?" in reported[f"{at}[1]"]
     config = read(minimal + f"[ae-titles.X]\nmetadata = ['Modality', 'PatientAge']\n{SETTINGS}").config
     assert config is not None
     assert ("Modality", "PatientAge") == config.ae_titles["X"].metadata
@@ -129,10 +129,10 @@ def test_metadata_must_be_keywords_of_text_attributes(problems: Problems, read: 
 
 def test_the_settings_table_is_required_if_one_of_its_keys_is_required(problems: Problems) -> None:
     """An AE title without settings lacks its pipelines."""
-    found = problems("[ae-titles.X]\n")
+    reported = problems("[ae-titles.X]\n")
     assert {
         "ae-titles.X.settings.pipeline-<name>": "AE title 'X': settings.pipeline-<name> must not be empty (Identifiers)"
-    } == found
+    } == reported
 
 
 def test_an_ae_title_has_the_named_or_the_default_submitter(read: Read, minimal: str) -> None:
@@ -166,8 +166,8 @@ def test_an_unknown_submitter_is_reported_with_the_nearest_name(read: Read, mini
 
 def test_a_submitter_name_has_only_plain_characters(problems: Problems) -> None:
     """The name becomes the name of a folder."""
-    found = problems('[submitters."../x"]\ntype = "remote"\nendpoint = "b"\n[ae-titles.LUNG]\nsubmitter = "clara"')
-    assert "must be a name of 1 to 64 letters" in found['submitters."../x"']
+    reported = problems('[submitters."../x"]\ntype = "remote"\nendpoint = "b"\n[ae-titles.LUNG]\nsubmitter = "clara"')
+    assert "must be a name of 1 to 64 letters" in reported['submitters."../x"']
 
 
 def test_a_processor_that_is_not_installed_affects_its_ae_titles_only(read: Read, minimal: str, broken: str) -> None:

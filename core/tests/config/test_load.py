@@ -137,21 +137,21 @@ def test_a_value_in_place_of_a_table_is_a_problem(read: Read, text: str) -> None
 
 def test_unknown_keys_are_reported_with_the_nearest_key(problems: Problems) -> None:
     """Unknown keys are reported at every level."""
-    found = problems(
+    reported = problems(
         "[dicom]\nmax_pdu = 5\n[log]\nlvl = 1\n[lgo]\n[ae-titles.X]\nsubmiter = 'a'\nsettings.pipeline-a='b'"
     )
-    assert {"dicom.max_pdu", "log.lvl", "lgo", "ae-titles.X.submiter"} == found.keys()
-    assert "did you mean 'max-pdu'?" in found["dicom.max_pdu"]
-    assert "did you mean 'submitter'?" in found["ae-titles.X.submiter"]
-    assert "(known: core-dumps, format, level)" in found["log.lvl"]
+    assert {"dicom.max_pdu", "log.lvl", "lgo", "ae-titles.X.submiter"} == reported.keys()
+    assert "did you mean 'max-pdu'?" in reported["dicom.max_pdu"]
+    assert "did you mean 'submitter'?" in reported["ae-titles.X.submiter"]
+    assert "(known: core-dumps, format, level)" in reported["log.lvl"]
 
 
 def test_an_unknown_key_of_the_storage_table_is_compared_with_all_its_keys(read: Read, minimal: str) -> None:
     """The table has keys of the core and keys of the backend."""
     text = minimal.replace('path = "data"', 'path = "data"\ndepht = 3\nreserv = 5')
-    found = {p.path: p.message for p in read(text).problems}
-    assert "did you mean 'depth'?" in found["storage.depht"]
-    assert "did you mean 'reserve'?" in found["storage.reserv"]
+    reported = {p.path: p.message for p in read(text).problems}
+    assert "did you mean 'depth'?" in reported["storage.depht"]
+    assert "did you mean 'reserve'?" in reported["storage.reserv"]
 
 
 def test_the_settings_of_a_backend_are_in_the_storage_table(read: Read, minimal: str) -> None:
@@ -189,10 +189,10 @@ def test_a_tilde_is_the_home_folder(read: Read, minimal: str, monkeypatch: pytes
 )
 def test_other_ledgers_are_refused_without_showing_a_password(problems: Problems, url: str, expected: str) -> None:
     """A URL may contain a password."""
-    found = problems(f'[ledger]\nurl = "{url}"')
-    assert ["ledger.url"] == list(found)
-    assert expected in found["ledger.url"]
-    assert "hunter2" not in found["ledger.url"]
+    reported = problems(f'[ledger]\nurl = "{url}"')
+    assert ["ledger.url"] == list(reported)
+    assert expected in reported["ledger.url"]
+    assert "hunter2" not in reported["ledger.url"]
 
 
 @pytest.mark.parametrize(
@@ -211,9 +211,9 @@ def test_other_ledgers_are_refused_without_showing_a_password(problems: Problems
 )
 def test_numbers_of_the_dicom_table_have_limits(problems: Problems, line: str, expected: str) -> None:
     """The message names each limit."""
-    found = problems(f"[dicom]\n{line}")
-    assert [f"dicom.{line.split(' ')[0]}"] == list(found)
-    assert expected in next(iter(found.values()))
+    reported = problems(f"[dicom]\n{line}")
+    assert [f"dicom.{line.split(' ')[0]}"] == list(reported)
+    assert expected in next(iter(reported.values()))
 
 
 def test_zero_means_unlimited_pdus_and_any_free_port(read: Read, minimal: str) -> None:
@@ -224,9 +224,9 @@ def test_zero_means_unlimited_pdus_and_any_free_port(read: Read, minimal: str) -
 
 def test_an_unknown_log_level_is_refused(problems: Problems) -> None:
     """The message lists the known levels."""
-    found = problems('[log]\nlevel = "warn"')
+    reported = problems('[log]\nlevel = "warn"')
     expected = "log.level = 'warn', must be one of debug, info, warning, error; did you mean 'warning'?"
-    assert f"{expected} (the default is info)" == found["log.level"]
+    assert f"{expected} (the default is info)" == reported["log.level"]
 
 
 def test_pauses_must_be_consistent(read: Read, minimal: str) -> None:

@@ -16,5 +16,5 @@ def test_associations_are_divided_among_the_receivers() -> None:
 
 def test_every_receiver_needs_at_least_one_association(problems: Callable[[str], dict[str, str]]) -> None:
     """A receiver without associations would reject every requestor."""
-    found = problems("[dicom]\nreceivers = 3\nmax-associations = 2\n")
-    assert "receivers = 3 must not be above max-associations = 2" in found["dicom"]
+    reported = problems("[dicom]\nreceivers = 3\nmax-associations = 2\n")
+    assert "receivers = 3 must not be above max-associations = 2" in reported["dicom"]

@@ -203,7 +203,7 @@ def test_any_table_gives_settings_or_errors(table: dict[str, Any]) -> None:
     try:
         assert isinstance(converter.structure(table, Everything), Everything)
     except cattrs.BaseValidationError as group:
-        found = list(flatten(group))
-        assert found
-        assert all(fault.where[0] in table for fault in found)
-        assert all(str(fault.problem(table)) for fault in found)
+        errors = list(flatten(group))
+        assert errors
+        assert all(fault.where[0] in table for fault in errors)
+        assert all(str(fault.problem(table)) for fault in errors)

@@ -48,15 +48,15 @@ profile = "bcp195-non-downgrading"
 
 def test_client_certificates_need_an_authority(problems: Problems) -> None:
     """Without an authority, client certificates would not be verified."""
-    found = problems('[dicom.tls]\ncertificate = "a.pem"\nclient-certificates = "required"\n')
-    assert "client-certificates needs client-ca" in found["dicom.tls"]
+    reported = problems('[dicom.tls]\ncertificate = "a.pem"\nclient-certificates = "required"\n')
+    assert "client-certificates needs client-ca" in reported["dicom.tls"]
 
 
 def test_a_caller_with_a_certificate_name_needs_client_certificates(problems: Problems) -> None:
     """The problem is reported with and without TLS."""
     callers = 'allowed-callers = ["CT1", {ae-title = "CT2", certificate = "ct2.example"}]\n'
     for tls in ("", '[dicom.tls]\ncertificate = "a.pem"\n'):
-        found = problems(f"[ae-titles.X]\n{callers}[ae-titles.X.settings]\npipeline-x = '1'\n{tls}")
-        assert ["ae-titles.X.allowed-callers[1].certificate"] == list(found)
-        assert "needs a [dicom.tls] table with client-ca" in found["ae-titles.X.allowed-callers[1].certificate"]
+        reported = problems(f"[ae-titles.X]\n{callers}[ae-titles.X.settings]\npipeline-x = '1'\n{tls}")
+        assert ["ae-titles.X.allowed-callers[1].certificate"] == list(reported)
+        assert "needs a [dicom.tls] table with client-ca" in reported["ae-titles.X.allowed-callers[1].certificate"]
     assert "ae-title, host or certificate must be given" in str(problems("[ae-titles.X]\nallowed-callers = [{}]\n"))

@@ -45,10 +45,10 @@ def written(dataset: Dataset, folder: Path) -> Dataset:
 )
 def test_every_modality_can_be_written_and_read_again(modality: str, transfer_syntax: UID, tmp_path: Path) -> None:
     """The data set that is read equals the one that was written, in every transfer syntax."""
-    made = synthetic.make_instance(modality=modality, transfer_syntax=transfer_syntax)
-    read = written(made, tmp_path)
+    dataset = synthetic.make_instance(modality=modality, transfer_syntax=transfer_syntax)
+    read = written(dataset, tmp_path)
     assert transfer_syntax == read.file_meta.TransferSyntaxUID
-    assert {element.tag: element.value for element in made} == {element.tag: element.value for element in read}
+    assert {element.tag: element.value for element in dataset} == {element.tag: element.value for element in read}
 
 
 @pytest.mark.parametrize("modality", synthetic.MODALITIES)
@@ -68,8 +68,8 @@ def test_a_validator_finds_no_error(modality: str, tmp_path: Path) -> None:
         if "dciodvfy" in os.environ.get("DICOM_ADAPTER_TESTS_REQUIRE", ""):
             pytest.fail("dciodvfy is not installed, and DICOM_ADAPTER_TESTS_REQUIRE asks for it")
         pytest.skip("dciodvfy (dicom3tools) is not installed")
-    made = synthetic.make_study(modality=modality, series=1, instances=2)[1]
-    synthetic.write(made, tmp_path / "instance.dcm")
+    dataset = synthetic.make_study(modality=modality, series=1, instances=2)[1]
+    synthetic.write(dataset, tmp_path / "instance.dcm")
     run = subprocess.run([validator, tmp_path / "instance.dcm"], capture_output=True, text=True, check=False)
     assert (0, 1) == (run.returncode, len(run.stderr.splitlines())), run.stderr  # the only line names the IOD
 
@@ -77,16 +77,16 @@ def test_a_validator_finds_no_error(modality: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("modality", IMAGES)
 def test_pixel_data_has_the_size_that_its_attributes_define(modality: str) -> None:
     """The size is rows x columns x bytes, padded to an even length. The values are not all equal."""
-    made = synthetic.make_instance(modality=modality, rows=5, columns=7)
-    size = 5 * 7 * made.BitsAllocated // 8
-    assert size + size % 2 == len(made.PixelData)
-    assert len(set(made.PixelData)) > 2
+    dataset = synthetic.make_instance(modality=modality, rows=5, columns=7)
+    size = 5 * 7 * dataset.BitsAllocated // 8
+    assert size + size % 2 == len(dataset.PixelData)
+    assert len(set(dataset.PixelData)) > 2
 
 
 def test_a_segment_is_the_upper_half_of_its_frame() -> None:
     """Each pixel has one bit, the first pixel in the lowest bit. The data is padded to an even length."""
-    made = synthetic.make_instance(modality="SEG", rows=4, columns=5)
-    assert ((1 << 10) - 1).to_bytes(4, "little") == made.PixelData
+    dataset = synthetic.make_instance(modality="SEG", rows=4, columns=5)
+    assert ((1 << 10) - 1).to_bytes(4, "little") == dataset.PixelData
 
 
 def test_uids_are_unique_by_default() -> None:
@@ -121,12 +121,12 @@ def test_a_study_has_the_requested_series_and_instances() -> None:
 
 def test_the_receiver_reads_the_requested_attributes(tmp_path: Path) -> None:
     """The attributes of the ledger are found in the encoded data set."""
-    made = synthetic.make_instance(patient_id="P1", issuer="HOSPITAL", patient_name="Müller^Ä")
-    synthetic.write(made, tmp_path / "a.dcm")
+    dataset = synthetic.make_instance(patient_id="P1", issuer="HOSPITAL", patient_name="Müller^Ä")
+    synthetic.write(dataset, tmp_path / "a.dcm")
     data_set = (tmp_path / "a.dcm").read_bytes()
     begin = 144 + dcmread(tmp_path / "a.dcm").file_meta.FileMetaInformationGroupLength
     found = identify(data_set[begin:], ExplicitVRLittleEndian)
-    assert ("P1", "HOSPITAL", made.SOPInstanceUID) == (
+    assert ("P1", "HOSPITAL", dataset.SOPInstanceUID) == (
         found.patient_id,
         found.issuer_of_patient_id,
         found.sop_instance_uid,

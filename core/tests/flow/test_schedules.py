@@ -349,7 +349,7 @@ class World:
         """Check that received = pending + quarantined + replaced + in jobs, and that the jobs match the model."""
         model = self.model
         found = {job.job_id: self.adapter.instances_of(job) for job in self.adapter.jobs}
-        members = {job_id: tuple(sorted(each.instance_id for each in found[job_id])) for job_id in found}
+        members = {job_id: tuple(sorted(instance.instance_id for instance in found[job_id])) for job_id in found}
         assert Counter(model.jobs) == Counter(
             (job.name, job.pipeline_id, members[job.job_id]) for job in self.adapter.jobs
         )
@@ -601,7 +601,7 @@ def jobs_of(tmp_path_factory: pytest.TempPathFactory, schedule: list[Step]) -> l
             world.take(step)
         world.come_to_rest()
         return sorted(
-            (job.name, [(each.sop_instance_uid, each.checksum) for each in adapter.instances_of(job)])
+            (job.name, [(instance.sop_instance_uid, instance.checksum) for instance in adapter.instances_of(job)])
             for job in adapter.jobs
         )
     finally:

@@ -94,9 +94,9 @@ def test_a_plugin_for_newer_hooks_is_refused_and_not_imported(site: Path) -> Non
         f"plugin 'newer' of acme-newer 2.1: built for version {API_VERSION + 1} of the hooks, and this dicom-adapter "
         f"has version {API_VERSION}: upgrade dicom-adapter, or install an older version of the plugin"
     )
-    found = discover()
-    assert [expected] == found.problems
-    assert {"by-study"} <= found.catalogue().processors.keys()
+    plugins = discover()
+    assert [expected] == plugins.problems
+    assert {"by-study"} <= plugins.catalogue().processors.keys()
     assert f"acme_newer_{API_VERSION + 1}" not in sys.modules
 
 
@@ -122,9 +122,9 @@ def test_the_supported_version_of_a_plugin_for_several_versions_is_loaded(site: 
 def test_a_disabled_plugin_is_not_imported_and_is_listed_with_the_reason(site: Path) -> None:
     """The import of such a plugin may already cause damage."""
     install(site, "harmful", "raise SystemExit('imported')")
-    found = discover(disable=["harmful"])
-    assert [] == found.problems
-    assert "[plugins] disable names it" in [info.disabled for info in found.infos if info.name == "harmful"]
+    plugins = discover(disable=["harmful"])
+    assert [] == plugins.problems
+    assert "[plugins] disable names it" in [info.disabled for info in plugins.infos if info.name == "harmful"]
     assert "acme_harmful_1" not in sys.modules
 
 
@@ -150,13 +150,13 @@ def test_the_environment_allows_only_the_plugins_that_it_names(
 def test_unknown_plugin_names_are_reported_with_the_installed_ones(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The names are in the configuration or in the environment. They are not listed as broken plugins."""
     monkeypatch.setenv(VARIABLE, "by-study,by-sutdy")
-    found = discover(disable=["local-sotrage"])
+    plugins = discover(disable=["local-sotrage"])
     there = "(installed: by-study, file-storage, local-storage); correct or remove the name"
     assert [
         f"[plugins] disable names 'local-sotrage', and no such plugin is installed {there}",
         f"the environment variable {VARIABLE} names 'by-sutdy', and no such plugin is installed {there}",
-    ] == found.problems
-    assert [] == found.broken
+    ] == plugins.problems
+    assert [] == plugins.broken
 
 
 def invoke(*arguments: str) -> tuple[int, str, str]:

@@ -229,5 +229,5 @@ def test_a_part_that_works_is_degraded_while_a_plugin_is_slow_in_it() -> None:
     """A part that fails or hangs keeps its state, which is worse."""
     hanging = PartFinding(state=PartState.HANGS, reason="hangs")
     a, b, c = map(lane_part, "ABC")
-    found = with_slow({a: PartFinding(), b: hanging, c: PartFinding()}, {a: "slow", b: "slow"})
-    assert {a: PartFinding(state=PartState.DEGRADED, reason="slow"), b: hanging, c: PartFinding()} == found
+    findings = with_slow({a: PartFinding(), b: hanging, c: PartFinding()}, {a: "slow", b: "slow"})
+    assert {a: PartFinding(state=PartState.DEGRADED, reason="slow"), b: hanging, c: PartFinding()} == findings

@@ -44,10 +44,10 @@ class Committer:
         )
 
     def _commit(self, group: Sequence[ReceivedInstance]) -> list[StoreResult]:
-        self.groups.append([one.storage_key for one in group])
+        self.groups.append([instance.storage_key for instance in group])
         self.loop.call_soon_threadsafe(self.begun.set)
         assert self.may_go_on.wait(SECONDS)
-        return [StoreResult(outcome=StoreOutcome.STORED, reason=one.storage_key) for one in group]
+        return [StoreResult(outcome=StoreOutcome.STORED, reason=instance.storage_key) for instance in group]
 
     def _deliver(self, answers: Sequence[tuple[Any, StoreResult]]) -> None:
         self.answered += [(ticket, answer.reason) for ticket, answer in answers]
@@ -201,7 +201,7 @@ def test_a_group_is_committed_in_its_order(group: Group) -> None:
     answers = group.store.commit(waiting)
 
     assert [StoreOutcome.STORED] * 20 == [answer.outcome for answer in answers]
-    keys = [one.storage_key for one in waiting]
+    keys = [instance.storage_key for instance in waiting]
     assert keys == [answer.instance.storage_key for answer in answers if answer.instance is not None]
     assert keys == group.rows
     assert set(keys) == group.stored
@@ -244,7 +244,7 @@ def test_an_instance_that_cannot_be_committed_does_not_fail_the_others(
     assert [StoreOutcome.STORED, StoreOutcome.STORED, StoreOutcome.FAILED, StoreOutcome.STORED] == [
         answer.outcome for answer in answers
     ]
-    assert [one.storage_key for one in waiting if one.storage_key != bad] == group.rows
+    assert [instance.storage_key for instance in waiting if instance.storage_key != bad] == group.rows
     assert set(group.rows) == group.stored
 
 

@@ -134,7 +134,9 @@ def test_a_step_is_logged_once_and_reported_until_the_clocks_agree(machine: Mach
         machine.run(36000)
         last = check.examine()
     assert [{"event": "clock_stepped", "seconds": -3600.0, "log_level": "warning"}] == logged
-    assert [PartState.DEGRADED, PartState.DEGRADED, PartState.OK] == [one.state for one in (first, second, last)]
+    assert [PartState.DEGRADED, PartState.DEGRADED, PartState.OK] == [
+        finding.state for finding in (first, second, last)
+    ]
     assert first.reason.startswith(
         "the system clock was put back: the clock of the service is 3600 s ahead of it, and runs a tenth slower"
     )

@@ -53,8 +53,8 @@ def _terminal() -> tuple[int, int]:
 @pytest.fixture(params=[_pipe, _socket, _terminal])
 def stalled(request: pytest.FixtureRequest) -> Iterator[Stalled]:
     reading, writing = request.param()
-    with closing(LogOutput(writing, max_waiting=WAITING)) as made:
-        yield Stalled(made, reading)
+    with closing(LogOutput(writing, max_waiting=WAITING)) as log_output:
+        yield Stalled(log_output, reading)
         os.set_blocking(reading, False)
         try:
             while os.read(reading, 1 << 16):
@@ -82,20 +82,20 @@ def test_lines_that_wait_are_written_when_the_reader_continues() -> None:
     Verified to fail when a line that was written in part is written again, and when the thread does not write.
     """
     reading, writing = os.pipe()
-    made = LogOutput(writing, max_waiting=WAITING)
+    log_output = LogOutput(writing, max_waiting=WAITING)
     lines = [f"{number:099d}\n".encode() for number in range(MORE_LINES_THAN_FIT)]
     for line in lines:
-        made.put([line.decode()])
+        log_output.put([line.decode()])
     found: list[bytes] = []
     with os.fdopen(reading, "rb") as reader:
         drained = threading.Thread(target=lambda: found.extend(reader))
         drained.start()
-        made.flush(60)
-        made.close()
+        log_output.flush(60)
+        log_output.close()
         os.close(writing)
         drained.join()
     assert lines[: len(found)] == found
-    assert MORE_LINES_THAN_FIT == len(found) + made.take_dropped()
+    assert MORE_LINES_THAN_FIT == len(found) + log_output.take_dropped()
 
 
 def test_a_reader_that_stops_before_a_line_is_complete_gets_its_rest(stalled: Stalled) -> None:
@@ -108,8 +108,8 @@ def test_a_reader_that_stops_before_a_line_is_complete_gets_its_rest(stalled: St
 def test_the_flags_of_the_shared_descriptor_do_not_change() -> None:
     """Other programs write to the same pipe, and do not expect EAGAIN. Verified to fail with O_NONBLOCK on it."""
     reading, writing = os.pipe()
-    with closing(LogOutput(writing)) as made:
-        made.put([LINE])
+    with closing(LogOutput(writing)) as log_output:
+        log_output.put([LINE])
         assert not fcntl.fcntl(writing, fcntl.F_GETFL) & os.O_NONBLOCK
     os.close(reading)
     os.close(writing)
@@ -127,18 +127,18 @@ def test_a_pipe_that_cannot_be_opened_again_is_written_by_a_thread(monkeypatch: 
 
     with monkeypatch.context() as patched:
         patched.setattr(output.os, "open", refuse)
-        made = LogOutput(writing, max_waiting=WAITING)
+        log_output = LogOutput(writing, max_waiting=WAITING)
     for _number in range(MORE_LINES_THAN_FIT):
-        made.put([LINE])
+        log_output.put([LINE])
     with os.fdopen(reading, "rb") as reader:
         assert LINE.encode() == reader.readline()
         drained = threading.Thread(target=reader.read)
         drained.start()
-        made.flush(60)
-        made.close()
+        log_output.flush(60)
+        log_output.close()
         os.close(writing)
         drained.join()
-    assert made.take_dropped() > 0
+    assert log_output.take_dropped() > 0
 
 
 def test_a_flush_waits_for_a_short_time_only(stalled: Stalled) -> None:
@@ -153,9 +153,9 @@ def test_lines_in_a_file_are_complete(tmp_path: Path) -> None:
     """Verified to fail when a file is opened again, at its start."""
     path = tmp_path / "log"
     path.write_bytes(b"before\n")
-    with path.open("ab") as file, closing(LogOutput(file.fileno())) as made:
-        made.put([LINE])
-        made.put([LINE, LINE])
+    with path.open("ab") as file, closing(LogOutput(file.fileno())) as log_output:
+        log_output.put([LINE])
+        log_output.put([LINE, LINE])
     assert "before\n" + 3 * LINE == path.read_text(encoding="utf-8")
 
 
@@ -164,14 +164,14 @@ def test_a_line_that_is_logged_during_a_write_is_written(monkeypatch: pytest.Mon
 
     Verified to fail, by the time limit, when `put` waits for the lock.
     """
-    with (tmp_path / "log").open("ab") as file, closing(LogOutput(file.fileno())) as made:
-        write = made._write
+    with (tmp_path / "log").open("ab") as file, closing(LogOutput(file.fileno())) as log_output:
+        write = log_output._write
 
         def write_and_log(data: bytes) -> int:
             if data == b"first\n":
-                made.put(["second\n"])
+                log_output.put(["second\n"])
             return write(data)
 
-        monkeypatch.setattr(made, "_write", write_and_log)
-        made.put(["first\n"])
+        monkeypatch.setattr(log_output, "_write", write_and_log)
+        log_output.put(["first\n"])
     assert "first\nsecond\n" == (tmp_path / "log").read_text(encoding="utf-8")

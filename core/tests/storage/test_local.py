@@ -135,7 +135,7 @@ def test_the_page_cache_is_used_without_direct_writes(
 
     monkeypatch.setattr(os, refused, refusing)
     contents = [os.urandom(size) for size in (100, 5000, 300_000)]
-    keys = [finished(storage, one) for one in contents]
+    keys = [finished(storage, content) for content in contents]
     storage.sync(keys)
     assert contents == [content(storage, key) for key in keys]
     assert direct
@@ -150,7 +150,7 @@ def test_short_writes_are_completed(storage: LocalStorage, monkeypatch: pytest.M
 
     monkeypatch.setattr(os, "pwritev", less)
     contents = [os.urandom(size) for size in (100, 50_000, 300_000)]
-    keys = [finished(storage, one) for one in contents]
+    keys = [finished(storage, content) for content in contents]
     storage.sync(keys)
     assert contents == [content(storage, key) for key in keys]
 

@@ -63,7 +63,7 @@ def no_holes(code: int) -> object:
 def test_records_of_every_size_are_found_and_read(segment: Segment, size: int) -> None:
     """Each record begins at a block, so it can be found without an index."""
     contents = [os.urandom(size), b"next", os.urandom(size)]
-    records = [append(segment, one) for one in contents]
+    records = [append(segment, content) for content in contents]
 
     assert records == list(segment.records())
     assert contents == [content(segment, record) for record in records]

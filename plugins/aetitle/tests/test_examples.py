@@ -22,9 +22,9 @@ def simulate(schedule: str) -> dict[str, Any]:
 
 def jobs(output: dict[str, Any]) -> list[tuple[float, str, int, list[str]]]:
     return [
-        (one["seconds"], one["pipelineId"][:4], one["instances"], one["studies"])
-        for one in output["timeline"]
-        if one["kind"] == "job"
+        (entry["seconds"], entry["pipelineId"][:4], entry["instances"], entry["studies"])
+        for entry in output["timeline"]
+        if entry["kind"] == "job"
     ]
 
 

@@ -51,8 +51,8 @@ class PatientPlugin:
 
 @pytest.fixture
 def adapter(make_adapter: Any) -> Adapter:
-    made: Adapter = make_adapter(CONFIGURATION, Plugin(PatientPlugin()))
-    return made
+    adapter: Adapter = make_adapter(CONFIGURATION, Plugin(PatientPlugin()))
+    return adapter
 
 
 def put_back_while_stopped(adapter: Adapter, seconds: float = HOUR_S) -> None:

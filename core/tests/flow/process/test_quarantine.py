@@ -87,9 +87,9 @@ def picky() -> Picky:
 @pytest.fixture
 def adapter(make_adapter: Callable[..., Adapter], picky: Picky) -> Adapter:
     """An adapter whose platform refuses the first two jobs."""
-    made = make_adapter(CONFIGURATION, Plugin(picky))
-    made.platform.fail("create_job", Permanent("refused"), times=2)
-    return made
+    adapter = make_adapter(CONFIGURATION, Plugin(picky))
+    adapter.platform.fail("create_job", Permanent("refused"), times=2)
+    return adapter
 
 
 def send(adapter: Adapter, ae_title: str = "A", **options: Any) -> Instance:
@@ -133,7 +133,7 @@ def test_a_requeued_instance_is_delivered_in_its_original_order(adapter: Adapter
     picky.taken.clear()
     assert Intervention([first.instance_id], {}) == requeue(adapter, first.instance_id)
 
-    assert [(one.instance_id, one.received_at.timestamp()) for one in (first, second)] == picky.taken
+    assert [(instance.instance_id, instance.received_at.timestamp()) for instance in (first, second)] == picky.taken
     assert {"pending": 2} == adapter.states
     assert [("instance_requeued", 1, "operator")] == recorded_events(adapter, "instance_requeued")
     picky.holding = False
@@ -369,9 +369,9 @@ def fill(adapter: Adapter, picky: Picky) -> tuple[list[Instance], int]:
     assert [JobState.FAULTED] * 2 == [job.state for job in adapter.jobs]
     picky.refusing = True
     while rejection(adapter) is None:
-        assert sum(one.size_bytes for one in held) < QUOTA
+        assert sum(instance.size_bytes for instance in held) < QUOTA
         held.append(send(adapter))
-    return held, sum(one.size_bytes for one in held)
+    return held, sum(instance.size_bytes for instance in held)
 
 
 def test_associations_with_an_ae_title_at_its_quota_are_rejected(adapter: Adapter, picky: Picky) -> None:
@@ -382,7 +382,7 @@ def test_associations_with_an_ae_title_at_its_quota_are_rejected(adapter: Adapte
     held, total = fill(adapter, picky)
     assert total >= QUOTA > total - held[-1].size_bytes
     assert (Rejection.LOCAL_LIMIT_EXCEEDED, None) == (rejection(adapter), rejection(adapter, "B"))
-    full, faulted = adapter.lanes["A"].full, sum(one.size_bytes for one in held[:2])
+    full, faulted = adapter.lanes["A"].full, sum(instance.size_bytes for instance in held[:2])
     assert full.startswith(
         f"quarantine-quota = {QUOTA} bytes is used up: quarantined instances use {total - faulted} bytes, those of "
         f"faulted jobs {faulted}; free space with `dicom-adapter instances requeue` or `discard`, or with "
@@ -399,7 +399,7 @@ WAYS_TO_FREE_SPACE: dict[str, FreeSpace] = {
     "discard": lambda adapter, picky, held: discard(adapter, held[-1].instance_id, held[-2].instance_id),
     "requeue": lambda adapter, picky, held: (
         setattr(picky, "refusing", False),
-        requeue(adapter, *[one.instance_id for one in held[2:]]),
+        requeue(adapter, *[instance.instance_id for instance in held[2:]]),
     ),
     "retry": lambda adapter, picky, held: [
         operators.retry(adapter.ledger, adapter.clock, job.job_id) for job in adapter.jobs
@@ -434,13 +434,13 @@ def test_an_instance_of_a_faulted_job_counts_once_and_only_without_open_jobs(ada
     Verified to fail when the query joins the jobs (then an instance of two jobs counts twice).
     """
     picky.refusing = False
-    one = send(adapter)
+    instance = send(adapter)
     with adapter.ledger.write() as transaction:
         [job] = adapter.jobs
-        assert one.size_bytes == count_held_bytes(transaction, "A").faulted
-        for state, faulted in ((JobState.FAULTED, one.size_bytes), (JobState.QUEUED, 0)):
+        assert instance.size_bytes == count_held_bytes(transaction, "A").faulted
+        for state, faulted in ((JobState.FAULTED, instance.size_bytes), (JobState.QUEUED, 0)):
             another = evolve(job, job_id=state.value.ljust(32, "0"), state=state)
-            jobs.insert(transaction, another, [one.instance_id])
+            jobs.insert(transaction, another, [instance.instance_id])
             assert faulted == count_held_bytes(transaction, "A").faulted
 
 

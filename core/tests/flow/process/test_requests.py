@@ -93,7 +93,7 @@ def test_a_request_is_committed_before_its_result_is_returned(adapter: Adapter) 
     receive(adapter, 2)
     adapter.advance(60)
     job = adapter.ask("A", compose)
-    assert [job.job_id] == [each.job_id for each in adapter.jobs]
+    assert [job.job_id] == [found.job_id for found in adapter.jobs]
     assert adapter.clock.now() == job.created_at
     assert {"reclaimed": 2} == adapter.states
 

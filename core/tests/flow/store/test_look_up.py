@@ -72,8 +72,8 @@ def keep(adapter: Adapter, store: Store, sop: str, data_set: bytes) -> None:
 
 def rows(adapter: Adapter) -> list[tuple[str, ...]]:
     with adapter.ledger.read() as transaction:
-        found = transaction.execute(series.select().order_by(series.c.series_number)).all()
-    return [tuple(row._mapping[name] for name in NAMES) for row in found]
+        entries = transaction.execute(series.select().order_by(series.c.series_number)).all()
+    return [tuple(row._mapping[name] for name in NAMES) for row in entries]
 
 
 def test_a_series_has_one_row_however_many_instances_arrive(make_adapter: Any) -> None:
@@ -89,8 +89,8 @@ def test_a_series_has_one_row_however_many_instances_arrive(make_adapter: Any) -
     ] == rows(adapter)
 
     with adapter.ledger.read() as transaction:
-        found = instance_rows.newest(transaction, 9, filters=Filters(accession_number="ACC-1"))
-        assert 4 == len(found)
+        entries = instance_rows.newest(transaction, 9, filters=Filters(accession_number="ACC-1"))
+        assert 4 == len(entries)
         assert [] == instance_rows.newest(transaction, 9, filters=Filters(accession_number="ACC"))
         assert [] == instance_rows.newest(transaction, 9, filters=Filters(patient_id="P1", calling_ae_title="MR1"))
 

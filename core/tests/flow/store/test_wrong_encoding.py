@@ -32,8 +32,8 @@ pipeline-one = "p1"
 
 @pytest.fixture
 def adapter(make_adapter: Any) -> Adapter:
-    made: Adapter = make_adapter(CONFIGURATION)
-    return made
+    adapter: Adapter = make_adapter(CONFIGURATION)
+    return adapter
 
 
 def keep(adapter: Adapter, ae_title: str, transfer_syntax_uid: str) -> StoreResult:
@@ -109,6 +109,6 @@ def test_an_instance_in_a_wrong_encoding_is_quarantined_again_after_a_power_loss
     monkeypatch.setattr(writer, "write_recovery_record", lambda _self, record: records.append(record))
     result = keep(adapter, "ASIDE", ImplicitVRLittleEndian)
     [record] = records
-    found = read_recovery_record(record, "key")
-    assert found is not None
-    assert result.reason == found.quarantine_reason
+    recovered = read_recovery_record(record, "key")
+    assert recovered is not None
+    assert result.reason == recovered.quarantine_reason

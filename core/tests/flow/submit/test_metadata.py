@@ -58,8 +58,8 @@ def test_instances_without_the_attribute_are_ignored() -> None:
 )
 def test_a_long_value_is_cut_between_characters(text: str, expected: str) -> None:
     """The limit is 256 bytes of UTF-8. A character is never split."""
-    found = read_metadata([stored(SpecificCharacterSet="ISO_IR 192", PatientComments=text)], ["PatientComments"])
-    assert {"00104000": expected} == found
+    values = read_metadata([stored(SpecificCharacterSet="ISO_IR 192", PatientComments=text)], ["PatientComments"])
+    assert {"00104000": expected} == values
 
 
 def test_text_is_decoded_with_its_specific_character_set() -> None:

@@ -391,9 +391,9 @@ def waiting(make_adapter: MakeAdapter, platform: Platform) -> Adapter:
 def submission(adapter: Adapter, platform: Platform, uploads: Executor) -> Submission:
     submitter = platform.submitter(None, None)  # type: ignore[arg-type] # it uses neither
     steps = Steps(submitter, adapter.resources, uploads, {})
-    made = Submission(submitter, steps, ONCE, adapter.resources, lambda _job: None)
-    made.open()
-    return made
+    submission = Submission(submitter, steps, ONCE, adapter.resources, lambda _job: None)
+    submission.open()
+    return submission
 
 
 def interrupted(adapter: Adapter, sending: Submission) -> None:

@@ -28,8 +28,8 @@ def row(number: int, priority: str = "normal", ae_title: str = "LUNG") -> JobRow
 
 
 def chosen(*candidates: JobRow, served: dict[str, int] | None = None, number: int = 0) -> int | None:
-    found = choose(candidates, served or {}, number)
-    return None if found is None else found.number
+    chosen = choose(candidates, served or {}, number)
+    return None if chosen is None else chosen.number
 
 
 def test_no_job_is_chosen_without_candidates() -> None:
