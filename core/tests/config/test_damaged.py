@@ -19,7 +19,7 @@ port = 104
 path = "data"
 reserve = "5 GB"
 [submitters.platform]
-type = "fake"
+type = "memory"
 path = "platform"
 [ledger]
 url = "sqlite:////var/lib/ledger.sqlite"
