@@ -6,7 +6,6 @@ parameters; for so many rows, the conversion would take ten times as long as the
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -82,5 +81,8 @@ def _number(cursor: Any) -> int | None:
 
 def _count(cursor: Any, entered: Sequence[tuple[object, ...]]) -> None:
     """Add the inserted rows to the counters, as `counters.add` does."""
-    for ae_title, count in Counter(row[_AE_TITLE] for row in entered).items():
-        cursor.execute(_COUNT, [ae_title, RECEIVED, count])
+    counts: dict[object, int] = {}
+    for row in entered:
+        counts[row[_AE_TITLE]] = counts.get(row[_AE_TITLE], 0) + 1
+    for ae_title, count in counts.items():
+        cursor.execute(_COUNT, (ae_title, RECEIVED, count))

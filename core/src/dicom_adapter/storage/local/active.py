@@ -6,14 +6,19 @@ import errno
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
 from attrs import define, field
 
 from dicom_adapter.api.errors import StorageUnavailable
-from dicom_adapter.api.local_disk import PlacedFile, no_free_space_is_storage_full, sync_folder
+from dicom_adapter.api.local_disk import (
+    PlacedFile,
+    no_free_space_is_storage_full,
+    raise_if_no_free_space,
+    sync_folder,
+)
 from dicom_adapter.dicom.checksum import crc32
 from dicom_adapter.storage.local.buffers import Buffer, Buffers
 from dicom_adapter.storage.local.keys import key_of, missing
@@ -134,10 +139,7 @@ class ActiveSegments:
             for start in starts:
                 if start not in active.unsynced:  # the record was synced before, or deleted
                     require_record(active.segment, name, start)
-            with self._fail_permanently_on_error(active):
-                self._write(active)
-                if self._durable:
-                    self._make_durable(active)
+            self._write(active, synced=self._durable)
             self._require_in_place(active)
             with self._lock:
                 active.unsynced.difference_update(starts)
@@ -161,8 +163,7 @@ class ActiveSegments:
         with self._lock:
             active = self._active.get(name)
         if active is not None and active.placed:
-            with self._fail_permanently_on_error(active):
-                self._write(active)
+            self._write(active)
 
     def drop_placed(self, name: str, starts: Sequence[int]) -> None:
         """Drop records that are deleted before they are written."""
@@ -196,8 +197,24 @@ class ActiveSegments:
                 return
         _seal_and_close(active)
 
-    def _write(self, active: ActiveSegment) -> None:
-        """Write the placed records."""
+    def _write(self, active: ActiveSegment, *, synced: bool = False) -> None:
+        """Write the placed records and, if `synced`, make them durable. After an OSError, every later call fails, too.
+
+        The kernel reports a failed sync only once and may drop the data. A later successful sync proves nothing.
+        """
+        try:
+            self._write_placed(active)
+            if synced:
+                self._make_durable(active)
+        except OSError as failure:
+            with self._lock:
+                active.is_full, active.error = True, failure.errno or errno.EIO
+            raise_if_no_free_space(failure, SUBJECT)
+            raise
+
+    def _write_placed(self, active: ActiveSegment) -> None:
+        if active.error:
+            raise OSError(active.error, os.strerror(active.error))
         with active.writing:
             with self._lock:
                 placed = sorted(active.placed.items())
@@ -233,22 +250,6 @@ class ActiveSegments:
         except StorageUnavailable:
             self._displaced = active.place
             raise
-
-    @contextmanager
-    def _fail_permanently_on_error(self, active: ActiveSegment) -> Iterator[None]:
-        """Context manager: after an OSError, mark the segment as full and let every later write or sync of it fail.
-
-        The kernel reports a failed sync only once and may drop the data. A later successful sync proves nothing.
-        """
-        with no_free_space_is_storage_full(SUBJECT):
-            if active.error:
-                raise OSError(active.error, os.strerror(active.error))
-            try:
-                yield
-            except OSError as failure:
-                with self._lock:
-                    active.is_full, active.error = True, failure.errno or errno.EIO
-                raise
 
 
 def require_record(segment: Segment, name: str, start: int) -> Record:
