@@ -21,11 +21,12 @@ from dicom_adapter.dicom import synthetic
 from dicom_adapter.ledger import Ledger, Transaction, events, instances
 from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
-from support import STORAGE, PlatformFolder, Run, incomplete_records
+from support import INSTANCE_LINES, STORAGE, PlatformFolder, Run, incomplete_records
 from support.requestor import associate, rejection
 
 CONFIGURATION = (
-    STORAGE
+    INSTANCE_LINES
+    + STORAGE
     + """
 [ae-titles.LUNG.settings]
 pipeline-a = "pipeline-1"

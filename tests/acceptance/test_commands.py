@@ -295,7 +295,7 @@ def test_demo_shows_six_jobs_and_next_steps(demo: subprocess.Popen[str]) -> None
     """The jobs are one for each of LUNG's three pipelines, and one for each of HEAD's three studies."""
     output, _ = demo.communicate(timeout=DEMO_SECONDS)
     assert 0 == demo.returncode
-    submitted = re.findall(r"job (LUNG|HEAD)-(\w+)-\d{14}, .*, (\d+) instances: submitted", output)
+    submitted = re.findall(r"job (LUNG|HEAD)-(\w+)-\d{14}-[0-9a-f]{6}, .*, (\d+) instances: submitted", output)
     assert [("HEAD", "bleeding", "4")] * 3 == sorted(job for job in submitted if job[0] == "HEAD")
     assert [("LUNG", name, "20") for name in ("emphysema", "lobes", "nodules")] == sorted(
         job for job in submitted if job[0] == "LUNG"

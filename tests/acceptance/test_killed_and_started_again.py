@@ -19,12 +19,13 @@ from dicom_adapter.api.values import JobState
 from dicom_adapter.ledger import Ledger, counters
 from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
-from support import STORAGE, PlatformFolder, jobs_in_ledger, send, write_study
+from support import INSTANCE_LINES, STORAGE, PlatformFolder, jobs_in_ledger, send, write_study
 
 pytestmark = pytest.mark.slow
 
 CONFIGURATION = (
-    STORAGE
+    INSTANCE_LINES
+    + STORAGE
     + """
 retry-first = 0.1
 retry-most = 0.5  # longest pause in seconds

@@ -22,7 +22,7 @@ from dicom_adapter.ledger import Ledger, health
 from dicom_adapter.net.tls import client_context
 from dicom_adapter.service.launch import LaunchedService, ServiceEnded
 from dicom_adapter.testing.fixtures import LaunchService
-from support import STORAGE, PlatformFolder
+from support import INSTANCE_LINES, STORAGE, PlatformFolder
 from support.certificates import Pki
 
 pytestmark = pytest.mark.slow
@@ -33,7 +33,7 @@ LUNG = """
 [ae-titles.LUNG.settings]
 pipeline-a = "pipeline-1"
 """
-TWO_RECEIVERS = "[dicom]\nreceivers = 2\n" + STORAGE + LUNG
+TWO_RECEIVERS = INSTANCE_LINES + "[dicom]\nreceivers = 2\n" + STORAGE + LUNG
 
 
 @define

@@ -17,10 +17,11 @@ from pynetdicom.association import Association
 from dicom_adapter.dicom import synthetic
 from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
-from support import STORAGE, PlatformFolder, send, write_study
+from support import INSTANCE_LINES, STORAGE, PlatformFolder, send, write_study
 
 CONFIGURATION = (
-    STORAGE
+    INSTANCE_LINES
+    + STORAGE
     + """
 [ae-titles.LUNG.settings]
 pipeline-a = "pipeline-1"

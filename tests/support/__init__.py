@@ -21,6 +21,7 @@ from dicom_adapter.storage.local.segment import Record, Segment
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
+INSTANCE_LINES = '[log]\nlevel = "debug"\n'  # a line for each stored instance
 STORAGE = """
 [storage]
 path = "data"

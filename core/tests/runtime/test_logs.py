@@ -80,6 +80,20 @@ def test_an_event_is_one_write_of_one_line(open_log: Callable[..., Log], style: 
     assert "job_queued" in written
 
 
+def test_a_line_begins_with_event_level_and_time_and_has_no_empty_fields(open_log: Callable[..., Log]) -> None:
+    """Zero and False are not empty.
+
+    Verified to fail when the fields are written in the order of the call, or all of them.
+    """
+    log = open_log()
+    log.logger.warning("job_faulted", job_id="a1", error="", peer=None, statuses={}, attempts=0, drained=False)
+    [entry] = map(json.loads, log.writes())
+    assert ["event", "level", "timestamp", "process", "job_id", "attempts", "drained"] == list(entry)
+    assert ("job_faulted", "warning", "host", 0, False) == tuple(
+        entry[name] for name in ("event", "level", "process", "attempts", "drained")
+    )
+
+
 def test_processes_that_share_a_stream_write_complete_lines() -> None:
     """Two processes write to one pipe. Verified to fail when a line is written in two parts."""
     reading, writing = os.pipe()

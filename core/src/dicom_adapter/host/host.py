@@ -336,6 +336,7 @@ class Host:
 
     def _on_commit(self, committed: Committed) -> None:
         for job in committed.jobs:
+            studies = committed.studies.get(job.job_id, ())
             log.info(
                 "job_queued",
                 job_id=job.job_id,
@@ -344,6 +345,8 @@ class Host:
                 pipeline=job.pipeline_id,
                 priority=job.priority.value,
                 instances=job.instance_count,
+                studies=len(studies),
+                study_instance_uid=studies[0] if len(studies) == 1 else None,
             )
             self._notify_observers("dicom_adapter_job_changed", job=job)
             self._wake(submitter_part(job.submitter))

@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from dicom_adapter.api.receiving import AssociationDecision, AssociationRequest, RejectedPeer, StoreRequest, StoreResult
+from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.config.model import Config
 from dicom_adapter.dicom.identity import UID_GRAMMAR
 from dicom_adapter.flow.association import Load, judge
@@ -27,6 +28,7 @@ from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.health import RECEIVER
 from dicom_adapter.net.codes import C_STORE_STATUS
 from dicom_adapter.net.storage_scp import ClosedAssociation, Deliver
+from dicom_adapter.receiver.arriving_studies import ArrivingStudies
 from dicom_adapter.receiver.group_commit import GroupCommit
 from dicom_adapter.receiver.sender_log import SenderLog
 from dicom_adapter.runtime import logs
@@ -54,6 +56,7 @@ class Receiver:
         self._store = Store(config, resources, name=name, limits=StoreLimits(resources))
         self._wake_fd = wake_fd
         self._commits: GroupCommit | None = None
+        self._studies = ArrivingStudies()
 
     def configure(self, config: Config) -> None:
         """Apply another configuration. Only one thread at a time may call this method."""
@@ -132,6 +135,10 @@ class Receiver:
             self._wake_host()
         with logs.batch():
             for one, result in zip(received, results, strict=True):
+                if result.instance is not None and self._studies.is_new(
+                    one.association_id, result.instance.study_instance_uid
+                ):
+                    _log_study(result.instance)
                 _log(one, result)
         for one, result in zip(received, results, strict=True):
             if result.duplicate_of is not None:
@@ -142,6 +149,7 @@ class Receiver:
 
     def association_closed(self, closed: ClosedAssociation) -> None:
         self._senders.ended(closed, self._clock.now())
+        self._studies.end(closed.association_id)
         if closed.statuses:
             self._events.put(_closed_event(closed, self._clock.now()))
         log.info(
@@ -203,6 +211,17 @@ def _closed_event(closed: ClosedAssociation, now: datetime) -> Event:
     )
 
 
+def _log_study(instance: InstanceStorageInfo) -> None:
+    uid = instance.study_instance_uid
+    log.info(
+        "study_arriving",
+        association_id=instance.association_id,
+        ae_title=instance.ae_title,
+        calling_ae_title=instance.calling_ae_title,
+        study_instance_uid=uid if UID_GRAMMAR.fullmatch(uid) else "",
+    )
+
+
 def _log(request: StoreRequest | ReceivedInstance, result: StoreResult) -> None:
     uid = request.sop_instance_uid
     fields: dict[str, Any] = {
@@ -211,7 +230,7 @@ def _log(request: StoreRequest | ReceivedInstance, result: StoreResult) -> None:
         "sop_instance_uid": uid if UID_GRAMMAR.fullmatch(uid) else "",  # any other text may be patient data
     }
     if result.instance is not None:
-        log.info("instance_stored", **fields, instance_id=result.instance.instance_id)
+        log.debug("instance_stored", **fields, instance_id=result.instance.instance_id)
         if result.reason:
             fields = {"ae_title": request.ae_title, "instance_id": result.instance.instance_id}
             log.warning("instance_quarantined", **fields, reason=result.reason)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import structlog
 
 from dicom_adapter import (
     Job,
@@ -18,6 +19,7 @@ from dicom_adapter import (
 )
 from dicom_adapter.flow.submit import operators
 from dicom_adapter.flow.submit.scheduling import FAILURES_TO_OPEN
+from dicom_adapter.flow.submit.status_watch import MAX_LOGGED
 from dicom_adapter.testing import Adapter, Plugin, make_instance
 from support.scripted_platform import ScriptedPlatform
 
@@ -332,6 +334,26 @@ def test_the_platform_is_polled_until_a_job_has_finished(adapter: Adapter, platf
     assert 3 == platform.names().count("status")
     states = [event.detail["state"] for event in adapter.events if event.event == "job_platform_state"]
     assert ["running", "stopped"] == states
+
+
+def test_failing_requests_for_the_status_are_logged_when_they_begin_and_when_they_end(
+    adapter: Adapter, platform: Platform
+) -> None:
+    """Five jobs, and many requests while the platform does not answer: three lines, then one when it answers again.
+
+    Verified to fail when every failed request is logged.
+    """
+    platform.failing["status"] = Retriable("no answer")
+    for number in range(5):
+        adapter.receive(make_instance(seed=number, patient_id=str(number)), ae_title="LUNG")
+    with structlog.testing.capture_logs() as logged:
+        adapter.advance(3600)
+        requests = platform.names().count("status")
+        platform.failing.clear()
+        adapter.advance(3600)
+    assert requests > 20
+    names = [entry["event"] for entry in logged if entry["event"].startswith("platform_status_")]
+    assert [*["platform_status_failed"] * MAX_LOGGED, "platform_status_recovered"] == names
 
 
 def test_a_job_that_is_cancelled_during_its_start_is_cancelled_on_the_platform(

@@ -28,6 +28,7 @@ class Committed:
 
     jobs: tuple[Job, ...] = ()
     released: tuple[int, ...] = ()  # instance ids
+    studies: Mapping[str, tuple[str, ...]] = Factory(dict)  # Study Instance UIDs of each job, by job id
 
 
 class Unavailable(DicomAdapterError):
@@ -82,6 +83,7 @@ class Turn:
     submissions: list[tuple[Job, tuple[int, ...]]] = Factory(list)  # jobs, with the ids of their instances
     removed: list[int] = Factory(list)  # ids of the instances to release
     notes: list[Note] = Factory(list)
+    studies: dict[str, tuple[str, ...]] = Factory(dict)  # Study Instance UIDs of each job, by job id
 
     @property
     def is_empty(self) -> bool:
@@ -90,7 +92,8 @@ class Turn:
 
     def submit(self, request: JobRequest) -> Job:
         """Record the request for a job. Raises Refused for an invalid request."""
-        numbers = tuple(instance.instance_id for instance in self._check(request.instances))
+        chosen = tuple(self._check(request.instances))
+        numbers = tuple(instance.instance_id for instance in chosen)
         if not request.name or not request.pipeline_id:
             raise Refused("a job needs a name and a pipeline id")
         if not numbers:
@@ -113,6 +116,7 @@ class Turn:
             changed_at=self.now,
         )
         self.submissions.append((job, numbers))
+        self.studies[job.job_id] = tuple(dict.fromkeys(instance.study_instance_uid for instance in chosen))
         return job
 
     def remove(self, released: Iterable[InstanceStorageInfo]) -> None:
@@ -154,7 +158,7 @@ class Turn:
         instances.release(transaction, released, self.now)
         events.record(transaction, [_queued_event(job) for job in submitted])
         events.record(transaction, [_note_event(self, note, number) for note in self.notes for number in note.numbers])
-        return Committed(submitted, released)
+        return Committed(submitted, released, self.studies)
 
     def _check(self, chosen: Iterable[InstanceStorageInfo]) -> Iterable[InstanceStorageInfo]:
         for instance in chosen:

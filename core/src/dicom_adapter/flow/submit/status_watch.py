@@ -22,6 +22,7 @@ from dicom_adapter.runtime.workers import SLICE_SECONDS
 
 log = structlog.get_logger("dicom_adapter.submit")
 
+MAX_LOGGED = 3  # number of jobs whose failing requests are logged; more of them have the same cause, the platform
 JOBS_PER_STEP = 50  # number of submitted jobs whose status is requested in one step
 
 
@@ -45,6 +46,7 @@ class PlatformWatch:
         self._ledger, self._clock = resources.ledger, resources.clock
         self._on_change = on_change
         self.health = PeerHealth()  # of the platform, from the requests for the status
+        self._failing: set[str] = set()  # ids of the jobs whose last request failed
 
     def step(self) -> datetime:
         """Request the status of some jobs that are due. Return the time of the next call."""
@@ -97,18 +99,32 @@ class PlatformWatch:
     def _status(self, job: Job) -> PlatformStatus | None:
         try:
             status = _checked_status(self._submitter.status(job))
-            self.health.succeeded()
-            return status
         except Permanent as failure:
-            self.health.succeeded()
-            return PlatformStatus(state="unknown", finished=True, detail=str(failure))
+            status = PlatformStatus(state="unknown", finished=True, detail=str(failure))
         except Retriable as failure:
-            self.health.failed(self._clock.now(), str(failure))
-            log.info("platform_status_failed", job_id=job.job_id, reason=str(failure))
+            if self._is_new_failure(job, str(failure)):
+                log.info("platform_status_failed", job_id=job.job_id, reason=str(failure))
+            return None
         except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even SystemExit
-            log.warning("platform_status_failed", job_id=job.job_id, reason=describe_failure(failure))
-            self.health.failed(self._clock.now(), describe_failure(failure))
-        return None
+            if self._is_new_failure(job, describe_failure(failure)):
+                log.warning("platform_status_failed", job_id=job.job_id, reason=describe_failure(failure))
+            return None
+        self._note_answer(job)
+        return status
+
+    def _is_new_failure(self, job: Job, reason: str) -> bool:
+        """Record a failed request. Return whether to log it: the first of this job, unless many jobs have failures."""
+        self.health.failed(self._clock.now(), reason)
+        is_new = job.job_id not in self._failing and len(self._failing) < MAX_LOGGED
+        self._failing.add(job.job_id)
+        return is_new
+
+    def _note_answer(self, job: Job) -> None:
+        self.health.succeeded()
+        if job.job_id in self._failing:
+            self._failing.remove(job.job_id)
+            if not self._failing:
+                log.info("platform_status_recovered", submitter=self._name)
 
 
 def _platform_state(job: Job, now: datetime) -> Event:

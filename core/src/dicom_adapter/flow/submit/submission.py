@@ -177,7 +177,7 @@ class Submission:
             event,
             job_id=changed.job.job_id,
             ae_title=changed.job.ae_title,
-            attempts=changed.job.attempts,
+            attempts=changed.job.attempts or None,
             error=changed.job.last_error,
         )
         if changed.job.state is not row.job.state:

@@ -19,6 +19,8 @@ from dicom_adapter.runtime.logs.limits import RateLimits
 from dicom_adapter.runtime.logs.output import LogOutput
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+LEVEL_NAMES = {"warn": "warning", "exception": "error"}  # of methods whose name is not the level
+NUMBERS = frozenset({bool, int, float})
 STDERR = 2
 FLUSH_SECONDS = 1.0
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -36,15 +38,12 @@ def configure(*, style: str, level: str, process: str, descriptor: int = STDERR)
     _Destination.limits = RateLimits()
     _Destination.output = LogOutput(descriptor, report=report_missing)
     is_json = style == "json"
+    console = structlog.dev.ConsoleRenderer(colors=os.isatty(descriptor))
     structlog.configure(
         processors=[
             _Destination.limits,
-            structlog.processors.add_log_level,
-            _Stamp(process),
-            *(() if is_json else (_escape_control_characters,)),
-            structlog.processors.JSONRenderer(serializer=_to_json)
-            if is_json
-            else structlog.dev.ConsoleRenderer(colors=os.isatty(descriptor)),
+            _Frame(process),
+            *((_render_json,) if is_json else (_escape_control_characters, console)),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
         logger_factory=structlog.WriteLoggerFactory(_Lines(_Destination.output)),  # type: ignore[arg-type] # see there
@@ -118,16 +117,23 @@ def batch() -> Iterator[None]:
             _Destination.output.put(lines)
 
 
-class _Stamp:
-    """Adds the time and the name of the process to each event."""
+class _Frame:
+    """Puts the fields that each event has before its own fields, and leaves out empty fields. Zero is not empty."""
 
     def __init__(self, process: str) -> None:
         self._process = process
 
-    def __call__(self, _logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        event["timestamp"] = datetime.now(timezone.utc).isoformat(timespec="microseconds")[:-6] + "Z"
-        event["process"] = self._process
-        return event
+    def __call__(self, _logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        framed = {
+            "event": event.pop("event"),
+            "level": LEVEL_NAMES.get(method, method),
+            "timestamp": datetime.now(timezone.utc).isoformat(timespec="microseconds")[:-6] + "Z",
+            "process": self._process,
+        }
+        for name, value in event.items():  # a loop, because it is faster than a comprehension with two conditions
+            if value or value.__class__ in NUMBERS:
+                framed[name] = value
+        return framed
 
 
 def _escape_control_characters(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -138,9 +144,9 @@ def _escape_control_characters(_logger: Any, _method: str, event: MutableMapping
     return event
 
 
-def _to_json(event: Any, **options: Any) -> str:
-    """Encode an event with orjson, because it is fast: a line is written for every instance."""
+def _render_json(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
+    """Encode an event with orjson, because it is fast: at the level debug, a line is written for every instance."""
     try:
-        return orjson.dumps(event, default=options.get("default")).decode()
+        return orjson.dumps(event, default=repr).decode()
     except TypeError:  # for example a path that is not Unicode, which orjson refuses
-        return json.dumps(event, **options)
+        return json.dumps(event, default=repr)
