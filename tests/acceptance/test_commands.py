@@ -300,5 +300,5 @@ def test_demo_shows_six_jobs_and_next_steps(demo: subprocess.Popen[str]) -> None
     assert [("LUNG", name, "20") for name in ("emphysema", "lobes", "nodules")] == sorted(
         job for job in submitted if job[0] == "LUNG"
     )
-    for line in ("cp .*two-ae-titles.toml", ".* run two", ".* send FOLDER --to HEAD@", ".* jobs list"):
+    for line in ("cp .*two-ae-titles.toml", ".* run two", ".* send studies --to HEAD@", ".* jobs list"):
         assert re.search(rf"^  {line}", output, re.MULTILINE)
