@@ -1,0 +1,222 @@
+"""The pages about operating the service: their commands exist, their units are valid, and their scripts work."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dicom_adapter import config
+from dicom_adapter.plugins.registry import discover
+from dicom_adapter.service.launch import LaunchedService
+from dicom_adapter.testing.fixtures import LaunchService
+from manual import command_line
+from support import STORAGE, send, write_study
+from support.pages import DOCS, PAGES, Block, block, blocks
+
+INSTALL, MONITOR, BACK_UP, UPGRADE = (
+    DOCS / "how-to" / f"{name}.md" for name in ("install", "monitor", "back-up", "upgrade")
+)
+CONFIG = "/etc/dicom-adapter/dicom-adapter.toml"  # in the commands of the pages
+PROGRAM = "dicom-adapter"
+STOP_MARGIN_S = 60  # from drain-timeout to the end of a stop: 30 seconds for running steps, and time to end
+SERVICE = (
+    STORAGE
+    + """
+[http]
+port = 0
+
+[ae-titles.LUNG]
+settings = { group-by = "study", timeout = 600, pipeline-a = "pipeline-1" }
+"""
+)
+COMMANDS = command_line.commands()
+
+
+# --- commands -------------------------------------------------------------------------------------------------------
+
+
+def shown_commands() -> list[str]:
+    """Return the arguments of each call of the adapter in the shell blocks of all pages, without repetitions."""
+    found = {}
+    for example in [*blocks("sh", PAGES), *blocks("bash", PAGES)]:
+        for line in example.text.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True) if PROGRAM in line else []
+            calls = [number for number, word in enumerate(words) if Path(word).name == PROGRAM]
+            if calls and (calls[0] == 0 or words[0] == "sudo"):
+                found[shlex.join(words[calls[-1] + 1 :])] = True
+    return list(found)
+
+
+@pytest.mark.parametrize("text", shown_commands())
+def test_every_command_that_a_page_shows_exists_with_its_options(text: str) -> None:
+    arguments = shlex.split(text)
+    name = next((name for count in (2, 1) if (name := " ".join(arguments[:count])) in COMMANDS), None)
+    parameters = COMMANDS[name].params if name else []
+    known = {option for each in parameters for option in [*each.opts, *each.secondary_opts]}
+    given = [word.partition("=")[0] for word in arguments if re.match(r"--?[a-z]", word)]
+    assert [] == [option for option in given if option not in known | {"--help", "-h", "--version"}]
+    assert name or given, f"there is no command {text}"
+
+
+# --- units ----------------------------------------------------------------------------------------------------------
+
+
+def unit(block: Block) -> configparser.ConfigParser:
+    """Parse a unit, without interpolation and with the case of its keys. Keys that stand twice are an error."""
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.optionxform = str  # type: ignore[method-assign, assignment] # as the module's documentation describes
+    parser.read_string(block.text)
+    return parser
+
+
+UNITS = blocks("ini", [INSTALL, MONITOR, BACK_UP])
+
+
+@pytest.mark.parametrize("example", UNITS, ids=str)
+def test_units_have_programs_with_full_paths_that_exist_after_the_installation(example: Block) -> None:
+    program = "/opt/dicom-adapter/bin/dicom-adapter"
+    for section in unit(example).values():
+        for key, command in section.items():
+            if key.startswith("Exec"):
+                path, *words = command.split(maxsplit=1)
+                assert path == program or Path(path).parent in (Path("/bin"), Path("/usr/bin")), command
+                assert PROGRAM not in path or words[0].split()[0] in COMMANDS
+
+
+@pytest.mark.parametrize("example", UNITS, ids=str)
+def test_systemd_accepts_the_units(example: Block, tmp_path: Path) -> None:
+    """The program is replaced by one that exists here."""
+    verify = shutil.which("systemd-analyze")
+    if verify is None:
+        pytest.skip("systemd-analyze is not installed")
+    for other in UNITS:
+        text = other.text.replace("/opt/dicom-adapter/bin/dicom-adapter", "/bin/true")
+        (tmp_path / other.info.split()[1]).write_text(text, encoding="utf-8")
+    (tmp_path / "alarm@.service").write_text("[Service]\nExecStart=/bin/true\n", encoding="utf-8")
+    path = tmp_path / example.info.split()[1]
+    environment = os.environ | {"SYSTEMD_UNIT_PATH": f"{tmp_path}:"}
+    done = subprocess.run(
+        [verify, "verify", "--man=no", path], env=environment, capture_output=True, text=True, check=False
+    )
+    ours = [line for line in done.stderr.splitlines() if str(tmp_path) in line or PROGRAM in line]
+    assert (0, []) == (done.returncode, ours), done.stderr
+
+
+def test_the_unit_fits_the_configuration_of_its_page(tmp_path: Path) -> None:
+    """It can write the data folder, waits for its disk, and stops later than drain-timeout."""
+    example = block("toml", INSTALL)
+    loaded = config.load(example.text, folder=tmp_path, catalogue=discover().catalogue()).config
+    assert loaded is not None
+    found = unit(block("ini dicom-adapter.service", INSTALL))
+    assert Path(found["Service"]["ReadWritePaths"]) in loaded.storage.path.parents
+    assert found["Service"]["ReadWritePaths"] == found["Unit"]["RequiresMountsFor"]
+    assert int(found["Service"]["TimeoutStopSec"]) >= loaded.dicom.drain_timeout + STOP_MARGIN_S
+    assert found["Service"]["ExecStart"].endswith(f"dicom-adapter run {CONFIG}")
+    assert "mixed" == found["Service"]["KillMode"]
+
+
+# --- with a service -------------------------------------------------------------------------------------------------
+
+
+class Shell:
+    """A shell in which `dicom-adapter` is this program, and the paths of the pages are paths of the test."""
+
+    def __init__(self, folder: Path, paths: dict[str, Path]) -> None:
+        self._paths = paths
+        program = folder / "bin" / PROGRAM
+        program.parent.mkdir()
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} -m dicom_adapter "$@"\n', encoding="utf-8")
+        program.chmod(0o755)
+        self.programs = program.parent
+        self._environment = os.environ | {"PATH": f"{program.parent}:{os.environ['PATH']}", "COLUMNS": "200"}
+
+    def run(self, text: str, status: int = 0) -> str:
+        """Run commands until one fails, check the exit status, and return the output."""
+        for shown, real in self._paths.items():
+            text = text.replace(shown, str(real))
+        command = ["sh", "-euc", text]
+        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)
+        assert status == done.returncode, done.stdout + done.stderr
+        return done.stdout
+
+
+@pytest.fixture
+def service(launch_service: LaunchService, tmp_path: Path) -> LaunchedService:
+    """A service with a pending instance."""
+    launched = launch_service(SERVICE)
+    assert all(result.ok for result in send(write_study(tmp_path / "study", instances=1), launched, "LUNG"))
+    return launched
+
+
+@pytest.fixture
+def shell(service: LaunchedService, tmp_path: Path) -> Shell:
+    (tmp_path / "backups").mkdir()
+    port = service.wait_for("http_listening")["port"]
+    return Shell(
+        tmp_path, {CONFIG: service.configuration, "/mnt/backup": tmp_path / "backups", ":8042": Path(f":{port}")}
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)  # many commands, on a busy machine
+def test_the_commands_for_backups_and_upgrades_work_in_their_order(service: LaunchedService, shell: Shell) -> None:
+    """The data folder is moved away before each restore, as the pages describe."""
+    shell.run(block("sh backup", BACK_UP).text)
+    assert 0 == service.stop()
+    backup, look = (each.text for each in blocks("sh", [UPGRADE]) if each.info == "sh upgrade")
+    shell.run(backup)
+    shell.run(look, status=3)  # the service is not running
+    folder = service.configuration.parent
+    for number, restore in enumerate(
+        [
+            "\n".join(each.text for each in blocks("sh", [BACK_UP]) if each.info == "sh restore"),
+            block("sh upgrade restore", UPGRADE).text,
+        ]
+    ):
+        (folder / "data").rename(folder / f"away {number}")
+        assert "1 stored instance" in shell.run(restore)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)  # many commands, on a busy machine
+def test_the_scripts_for_monitoring_report_the_health(service: LaunchedService, shell: Shell, tmp_path: Path) -> None:
+    """The check of Nagios, the metrics for Prometheus, and the expression for yellow health."""
+    program = shell.programs / "check_dicom_adapter"
+    program.write_text(block("sh check_dicom_adapter", MONITOR).text, encoding="utf-8")
+    program.chmod(0o755)
+    check = f"check_dicom_adapter {CONFIG}"
+    script, target = tmp_path / "textfile.py", tmp_path / "adapter.prom"
+    script.write_text(block("python textfile", MONITOR).text, encoding="utf-8")
+    textfile = f"{sys.executable} {script} {CONFIG} {target}"
+    modules = yaml.safe_load(block("yaml blackbox", MONITOR).text)["modules"]
+    [yellow] = modules["dicom_adapter_yellow"]["http"]["fail_if_body_matches_regexp"]
+    watch, ask = (each.text for each in blocks("sh", [MONITOR]) if each.info == "sh monitor")
+    assert "green" in shell.run(watch)
+    assert "OK" == shell.run(check).splitlines()[0]
+    body = shell.run(ask)
+    assert re.search(yellow, body.replace("green", "yellow"))
+    assert not re.search(yellow, body)
+    shell.run(textfile)
+    metrics = target.read_text(encoding="utf-8").splitlines()
+    assert {"dicom_adapter_running 1", "dicom_adapter_health 0"} <= set(metrics)
+    assert 'dicom_adapter_pending_instances{ae_title="LUNG"} 1' in metrics
+    assert 0 == service.stop()
+    assert "CRITICAL" == shell.run(check, status=2).splitlines()[0]
+    shell.run(textfile)
+    assert "dicom_adapter_running 0" in target.read_text(encoding="utf-8")
+
+
+def test_the_events_to_alarm_on_are_documented() -> None:
+    text, known = MONITOR.read_text(encoding="utf-8"), (DOCS / "operation.md").read_text(encoding="utf-8")
+    named = {name for name in re.findall(r"`([a-z]+(?:_[a-z]+)+)`", text) if not name.startswith("node_")}
+    exceptions = {"check_dicom_adapter", "blackbox_exporter", "calling_ae_title"}
+    assert [] == [name for name in sorted(named - exceptions) if f"| `{name}` |" not in known]
