@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ import pytest
 import tomli
 from cookiecutter.exceptions import FailedHookException
 
+from dicom_adapter.cli import CORE_COMMANDS
 from dicom_adapter.testing import make_study
 from dicom_adapter.testing.fixtures import LaunchService
 from support.template import KINDS, generate
@@ -67,7 +69,18 @@ def test_generated_distributions_pass_lint_and_type_checks(generated: Mapping[st
     run(generated[kind], ruff, "format", "--check", ".")
     run(generated[kind], ruff, "check", ".")
     run(generated[kind], sys.executable, "-m", "mypy")
-    assert f"A {kind.replace('-', ' ')} for" in (generated[kind] / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_generated_readme_names_only_what_exists(generated: Mapping[str, Path], kind: str) -> None:
+    """Commands, tables and modules exist. There are no links, because nothing is on an index."""
+    readme = (generated[kind] / "README.md").read_text(encoding="utf-8")
+    assert f"A {kind.replace('-', ' ')} for dicom-adapter." in readme
+    assert "://" not in readme
+    assert "{{" not in readme
+    assert CORE_COMMANDS >= set(re.findall(r"dicom-adapter ([a-z]+)\b(?! in)", readme.partition("\n")[2]))
+    for path in re.findall(r"`(src/[^`]+|tests/)`", readme):
+        assert (generated[kind] / path).exists()
 
 
 @pytest.mark.timeout(600)  # a conformance suite, on a busy machine

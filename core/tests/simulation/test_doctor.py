@@ -86,18 +86,36 @@ def test_a_working_plugin_is_reported_with_durations(site: Path, monkeypatch: py
 
 
 def test_required_settings_are_read_from_a_configuration(site: Path) -> None:
-    """Without required settings, the trial is skipped, and the report has the next step.
-
-    A skipped trial is not an error.
-    """
+    """Without required settings, the plugin is not tried: the report has the next step, and the exit status is 1."""
     install(site, PROCESSOR.replace("SETTING", "").replace("BODY", "assert self.settings.ward == 'B'"))
     status, trials = consult()
-    assert (0, "") == (status, trials["processor 'mine'"]["observed"])
-    assert "settings.ward is missing" in trials["processor 'mine'"]["skipped"]
-    assert trials["processor 'mine'"]["skipped"].endswith("name a configuration that uses the plugin, with --config")
+    assert (1, "", "") == (status, *(trials["processor 'mine'"][name] for name in ("observed", "problem")))
+    assert "settings.ward is missing" in trials["processor 'mine'"]["notTried"]
+    assert trials["processor 'mine'"]["notTried"].endswith("with --config, or set them with --setting KEY=VALUE")
+    assert "tried (acme-tried 2.1): not tried completely" in CliRunner().invoke(app, ["doctor", "tried"]).stdout
     (site / "config.toml").write_text('[ae-titles.X]\nprocessor = "mine"\nsettings = { ward = "B" }\n')
     status, trials = consult("--config", "config.toml")
     assert (0, "7 jobs of 7 reclaimed, in 1:10:00 of virtual time") == (status, trials["processor 'mine'"]["observed"])
+
+
+def test_settings_can_be_given(site: Path) -> None:
+    """They replace those of the configuration. Values are TOML, or texts without quotes."""
+    install(site, PROCESSOR.replace("SETTING", "").replace("BODY", "assert self.settings.ward == 'B'"))
+    (site / "config.toml").write_text('[ae-titles.X]\nprocessor = "mine"\nsettings = { ward = "A" }\n')
+    for written in ("ward=B", 'ward="B"', "ward = 'B'"):
+        status, trials = consult("--config", "config.toml", "--setting", written)
+        assert (0, "ward") == (status, trials["settings"]["observed"])
+    status, trials = consult("--setting", "ward=B", "--setting", "wart=C")
+    assert (1, "no component of the plugin has the setting wart") == (status, trials["settings"]["problem"])
+    status, trials = consult("--setting", "ward=5")
+    assert (1, True) == (status, "settings.ward = 5, must be a text" in trials["processor 'mine'"]["notTried"])
+
+
+@pytest.mark.parametrize(
+    "arguments", [["tried", "--setting", "ward"], ["--setting", "ward=B"], ["tried", "--setting", "=B"]]
+)
+def test_a_setting_needs_a_key_and_one_plugin(arguments: list[str]) -> None:
+    assert 2 == CliRunner().invoke(app, ["doctor", *arguments]).exit_code
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,19 @@ def test_all_properties_of_a_job_can_be_expected(adapter: Adapter) -> None:
     )
 
 
+def test_states_and_priorities_can_be_written_as_texts(adapter: Adapter) -> None:
+    """A text that is none of the values is an error of the test. Verified to fail without a converter."""
+    adapter.receive(make_instance())
+    adapter.expect_jobs(ExpectedJob("p-lung", priority="normal", state="submitted"), by=5)
+    assert "job 1: state submitted instead of faulted" == failure(adapter, ExpectedJob("p-lung", state="faulted"))[1]
+    with pytest.raises(
+        ValueError, match=r"^ExpectedJob\(state='failed'\): must be a JobState, or one of queued, .*faulted"
+    ):
+        ExpectedJob("p-lung", state="failed")
+    with pytest.raises(ValueError, match=r"must be a JobPriority, or one of lower, normal, higher, immediate$"):
+        ExpectedJob("p-lung", priority="urgent")
+
+
 def failure(adapter: Adapter, *expected: ExpectedJob, by: float | None = None) -> list[str]:
     with pytest.raises(AssertionError) as raised:
         adapter.expect_jobs(*expected, by=by)

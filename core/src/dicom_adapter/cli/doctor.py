@@ -11,7 +11,7 @@ from dicom_adapter.cli.configuration import ConfigOption, find_optional_file, re
 from dicom_adapter.cli.messages import fail
 from dicom_adapter.plugins.entry_points import PluginPoint, installed
 from dicom_adapter.simulation.doctor.consult import SECONDS, examine
-from dicom_adapter.simulation.doctor.values import Diagnosis, Trial
+from dicom_adapter.simulation.doctor.values import Diagnosis, Trial, parse_setting
 
 
 def doctor(
@@ -19,27 +19,49 @@ def doctor(
         list[str] | None, typer.Argument(metavar="[PLUGIN]…", help="Plugins to test. Default: all.", show_default=False)
     ] = None,
     config: ConfigOption = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--setting",
+            metavar="KEY=VALUE",
+            help="A setting of the plugin, which replaces that of the configuration. The value is TOML or a text.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of text.")] = False,
     seconds: Annotated[float, typer.Option("--seconds", min=1, max=3600, help="Time limit of each trial.")] = SECONDS,
 ) -> None:
     """Test plugins, each in a separate process, with synthetic instances, a virtual clock and a platform in memory.
 
-    Disabled plugins are tested, too. Nothing is connected to other systems. Exit status: 0 if no problem was found, 1
-    otherwise.
+    Disabled plugins are tested, too. Nothing is connected to other systems.
+
+    Exit status: 0 if everything was tried and no problem was found, 1 otherwise.
     """
+    given = settings or []
+    _check(given, names or [])
     path = find_optional_file(None, config)
     if path is not None:
         read_text(path)
     points = _chosen(names or [])
     diagnoses = []
     for point in points:
-        diagnoses.append(examine(point, path, seconds))
+        diagnoses.append(examine(point, path, seconds, given))
         if not as_json:
             _show(diagnoses[-1])
     if as_json:
         typer.echo(json.dumps([diagnosis.to_json() for diagnosis in diagnoses], indent=2))
-    if not all(diagnosis.has_no_problem for diagnosis in diagnoses):
+    if not all(diagnosis.is_ok for diagnosis in diagnoses):
         raise typer.Exit(1)
+
+
+def _check(settings: list[str], names: list[str]) -> None:
+    if settings and len(names) != 1:
+        raise typer.BadParameter("name the one plugin that has these settings", param_hint="--setting")
+    try:
+        for setting in settings:
+            parse_setting(setting)
+    except ValueError as refusal:
+        raise typer.BadParameter(str(refusal), param_hint="--setting") from None
 
 
 def _chosen(names: list[str]) -> list[PluginPoint]:
@@ -53,14 +75,23 @@ def _chosen(names: list[str]) -> list[PluginPoint]:
 
 
 def _show(diagnosis: Diagnosis) -> None:
-    colour = typer.colors.GREEN if diagnosis.has_no_problem else typer.colors.RED
-    verdict = "no problems" if diagnosis.has_no_problem else "problems found"
+    colour, verdict = typer.colors.GREEN, "no problems"
+    if diagnosis.has_problem:
+        colour, verdict = typer.colors.RED, "problems found"
+    elif not diagnosis.is_complete:
+        colour, verdict = typer.colors.YELLOW, "not tried completely"
     typer.secho(f"{diagnosis.plugin} ({diagnosis.distribution} {diagnosis.version}): {verdict}", fg=colour)
     for trial in diagnosis.trials:
-        typer.secho(f"  {trial.seconds:8.3f} s  {_line(trial)}", fg=typer.colors.RED if trial.problem else None)
+        typer.secho(f"  {trial.seconds:8.3f} s  {_line(trial)}", fg=_colour(trial))
+
+
+def _colour(trial: Trial) -> str | None:
+    if trial.problem:
+        return typer.colors.RED
+    return typer.colors.YELLOW if trial.not_tried else None
 
 
 def _line(trial: Trial) -> str:
     if trial.problem:
         return f"{trial.trial}: {trial.problem}"
-    return f"{trial.trial}: {trial.observed or f'skipped: {trial.skipped}'}"
+    return f"{trial.trial}: {trial.observed or f'not tried: {trial.not_tried}'}"

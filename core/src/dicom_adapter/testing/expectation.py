@@ -4,12 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from enum import Enum
 from itertools import zip_longest
+from typing import TypeVar
 
 from attrs import field, frozen
 from pydicom.dataset import Dataset
 
 from dicom_adapter.api.values import InstanceStorageInfo, Job, JobPriority, JobState
+
+EnumT = TypeVar("EnumT", bound=Enum)
+
+
+def _priority(value: JobPriority | str | None) -> JobPriority | None:
+    return None if value is None else _member(JobPriority, "priority", value)
+
+
+def _state(value: JobState | str | None) -> JobState | None:
+    return None if value is None else _member(JobState, "state", value)
+
+
+def _member(enumeration: type[EnumT], name: str, value: EnumT | str) -> EnumT:
+    try:
+        return enumeration(value)
+    except ValueError:
+        allowed = ", ".join(member.value for member in enumeration)
+        message = f"ExpectedJob({name}={value!r}): must be a {enumeration.__name__}, or one of {allowed}"
+    raise ValueError(message)
 
 
 @frozen
@@ -22,8 +43,9 @@ class ExpectedJob:
     at: float | None = field(default=None, kw_only=True)  # time of the submission, in seconds since the adapter's start
     ae_title: str | None = field(default=None, kw_only=True)
     name: str | None = field(default=None, kw_only=True)
-    priority: JobPriority | None = field(default=None, kw_only=True)
-    state: JobState | None = field(default=None, kw_only=True)
+    # Members, or their values as texts, such as "faulted".
+    priority: JobPriority | None = field(default=None, kw_only=True, converter=_priority)
+    state: JobState | None = field(default=None, kw_only=True, converter=_state)
     metadata: Mapping[str, str] | None = field(default=None, kw_only=True)  # the job may have further entries
 
     def __str__(self) -> str:

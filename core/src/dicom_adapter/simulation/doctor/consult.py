@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,16 +21,18 @@ from dicom_adapter.simulation.doctor.values import Diagnosis, Trial
 SECONDS = 120.0  # time limit of one trial, which may import a large library
 
 
-def examine(point: PluginPoint, configuration: Path | None, seconds: float = SECONDS) -> Diagnosis:
-    """Test a plugin, even a disabled plugin, with the settings in the file `configuration`."""
+def examine(
+    point: PluginPoint, configuration: Path | None, seconds: float = SECONDS, settings: Sequence[str] = ()
+) -> Diagnosis:
+    """Test a plugin, even a disabled plugin, with the settings in a configuration and with others, `KEY=VALUE`."""
     named = Diagnosis(
         plugin=point.name,
         distribution=point.dist.name if point.dist else "an unknown distribution",
         version=point.dist.version if point.dist else "",
     )
-    command = [sys.executable, "-m", "dicom_adapter.simulation.doctor", point.name]
+    path = "" if configuration is None else str(configuration)
     process = subprocess.Popen(  # noqa: S603 - our own module
-        [*command, *([] if configuration is None else [str(configuration)])],
+        [sys.executable, "-m", "dicom_adapter.simulation.doctor", point.name, path, *settings],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,  # output of the plugin is not part of the report

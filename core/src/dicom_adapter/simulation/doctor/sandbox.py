@@ -15,6 +15,7 @@ from attrs import evolve
 
 from dicom_adapter.api.errors import DicomAdapterError, Refused, describe_failure
 from dicom_adapter.config import Config, prefixes_of, structure
+from dicom_adapter.config.tables import sets_field
 from dicom_adapter.plugins import commands
 from dicom_adapter.plugins.isolation import RESULT_CHECKS, InvalidHookResult, make_submitter
 from dicom_adapter.plugins.registry import PROCESSOR, STORAGE, SUBMITTER, Component, PluginInfo, Plugins, discover
@@ -35,23 +36,27 @@ ERROR_EVENTS = {
     "http_mount_failed": "the hook must return Litestar handlers, controllers or routers",
 }
 AE_TITLE, SUBMITTER_NAME = "DOCTOR", "tried"
-WITH_CONFIG = "name a configuration that uses the plugin, with --config"
+WITH_SETTINGS = "name a configuration that uses the plugin, with --config, or set them with --setting KEY=VALUE"
 
 
 class Sandbox:
     """The environment in which one plugin is tested."""
 
-    def __init__(self, name: str, folder: Path, tables: Tables, relative_to: Path, logged: Logged) -> None:
+    def __init__(
+        self, name: str, folder: Path, tables: Tables, relative_to: Path, logged: Logged, settings: Mapping[str, Any]
+    ) -> None:
         """Create the environment.
 
         `tables` are the tables of a configuration, for the settings of the plugin; paths in them are relative to
-        `relative_to`. `logged` is the list to which the log entries of the adapter are added.
+        `relative_to`. `settings` replace single keys of them. `logged` is the list to which the log entries of the
+        adapter are added.
         """
         self._name = name
         self._folder = folder
         self._tables = tables
         self._relative_to = relative_to
         self._logged = logged
+        self._settings = settings
         self._own_plugin = SandboxPlugin()
         self._plugins: Plugins
         self._threads = set(threading.enumerate())
@@ -72,9 +77,11 @@ class Sandbox:
         info = next((info for info in self._plugins.infos if info.name == self._name), None)
         if info is None or info.problem:
             return
-        for component in self._plugins.components:
-            if component.plugin.name == self._name:
-                yield run(f"{component.kind.title} '{component.name}'", lambda it=component: self._component(it))  # type: ignore[misc] # bound at once
+        components = [found for found in self._plugins.components if found.plugin.name == self._name]
+        if self._settings:
+            yield run("settings", lambda: self._check_settings(components))
+        for component in components:
+            yield run(f"{component.kind.title} '{component.name}'", lambda it=component: self._component(it))  # type: ignore[misc] # bound at once
         if info.observes:
             yield run("observer", self._observe)
         for hook, check in (*RESULT_CHECKS.items(), ("dicom_adapter_commands", commands.check)):
@@ -109,14 +116,19 @@ class Sandbox:
             for table in self._tables.get("ae-titles", {}).values()
             if table.get("processor", "aetitle") == component.name
         ]
-        tables = [{"processor": component.name, "settings": settings} for settings in own or _guesses(component.cls)]
+        given = self._given(component)
+        tables = [
+            {"processor": component.name, "settings": {**settings, **given}}
+            for settings in own or _guesses(component.cls)
+        ]
         config = self._first_valid([{"ae-titles": {AE_TITLE: table}} for table in tables])
         return play(config, self._plugins, AE_TITLE)
 
     def _submitter(self, component: Component) -> str:
         own = [t for t in self._tables.get("submitters", {}).values() if t.get("type") == component.name]
         tables = own or [{"type": component.name, **guess} for guess in _guesses(component.cls)]
-        config = self._first_valid([{"submitters": {SUBMITTER_NAME: table}} for table in tables])
+        given = self._given(component)
+        config = self._first_valid([{"submitters": {SUBMITTER_NAME: {**table, **given}}} for table in tables])
         made = make_submitter(config, self._plugins, SUBMITTER_NAME)
         if made.context.data_folder.exists():
             raise Refused(
@@ -126,12 +138,13 @@ class Sandbox:
 
     def _storage_backend(self, component: Component) -> str:
         table = self._tables.get("storage", {})
-        is_own = table.get("backend", "local") == component.name
+        given = self._given(component)
+        is_own = table.get("backend", "local") == component.name and not given
         own = {key: value for key, value in table.items() if key != "path"} if is_own else {}
         if is_own and set(own) - {"backend", "watermark-percent", "reserve", "quarantine-quota", "durability"}:
-            raise Skipped("its settings may name storage that is in use; run its conformance suite instead")
+            raise NotTried("its settings may name storage that is in use; name others with --setting KEY=VALUE")
         path = str(self._folder / "tried")
-        config = self._first_valid([{"storage": {**own, "backend": component.name, "path": path}}])
+        config = self._first_valid([{"storage": {**own, **given, "backend": component.name, "path": path}}])
         return keep_and_read(component.cls, config)
 
     def _observe(self) -> str:
@@ -157,8 +170,20 @@ class Sandbox:
 
     # --- settings ---------------------------------------------------------------------------------------------------
 
+    def _given(self, component: Component) -> dict[str, Any]:
+        """Return the given settings that this component has."""
+        cls: type[Any] = component.cls.settings_type  # type: ignore[attr-defined] # every kind of component has it
+        return {key: value for key, value in self._settings.items() if sets_field(cls, key)}
+
+    def _check_settings(self, components: Sequence[Component]) -> str:
+        used = {key for component in components for key in self._given(component)}
+        unknown = self._settings.keys() - used
+        if unknown:
+            raise Refused(f"no component of the plugin has the setting {', '.join(sorted(unknown))}")
+        return ", ".join(sorted(used))
+
     def _first_valid(self, candidates: list[Tables]) -> Config:
-        """Return the sandbox's configuration with the first valid candidate. Raises Skipped if none is valid."""
+        """Return the sandbox's configuration with the first valid candidate. Raises NotTried if none is valid."""
         problems: list[str] = []
         for candidate in candidates:
             document = self._own_plugin.document(self._folder / "data")
@@ -168,10 +193,10 @@ class Sandbox:
             if loaded.config is not None:
                 return loaded.config
             problems = [str(problem) for problem in loaded.problems]
-        raise Skipped(f"{'; '.join(problems)}: {WITH_CONFIG}")
+        raise NotTried(f"{'; '.join(problems)}: {WITH_SETTINGS}")
 
 
-class Skipped(DicomAdapterError):
+class NotTried(DicomAdapterError):
     """A trial cannot be run."""
 
 
@@ -180,8 +205,8 @@ def _try(name: str, attempt: Callable[[], str]) -> Trial:
     found: dict[str, str] = {}
     try:
         found = {"observed": attempt()}
-    except Skipped as reason:
-        found = {"skipped": str(reason)}
+    except NotTried as reason:
+        found = {"not_tried": str(reason)}
     except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even SystemExit
         found = {"problem": _message(failure)}
     return Trial(trial=name, seconds=round(time.monotonic() - began, 3), **found)
