@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -19,6 +16,7 @@ from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
 from dicom_adapter_clara_client.emulator import CallLog, EmulatedPlatform, Faults, rest_server
 from support import STORAGE, send, write_study
+from support.health import SECONDS, status, wait_until_red
 from support.third_party import install
 
 pytestmark = pytest.mark.slow
@@ -106,25 +104,7 @@ settings = { pipeline-a = "1" }
 """
 )
 
-SECONDS = 60  # time limit of each wait
 HANGS = {"AE title HANGS", "submitter hanging", "observer hanging"}
-
-
-def red(service: LaunchedService, python: str = sys.executable) -> tuple[int, dict[str, str]]:
-    """Run `status`, and return its exit status and the red parts with their reasons."""
-    command = [python, "-m", "dicom_adapter", "status", "--config", str(service.configuration), "--json"]
-    run = subprocess.run(command, stdout=subprocess.PIPE, check=False)
-    problems = json.loads(run.stdout)["problems"]
-    return run.returncode, {each["part"]: each["reason"] for each in problems if each["level"] == "red"}
-
-
-def wait_until_red(expected: set[str], service: LaunchedService, python: str = sys.executable) -> dict[str, str]:
-    """Wait until exactly these parts are red. The ledger is updated a little later than the log."""
-    deadline = time.monotonic() + SECONDS
-    while (found := red(service, python))[1].keys() != expected:
-        assert time.monotonic() < deadline, found
-    assert bool(expected) == found[0]
-    return found[1]
 
 
 def test_hanging_plugins_are_reported_by_name_and_affect_no_other_part(
@@ -177,14 +157,12 @@ def test_a_service_whose_supervisor_was_killed_does_not_run(launch_service: Laun
     wait_until_red(set(), service)  # all processes have reported
     os.kill(service.pids()[0], signal.SIGKILL)
     service.wait()
-    command = [sys.executable, "-m", "dicom_adapter", "status", "--config", str(service.configuration), "--json"]
     found = []
     deadline = time.monotonic() + SECONDS
     while not found or found[-1] != (3, "red", "not running"):
         assert time.monotonic() < deadline, found
-        run = subprocess.run(command, stdout=subprocess.PIPE, check=False)
-        result = json.loads(run.stdout)
-        found.append((run.returncode, result["health"], result["service"]))
+        exit_status, result = status(service)
+        found.append((exit_status, result["health"], result["service"]))
     assert {(0, "yellow", "starting or stopping"), (3, "red", "not running")} >= set(found)
 
 

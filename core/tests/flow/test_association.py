@@ -13,7 +13,8 @@ from dicom_adapter import Capacity
 from dicom_adapter.api.receiving import AssociationDecision, AssociationRequest, ContextRules, Rejection
 from dicom_adapter.config.listening import DicomConfig
 from dicom_adapter.config.model import AeTitleConfig, CallerConfig, Config, StorageConfig, SubmitterConfig
-from dicom_adapter.flow.association import SMALLEST_ASSOCIATION_BYTES, Load, judge
+from dicom_adapter.flow.acceptance import SMALLEST_ASSOCIATION_BYTES, Space
+from dicom_adapter.flow.association import Load, judge
 from dicom_adapter.flow.free_space import LEDGER_RESERVE_BYTES, storage_full
 from dicom_adapter.net.codes import REJECT_REASON
 
@@ -45,7 +46,7 @@ def make_request(called: str = "LUNG", calling: str = "CT1", peer: str = "10.0.0
 
 
 def busy(associations: int = 0, capacity: Capacity | None = ROOM, stopped: Mapping[str, str] | None = None) -> Load:
-    return Load(associations=associations, capacity=capacity, stopped=stopped or {}, full={})
+    return Load(associations=associations, space=Space(capacity=capacity), stopped=stopped or {}, full={})
 
 
 def caller(ae_title: str | None = None, host: str | None = None, certificate: str | None = None) -> CallerConfig:
@@ -214,7 +215,7 @@ ENOUGH = LEDGER_RESERVE_BYTES + SMALLEST_ASSOCIATION_BYTES
 @pytest.mark.parametrize(("free", "full"), [(None, False), (ENOUGH, False), (ENOUGH - 1, True)])
 def test_storage_is_full_without_free_space_for_the_ledger(free: int | None, full: bool) -> None:
     """The storage is full for any limits of the storage. A ledger on another machine has no such check."""
-    decision = judge(make_request(), configured(), evolve(busy(), ledger_free=free))
+    decision = judge(make_request(), configured(), evolve(busy(), space=Space(ledger_free=free)))
     assert (Rejection.LOCAL_LIMIT_EXCEEDED if full else None) == decision.rejection
     assert full == ("the ledger's disk" in decision.reason)
 

@@ -9,9 +9,18 @@ from dicom_adapter.config.listening import DicomConfig
 from dicom_adapter.ledger.health import RECEIVER, PartState
 from dicom_adapter.net.server import DicomServer
 from dicom_adapter.receiver.__main__ import ReceiverCheck
-from dicom_adapter.runtime.parts import process_part
+from dicom_adapter.runtime.parts import Part, PartKind, process_part
 from dicom_adapter.runtime.watch import PartFinding
 from support.listening import wait_until
+
+WORKS = {process_part(RECEIVER): PartFinding(), Part(PartKind.REFUSALS, RECEIVER): PartFinding()}
+
+
+def working_receiver() -> Mock:
+    """Return a receiver without problems, which has refused nothing."""
+    receiver = Mock(commits_are_alive=True, storage_problem="")
+    receiver.refusals.finding.return_value = PartFinding()
+    return receiver
 
 
 class Reports:
@@ -32,15 +41,15 @@ def test_a_receiver_whose_accept_thread_has_ended_reports_a_failure() -> None:
     Verified to fail when `accept_loop_died` does not check the thread, or every examination reports the failure.
     """
     server, reports = DicomServer(DicomConfig(port=0, bind="127.0.0.1"), Mock()), Reports()
-    check = ReceiverCheck(server, Mock(commits_are_alive=True, storage_problem=""), reports)  # type: ignore[arg-type] # all of a channel that it uses
+    check = ReceiverCheck(server, working_receiver(), reports)  # type: ignore[arg-type] # all of a channel that it uses
     server.start()
-    assert {process_part(RECEIVER): PartFinding()} == check.examine()
+    assert WORKS == check.examine()
     server.loop.call_soon_threadsafe(server.loop.stop)
     wait_until(lambda: server.accept_loop_died)
     assert [PartState.FAILING] * 2 == [check.examine()[process_part(RECEIVER)].state for _look in range(2)]
     assert ["failed"] == reports.events
     server.is_stopping = True
-    assert {process_part(RECEIVER): PartFinding()} == check.examine()
+    assert WORKS == check.examine()
     assert server._socket is not None
     server._socket.close()  # `stop` needs the thread that has ended
     server.loop.close()
@@ -50,25 +59,26 @@ def test_a_receiver_whose_commit_thread_has_ended_reports_a_failure() -> None:
     """Without the report, senders would wait forever. A stopping receiver is not a failure."""
     server, receiver, reports = (
         Mock(accept_loop_died=False, is_stopping=False),
-        Mock(commits_are_alive=True, storage_problem=""),
+        working_receiver(),
         Reports(),
     )
     check = ReceiverCheck(server, receiver, reports)  # type: ignore[arg-type] # as above
-    assert {process_part(RECEIVER): PartFinding()} == check.examine()
+    assert WORKS == check.examine()
     receiver.commits_are_alive = False
     assert [PartState.FAILING] * 2 == [check.examine()[process_part(RECEIVER)].state for _look in range(2)]
     assert ["failed"] == reports.events
     server.is_stopping = True
-    assert {process_part(RECEIVER): PartFinding()} == check.examine()
+    assert WORKS == check.examine()
 
 
 def test_a_receiver_whose_storage_was_replaced_is_red_and_is_not_restarted() -> None:
     """A restart would end open associations, and would not help. The part recovers with the next stored instance."""
     server, reports = Mock(accept_loop_died=False, is_stopping=False), Reports()
-    receiver = Mock(commits_are_alive=True, storage_problem="segment 1 was replaced")
+    receiver = working_receiver()
+    receiver.storage_problem = "segment 1 was replaced"
     check = ReceiverCheck(server, receiver, reports)  # type: ignore[arg-type] # as above
     finding = PartFinding(state=PartState.FAILING, reason="segment 1 was replaced")
-    assert {process_part(RECEIVER): finding} == check.examine()
+    assert {**WORKS, process_part(RECEIVER): finding} == check.examine()
     receiver.storage_problem = ""
-    assert {process_part(RECEIVER): PartFinding()} == check.examine()
+    assert WORKS == check.examine()
     assert [] == reports.events

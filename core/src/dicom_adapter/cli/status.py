@@ -20,6 +20,8 @@ from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_f
 from dicom_adapter.cli.senders import rejection_as_json
 from dicom_adapter.cli.times import Times, Utc
 from dicom_adapter.config.model import Config
+from dicom_adapter.flow.acceptance import measure_space
+from dicom_adapter.ledger import Ledger
 from dicom_adapter.ledger.configurations import Configuration, ConfigurationState
 from dicom_adapter.ledger.health import processes
 from dicom_adapter.ledger.lanes import LaneReport
@@ -34,6 +36,7 @@ from dicom_adapter.operations.status import (
     assess,
     counted,
     gather,
+    refusal_of,
     service_state,
     worst_level,
 )
@@ -73,7 +76,16 @@ class StatusReport:
 
     def state_of(self, status: AeTitleStatus) -> str:
         """Return the state of an AE title in one or two words."""
-        return status.state if self.service is ServiceState.RUNNING or not status.is_configured else "not served"
+        if self.service is not ServiceState.RUNNING and status.is_configured:
+            return "not served"
+        return "refusing" if status.state == "served" and self.refusal_of(status) else status.state
+
+    def refusal_of(self, status: AeTitleStatus) -> str:
+        """Return why an AE title refuses associations or instances; "" if it accepts them, or is not served."""
+        if self.service is not ServiceState.RUNNING or not status.is_configured:
+            return ""
+        refusal = refusal_of(status, self.facts, self.storage, self.config)
+        return "" if refusal is None else refusal.reason
 
 
 def status(
@@ -106,14 +118,14 @@ def _examine(path: Path) -> StatusReport:
     service_runs = folder.has_service or bool(folder.displaced())
     with ledger.read() as transaction:
         facts = gather(transaction, config, SystemClock().now())
+    storage = _storage_status(config, found.plugins.catalogue(), ledger)
     ledger.close()
-    storage = _storage_status(config, found.plugins.catalogue())
     service = service_state(facts, service_runs=service_runs, host_runs=host_runs)
     problems = assess(facts, service, storage, config)
     return StatusReport(config=config, facts=facts, service=service, storage=storage, problems=problems)
 
 
-def _storage_status(config: Config, catalogue: Catalogue) -> StorageStatus:
+def _storage_status(config: Config, catalogue: Catalogue, ledger: Ledger) -> StorageStatus:
     folder = DataFolder.of(config)
     try:
         folder.require_there()
@@ -125,7 +137,7 @@ def _storage_status(config: Config, catalogue: Catalogue) -> StorageStatus:
     try:
         storage = folder.open_storage(config.storage, catalogue)
         try:
-            return StorageStatus(capacity=storage.capacity())
+            return StorageStatus.of(measure_space(storage, ledger, lambda: ""))
         finally:
             storage.close()
     except (Exception, SystemExit) as failure:  # noqa: BLE001 - a plugin may raise anything, even SystemExit
@@ -261,7 +273,7 @@ def _as_json(report: StatusReport) -> dict[str, Any]:
             "reserveBytes": storage.reserve,
         },
         "rejections": [rejection_as_json(one) for one in report.facts.rejected],
-        "aeTitles": [_ae_title_as_json(status, report.state_of(status)) for status in report.facts.ae_titles],
+        "aeTitles": [_ae_title_as_json(status, report) for status in report.facts.ae_titles],
     }
 
 
@@ -274,12 +286,12 @@ def _configuration_as_json(newest: Configuration) -> dict[str, Any]:
     }
 
 
-def _ae_title_as_json(status: AeTitleStatus, state: str) -> dict[str, Any]:
+def _ae_title_as_json(status: AeTitleStatus, report: StatusReport) -> dict[str, Any]:
     lane, oldest = status.lane, status.oldest
     return {
         "aeTitle": status.ae_title,
-        "state": state,
-        "reason": "" if lane is None else lane.reason or lane.full,
+        "state": report.state_of(status),
+        "reason": (lane.reason or lane.full if lane is not None else "") or report.refusal_of(status),
         "groups": 0 if lane is None else lane.groups,
         "nextDueAt": _iso(lane.waiting[0].until) if lane is not None and lane.waiting else None,
         "pending": status.held.pending,

@@ -11,13 +11,8 @@ from ipaddress import ip_address
 from attrs import frozen
 
 from dicom_adapter.api.receiving import AssociationDecision, AssociationRequest, ContextRules, Rejection, RejectionCause
-from dicom_adapter.api.values import Capacity
 from dicom_adapter.config.model import AeTitleConfig, Config
-from dicom_adapter.flow.free_space import ledger_full, storage_full
-
-# Free space that an association needs in addition to the ledger's reserve. Without this addition, associations would be
-# accepted at the limit although all their instances would be refused.
-SMALLEST_ASSOCIATION_BYTES = 2**20
+from dicom_adapter.flow.acceptance import Space, association_refusal
 
 
 @frozen(kw_only=True)
@@ -25,12 +20,10 @@ class Load:
     """Current load and free space of the adapter."""
 
     associations: int  # number of open associations, without the requested association
-    capacity: Capacity | None  # total and free space of the storage backend; None: no known limit
+    space: Space
     stopped: Mapping[str, str]  # AE titles whose lanes are stopped, with the reasons
     full: Mapping[str, str]  # AE titles whose quarantine is full, with the reasons
     associations_of_peer: int = 0  # number of open associations of the same peer
-    problem: str = ""  # why nothing can be stored: storage or ledger are not those that were opened
-    ledger_free: int | None = None  # free bytes on the ledger's disk; None: unknown
 
 
 def judge(request: AssociationRequest, config: Config, load: Load) -> AssociationDecision:
@@ -52,14 +45,9 @@ def judge(request: AssociationRequest, config: Config, load: Load) -> Associatio
     if limit is not None and load.associations_of_peer >= limit:
         reason = f"max-associations-per-peer = {limit} are open from this address"
         return _reject(Rejection.LOCAL_LIMIT_EXCEEDED, RejectionCause.LIMIT, reason)
-    full = (
-        load.problem
-        or load.full.get(request.called_ae_title)
-        or storage_full(load.capacity, config.storage)
-        or ledger_full(load.ledger_free, SMALLEST_ASSOCIATION_BYTES)
-    )
-    if full:
-        return _reject(Rejection.LOCAL_LIMIT_EXCEEDED, RejectionCause.SPACE, full)
+    refusal = association_refusal(request.called_ae_title, load.full, load.space, config.storage)
+    if refusal is not None:
+        return _reject(Rejection.LOCAL_LIMIT_EXCEEDED, RejectionCause.SPACE, refusal.reason)
     return AssociationDecision(contexts=_context_rules(ae_title))
 
 

@@ -77,6 +77,13 @@ class Admission:
             timer = self._loop.call_later(WAIT_SECONDS, self._loop.call_soon, self._stop_waiting)
             self._waiting.append(_WaitingRequest(peer, on_slot, timer))
 
+    def peers_at_limit(self) -> set[str]:
+        """Return the peers with as many associations as they may have; "" for all peers together. Thread-safe."""
+        counts = list(self._associations.items())
+        limit = self._limit_of_peer
+        found = {peer for peer, count in counts if limit is not None and count >= limit}
+        return found | ({""} if sum(count for _peer, count in counts) >= self._limit else set())
+
     def open_association(self, peer: str) -> None:
         """Count an association that is accepted, or whose decision is pending."""
         self._associations[peer] += 1

@@ -13,7 +13,7 @@ from attrs import field, frozen
 
 from dicom_adapter.api.values import Capacity, Job, JobState
 from dicom_adapter.config.model import Config
-from dicom_adapter.flow.free_space import storage_full
+from dicom_adapter.flow.acceptance import Refusal, Space, association_refusal
 from dicom_adapter.ledger import Transaction, configurations, health, jobs, lanes, senders
 from dicom_adapter.ledger.configurations import Configuration
 from dicom_adapter.ledger.health import HOST, SERVICE, STALE_AFTER, PartHealth, PartState, processes
@@ -23,6 +23,7 @@ from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import LaneState
 from dicom_adapter.ledger.senders import DAY, Rejected
 from dicom_adapter.operations.senders import describe, merged, name_of, rejected_for_long
+from dicom_adapter.runtime.parts import PartKind
 from dicom_adapter.runtime.peer_health import DOWN_AFTER
 
 MOST_SENDERS = 5  # number of rejected senders that are named
@@ -99,6 +100,17 @@ class StorageStatus:
 
     capacity: Capacity | None  # None: unlimited, or unknown
     failure: str = ""  # reason why the capacity could not be read
+    ledger_free: int | None = None  # free bytes on the ledger's disk; None: unknown
+
+    @property
+    def space(self) -> Space:
+        """The free space, for the functions that decide about associations and instances."""
+        return Space(capacity=self.capacity, ledger_free=self.ledger_free, problem=self.failure)
+
+    @classmethod
+    def of(cls, space: Space) -> StorageStatus:
+        """Return the status for a measured space."""
+        return cls(capacity=space.capacity, ledger_free=space.ledger_free, failure=space.problem)
 
 
 def gather(transaction: Transaction, config: Config, now: datetime) -> LedgerStatus:
@@ -167,11 +179,12 @@ def service_state(facts: LedgerStatus, *, service_runs: bool, host_runs: bool) -
 
 def assess(facts: LedgerStatus, service: ServiceState, storage: StorageStatus, config: Config) -> list[Problem]:
     """Return all problems, the worst first."""
-    of_storage = list(_storage_problems(storage, config))
+    lack = association_refusal("", {}, storage.space, config.storage)
+    of_storage = [] if lack is None else [_red(lack.part, lack.reason)]
     of_processes = _process_problems(facts, service, config.dicom.receivers)
     problems = [
-        # The service reports the storage as well, a few seconds later.
-        *(problem for problem in of_processes if not (of_storage and problem.part == STORAGE)),
+        # The service reports the storage as well, a few seconds later, and what receivers refuse because of it.
+        *(problem for problem in of_processes if not (of_storage and _is_about_storage(problem.part))),
         *(problem for ae_title in facts.ae_titles for problem in _ae_title_problems(ae_title, service)),
         *_job_problems(facts, config),
         *_sender_problems(facts),
@@ -179,6 +192,19 @@ def assess(facts: LedgerStatus, service: ServiceState, storage: StorageStatus, c
     ]
     order = list(Level)
     return sorted(problems, key=lambda problem: -order.index(problem.level))
+
+
+def refusal_of(status: AeTitleStatus, facts: LedgerStatus, storage: StorageStatus, config: Config) -> Refusal | None:
+    """Return why an AE title of the running service refuses associations or instances; None if it accepts them."""
+    full = {} if status.lane is None or not status.lane.full else {status.ae_title: status.lane.full}
+    refusal = association_refusal(status.ae_title, full, storage.space, config.storage)
+    if refusal is not None:
+        return refusal
+    for part in facts.parts.values():
+        is_recent = part.part.startswith(PartKind.REFUSALS.title) and not _is_stale(part, facts.at)
+        if is_recent and part.state is PartState.FAILING:
+            return Refusal(part=part.part, reason=part.reason)
+    return None
 
 
 def worst_level(problems: Sequence[Problem]) -> Level:
@@ -200,12 +226,14 @@ def _process_problems(facts: LedgerStatus, service: ServiceState, receivers: int
             yield _red(name, "has not reported yet")
         elif process.state is PartState.STOPPED or _is_stale(process, facts.at):
             yield _red(name, f"has not reported since {_time(process.seen_at)}")
-        elif process.state is not PartState.OK:
-            yield _red(name, process.reason)
+        else:
+            yield from _part_problems([process])
+    if all(name in facts.parts and _is_stale(facts.parts[name], facts.at) for name in names):
+        yield _red("ledger", "no process can write to it: its disk is full or fails, or another program locks it")
     host = facts.parts.get(HOST)
-    if host is not None and not _is_stale(host, facts.at):  # otherwise the state of its parts is unknown
-        others = (part for name, part in facts.parts.items() if name not in names)
-        yield from _part_problems(part for part in others if not _is_stale(part, facts.at))
+    is_known = host is not None and not _is_stale(host, facts.at)  # otherwise the state of its parts is unknown
+    others = (part for name, part in facts.parts.items() if name not in names and not _is_stale(part, facts.at))
+    yield from _part_problems(part for part in others if is_known or part.part.startswith(PartKind.REFUSALS.title))
 
 
 def _part_problems(parts: Iterable[PartHealth]) -> Iterator[Problem]:
@@ -276,10 +304,8 @@ def _sender_problems(facts: LedgerStatus) -> Iterator[Problem]:
         yield Problem(level=Level.YELLOW, part="senders", reason=reason)
 
 
-def _storage_problems(storage: StorageStatus, config: Config) -> Iterator[Problem]:
-    reason = storage.failure or storage_full(storage.capacity, config.storage)
-    if reason:
-        yield _red(STORAGE, reason)
+def _is_about_storage(part: str) -> bool:
+    return part == STORAGE or part.startswith(PartKind.REFUSALS.title)
 
 
 def _is_stale(part: PartHealth, now: datetime) -> bool:

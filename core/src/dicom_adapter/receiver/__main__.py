@@ -8,6 +8,7 @@ from dicom_adapter.runtime.resources import Resources
 # isort: split
 import os
 from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import structlog
@@ -29,14 +30,18 @@ from dicom_adapter.runtime.channel import APPLIED, FAILED, NOT_APPLIED, Channel,
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import UNUSABLE, DataFolder, report_unusable, with_pids
 from dicom_adapter.runtime.logs.capture import capture
-from dicom_adapter.runtime.parts import Part, process_part
+from dicom_adapter.runtime.parts import Part, PartKind, process_part
 from dicom_adapter.runtime.watch import PartFinding, Watch
+from dicom_adapter.runtime.workers import Worker
 
 log = structlog.get_logger("dicom_adapter.receiver")
 
 # Limit of the wait for other transactions of the ledger; 1.5 times this value if threads of this process wait, too. An
 # instance waits for two commits at most, the commit before and its own: it is answered within 10 s.
 LEDGER_WAIT_SECONDS = 3.0
+
+
+CHECK_EVERY = timedelta(seconds=5)  # time between two checks of the causes of refusals
 
 
 def main() -> None:
@@ -98,7 +103,12 @@ def _receive(channel: Channel, start: Start, config: Config, plugins: Plugins, n
         log.info("receiver_configured")
         channel.report(APPLIED)
 
-    _serve(channel, server, ledger, watch, configure)
+    def check() -> datetime:
+        """Look whether the causes of problems and refusals have gone."""
+        receiver.check(server.admission.peers_at_limit())
+        return clock.now() + CHECK_EVERY
+
+    _serve(channel, server, ledger, watch, Worker("refusals", check, clock), configure)
     receiver.close()
     storage.close()
     ledger.close()
@@ -119,6 +129,7 @@ class ReceiverCheck:
         self._receiver = receiver
         self._channel = channel
         self._name = name
+        self._refusals = Part(PartKind.REFUSALS, name)
         self._reported = False
 
     def examine(self) -> Mapping[Part, PartFinding]:
@@ -126,11 +137,11 @@ class ReceiverCheck:
             reason = "the receiver accepts no more connections: its accept thread has ended"
         elif not (self._receiver.commits_are_alive or self._server.is_stopping):
             reason = "the receiver acknowledges no more instances: its commit thread has ended"
-        elif self._receiver.storage_problem:  # a restart would not help, and would end open associations
-            finding = PartFinding(state=PartState.FAILING, reason=self._receiver.storage_problem)
-            return {process_part(self._name): finding}
         else:
-            return {process_part(self._name): PartFinding()}
+            # If storage or ledger were replaced, a restart would not help, and would end open associations.
+            problem = self._receiver.storage_problem
+            finding = PartFinding(state=PartState.FAILING, reason=problem) if problem else PartFinding()
+            return {process_part(self._name): finding, self._refusals: self._receiver.refusals.finding()}
         if not self._reported:
             self._channel.report(FAILED, reason=reason)
             self._reported = True
@@ -138,7 +149,12 @@ class ReceiverCheck:
 
 
 def _serve(
-    channel: Channel, server: DicomServer, ledger: Ledger, watch: Watch, configure: Callable[[Start], None]
+    channel: Channel,
+    server: DicomServer,
+    ledger: Ledger,
+    watch: Watch,
+    check: Worker,
+    configure: Callable[[Start], None],
 ) -> None:
     try:
         port = server.start()
@@ -151,10 +167,12 @@ def _serve(
     log.info("receiver_listening", port=port, pid=os.getpid())
     channel.report("listening", port=port)
     watch.start()
+    check.start()
     stop_was_requested = channel.wait_for_stop(configure)  # otherwise the supervisor has ended
     ledger.shorten_waits()
     if not server.accept_loop_died:  # otherwise there is no thread to stop
         server.stop(server.dicom.drain_timeout if stop_was_requested else 0)
+    check.stop()
     watch.close()
     log.info("receiver_stopped", drained=stop_was_requested)
 

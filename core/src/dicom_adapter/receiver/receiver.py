@@ -7,16 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import structlog
 
-from dicom_adapter.api.receiving import AssociationDecision, AssociationRequest, RejectedPeer, StoreRequest, StoreResult
+from dicom_adapter.api.receiving import (
+    AssociationDecision,
+    AssociationRequest,
+    RejectedPeer,
+    RejectionCause,
+    StoreOutcome,
+    StoreRequest,
+    StoreResult,
+)
 from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.config.model import Config
 from dicom_adapter.dicom.identity import UID_GRAMMAR
+from dicom_adapter.flow.acceptance import Space, lack_of_space, measure_space
 from dicom_adapter.flow.association import Load, judge
 from dicom_adapter.flow.store.commit import Store
 from dicom_adapter.flow.store.incoming import IncomingInstance
@@ -30,11 +39,15 @@ from dicom_adapter.net.codes import C_STORE_STATUS
 from dicom_adapter.net.storage_scp import ClosedAssociation, Deliver
 from dicom_adapter.receiver.arriving_studies import ArrivingStudies
 from dicom_adapter.receiver.group_commit import GroupCommit
+from dicom_adapter.receiver.refusals import RecentRefusals
 from dicom_adapter.receiver.sender_log import SenderLog
 from dicom_adapter.runtime import logs
 from dicom_adapter.runtime.resources import Resources
 
 log = structlog.get_logger("dicom_adapter.receiver")
+
+LOCAL_OUTCOMES = (StoreOutcome.OUT_OF_SPACE, StoreOutcome.FAILED)  # the cause is the adapter, not the sender
+LOCAL_CAUSES = (RejectionCause.SPACE, RejectionCause.STOPPED)
 
 
 class Receiver:
@@ -51,6 +64,7 @@ class Receiver:
         self._config = config
         self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
         self._problem = resources.problem
+        self.refusals = RecentRefusals(resources.clock.now)
         self._events = EventWriter(resources.ledger, synced=False)
         self._senders = SenderLog(resources.ledger)
         self._store = Store(config, resources, name=name, limits=StoreLimits(resources))
@@ -76,11 +90,9 @@ class Receiver:
         load = Load(
             associations=associations,
             associations_of_peer=associations_of_peer,
-            capacity=None if problem else self._storage.capacity(),
+            space=Space(problem=problem) if problem else self._measure_space(),
             stopped=stopped,
             full=full,
-            problem=problem,
-            ledger_free=None if problem else self._ledger.free_bytes(),
         )
         decision = judge(request, self._config, load)
         fields = {
@@ -115,6 +127,7 @@ class Receiver:
         received = self._store.end(incoming)
         if isinstance(received, StoreResult):
             _log(incoming.request, received)
+            self._note_refusal(received, incoming.size)
             return received
         assert self._commits is not None  # because `start` was called
         return self._commits.put(received, ticket)
@@ -140,11 +153,33 @@ class Receiver:
                 ):
                     _log_study(result.instance)
                 _log(one, result)
+                self._note_refusal(result)
         for one, result in zip(received, results, strict=True):
             if result.duplicate_of is not None:
                 self._events.put(_duplicate_event(one, result, result.duplicate_of, self._clock.now()))
 
+    def _note_refusal(self, result: StoreResult, data_set_bytes: int = 0) -> None:
+        if result.outcome in LOCAL_OUTCOMES:
+            self.refusals.record("instance", result.reason, data_set_bytes)
+
+    def check(self, at_limit: Collection[str]) -> None:
+        """Forget problems and refusals whose causes have gone. Uses the disks.
+
+        `at_limit`: the peers with as many associations as they may have; "" for all peers together.
+        """
+        self._store.check_problem()
+        space, storage = self._measure_space(), self._config.storage
+        self.refusals.forget_old(lambda size: lack_of_space(space, storage, size) is None, at_limit)
+
+    def _measure_space(self) -> Space:
+        return measure_space(self._storage, self._ledger, self._problem)
+
     def peer_rejected(self, rejected: RejectedPeer) -> None:
+        if rejected.cause is RejectionCause.LIMIT:
+            what = "association" if rejected.calling_ae_title else "connection"
+            self.refusals.record_limit(what, rejected.reason, rejected.peer_address)
+        elif rejected.cause in LOCAL_CAUSES:
+            self.refusals.record("association", rejected.reason)
         self._senders.rejected(rejected, self._clock.now())
 
     def association_closed(self, closed: ClosedAssociation) -> None:

@@ -35,6 +35,7 @@ class PartKind(Enum):
     CERTIFICATES = "certificates", OTHER_DEADLINE_SECONDS  # requests the certificate of each platform
     STORAGE = "storage", 30.0  # a few calls of stat(2); on a network file system that does not answer, they hang
     GENERATION = "generation", OTHER_DEADLINE_SECONDS  # of storage and ledger, to notice an old state of one of them
+    REFUSALS = "refusals of", OTHER_DEADLINE_SECONDS  # of a receiver: what it has refused recently
     PROCESS = "", OTHER_DEADLINE_SECONDS  # a part is named like its process: host, receiver 1
 
     def __init__(self, title: str, deadline_seconds: float) -> None:

@@ -126,6 +126,20 @@ class Store:
         received = self.end(incoming)
         return received if isinstance(received, StoreResult) else self.commit([received])[0]
 
+    def check_problem(self) -> None:
+        """Forget `problem` if storage and ledger are back: no sender may try again for a long time."""
+        if not self.problem:
+            return
+        try:
+            problem = self._find_problem()
+            if not problem:
+                self._storage.sync([])
+        except StorageUnavailable as failure:
+            problem = str(failure)
+        except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
+            problem = f"the storage failed: {describe_failure(failure)}"
+        self.problem = problem
+
     # --- commit -----------------------------------------------------------------------------------------------------
 
     def commit(self, received: Sequence[ReceivedInstance]) -> list[StoreResult]:

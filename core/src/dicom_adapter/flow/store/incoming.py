@@ -47,6 +47,11 @@ class IncomingInstance:
             reads_descriptions=self._keeps_descriptions,
         )
 
+    @property
+    def size(self) -> int:
+        """Bytes of the data set that have arrived."""
+        return self._size
+
     def write_header(self, header: bytes) -> None:
         """Write the beginning of the Part 10 file."""
         self._header_size = len(header)

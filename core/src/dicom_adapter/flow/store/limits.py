@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from dicom_adapter.api.errors import LedgerError
 from dicom_adapter.config.model import StorageConfig
-from dicom_adapter.flow.free_space import ledger_full, storage_full
+from dicom_adapter.flow.acceptance import Refusal, instance_refusal, lack_of_space, measure_space
 from dicom_adapter.ledger import lanes
 from dicom_adapter.runtime.resources import Resources
 
@@ -23,8 +23,8 @@ class StoreLimits:
         self._ledger = resources.ledger
         self._problem = resources.problem
         now = time.monotonic()
-        self._no_space = ""  # reason why there is no free space; "" if there is free space
-        self._no_space_until = now
+        self._lack: Refusal | None = None  # why no instance can be stored at any AE title
+        self._lack_until = now
         self._full: Mapping[str, str] = {}
         self._query_full_at = now
 
@@ -33,7 +33,7 @@ class StoreLimits:
 
         A refusal never results from an outdated check of the disks.
         """
-        if self._no_space or time.monotonic() >= self._no_space_until:
+        if self._lack or time.monotonic() >= self._lack_until:
             self._check_free_space(storage)
         return self._refusal(ae_title)
 
@@ -43,14 +43,12 @@ class StoreLimits:
         return self._refusal(ae_title)
 
     def _refusal(self, ae_title: str) -> str:
-        return self._full_ae_titles().get(ae_title) or self._no_space
+        refusal = instance_refusal(ae_title, self._full_ae_titles(), self._lack)
+        return "" if refusal is None else refusal.reason
 
     def _check_free_space(self, storage: StorageConfig) -> None:
-        try:
-            self._no_space = storage_full(self._storage.capacity(), storage) or ledger_full(self._ledger.free_bytes())
-        except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
-            self._no_space = self._problem() or f"the free space is unknown ({type(failure).__name__})"
-        self._no_space_until = time.monotonic() + FREE_SPACE_SECONDS
+        self._lack = lack_of_space(measure_space(self._storage, self._ledger, self._problem), storage)
+        self._lack_until = time.monotonic() + FREE_SPACE_SECONDS
 
     def _full_ae_titles(self) -> Mapping[str, str]:
         """Return the AE titles that are full, with the reasons."""

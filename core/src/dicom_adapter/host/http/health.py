@@ -10,8 +10,9 @@ from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 
-from dicom_adapter.api.errors import LedgerError, describe_failure
+from dicom_adapter.api.errors import LedgerError
 from dicom_adapter.config.model import Config
+from dicom_adapter.flow.acceptance import measure_space
 from dicom_adapter.operations.status import (
     Level,
     ServiceState,
@@ -65,10 +66,7 @@ def _storage_status(resources: Resources) -> StorageStatus:
     problem = resources.problem()
     if problem:
         return StorageStatus(capacity=None, failure=problem)
-    try:
-        return StorageStatus(capacity=resources.storage.capacity())
-    except (Exception, SystemExit) as failure:  # noqa: BLE001 - a plugin may raise anything, even SystemExit
-        return StorageStatus(capacity=None, failure=f"its free space is unknown: {describe_failure(failure)}")
+    return StorageStatus.of(measure_space(resources.storage, resources.ledger, resources.problem))
 
 
 def health_handler(examine: Examine) -> HTTPRouteHandler:

@@ -236,15 +236,19 @@ class ActiveSegments:
             sync_folder(self._root)
             active.is_named = True
 
+    def require_in_place(self) -> None:
+        """Raise StorageUnavailable while a segment is missing that was deleted or replaced before."""
+        if self._displaced is not None:
+            self._displaced.require()
+            self._displaced = None
+
     def _require_in_place(self, active: ActiveSegment) -> None:
         """Raise StorageUnavailable if the segment was deleted or replaced.
 
         In this case acknowledged instances are missing, so nothing is stored until the file is back or the service is
         restarted.
         """
-        if self._displaced is not None:
-            self._displaced.require()
-            self._displaced = None
+        self.require_in_place()
         try:
             active.place.require()
         except StorageUnavailable:

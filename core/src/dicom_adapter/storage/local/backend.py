@@ -77,6 +77,7 @@ class LocalStorage(StorageBackend[NoSettings]):
     def sync(self, keys: Sequence[str]) -> None:
         segments = group_by_segment(keys)
         try:
+            self._segments.require_in_place()
             for name, starts in segments.items():
                 if not self._segments.sync(name, starts):
                     self._sync_closed(name, starts)

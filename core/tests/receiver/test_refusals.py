@@ -1,0 +1,127 @@
+"""What a receiver refuses is shown by the health, with the cause, until the cause has gone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dicom_adapter.api.receiving import AssociationDecision, AssociationRequest, RejectedPeer
+from dicom_adapter.dicom.synthetic import make_instance
+from dicom_adapter.ledger.health import PartState
+from dicom_adapter.net.admission import Admission
+from dicom_adapter.receiver.receiver import Receiver
+from dicom_adapter.receiver.refusals import RecentRefusals
+from dicom_adapter.runtime.watch import PartFinding
+from dicom_adapter.simulation.adapter import encode, make_request
+from dicom_adapter.testing import Adapter, VirtualClock
+
+MakeAdapter = Callable[..., Adapter]
+
+CONFIGURATION = """
+[dicom]
+max-associations = 1
+[ae-titles.LUNG]
+processor = "by-study"
+settings = { pipeline-a = "1" }
+"""
+REQUEST = AssociationRequest(called_ae_title="LUNG", calling_ae_title="CT1", peer_address="10.0.0.7")
+
+
+class Site:
+    """The refusals of a receiver whose clock the test moves."""
+
+    def __init__(self) -> None:
+        self.clock = VirtualClock()
+        self.refusals = RecentRefusals(self.clock.now)
+        self.free_bytes = 0
+        self.at_limit: set[str] = set()
+
+    def finding(self, after: float = 0) -> PartFinding:
+        """Return the finding after this time in seconds."""
+        self.clock.advance(after)
+        self.refusals.forget_old(lambda size: size <= self.free_bytes, self.at_limit)
+        return self.refusals.finding()
+
+
+def test_a_refusal_is_shown_with_counts_and_forgotten_within_a_minute() -> None:
+    """The reason is the newest one. Each refusal extends the time."""
+    site = Site()
+    site.refusals.record("association", "the disk is full")
+    site.clock.advance(40)
+    site.refusals.record("instance", "it could not be stored (OSError)")
+    site.refusals.record("instance", "it could not be stored (OSError)")
+    reason = "1 association and 2 instances refused since 2026-01-05 08:00:00 UTC: it could not be stored (OSError)"
+    assert PartFinding(state=PartState.FAILING, reason=reason) == site.finding(45)
+    assert PartFinding() == site.finding(1)
+
+
+def test_a_data_set_without_enough_space_is_shown_until_there_is_enough() -> None:
+    """There may be space for smaller data sets. Verified to fail when only the time since the refusal counts."""
+    site = Site()
+    site.refusals.record("instance", "storage has 20000999 bytes left, reserve = 20000000", 500_000)
+    site.free_bytes = 499_999
+    found = site.finding(3000)
+    assert PartState.FAILING is found.state
+    assert found.reason.endswith("reserve = 20000000; the largest data set has 500000 bytes")
+    site.free_bytes = 500_000
+    assert PartFinding() == site.finding()
+
+
+def test_a_sender_at_its_limit_is_shown_until_it_may_open_another_association() -> None:
+    """A limit is yellow: all parts work. Many senders are counted, not listed."""
+    site = Site()
+    site.at_limit = {"10.0.0.7"}
+    site.refusals.record_limit("association", "max-associations-per-peer = 2 are open from this address", "10.0.0.7")
+    reason = (
+        "10.0.0.7: 1 association refused since 2026-01-05 08:00:00 UTC: max-associations-per-peer = 2 are open from "
+        "this address"
+    )
+    assert PartFinding(state=PartState.DEGRADED, reason=reason) == site.finding(3000)
+    site.at_limit.clear()
+    assert PartFinding() == site.finding()
+    for number in range(1000):
+        site.refusals.record_limit("connection", "too many", f"10.0.1.{number}")
+    assert site.finding().reason.endswith("; and 97 other senders")
+    assert PartFinding() == site.finding(46)
+
+
+def test_a_receiver_reports_what_it_refuses_for_local_reasons(make_adapter: MakeAdapter) -> None:
+    """A failed commit and a reached limit are local reasons. A data set that does not match is the sender's error.
+
+    Verified to fail when refusals after the data set, or those of the server, are not recorded.
+    """
+    adapter = make_adapter(CONFIGURATION)
+    receiver = Receiver(adapter.config, adapter.resources, None)
+    data_set = make_instance()
+    request = make_request(data_set, "LUNG", "CT1", "a")
+    incoming = receiver.begin_store(request)
+    incoming.write([encode(make_instance(seed="another"))])
+    receiver.complete_store(incoming, None)
+    assert PartFinding() == receiver.refusals.finding()
+
+    adapter.storage.writer = unwritable  # type: ignore[method-assign]
+    receiver.complete_store(receiver.begin_store(request), None)
+    found = receiver.refusals.finding()
+    assert (PartState.FAILING, True) == (found.state, found.reason.endswith("it could not be stored (OSError)"))
+
+    adapter.clock.advance(60)
+    decision = receiver.decide("b", REQUEST, 1, 0)
+    receiver.peer_rejected(RejectedPeer.by(decision, REQUEST))
+    receiver.check(set())
+    assert PartState.DEGRADED is receiver.refusals.finding().state
+    assert AssociationDecision() == receiver.decide("c", REQUEST, 0, 0)
+    receiver.close()
+
+
+def unwritable() -> None:
+    raise OSError("the disk fails")
+
+
+def test_the_peers_at_their_limit_are_known(make_adapter: MakeAdapter) -> None:
+    """The empty name means all peers together."""
+    adapter = make_adapter(CONFIGURATION.replace("= 1", "= 3\nmax-associations-per-peer = 2", 1))
+    admission = Admission(adapter.config.dicom, None)  # type: ignore[arg-type] # no request waits
+    found = []
+    for peer in ("10.0.0.7", "10.0.0.7", "10.0.0.8"):
+        admission.open_association(peer)
+        found.append(admission.peers_at_limit())
+    assert [set(), {"10.0.0.7"}, {"10.0.0.7", ""}] == found

@@ -1,0 +1,45 @@
+"""The health of a running service, as `status` shows it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from dicom_adapter.service.launch import LaunchedService
+
+SECONDS = 60  # time limit of each wait
+
+
+def status(service: LaunchedService, python: str = sys.executable) -> tuple[int, dict[str, Any]]:
+    """Run `status`, and return its exit status and its JSON object."""
+    command = [python, "-m", "dicom_adapter", "status", "--config", str(service.configuration), "--json"]
+    run = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+    return run.returncode, json.loads(run.stdout)
+
+
+def red(found: dict[str, Any]) -> dict[str, str]:
+    """Return the red parts with their reasons."""
+    return {each["part"]: each["reason"] for each in found["problems"] if each["level"] == "red"}
+
+
+def wait_until(
+    expected: Callable[[set[str]], bool], service: LaunchedService, python: str = sys.executable
+) -> dict[str, Any]:
+    """Wait until the names of the red parts are as expected. The ledger is updated a little later than the log."""
+    deadline = time.monotonic() + SECONDS
+    while True:
+        exit_status, found = status(service, python)
+        parts = red(found)
+        if expected(set(parts)):
+            assert bool(parts) == exit_status
+            return found
+        assert time.monotonic() < deadline, found
+
+
+def wait_until_red(expected: set[str], service: LaunchedService, python: str = sys.executable) -> dict[str, str]:
+    """Wait until exactly these parts are red, and return their reasons."""
+    return red(wait_until(lambda parts: parts == expected, service, python))
