@@ -33,7 +33,7 @@ class Space:
 
 
 @frozen(kw_only=True)
-class Refusal:
+class LocalRefusal:
     """Why instances or associations are refused."""
 
     part: str  # the part with the cause, as health shows it
@@ -48,28 +48,30 @@ def measure_space(storage: StorageBackend[Any], ledger: Ledger, find_problem: Ca
         return Space(problem=find_problem() or f"its free space is unknown: {describe_failure(failure)}")
 
 
-def lack_of_space(space: Space, storage: StorageConfig, data_set_bytes: int = 0) -> Refusal | None:
+def lack_of_space(space: Space, storage: StorageConfig, data_set_bytes: int = 0) -> LocalRefusal | None:
     """Return why no data set can be stored at any AE title; None if there is enough space for `data_set_bytes` more."""
     reason = space.problem or storage_full(space.capacity, storage, data_set_bytes)
     if reason:
-        return Refusal(part="storage", reason=reason)
+        return LocalRefusal(part="storage", reason=reason)
     reason = ledger_full(space.ledger_free, data_set_bytes)
-    return Refusal(part="ledger", reason=reason) if reason else None
+    return LocalRefusal(part="ledger", reason=reason) if reason else None
 
 
-def instance_refusal(ae_title: str, full: Mapping[str, str], lack: Refusal | None) -> Refusal | None:
+def instance_refusal(ae_title: str, full: Mapping[str, str], lack: LocalRefusal | None) -> LocalRefusal | None:
     """Return why a C-STORE is refused now; None if it is accepted.
 
     `full`: AE titles whose quarantine is full, with the reasons; `lack`: the result of `lack_of_space`.
     """
     reason = full.get(ae_title)
-    return Refusal(part=f"AE title {ae_title}", reason=reason) if reason else lack
+    return LocalRefusal(part=f"AE title {ae_title}", reason=reason) if reason else lack
 
 
-def association_refusal(ae_title: str, full: Mapping[str, str], space: Space, storage: StorageConfig) -> Refusal | None:
+def association_refusal(
+    ae_title: str, full: Mapping[str, str], space: Space, storage: StorageConfig
+) -> LocalRefusal | None:
     """Return why an association is rejected although its AE title is served; None if it is accepted."""
     lack = lack_of_space(space, storage)
     if lack is None:
         reason = ledger_full(space.ledger_free, SMALLEST_ASSOCIATION_BYTES)
-        lack = Refusal(part="ledger", reason=reason) if reason else None
+        lack = LocalRefusal(part="ledger", reason=reason) if reason else None
     return instance_refusal(ae_title, full, lack)

@@ -13,7 +13,7 @@ from attrs import field, frozen
 
 from dicom_adapter.api.values import Capacity, Job, JobState
 from dicom_adapter.config.model import Config
-from dicom_adapter.flow.acceptance import Refusal, Space, association_refusal
+from dicom_adapter.flow.acceptance import LocalRefusal, Space, association_refusal
 from dicom_adapter.ledger import Transaction, configurations, health, jobs, lanes, senders
 from dicom_adapter.ledger.configurations import Configuration
 from dicom_adapter.ledger.health import HOST, SERVICE, STALE_AFTER, PartHealth, PartState, processes
@@ -194,7 +194,9 @@ def assess(facts: LedgerStatus, service: ServiceState, storage: StorageStatus, c
     return sorted(problems, key=lambda problem: -order.index(problem.level))
 
 
-def refusal_of(status: AeTitleStatus, facts: LedgerStatus, storage: StorageStatus, config: Config) -> Refusal | None:
+def refusal_of(
+    status: AeTitleStatus, facts: LedgerStatus, storage: StorageStatus, config: Config
+) -> LocalRefusal | None:
     """Return why an AE title of the running service refuses associations or instances; None if it accepts them."""
     full = {} if status.lane is None or not status.lane.full else {status.ae_title: status.lane.full}
     refusal = association_refusal(status.ae_title, full, storage.space, config.storage)
@@ -203,7 +205,7 @@ def refusal_of(status: AeTitleStatus, facts: LedgerStatus, storage: StorageStatu
     for part in facts.parts.values():
         is_recent = part.part.startswith(PartKind.REFUSALS.title) and not _is_stale(part, facts.at)
         if is_recent and part.state is PartState.FAILING:
-            return Refusal(part=part.part, reason=part.reason)
+            return LocalRefusal(part=part.part, reason=part.reason)
     return None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from dicom_adapter.api.errors import LedgerError
 from dicom_adapter.config.model import StorageConfig
-from dicom_adapter.flow.acceptance import Refusal, instance_refusal, lack_of_space, measure_space
+from dicom_adapter.flow.acceptance import LocalRefusal, instance_refusal, lack_of_space, measure_space
 from dicom_adapter.ledger import lanes
 from dicom_adapter.runtime.resources import Resources
 
@@ -23,7 +23,7 @@ class StoreLimits:
         self._ledger = resources.ledger
         self._problem = resources.problem
         now = time.monotonic()
-        self._lack: Refusal | None = None  # why no instance can be stored at any AE title
+        self._lack: LocalRefusal | None = None  # why no instance can be stored at any AE title
         self._lack_until = now
         self._full: Mapping[str, str] = {}
         self._query_full_at = now
