@@ -23,7 +23,7 @@ from dicom_adapter.api.receiving import (
     StoreResult,
 )
 from dicom_adapter.api.values import InstanceStorageInfo
-from dicom_adapter.config.model import Config
+from dicom_adapter.config.model import Config, LogLevel
 from dicom_adapter.dicom.identity import UID_GRAMMAR
 from dicom_adapter.flow.acceptance import Space, lack_of_space, measure_space
 from dicom_adapter.flow.association import Load, judge
@@ -71,6 +71,7 @@ class Receiver:
         self._wake_fd = wake_fd
         self._commits: GroupCommit | None = None
         self._studies = ArrivingStudies()
+        self._logs_instances = config.log.level is LogLevel.DEBUG  # to build the fields of each line takes time
 
     def configure(self, config: Config) -> None:
         """Apply another configuration. Only one thread at a time may call this method."""
@@ -148,12 +149,14 @@ class Receiver:
             self._wake_host()
         with logs.batch():
             for one, result in zip(received, results, strict=True):
-                if result.instance is not None and self._studies.is_new(
-                    one.association_id, result.instance.study_instance_uid
-                ):
+                if result.instance is None:
+                    _log(one, result)
+                    self._note_refusal(result)
+                    continue
+                if self._studies.is_new(one.association_id, result.instance.study_instance_uid):
                     _log_study(result.instance)
-                _log(one, result)
-                self._note_refusal(result)
+                if result.reason or self._logs_instances:
+                    _log(one, result)
         for one, result in zip(received, results, strict=True):
             if result.duplicate_of is not None:
                 self._events.put(_duplicate_event(one, result, result.duplicate_of, self._clock.now()))
