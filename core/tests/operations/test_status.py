@@ -76,6 +76,9 @@ STOPPED = part("service", PartState.STOPPED)
         (facts(part("service", age=31)), False, False, ServiceState.NOT_RUNNING),
         (facts(STOPPED), True, True, ServiceState.CHANGING),
         (facts(STOPPED), False, False, ServiceState.NOT_RUNNING),
+        (facts(), None, False, ServiceState.RUNNING),  # the disk of the data folder is not mounted
+        (facts(part("service", age=31)), None, False, ServiceState.NOT_RUNNING),
+        (facts(STOPPED), None, False, ServiceState.NOT_RUNNING),
         (LedgerStatus(at=NOW, parts={}, ae_titles=(), jobs_without_submitter={}), False, True, ServiceState.CHANGING),
         (
             LedgerStatus(at=NOW, parts={}, ae_titles=(), jobs_without_submitter={}),
@@ -86,9 +89,11 @@ STOPPED = part("service", PartState.STOPPED)
     ],
 )
 def test_the_service_runs_while_its_supervisor_runs(
-    found: LedgerStatus, service_runs: bool, host_runs: bool, run: ServiceState
+    found: LedgerStatus, service_runs: bool | None, host_runs: bool, run: ServiceState
 ) -> None:
-    """The locks of the processes count, not the age of their rows. Before the first report, the service is starting.
+    """The locks of the processes count, not the age of their rows, unless the folder with the locks is missing.
+
+    Before the first report, the service is starting.
 
     Verified to fail when a recent row means that the service runs.
     """

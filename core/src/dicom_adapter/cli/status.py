@@ -115,7 +115,7 @@ def _examine(path: Path) -> StatusReport:
     assert config is not None  # `open_service` has checked it
     folder = DataFolder.of(config)
     host_runs = folder.has_host or bool(folder.displaced())  # the folder of a running service may have been replaced
-    service_runs = folder.has_service or bool(folder.displaced())
+    service_runs = None if folder.is_missing else folder.has_service or bool(folder.displaced())
     with ledger.read() as transaction:
         facts = gather(transaction, config, SystemClock().now())
     storage = _storage_status(config, found.plugins.catalogue(), ledger)

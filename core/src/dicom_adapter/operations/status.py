@@ -165,15 +165,18 @@ def _count_jobs_without_submitter(counts: Sequence[JobCount], config: Config) ->
 # --- problems -------------------------------------------------------------------------------------------------------
 
 
-def service_state(facts: LedgerStatus, *, service_runs: bool, host_runs: bool) -> ServiceState:
+def service_state(facts: LedgerStatus, *, service_runs: bool | None, host_runs: bool) -> ServiceState:
     """Return the state of the service, from the locks of the processes: rows also exist after `kill -9`.
 
-    `service_runs`: a supervisor uses the data folder; `host_runs`: a host does.
+    `service_runs`: a supervisor uses the data folder; None: unknown, because the folder is missing with its locks. Then
+    the service runs if its row is recent. `host_runs`: a host uses the data folder.
     """
-    if not service_runs:
-        return ServiceState.CHANGING if host_runs else ServiceState.NOT_RUNNING
     service = facts.parts.get(SERVICE)
     is_reporting = service is not None and service.state is not PartState.STOPPED
+    if service_runs is None:
+        service_runs = service is not None and is_reporting and not _is_stale(service, facts.at)
+    if not service_runs:
+        return ServiceState.CHANGING if host_runs else ServiceState.NOT_RUNNING
     return ServiceState.RUNNING if is_reporting else ServiceState.CHANGING
 
 

@@ -142,6 +142,15 @@ class DataFolder:
         return self._is_locked(USE_LOCK, fcntl.LOCK_EX)
 
     @property
+    def is_missing(self) -> bool:
+        """True if the storage is missing, for example because its disk is not mounted. Its locks are missing, too."""
+        try:
+            self.require_there()
+        except (StorageUnavailable, OSError):
+            return True
+        return False
+
+    @property
     def has_host(self) -> bool:
         """True if a host uses the folder. Creates no file, like `is_used`."""
         return self._is_locked(HOST_LOCK, fcntl.LOCK_SH)
