@@ -121,6 +121,7 @@ def test_a_faulted_job_is_listed_with_its_study_its_whole_reason_and_the_command
     assert f"    2 instances of study {STUDY}" == lines[3]
     assert f"attempt 1 failed: {ERROR}" in one_line(shown)
     retry = f"dicom-adapter jobs retry {job.job_id[:8]} -c {tmp_path / 'adapter.toml'}"
+    assert any(retry in line for line in lines), "a command is not wrapped, so that it can be copied"
     assert f"waits for an operator: `{retry}`, or `jobs cancel`" in one_line(shown)
     assert [] == [line for line in lines if len(line) > COLUMNS and str(tmp_path) not in line]
 

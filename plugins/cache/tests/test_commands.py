@@ -81,6 +81,7 @@ def test_studies_are_listed_composed_pinned_and_deleted(
     wait_until(lambda: {"1.1", "1.2"} == listed())  # the index is written a moment after the acknowledgement
     assert 4 == len(stored_files())
     assert "A^[b]B" in command("studies", "--patient-name", "a*", *url).stdout
+    assert listed() <= set(command("studies", *url).stdout.splitlines()), "each UID is alone on a line"
     assert "No studies." in command("studies", "--modality", "MR", *url).stdout
 
     assert "1.1 is pinned" in command("pin", "1.1", *url).stdout

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_ledger, open_service
-from dicom_adapter.cli.job_text import wrapped
 from dicom_adapter.cli.messages import warn
 from dicom_adapter.cli.times import Times, Utc, iso
+from dicom_adapter.cli.wrapping import wrapped
 from dicom_adapter.config.model import Config
 from dicom_adapter.ledger import lanes as ledger_lanes
 from dicom_adapter.ledger.held import Held, count_held

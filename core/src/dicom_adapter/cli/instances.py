@@ -25,9 +25,10 @@ from dicom_adapter.cli.configuration import (
     open_service,
 )
 from dicom_adapter.cli.filters import takes_filters
-from dicom_adapter.cli.job_text import event_lines, titled, wrapped
+from dicom_adapter.cli.job_text import event_lines
 from dicom_adapter.cli.messages import fail, warn
 from dicom_adapter.cli.times import Times, Utc, iso
+from dicom_adapter.cli.wrapping import titled, wrapped
 from dicom_adapter.flow.process import quarantine
 from dicom_adapter.flow.process.quarantine import Intervention
 from dicom_adapter.ledger import Transaction, events, instance_rows, lanes

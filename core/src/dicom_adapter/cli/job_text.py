@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import textwrap
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 
@@ -12,15 +10,13 @@ from attrs import frozen
 
 from dicom_adapter.api.values import Job, JobState
 from dicom_adapter.cli.times import Times
+from dicom_adapter.cli.wrapping import titled, wrapped
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.health import PartHealth, PartState
 from dicom_adapter.ledger.jobs import UNFINISHED, JobStudies
 from dicom_adapter.operations.story.jobs import STEPS
 
 SHORT_ID = 8  # number of characters of a job id in a command to type; commands accept such a prefix
-WIDEST = 100  # maximum number of columns; longer lines are hard to read
-INDENT = "    "
-MARGIN = 18  # width of the left column of `jobs show`
 COLOURS = {JobState.SUBMITTED: "green", JobState.FAULTED: "red", JobState.CANCELLED: "bright_black"}
 
 
@@ -122,25 +118,3 @@ def event_lines(events: list[Event], times: Times, shown: str = "") -> Iterator[
 
 def _counted(instances: int) -> str:
     return "1 instance" if instances == 1 else f"{instances} instances"
-
-
-def wrapped(text: str, first: str = INDENT, others: str = INDENT) -> list[str]:
-    """Wrap a text at spaces only: a value that does not fit is longer than the line, so that it can be copied."""
-    return textwrap.wrap(
-        text,
-        width(),
-        initial_indent=first,
-        subsequent_indent=others,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-
-
-def titled(title: str, text: str) -> list[str]:
-    """Return the lines of a text with its title in the left column; none if the text is empty."""
-    return wrapped(text, f"{title:{MARGIN}}", " " * MARGIN) if text else []
-
-
-def width() -> int:
-    """Return the number of columns to use."""
-    return min(shutil.get_terminal_size().columns, WIDEST)

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_optional_file, read_text
 from dicom_adapter.cli.messages import fail
+from dicom_adapter.cli.wrapping import wrapped
 from dicom_adapter.config import plugin_settings
 from dicom_adapter.plugins.registry import Component, PluginInfo, Plugins, discover
 
@@ -20,7 +18,7 @@ from dicom_adapter.plugins.registry import Component, PluginInfo, Plugins, disco
 def plugins(
     file: ConfigArgument = None,
     config: ConfigOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of text.")] = False,
 ) -> None:
     """List the installed plugins: processors, submitters, storage backends and observers.
 
@@ -79,10 +77,11 @@ def _unusable(info: PluginInfo) -> dict[str, Any]:
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
-    table = Table("Kind", "Name", "Plugin", "Distribution", "Version", "Problem")
+    """Print a line for each row, and the problem below it. No name is cut, in any width of the terminal."""
     for row in sorted(rows, key=lambda row: (row["kind"], row["name"], row["plugin"])):
-        problem = f"[red]{escape(row['problem'])}[/red]"
-        if row["disabled"]:
-            problem = f"disabled: {escape(row['disabled'])}"
-        table.add_row(row["kind"], row["name"], row["plugin"], row["distribution"], row["version"], problem)
-    Console().print(table)
+        subject = f"{row['kind']} {row['name']}:" if row["name"] else f"{row['kind']}:"
+        distribution = f"{row['distribution']} {row['version']}".strip()
+        for line in wrapped(f"{subject} plugin {row['plugin']}" + (distribution and f" of {distribution}"), ""):
+            typer.echo(line)
+        for line in wrapped(f"disabled: {row['disabled']}" if row["disabled"] else row["problem"]):
+            typer.secho(line, fg=None if row["disabled"] else typer.colors.RED)

@@ -11,8 +11,8 @@ import typer
 
 from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_ledger
 from dicom_adapter.cli.filters import takes_some_filters
-from dicom_adapter.cli.job_text import wrapped
 from dicom_adapter.cli.times import Times, Utc, iso
+from dicom_adapter.cli.wrapping import wrapped
 from dicom_adapter.ledger import senders as ledger_senders
 from dicom_adapter.ledger.filters import NO_FILTERS, Filters
 from dicom_adapter.ledger.schema import EPOCH

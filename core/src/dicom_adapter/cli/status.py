@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import textwrap
 from collections.abc import Iterator
 from datetime import datetime
 from functools import partial
@@ -19,6 +17,7 @@ from dicom_adapter.api.hookspecs import Catalogue
 from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_service
 from dicom_adapter.cli.senders import rejection_as_json
 from dicom_adapter.cli.times import Times, Utc
+from dicom_adapter.cli.wrapping import MARGIN, width, wrap
 from dicom_adapter.config.model import Config
 from dicom_adapter.flow.acceptance import measure_space
 from dicom_adapter.ledger import Ledger
@@ -46,8 +45,6 @@ from dicom_adapter.runtime.data_folder import DataFolder
 MOST_REJECTED = 3  # number of rejected senders that are shown
 NOT_RUNNING_STATUS = 3  # as in the Linux Standard Base; 2 is for usage errors
 COLOURS = {Level.GREEN: typer.colors.GREEN, Level.YELLOW: typer.colors.YELLOW, Level.RED: typer.colors.RED}
-MARGIN = 18  # width of the left column, enough for an AE title of 16 characters
-WIDEST = 100  # maximum number of columns; longer lines are hard to read
 UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 
 
@@ -167,8 +164,7 @@ def _show(report: StatusReport, times: Times) -> None:
 
 def _print(times: Times, title: str, text: str, *, colour: str | None = None) -> None:
     """Print a text, with its times in another zone, in the right column. A value that can be copied is not broken."""
-    width = min(shutil.get_terminal_size().columns, WIDEST)
-    lines = textwrap.wrap(times.in_text(text), width - MARGIN, break_on_hyphens=False, break_long_words=False)
+    lines = wrap(times.in_text(text), width() - MARGIN)
     for number, line in enumerate(lines):
         typer.echo(f"{'' if number else title:{MARGIN}}{typer.style(line, fg=colour)}")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from dicom_adapter.cli.job_text import wrapped
 from dicom_adapter.cli.senders import rejection_as_json
 from dicom_adapter.cli.times import Times, iso
+from dicom_adapter.cli.wrapping import wrapped
 from dicom_adapter.ledger.series import ArrivedSeries
 from dicom_adapter.ledger.studies import StudySummary
 from dicom_adapter.net.codes import CStoreStatus

@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Column, Table
 
 from dicom_adapter import JobPriority
 from dicom_adapter_cache.client import Client, NotServed, address
@@ -203,27 +200,14 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _show(page: dict[str, Any]) -> None:
-    table = Table(
-        Column("Study Instance UID", overflow="fold"),
-        Column("Patient", overflow="fold"),
-        "Date",
-        "Modality",
-        Column("Instances", justify="right"),
-        "",
-    )
+    """Print the studies, each with its UID alone on a line: so it can be copied, in any width of the terminal."""
     for study in page["items"]:
-        marks = ", ".join(mark for name, mark in MARKS.items() if study[name])
+        typer.echo(study["studyInstanceUid"])
         patient = f"{study['patientId']} {study['patientName']}".strip()
-        table.add_row(
-            escape(study["studyInstanceUid"]),
-            escape(patient),
-            study["studyDate"],
-            ", ".join(map(escape, study["modalities"])),
-            str(study["instances"]),
-            marks,
-        )
-    console = Console()
-    console.print(table)
+        count = f"{study['instances']} instance{'' if study['instances'] == 1 else 's'}"
+        marks = [mark for name, mark in MARKS.items() if study[name]]
+        words = (patient, study["studyDate"], "/".join(study["modalities"]), count, *marks)
+        typer.echo(f"    {', '.join(word for word in words if word)}")
     last = page["offset"] + len(page["items"])
     if last < page["total"]:
-        console.print(f"{last} of {page['total']}; --offset {last} shows more")
+        typer.echo(f"{last} of {page['total']}; --offset {last} shows more", err=True)
