@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import os
 import re
 
 from attrs import frozen
@@ -61,7 +62,9 @@ def cannot_listen(bind: str, port: int, failure: OSError) -> str:
         errno.EACCES: "only root and processes with CAP_NET_BIND_SERVICE may use ports below 1024; choose another port",
     }
     where = f"[{bind}]:{port}" if ":" in bind else f"{bind}:{port}"
-    return f"cannot listen on {where}: {failure.strerror}; {steps.get(failure.errno or 0, 'choose another address')}"
+    number = failure.errno or 0
+    reason = os.strerror(number) if number else str(failure)  # `socket` adds the address to `strerror`
+    return f"cannot listen on {where}: {reason}; {steps.get(number, 'choose another address')}"
 
 
 def _parse_host(host: str, text: str) -> str:
