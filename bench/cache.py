@@ -194,42 +194,42 @@ def another(instance: InstanceStorageInfo, place: int) -> InstanceStorageInfo:
 
 def search(client: httpx.Client, studies: int, searches: int) -> dict[str, float]:
     """Return the milliseconds from request to response of different filtered searches."""
-    taken = []
+    milliseconds = []
     for number in range(searches):
         query = QUERIES[number % len(QUERIES)].format(number * 7 % studies // 2, number % 12 + 1)
         began = time.perf_counter()
         answer = client.get(f"/studies?{query}")
-        taken.append((time.perf_counter() - began) * 1000)
+        milliseconds.append((time.perf_counter() - began) * 1000)
         answer.raise_for_status()
-    cuts = statistics.quantiles(taken, n=100)
-    return {"p50": round(cuts[49], 2), "p99": round(cuts[98], 2), "most": round(max(taken), 2)}
+    cuts = statistics.quantiles(milliseconds, n=100)
+    return {"p50": round(cuts[49], 2), "p99": round(cuts[98], 2), "most": round(max(milliseconds), 2)}
 
 
 def compose(client: httpx.Client) -> list[float]:
     """Return the seconds to compose a job of 10,000 instances, three times."""
     order = {"pipeline": "p", "name": "large", "studies": [f"1.{number}" for number in range(10_000 // INSTANCES)]}
-    taken = []
+    seconds = []
     for _try in range(3):
         began = time.perf_counter()
         answer = client.post("/jobs", json=order)
-        taken.append(round(time.perf_counter() - began, 3))
+        seconds.append(round(time.perf_counter() - began, 3))
         assert answer.json()["instances"] == len(order["studies"]) * INSTANCES, answer.text
-    return taken
+    return seconds
 
 
 def evict(client: httpx.Client, lane: Stepping) -> list[float]:
     """Return the seconds to evict 100 studies of 10,000 instances for lack of space, three times."""
     newest = client.get("/studies?limit=1000").json()["items"]
     wanted = int(sum(study["sizeBytes"] for study in newest) / len(newest) * EVICTED)
-    taken = []
+    seconds = []
     for _try in range(3):
         before = client.get("/studies?limit=1").json()["total"]
         began = time.perf_counter()
         lane.ask(lambda cache: cache.free_space(wanted)).result()
-        taken.append(round(time.perf_counter() - began, 3))
+        seconds.append(round(time.perf_counter() - began, 3))
         gone = before - client.get("/studies?limit=1").json()["total"]
         assert abs(gone - EVICTED) <= EVICTED // 20, gone  # studies have slightly different sizes
-    return taken
+    return seconds
 
 
 if __name__ == "__main__":

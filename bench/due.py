@@ -58,7 +58,7 @@ def main(
         console.print(f"{machine}\nopening groups, then waiting for them …", highlight=False)
         late_ms = _measure(folder, groups, probes, wait)
     percentiles = statistics.quantiles(late_ms, n=100, method="inclusive")
-    found = {
+    results = {
         "measured_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": attrs.asdict(machine),
         "open_groups": groups,
@@ -70,7 +70,7 @@ def main(
     console.print(
         f"median {percentiles[49]:.1f} ms, 99th percentile {percentiles[98]:.1f} ms, {max(late_ms):.1f} ms most"
     )
-    write_results("due", found)
+    write_results("due", results)
 
 
 def _measure(folder: Path, groups: int, probes: int, wait: float) -> list[float]:

@@ -131,8 +131,8 @@ def _wait_until_it_answers(process: subprocess.Popen[bytes], port: int) -> None:
 def find_dcmtk() -> str | None:
     """Return DCMTK's `storescp` from PATH. pynetdicom installs a script of the same name."""
     folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
-    found = filter(None, (shutil.which("storescp", path=folder) for folder in folders))
-    return next((program for program in found if "$dcmtk" in version_output(program)), None)
+    programs = filter(None, (shutil.which("storescp", path=folder) for folder in folders))
+    return next((program for program in programs if "$dcmtk" in version_output(program)), None)
 
 
 @cache

@@ -155,12 +155,12 @@ def run_associations(receiver: Receiver, folder: Path) -> Associations:
 def _cycle(running: Running, times: int) -> list[float]:
     """Open and release associations. Returns the seconds until each association was accepted."""
     end = time.monotonic() + CYCLES_S
-    taken: list[float] = []
-    while len(taken) < times and time.monotonic() < end:
+    seconds: list[float] = []
+    while len(seconds) < times and time.monotonic() < end:
         began = time.monotonic()
         with Link(running.port, AE_TITLE):
-            taken.append(time.monotonic() - began)
-    return taken
+            seconds.append(time.monotonic() - began)
+    return seconds
 
 
 def _hold(running: Running, processes: ProcessTree, most: int) -> tuple[int, float | None, float | None, float | None]:

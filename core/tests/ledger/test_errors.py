@@ -32,9 +32,9 @@ PATIENT = "PID-4711"
 @pytest.fixture
 def other(url: str) -> Iterator[Ledger]:
     """Return a second ledger object for the same file, as in another process."""
-    opened = Ledger(url, durable=False)
-    yield opened
-    opened.close()
+    second = Ledger(url, durable=False)
+    yield second
+    second.close()
 
 
 def kinds(failure: LedgerUnavailable) -> tuple[bool, bool, bool]:

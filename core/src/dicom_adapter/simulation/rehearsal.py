@@ -59,8 +59,8 @@ class Names:
         return DIGEST.sub(lambda match: self.groups.setdefault(match[0], f"#{len(self.groups) + 1}"), replaced)
 
 
-def rehearse(config: Config, schedule: Schedule, folder: Path, quiet: timedelta) -> Timeline:
-    """Replay the schedule, then advance the clock by `quiet`, or further while a group still waits.
+def rehearse(config: Config, schedule: Schedule, folder: Path, time_after: timedelta) -> Timeline:
+    """Replay the schedule, then advance the clock by `time_after`, or further while a group still waits.
 
     `folder` is an empty folder for the simulation. Raises Refused if an AE title cannot be served.
     """
@@ -70,7 +70,7 @@ def rehearse(config: Config, schedule: Schedule, folder: Path, quiet: timedelta)
     try:
         if adapter.host.refused:
             raise Refused("; ".join(f"AE title '{name}': {why}" for name, why in adapter.host.refused.items()))
-        return _Rehearsal(adapter, schedule).play(quiet)
+        return _Rehearsal(adapter, schedule).play(time_after)
     finally:
         adapter.close()
 
@@ -102,10 +102,10 @@ class _Rehearsal:
         self._seen: dict[tuple[str, str], Waiting] = {}
         self._entries: list[TimelineEntry] = []
 
-    def play(self, quiet: timedelta) -> Timeline:
+    def play(self, time_after: timedelta) -> Timeline:
         for (at, association), batch in groupby(self._instances, key=lambda it: (it.at, it.association)):
             self._receive(at, association, list(batch))
-        self._finish(quiet)
+        self._finish(time_after)
         self._entries += [self._job_entry(job) for job in self._adapter.jobs]
         self._entries += [_event_entry(event) for event in self._adapter.events if event.event in EVENT_KINDS]
         return Timeline(
@@ -129,8 +129,8 @@ class _Rehearsal:
         )
         self._record_groups()
 
-    def _finish(self, quiet: timedelta) -> None:
-        end = self._adapter.clock.now() + quiet
+    def _finish(self, time_after: timedelta) -> None:
+        end = self._adapter.clock.now() + time_after
         latest = self._adapter.clock.now() + YEAR
         while True:
             self._adapter.advance_to(end)

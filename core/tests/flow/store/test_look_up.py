@@ -133,10 +133,10 @@ def test_the_row_of_a_series_is_entered_again_after_a_while() -> None:
     """The deletion of old rows may have deleted it since. Verified to fail when KnownSeries ignores the time."""
     now = datetime(2026, 1, 5, tzinfo=timezone.utc).timestamp()
     columns = {"series_instance_uid": "1.2.3.1", "study_instance_uid": "1.2.3", "patient_id": "P1"}
-    one = ReceivedInstance(columns=columns, look_up={"modality": "CT"})
-    other = ReceivedInstance(columns={**columns, "patient_id": "P2"}, look_up={"modality": "CT"})
+    known_patient = ReceivedInstance(columns=columns, look_up={"modality": "CT"})
+    another_patient = ReceivedInstance(columns={**columns, "patient_id": "P2"}, look_up={"modality": "CT"})
     known = KnownSeries(lambda: now)
-    known.add([one])
-    assert [other] == known.unknown([one, other])
+    known.add([known_patient])
+    assert [another_patient] == known.unknown([known_patient, another_patient])
     now += SECONDS
-    assert [one, other] == known.unknown([one, other])
+    assert [known_patient, another_patient] == known.unknown([known_patient, another_patient])

@@ -54,7 +54,7 @@ class PlatformJobs:
     ) -> ClaraJob:
         """Create a pending job and its payload; see `EmulatedPlatform.create_job`."""
         rules.check_job_name(name)
-        whole = rules.with_metadata({}, metadata.items(), METADATA)
+        validated = rules.with_metadata({}, metadata.items(), METADATA)
         with self._lock:
             pipeline = pipelines.details(pipeline_id)
             job = ClaraJob(
@@ -63,7 +63,7 @@ class PlatformJobs:
                 pipeline_id=pipeline.pipeline_id,
                 name=name,
                 priority=priority,
-                metadata=whole,
+                metadata=validated,
                 created=self._clock(),
             )
             payloads.create_for(job.job_id, job.payload_id, input_payloads)

@@ -37,9 +37,9 @@ class Payloads:
 
     def create(self, metadata: Mapping[str, str] | None = None) -> ClaraPayload:
         """Create a reusable payload."""
-        whole = rules.with_metadata({}, (metadata or {}).items(), METADATA)
+        validated = rules.with_metadata({}, (metadata or {}).items(), METADATA)
         with self._lock:
-            return self._add(ClaraPayload(payload_id=rules.new_id(), type=PayloadType.REUSABLE, metadata=whole))
+            return self._add(ClaraPayload(payload_id=rules.new_id(), type=PayloadType.REUSABLE, metadata=validated))
 
     def create_for(self, job_id: str, payload_id: str, inputs: Iterable[str]) -> None:
         """Create a job's payload, with the files of the reusable payloads `inputs` in its input folder."""
@@ -131,8 +131,8 @@ class Payloads:
         """Add to a reusable payload's metadata: all entries or none."""
         with self._lock:
             payload = self._reusable(payload_id)
-            whole = rules.with_metadata(payload.metadata, metadata.items(), METADATA)
-            return self._save(evolve(payload, metadata=whole))
+            validated = rules.with_metadata(payload.metadata, metadata.items(), METADATA)
+            return self._save(evolve(payload, metadata=validated))
 
     def remove_metadata(self, payload_id: str, keys: Iterable[str]) -> ClaraPayload:
         """Remove from a reusable payload's metadata."""

@@ -30,8 +30,8 @@ class Pipelines:
     ) -> ClaraPipeline:
         """Register a pipeline, under the client's id or a new one."""
         key = _identifier(pipeline_id) if pipeline_id else rules.new_id()
-        whole = rules.with_metadata({}, (metadata or {}).items(), METADATA)
-        pipeline = rules.pipeline(key, pieces, whole)
+        validated = rules.with_metadata({}, (metadata or {}).items(), METADATA)
+        pipeline = rules.pipeline(key, pieces, validated)
         with self._lock:
             if key in self._pipelines:
                 raise Conflict(ClaraCode.PIPELINE_NOT_STORED, f"pipeline {key} exists already: update it")
@@ -69,8 +69,8 @@ class Pipelines:
         """Add to a pipeline's metadata: all entries or none."""
         with self._lock:
             present = self.details(pipeline_id)
-            whole = rules.with_metadata(present.metadata, metadata.items(), METADATA)
-            return self._save(evolve(present, metadata=whole))
+            validated = rules.with_metadata(present.metadata, metadata.items(), METADATA)
+            return self._save(evolve(present, metadata=validated))
 
     def remove_metadata(self, pipeline_id: str, keys: Iterable[str]) -> ClaraPipeline:
         """Remove from a pipeline's metadata."""
