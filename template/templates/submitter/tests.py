@@ -60,7 +60,7 @@ class TestConformance(BaseSubmitterTests):
     @pytest.fixture
     def on_platform(self, tmp_path: Path) -> Callable[[], Sequence[PlatformRecord]]:
         def records() -> Sequence[PlatformRecord]:
-            return [_record(folder) for folder in sorted((tmp_path / "platform").iterdir())]
+            return [_record(folder) for folder in sorted((tmp_path / "platform").glob("*"))]
 
         return records
 
