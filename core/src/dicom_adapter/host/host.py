@@ -22,6 +22,7 @@ from dicom_adapter.api.lane import LaneHandle
 from dicom_adapter.api.submitter import Submitter
 from dicom_adapter.api.values import InstanceStorageInfo, Job
 from dicom_adapter.config.model import Config
+from dicom_adapter.flow.acceptance import measure_space
 from dicom_adapter.flow.notify import Notify
 from dicom_adapter.flow.process.turn import Committed
 from dicom_adapter.flow.reclaim.quota import Quota
@@ -98,6 +99,7 @@ class Host:
         self._plugins = plugins
         ledger, clock = resources.ledger, resources.clock
         self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
+        self._find_problem = resources.problem
         self._wake_worker = wake
         self._woken: set[Part] = set()  # parts that have work now; read by `run_until_idle` only
         self._next_step: dict[
@@ -301,7 +303,9 @@ class Host:
         if self._clock.now() < self._free_space_at:
             return self._free_space_at
         self._free_space_at = self._clock.now() + FREE_SPACE_EVERY
-        missing = bytes_to_free(self._storage.capacity(), self._config.storage)
+        # While the storage is missing, the capacity is unknown: the health shows the problem.
+        capacity = measure_space(self._storage, self._ledger, self._find_problem).capacity
+        missing = bytes_to_free(capacity, self._config.storage)
         if missing:
             log.info("free_space_requested", bytes=missing, ae_titles=self._able_to_free_space)
             share = -(-missing // len(self._able_to_free_space))

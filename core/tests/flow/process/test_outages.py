@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
 
+from dicom_adapter import InstanceStorageInfo, JobProcessorBase, NoSettings, Retriable, hookimpl
 from dicom_adapter.ledger.schema import LaneState
-from dicom_adapter.testing import Adapter, make_instance
+from dicom_adapter.testing import Adapter, Plugin, make_instance
 from support.odd_data_sets import ODD
 
 MakeAdapter = Callable[..., Adapter]
@@ -164,3 +166,37 @@ def test_an_instance_without_its_stored_object_is_quarantined(
     adapter.receive(make_instance(accession_number="A-2"), ae_title="LUNG")
     adapter.advance(10)
     assert {"quarantined": 1, "reclaimed": 1} == adapter.states
+
+
+class Writer(JobProcessorBase[NoSettings]):
+    """A processor with data of its own."""
+
+    name = "writer"
+
+    def handle_instance(self, instance: InstanceStorageInfo) -> None:
+        raise NotImplementedError
+
+
+class WriterPlugin:
+    @hookimpl
+    def dicom_adapter_processors(self) -> list[type[Writer]]:
+        return [Writer]
+
+
+def test_no_folder_of_a_processor_is_created_while_the_disk_is_missing(
+    make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    """The mount point is there, without the disk. Later, the disk would hide whatever was created there.
+
+    Verified to fail when the folder is created without a check of the storage.
+    """
+    adapter = make_adapter('[ae-titles.A]\nprocessor = "writer"', Plugin(WriterPlugin()))
+    mount_point, disk = tmp_path / "data", tmp_path / "disk"
+    mount_point.rename(disk)
+    mount_point.mkdir()
+    with pytest.raises(Retriable, match="is missing"):
+        adapter.ask("A", lambda writer: writer.data_folder)
+    assert [] == list(mount_point.iterdir())
+    mount_point.rmdir()
+    disk.rename(mount_point)
+    assert adapter.ask("A", lambda writer: writer.data_folder).is_dir()

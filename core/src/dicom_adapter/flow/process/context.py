@@ -32,6 +32,7 @@ class Context:
         self.timers = Timers()
         self.opening_at: datetime | None = None  # the time that the processor sees in `open`
         self._settings = settings
+        self._find_problem = resources.problem
         self._storage = resources.storage
         self._ledger = resources.ledger
         self._clock = resources.clock
@@ -54,7 +55,7 @@ class Context:
 
     @property
     def data_folder(self) -> Path:
-        return self._settings.ensure_data_folder()
+        return self._settings.ensure_data_folder(self._find_problem)
 
     def now(self) -> datetime:
         return self.opening_at or self._current_turn().now

@@ -33,6 +33,7 @@ class Handle:
         self.now = resources.clock.now
         self._lane_settings = settings
         self._lane = lane
+        self._find_problem = resources.problem
         self._ledger = resources.ledger
         self._storage = resources.storage
         self._caller = caller
@@ -40,7 +41,7 @@ class Handle:
 
     @property
     def data_folder(self) -> Path:
-        return self._lane_settings.ensure_data_folder()
+        return self._lane_settings.ensure_data_folder(self._find_problem)
 
     def ask(self, request: Callable[[Any], T]) -> Future[T]:
         def call(processor: Any) -> T:
