@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -11,6 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from click.testing import Result
 from receive_instances import encode
@@ -186,3 +188,37 @@ def test_a_backup_after_a_power_loss_has_the_rows_that_were_lost(launch_service:
         (data / log).unlink()
     (data / "ledger.sqlite").write_bytes(before)
     assert 3 == run_as_json("backup", tmp_path / "backup", config=service.configuration)["instances"]
+
+
+@contextmanager
+def cache_of(service: LaunchedService) -> Iterator[httpx.Client]:
+    """Wait until the cache has the study with both instances."""
+    port = service.wait_for("http_listening")["port"]
+    end = time.monotonic() + 60
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}/cache", timeout=60) as client:
+        while [2] != [study["instances"] for study in client.get("/studies").json()["items"]]:
+            assert time.monotonic() < end, "the study did not arrive"
+            time.sleep(0.05)
+        yield client
+
+
+def test_a_cache_keeps_its_studies_and_pins(launch_service: LaunchService, tmp_path: Path) -> None:
+    """Its index is in the backup, and gets the new keys of the stored objects after the start."""
+    cache = '[http]\nport = 0\n[ae-titles.CACHE]\nprocessor = "cache"\nsettings = { settle = 0, pipeline-a = "1" }\n'
+    service = launch_service(STORAGE + cache)
+    assert all(result.ok for result in send(write_study(tmp_path / "study"), service, "CACHE"))
+    with cache_of(service) as client:
+        [study] = client.get("/studies").json()["items"]
+        assert client.put(f"/studies/{study['studyInstanceUid']}/pin").is_success
+    run("backup", tmp_path / "backup", "--config", service.configuration)
+    assert 0 == service.stop()
+    service.configuration.parent.joinpath("data").rename(tmp_path / "away")
+    run("restore", tmp_path / "backup", "--config", service.configuration)
+
+    restored = launch_service(STORAGE + cache)
+    restored.wait_for("cache_index_repaired")
+    with cache_of(restored) as client:
+        assert [True] == [each["pinned"] for each in client.get("/studies").json()["items"]]
+        composed = {"pipeline": "a", "name": "composed", "studies": [study["studyInstanceUid"]]}
+        assert client.post("/jobs", json=composed).is_success
+    restored.wait_for("job_submitted")

@@ -6,10 +6,13 @@ import json
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
+from alembic.config import Config as AlembicConfig
 from attrs import evolve
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -19,6 +22,7 @@ from dicom_adapter import InstanceStorageInfo, JobState, Permanent, Refused, Ret
 from dicom_adapter.config.model import Config
 from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.ledger import Ledger, instances
+from dicom_adapter.ledger.migration import MIGRATIONS
 from dicom_adapter.ledger.schema import instances as table
 from dicom_adapter.ledger.schema import jobs as jobs_table
 from dicom_adapter.operations import backup as backup_module
@@ -289,6 +293,42 @@ def test_a_backup_needs_a_new_or_empty_folder(site: BackedUp) -> None:
     (site.folder / "again.incomplete").mkdir()
     with pytest.raises(Refused, match="was killed; if none is running, delete it"):
         site.back_up("again")
+
+
+def with_earlier_schema(path: Path) -> None:
+    """Replace a ledger by a ledger of an earlier version with the same rows."""
+    earlier = path.with_name("earlier.sqlite")
+    with closing(Ledger(f"sqlite:///{earlier}")) as ledger, ledger._engine.connect() as connection:
+        alembic = AlembicConfig(attributes={"connection": connection})
+        alembic.set_main_option("script_location", str(MIGRATIONS))
+        command.upgrade(alembic, "0006")
+        connection.commit()
+    with closing(sqlite3.connect(earlier)) as database:
+        database.execute(f"ATTACH '{path}' AS later")
+        for (name,) in database.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'").fetchall():
+            if name not in ("alembic_version", "sqlite_sequence"):
+                columns = ", ".join(row[1] for row in database.execute(f"PRAGMA main.table_info({name})"))
+                database.execute(f"INSERT INTO main.{name} ({columns}) SELECT {columns} FROM later.{name}")
+        database.commit()
+    earlier.replace(path)
+
+
+def test_a_backup_of_an_earlier_version_is_restored(site: BackedUp) -> None:
+    """The schema of the restored ledger is upgraded, as at a start."""
+    states = with_every_state(site)
+    site.back_up()
+    backup = site.folder / "backup"
+    manifest = backup / "manifest.json"
+    before = sha256((backup / "ledger.sqlite").read_bytes()).hexdigest()
+    size = (backup / "ledger.sqlite").stat().st_size
+    with_earlier_schema(backup / "ledger.sqlite")
+    ledger = (backup / "ledger.sqlite").read_bytes()
+    text = manifest.read_text(encoding="utf-8").replace(before, sha256(ledger).hexdigest())
+    manifest.write_text(text.replace(f'"bytes": {size},', f'"bytes": {len(ledger)},'), encoding="utf-8")
+    assert 3 == site.restore().instances
+    site.continue_restored()
+    assert states == site.adapter.states
+    site.require_clean()
 
 
 # --- restore --------------------------------------------------------------------------------------------------------
