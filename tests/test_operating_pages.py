@@ -218,5 +218,5 @@ def test_the_scripts_for_monitoring_report_the_health(service: LaunchedService, 
 def test_the_events_to_alarm_on_are_documented() -> None:
     text, known = MONITOR.read_text(encoding="utf-8"), (DOCS / "operation.md").read_text(encoding="utf-8")
     named = {name for name in re.findall(r"`([a-z]+(?:_[a-z]+)+)`", text) if not name.startswith("node_")}
-    exceptions = {"check_dicom_adapter", "blackbox_exporter", "calling_ae_title"}
+    exceptions = {"check_dicom_adapter", "blackbox_exporter"}
     assert [] == [name for name in sorted(named - exceptions) if f"| `{name}` |" not in known]
