@@ -40,6 +40,7 @@ MAX_DUE_MS = 50.0
 FLAT = (0.9, 1.1)
 MIN_KEPT, MAX_SEARCH_MS, MAX_COMPOSE_S = 0.7, 50.0, 1.0
 MAX_S_TO_ACCEPT, MAX_S_TO_REPLAY = 5.0, 60.0
+MAX_LOOK_UP_MS = 300.0
 
 LEGEND = """\
 The columns *large* and *small* are for the two sizes of data sets, with 1 or 8 senders; *each*: small data sets, 8
@@ -157,6 +158,10 @@ def _others(found: Mapping[str, Values]) -> Iterator[Verdict]:
         start = f"Start with {replay['pending']:,} pending instances"
         yield at_most(replay["accepting_s"], MAX_S_TO_ACCEPT, f"{start} until associations are accepted", " s")
         yield at_most(replay["replayed_s"], MAX_S_TO_REPLAY, f"{start} until everything is replayed", " s")
+    if look_up := found.get("look_up"):
+        rows = f"with {look_up['instances']:,} instances and {look_up['jobs']:,} jobs"
+        longest = max(look_up["cpu_ms"].values())
+        yield at_most(longest, MAX_LOOK_UP_MS, f"CPU time of a look-up {rows}, the longest", " ms")
     if cache := found.get("cache"):
         yield from _cache(cache)
 

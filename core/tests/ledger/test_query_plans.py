@@ -11,7 +11,19 @@ import pytest
 from sqlalchemy import event
 
 from dicom_adapter import InstanceStorageInfo, Job, JobState
-from dicom_adapter.ledger import Ledger, Transaction, balance, events, history, instance_rows, instances, jobs, traces
+from dicom_adapter.ledger import (
+    Ledger,
+    Transaction,
+    balance,
+    events,
+    history,
+    instance_rows,
+    instances,
+    jobs,
+    senders,
+    studies,
+    traces,
+)
 from dicom_adapter.ledger.filters import Filters
 from dicom_adapter.ledger.held import count_held, count_held_bytes
 from dicom_adapter.ledger.history import BEGINNING
@@ -150,6 +162,28 @@ def test_looking_for_a_study_reads_only_its_rows(remembering: Ledger, ask: Any, 
     """The attributes of studies have indexes. Verified to fail when a condition calls a function on such a column."""
     plan = plan_of(remembering, lambda transaction: ask(transaction, 50, filters=filters))
     assert [] == [line for line in plan if line.startswith("SCAN")], plan
+
+
+@pytest.mark.parametrize("filters", FILTERS.values(), ids=FILTERS)
+def test_a_summary_of_studies_reads_only_their_rows(remembering: Ledger, filters: Filters) -> None:
+    """`explain` finds the studies before it tells their story."""
+    for plan in plans_of(remembering, lambda transaction: studies.find(transaction, filters, 50)):
+        assert [] == [line for line in plan if line.startswith("SCAN")], plan
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda t: events.association_ends(t, NOW, NOW, 100),
+        lambda t: senders.rejected(t, NOW),
+        lambda t: history.old_series(t, NOW, BEGINNING, 500),
+        lambda t: history.delete_series(t, [1, 2]),
+    ],
+)
+def test_rejections_and_old_series_are_found_by_their_time(remembering: Ledger, ask: Ask) -> None:
+    """No table is read from its beginning to its end."""
+    for plan in plans_of(remembering, ask):
+        assert [] == [line for line in plan if line.startswith("SCAN")], plan
 
 
 def test_the_newest_jobs_of_a_sender_are_found_from_the_newest_on(remembering: Ledger) -> None:

@@ -16,10 +16,12 @@ from dicom_adapter import InstanceStorageInfo, Job, JobPriority, JobState, Perma
 from dicom_adapter.dicom.synthetic import make_instance, make_study
 from dicom_adapter.flow.reclaim import retention
 from dicom_adapter.flow.reclaim.retention import EVERY, Retention
-from dicom_adapter.ledger import Ledger, balance, events, instances, jobs
+from dicom_adapter.ledger import Ledger, balance, events, instances, jobs, senders, series
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.instances import UNNUMBERED
 from dicom_adapter.ledger.schema import InstanceOutcome
+from dicom_adapter.ledger.senders import Rejected
+from dicom_adapter.ledger.series import ArrivedSeries
 from dicom_adapter.testing import Adapter, VirtualClock
 
 MakeAdapter = Callable[..., Adapter]
@@ -88,6 +90,49 @@ def test_finished_rows_are_deleted_after_the_configured_days_and_counted(make_ad
     assert {} == rows(adapter)
     assert before == account(adapter)
     assert (6, {InstanceOutcome.SUBMITTED: 6}, 0) == (before.received, before.reclaimed, before.difference)
+
+
+def test_series_are_deleted_after_the_last_instance_of_their_study(make_adapter: MakeAdapter) -> None:
+    """The series of pending instances are kept, and so are recent ones, on which receivers rely.
+
+    Verified to fail when `old_series` does not look for instances.
+    """
+    adapter = with_history(make_adapter(configured()))
+    adapter.receive(*make_study(instances=1), ae_title="LUNG")  # it waits for the next step
+    with adapter.ledger.write() as transaction:
+        recent = ArrivedSeries("2.25.1", "2.25.2", "P1")
+        series.enter(transaction, [recent], adapter.clock.now() + timedelta(days=2))
+        assert 8 == len(transaction.execute(text("SELECT * FROM series")).all())
+        transaction.execute(text("UPDATE instances SET state = 'quarantined' WHERE state = 'pending'"))
+    pass_days(adapter, 2)
+    with adapter.ledger.read() as transaction:
+        kept = transaction.execute(text("SELECT study_instance_uid FROM series")).scalars().all()
+        held = transaction.execute(text("SELECT study_instance_uid FROM instances")).scalars().all()
+    assert {*held, "2.25.2"} == set(kept)
+
+
+def test_old_rejections_are_deleted(make_adapter: MakeAdapter) -> None:
+    """They are kept as long as the history."""
+    adapter = make_adapter(configured())
+    now = adapter.clock.now()
+    rejected = Rejected(
+        peer_address="10.0.0.7",
+        calling_ae_title="CT1",
+        ae_title="LUNGG",
+        cause="called-ae-title",
+        reason="unknown",
+        count=1,
+        first_at=now,
+        last_at=now,
+    )
+    with adapter.ledger.write() as transaction:
+        senders.add_rejections(transaction, [rejected])
+    pass_days(adapter, 1.9)
+    with adapter.ledger.read() as transaction:
+        assert 1 == len(senders.rejected(transaction, now))
+    pass_days(adapter, 0.2)
+    with adapter.ledger.read() as transaction:
+        assert [] == senders.rejected(transaction, now)
 
 
 def test_needed_rows_are_never_deleted(make_adapter: MakeAdapter) -> None:
