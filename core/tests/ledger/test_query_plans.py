@@ -21,6 +21,7 @@ from dicom_adapter.ledger import (
     instances,
     jobs,
     senders,
+    series,
     studies,
     traces,
 )
@@ -28,6 +29,7 @@ from dicom_adapter.ledger.filters import Filters
 from dicom_adapter.ledger.held import count_held, count_held_bytes
 from dicom_adapter.ledger.history import BEGINNING
 from dicom_adapter.ledger.schema import InstanceState
+from dicom_adapter.ledger.series import ArrivedSeries
 
 NOW = datetime(2026, 1, 5, 8, 0, 0, tzinfo=timezone.utc)
 
@@ -46,6 +48,7 @@ def remembering(ledger: Ledger, an_instance: Callable[..., InstanceStorageInfo],
         for number in numbers:
             jobs.insert(transaction, a_job(state=JobState.SUBMITTED), [number])
         jobs.insert(transaction, a_job(), [1])
+        series.enter(transaction, [ArrivedSeries("2.25.2000", "2.25.1000", "P1", "A1")], NOW)
     return ledger
 
 

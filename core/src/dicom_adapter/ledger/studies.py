@@ -39,6 +39,8 @@ def find(transaction: Transaction, wanted: Filters, limit: int) -> list[StudySum
     uid, at = instances.c.study_instance_uid, instances.c.received_at
     query = select(uid, func.count(), func.min(at), func.max(at)).where(wanted.of_instances()).group_by(uid)
     rows = transaction.execute(query.order_by(func.max(at).desc()).limit(limit)).all()
+    if not rows:
+        return []
     uids = [row[0] for row in rows]
     senders, found_jobs = _senders(transaction, wanted, uids), _jobs(transaction, uids)
     found_series = _series(transaction, uids)
