@@ -25,6 +25,8 @@ from dicom_adapter.api.settings import ByteSize, Secret, at_least, between, not_
 from dicom_adapter.api.storage import InstanceWriter, StorageBackend, StorageContext
 from dicom_adapter.api.submitter import Submitter, SubmitterContext, Upload
 from dicom_adapter.api.values import (
+    AssociationReport,
+    AssociationStatus,
     Capacity,
     InstanceStorageInfo,
     Job,
@@ -39,6 +41,8 @@ from dicom_adapter.api.values import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "AssociationReport",
+    "AssociationStatus",
     "ByteSize",
     "Capacity",
     "Certificate",

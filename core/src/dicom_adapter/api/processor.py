@@ -10,13 +10,13 @@ restart. A processor therefore keeps its state in plain attributes and does not 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeVar
 
 from dicom_adapter.api.declare import set_settings_type
-from dicom_adapter.api.values import InstanceStorageInfo, Job, JobPriority, JobRequest, Waiting
+from dicom_adapter.api.values import AssociationReport, InstanceStorageInfo, Job, JobPriority, JobRequest, Waiting
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -61,8 +61,8 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
     """Base class of all job processors.
 
     Life cycle: constructor (without side effects), `open`, then turns (`handle_instance`, timers and, if overridden,
-    `job_changed` and `free_space`), `close`. When a turn raises, the processor is closed and replaced by a new one.
-    Code outside of the lane reaches the processor through its `LaneHandle`.
+    `association_changed`, `end_wait`, `job_changed` and `free_space`), `close`. When a turn raises, the processor is
+    closed and replaced by a new one. Code outside of the lane reaches the processor through its `LaneHandle`.
     """
 
     name: ClassVar[str]  # value of `processor` in [ae-titles.<AE title>] that selects this class
@@ -101,6 +101,21 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
 
         Raise `Unprocessable` to quarantine the instance. The turn is discarded but the processor is kept, so raise the
         error before changing any attribute.
+        """
+
+    def association_changed(self, association: AssociationReport) -> None:
+        """React to the end of an association, or to failures: something of its studies may be missing.
+
+        The host calls this method as a separate turn, after `handle_instance` for all instances of the association that
+        were stored before the report. While the association is open, it is called at the first failure of each study;
+        the last report, about the end, contains all failures. After a restart or a failed turn the reports that concern
+        pending instances are delivered again, in the same order between the instances.
+        """
+
+    def end_wait(self, study_instance_uids: Collection[str]) -> None:
+        """Stop waiting for further instances of these studies: an operator does not expect them any more.
+
+        The host calls this method as a separate turn. It is delivered again like `association_changed`.
         """
 
     def submit_pipeline_job(

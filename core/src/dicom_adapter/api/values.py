@@ -110,6 +110,49 @@ class PlatformStatus:
     detail: str = ""  # explanation of `state`
 
 
+class AssociationStatus(str, Enum):
+    """Whether an association is open, or how it ended."""
+
+    OPEN = "open"
+    RELEASED = "released"  # by the requestor, in order
+    ABORTED = "aborted"  # by either side
+    LOST = "lost"  # the connection was lost, or the receiver process or the machine crashed
+
+
+@frozen(kw_only=True)
+class AssociationReport:
+    """The end of an association in which C-STOREs were requested, or failures in an association that is still open."""
+
+    association_id: str  # as in `InstanceStorageInfo`
+    ae_title: str  # called AE title, without padding
+    calling_ae_title: str  # without padding
+    peer_address: str  # IP address of the requestor
+    status: AssociationStatus
+    began_at: datetime  # time in UTC of the request for the association, or of its first stored instance
+    at: datetime  # time in UTC of the end, or of the first failure that no earlier report contains
+    acknowledged: int  # number of C-STOREs that were answered with success
+    failed: Mapping[str, int] = field(factory=dict)  # number of failed C-STOREs by status, such as "OUT_OF_RESOURCES"
+    cut_off: int = 0  # number of data sets that were incomplete when the association ended
+    # Study Instance UIDs of the instances that were not stored: failed, cut off, or a duplicate of a pending instance.
+    studies: tuple[str, ...] = ()
+    all_studies_known: bool = True  # False: the studies of some failed or cut off instances are unknown
+    # False: the receiver or the machine crashed during the association, so further failures are possible.
+    all_counted: bool = True
+    # Number of consecutive associations of the sender, including this one, that ended as this one: without a release
+    # and without evidence that something is missing.
+    unreleased_in_a_row: int = 0
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Return whether there is evidence that instances are missing: a failure, a cut off data set, or a crash."""
+        return bool(self.failed or self.cut_off or not self.all_counted)
+
+    @property
+    def is_clean(self) -> bool:
+        """Return whether the association was released and each of its instances was acknowledged."""
+        return self.status is AssociationStatus.RELEASED and not self.is_incomplete
+
+
 @frozen(kw_only=True)
 class Waiting:
     """A waiting group: pending instances that a processor has not submitted yet, as shown to operators."""
@@ -117,6 +160,7 @@ class Waiting:
     label: str  # name of the group without patient data, such as "study 1.2.3" or "patient #5f3a"
     instance_count: int
     until: datetime | None  # time in UTC at which the group is due; None if it has no such time, as in a cache
+    problem: str = ""  # why an operator should look at the group, such as missing instances; without patient data
 
 
 @frozen(kw_only=True)

@@ -103,6 +103,12 @@ class IdentityReader:
         """Reason why the data set is not encoded as its transfer syntax requires, or ""."""
         return self._scanner.mismatch
 
+    @property
+    def study_instance_uid(self) -> str:
+        """The Study Instance UID if it has arrived and is a UID, otherwise ""."""
+        text = self._scanner.values.get(STUDY_INSTANCE_UID, b"").rstrip(b"\x00 ").decode("ascii", "replace")
+        return text if UID_GRAMMAR.fullmatch(text) else ""
+
     def feed(self, piece: bytes | memoryview) -> None:
         """Receive the next piece. Its memory may be reused afterwards."""
         self._scanner.feed(piece)

@@ -1,4 +1,4 @@
-"""Step 3 (`notify`) of the flow: detect new instances in the ledger, wake their lanes and notify observers.
+"""Step 3 (`notify`) of the flow: detect new instances and reports in the ledger, wake lanes and notify observers.
 
 A woken lane reads its rows from the ledger in order, beginning after the last row that it has read. Therefore a lane
 treats a new instance like an instance that was pending when the host started.
@@ -11,18 +11,18 @@ from collections.abc import Iterator, Sequence
 from attrs import frozen
 
 from dicom_adapter.api.values import InstanceStorageInfo
-from dicom_adapter.ledger import Ledger, Transaction, instances
+from dicom_adapter.ledger import Ledger, Transaction, association_reports, instances
 
 BATCH = 1000  # number of rows that are read together
 
 
 @frozen(kw_only=True)
 class Arrived:
-    """A batch of new instances."""
+    """A batch of new instances, or new reports about associations."""
 
     ae_titles: frozenset[str]  # the called AE titles
-    instances: Sequence[InstanceStorageInfo]  # empty unless observers are notified of each instance
-    replaced: Sequence[int]  # ids of the earlier instances that new instances replaced
+    instances: Sequence[InstanceStorageInfo] = ()  # empty unless observers are notified of each instance
+    replaced: Sequence[int] = ()  # ids of the earlier instances that new instances replaced
 
 
 class Notify:
@@ -34,9 +34,26 @@ class Notify:
         self._each = each
         with ledger.read() as transaction:
             self._seen = instances.last_number(transaction)
+            self._seen_report = association_reports.last_number(transaction)
 
     def arrived(self) -> Iterator[Arrived]:
-        """Yield the instances that arrived since the last call, in batches, in the order of arrival."""
+        """Yield the instances that arrived since the last call, in batches, in the order of arrival; then the reports.
+
+        The reports are read first: the lanes find all instances that were stored before them.
+        """
+        reports = self._new_reports()
+        yield from self._new_instances()
+        if reports:
+            yield Arrived(ae_titles=reports)
+
+    def _new_reports(self) -> frozenset[str]:
+        """Return the AE titles with reports since the last call."""
+        with self._ledger.read() as transaction:
+            newest = association_reports.newest_after(transaction, self._seen_report)
+        self._seen_report = max([self._seen_report, *newest.values()])
+        return frozenset(newest)
+
+    def _new_instances(self) -> Iterator[Arrived]:
         while True:
             with self._ledger.read() as transaction:
                 last, batch = self._next(transaction)

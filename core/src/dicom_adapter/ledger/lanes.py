@@ -104,11 +104,17 @@ _STOPPED_OR_FULL = select(lanes.c.ae_title, lanes.c.state, lanes.c.reason, lanes
 
 
 def _to_json(waiting: Waiting) -> list[object]:
-    return [waiting.label, waiting.instance_count, _TIME.process_bind_param(waiting.until, None)]
+    entry = [waiting.label, waiting.instance_count, _TIME.process_bind_param(waiting.until, None)]
+    return [*entry, waiting.problem] if waiting.problem else entry
 
 
 def _from_json(entry: list[object]) -> Waiting:
-    label, count, until = entry
+    label, count, until, *problem = entry
     assert isinstance(count, int)
     assert until is None or isinstance(until, int)
-    return Waiting(label=str(label), instance_count=count, until=_TIME.process_result_value(until, None))
+    return Waiting(
+        label=str(label),
+        instance_count=count,
+        until=_TIME.process_result_value(until, None),
+        problem="".join(map(str, problem)),
+    )

@@ -13,7 +13,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from dicom_adapter.ledger.schema import metadata
 
-REVISION = "0009"  # revision of the newest migration, with which a new ledger is created
+REVISION = "0010"  # revision of the newest migration, with which a new ledger is created
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 # All indexes, in the order in which the migrations create them: of two equally good indexes, SQLite uses the newer one.
@@ -43,6 +43,7 @@ INDEXES = (
     "series_by_time",
     "senders_by_time",
     "rejections_of_hour",
+    "reports_of_ae_title",
 )
 
 _version = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))

@@ -86,6 +86,7 @@ class _Association:
     association_id: str
     request: AssociationRequest
     statuses: dict[str, int]
+    began_at: float  # time of the event loop
     is_accepted: bool = False
     how: str = "lost"
 
@@ -110,8 +111,7 @@ class Connection(asyncio.BufferedProtocol):
         self._peer_reads_slowly = False
         self._is_paused = False
         self._opened_at = self._loop.time()
-        is_pdu_limited = bool(endpoint.dicom.max_pdu)
-        self._deadlines = Deadlines(self._acceptor, is_pdu_limited=is_pdu_limited, now=self._opened_at)
+        self._deadlines = Deadlines(self._acceptor, is_pdu_limited=bool(endpoint.dicom.max_pdu), now=self._opened_at)
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -127,8 +127,7 @@ class Connection(asyncio.BufferedProtocol):
         self._endpoint.connection_opened(self)
         self._check_deadline()
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        del sizehint  # always return the whole buffer
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -186,7 +185,7 @@ class Connection(asyncio.BufferedProtocol):
             self._complete_store(event.command)
         elif isinstance(event, StoreAborted):
             assert self._incoming is not None  # after StoreRequested
-            self._incoming.discard()
+            self._endpoint.scp.abort_store(self._incoming)
             self._incoming = None
         elif isinstance(event, AssociateIndication):
             self._request_association(event)
@@ -216,7 +215,7 @@ class Connection(asyncio.BufferedProtocol):
         """Request the decision about an association. The numbers are those of open associations, see `StorageScp`."""
         if self.has_ended or self._transport.is_closing():  # the peer disconnected while the request waited
             return
-        association = self.association = _Association(uuid4().hex, request, {})
+        association = self.association = _Association(uuid4().hex, request, {}, self._loop.time())
         self._endpoint.admission.open_association(self.peer)
         if self._endpoint.is_stopping:
             self._respond(STOPPING)
@@ -333,6 +332,7 @@ class Connection(asyncio.BufferedProtocol):
                     request=association.request,
                     how=association.how,
                     statuses=association.statuses,
+                    seconds=self._loop.time() - association.began_at,
                 )
             )
         self._endpoint.admission.close_association(self.peer)

@@ -38,6 +38,7 @@ class ClosedAssociation:
     request: AssociationRequest
     how: str  # "released", "aborted" or "lost"
     statuses: Mapping[str, int]  # number of C-STORE responses by name of the status
+    seconds: float = 0.0  # from the request for the association to its end
 
 
 class StorageScp(Protocol[DataSetT]):
@@ -71,6 +72,9 @@ class StorageScp(Protocol[DataSetT]):
 
     def complete_store(self, incoming: DataSetT, ticket: object) -> StoreResult | None:
         """Complete an instance. Return its result, or None if `deliver` will be called later with `ticket`."""
+
+    def abort_store(self, incoming: DataSetT) -> None:
+        """Discard an instance: the association ends before its data set is complete."""
 
     def peer_rejected(self, rejected: RejectedPeer) -> None:
         """Record the rejection of an association, or of a connection before its association."""

@@ -25,7 +25,19 @@ log = structlog.get_logger("dicom_adapter.calls")
 # Seconds after which a call counts as slow, because the delay becomes noticeable. For other calls: OTHER_SLOW_SECONDS.
 SLOW_SECONDS: Mapping[str, float] = {
     # a lane waits for these calls
-    **dict.fromkeys(("handle_instance", "timer", "job_changed", "free_space", "request", "waiting"), 1.0),
+    **dict.fromkeys(
+        (
+            "handle_instance",
+            "association_changed",
+            "end_wait",
+            "timer",
+            "job_changed",
+            "free_space",
+            "request",
+            "waiting",
+        ),
+        1.0,
+    ),
     # these calls wait for a platform
     **dict.fromkeys(("create_job", "add_metadata", "start", "status", "cancel"), 10.0),
     "upload": 60.0,  # an instance may be large

@@ -47,7 +47,16 @@ PROCESSOR = ComponentKind(
     title="processor",
     hook="dicom_adapter_processors",
     base=JobProcessorBase,
-    methods=("open", "handle_instance", "job_changed", "free_space", "waiting", "close"),
+    methods=(
+        "open",
+        "handle_instance",
+        "association_changed",
+        "end_wait",
+        "job_changed",
+        "free_space",
+        "waiting",
+        "close",
+    ),
 )
 SUBMITTER = ComponentKind(
     title="submitter",

@@ -7,7 +7,7 @@ from dicom_adapter.runtime.resources import Resources
 
 # isort: split
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def main() -> None:
         folder.require_marker()  # first: if the disk is not mounted, nothing may be created in its mount point
         with folder.shared() as may_use_folder:
             if may_use_folder:
-                _receive(channel, start, config, plugins, name, shares_port=receivers > 1)
+                _receive(channel, start, config, plugins, receiver_names(receivers))
             else:
                 repair = with_pids("`audit --repair`", folder.user_pids)
                 reason = f"{repair} is using {folder.path}; start the service when the repair has ended"
@@ -73,7 +73,9 @@ def main() -> None:
         report_unusable(channel, f"the data folder {folder.path} cannot be used", failure)
 
 
-def _receive(channel: Channel, start: Start, config: Config, plugins: Plugins, name: str, *, shares_port: bool) -> None:
+def _receive(channel: Channel, start: Start, config: Config, plugins: Plugins, names: Sequence[str]) -> None:
+    """Run the receiver. `names` are the names of all receivers of the service."""
+    name, shares_port = names[start.number - 1], len(names) > 1
     folder = DataFolder.of(config)
     marker = folder.require_marker()
     storage = folder.open_storage(config.storage, plugins.catalogue(), plugins.trace_storage)
@@ -83,7 +85,7 @@ def _receive(channel: Channel, start: Start, config: Config, plugins: Plugins, n
     os.set_blocking(start.wake_fd, False)
     receiver = Receiver(config, resources, start.wake_fd, name)
     try:
-        receiver.recover()
+        receiver.recover(names)
     except UNUSABLE as failure:
         subject = "instances that were stored before this start cannot be recorded in the ledger"
         report_unusable(channel, subject, failure)

@@ -19,6 +19,7 @@ from dicom_adapter.flow.store.received_instance import ReceivedInstance
 from dicom_adapter.net.storage_scp import Deliver
 
 _Waiting: TypeAlias = tuple[ReceivedInstance, Any]  # an instance and its ticket
+_Group: TypeAlias = tuple[list[_Waiting], list[Callable[[], None]]]
 Commit: TypeAlias = Callable[[Sequence[ReceivedInstance]], Sequence[StoreResult]]
 CommitInline: TypeAlias = Callable[[ReceivedInstance], "StoreResult | None"]
 
@@ -47,8 +48,9 @@ class GroupCommit:
         self._commit_inline = commit_inline
         self._may_commit_inline = may_commit_inline
         self._waiting: list[_Waiting] = []
+        self._following: list[Callable[[], None]] = []  # functions to call after the commit of these instances
         self._is_due = False  # a commit of a group is scheduled or in progress
-        self._groups: SimpleQueue[list[_Waiting] | None] = SimpleQueue()  # None ends the commit thread
+        self._groups: SimpleQueue[_Group | None] = SimpleQueue()  # None ends the commit thread
         self._thread = threading.Thread(target=self._run, name="commit", daemon=True)
         self._thread.start()
 
@@ -64,28 +66,40 @@ class GroupCommit:
         self._waiting.append((received, ticket))
         return None
 
+    def call_after(self, function: Callable[[], None]) -> None:
+        """Call `function`, on any thread, when all instances that were put until now are committed or refused."""
+        if self._is_due:
+            self._following.append(function)
+        else:
+            function()
+
     def close(self) -> None:
         """Wait until the current group is committed, and stop the thread."""
         self._groups.put(None)
         self._thread.join()
+        for function in self._following:  # instances that still wait are never committed
+            function()
 
     @property
     def is_alive(self) -> bool:
         return self._thread.is_alive()
 
     def _start_group(self) -> None:
-        group, self._waiting = self._waiting, []
-        self._groups.put(group)
+        self._groups.put((self._waiting, self._following))
+        self._waiting, self._following = [], []
 
     def _run(self) -> None:
-        while (group := self._groups.get()) is not None:
-            results = self._commit([received for received, _ticket in group])
+        while (entry := self._groups.get()) is not None:
+            group, following = entry
+            results = self._commit([received for received, _ticket in group]) if group else []
+            for function in following:
+                function()
             answers = [(ticket, result) for (_received, ticket), result in zip(group, results, strict=True)]
             with suppress(RuntimeError):  # the loop is closed: no connection waits for the results
                 self._loop.call_soon_threadsafe(self._committed, answers)
 
     def _committed(self, answers: list[tuple[Any, StoreResult]]) -> None:
-        self._is_due = bool(self._waiting)
+        self._is_due = bool(self._waiting or self._following)
         if self._is_due:
             self._start_group()
         self._deliver(answers)

@@ -9,6 +9,7 @@ import asyncio
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import structlog
@@ -38,6 +39,7 @@ from dicom_adapter.ledger.health import RECEIVER
 from dicom_adapter.net.codes import C_STORE_STATUS
 from dicom_adapter.net.storage_scp import ClosedAssociation, Deliver
 from dicom_adapter.receiver.arriving_studies import ArrivingStudies
+from dicom_adapter.receiver.association_log import AssociationLog, record_lost
 from dicom_adapter.receiver.group_commit import GroupCommit
 from dicom_adapter.receiver.refusals import RecentRefusals
 from dicom_adapter.receiver.sender_log import SenderLog
@@ -65,8 +67,10 @@ class Receiver:
         self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
         self._problem = resources.problem
         self.refusals = RecentRefusals(resources.clock.now)
+        self._name = name
         self._events = EventWriter(resources.ledger, synced=False)
         self._senders = SenderLog(resources.ledger)
+        self._associations = AssociationLog(resources.ledger, resources.clock)
         self._store = Store(config, resources, name=name, limits=StoreLimits(resources))
         self._wake_fd = wake_fd
         self._commits: GroupCommit | None = None
@@ -78,10 +82,14 @@ class Receiver:
         self._store.configure(config)
         self._config = config
 
-    def recover(self) -> None:
-        """Enter rows that were lost in a crash or power loss. Call this method before an instance is received."""
-        if self._store.recover():
-            self._wake_host()
+    def recover(self, receivers: Collection[str] = (RECEIVER,)) -> None:
+        """Record what was lost in a crash or power loss: rows of instances, and ends of associations.
+
+        `receivers` are the names of all receivers of the service. Call this method before an instance is received.
+        """
+        self._store.recover()
+        record_lost(self._ledger, self._name, receivers, self._clock.now())
+        self._wake_host()
 
     def decide(
         self, association_id: str, request: AssociationRequest, associations: int, associations_of_peer: int
@@ -129,6 +137,7 @@ class Receiver:
         if isinstance(received, StoreResult):
             _log(incoming.request, received)
             self._note_refusal(received, incoming.size)
+            self._note_failure(incoming.request, received, incoming.study_instance_uid)
             return received
         assert self._commits is not None  # because `start` was called
         return self._commits.put(received, ticket)
@@ -160,6 +169,20 @@ class Receiver:
         for one, result in zip(received, results, strict=True):
             if result.duplicate_of is not None:
                 self._events.put(_duplicate_event(one, result, result.duplicate_of, self._clock.now()))
+            if result.instance is None:
+                self._note_failure(one, result, one.study_instance_uid)
+
+    def _note_failure(self, request: StoreRequest | ReceivedInstance, result: StoreResult, study: str) -> None:
+        """Note an instance that was not stored: its study may be incomplete."""
+        if not result.outcome.is_acknowledged:
+            self._associations.store_failed(request, C_STORE_STATUS[result.outcome], study)
+        elif result.duplicate_of is not None:
+            self._associations.duplicate_acknowledged(request.association_id, study)
+
+    def abort_store(self, incoming: IncomingInstance) -> None:
+        incoming.discard()
+        if incoming.is_kept:
+            self._associations.store_cut_off(incoming.request, incoming.study_instance_uid)
 
     def _note_refusal(self, result: StoreResult, data_set_bytes: int = 0) -> None:
         if result.outcome in LOCAL_OUTCOMES:
@@ -190,6 +213,11 @@ class Receiver:
         self._studies.end(closed.association_id)
         if closed.statuses:
             self._events.put(_closed_event(closed, self._clock.now()))
+        record = partial(self._record_end, closed, self._clock.now())
+        if self._commits is None:
+            record()
+        else:
+            self._commits.call_after(record)
         log.info(
             "association_closed",
             association_id=closed.association_id,
@@ -199,12 +227,17 @@ class Receiver:
             statuses=dict(closed.statuses),
         )
 
+    def _record_end(self, closed: ClosedAssociation, at: datetime) -> None:
+        self._store.forget_association(closed.association_id)
+        self._associations.closed(closed, at)
+
     def close(self) -> None:
         """Write pending events and a checkpoint. Call this method after the network has stopped."""
         if self._commits is not None:
             self._commits.close()
         self._events.close()
         self._senders.close()
+        self._associations.close()
         self._store.checkpoint()
 
     @property

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from attrs import frozen
+from attrs import evolve, frozen
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 
 from dicom_adapter.api.hookspecs import PROJECT
 from dicom_adapter.api.receiving import StoreRequest, StoreResult
-from dicom_adapter.api.values import InstanceStorageInfo, Job
+from dicom_adapter.api.values import AssociationReport, AssociationStatus, InstanceStorageInfo, Job
 from dicom_adapter.config.model import Config
 from dicom_adapter.flow.store.commit import Store
 from dicom_adapter.host.draining import PreviousConfig, with_draining
 from dicom_adapter.host.host import Host
-from dicom_adapter.ledger import events, instances, jobs, lanes
+from dicom_adapter.ledger import association_reports, events, instances, jobs, lanes
 from dicom_adapter.ledger.configurations import Draining
 from dicom_adapter.ledger.events import Event
+from dicom_adapter.ledger.health import RECEIVER
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.plugins.registry import Plugins
 from dicom_adapter.runtime.data_folder import DataFolder
@@ -32,6 +34,7 @@ from dicom_adapter.simulation.clock import VirtualClock
 
 NOTHING = Draining()
 POLL_EVERY = timedelta(hours=1)  # how often the host looks for changes by other processes; here there are none
+PEER_ADDRESS = "127.0.0.1"
 
 T = TypeVar("T")
 
@@ -58,6 +61,7 @@ class SimulatedAdapter:
         self.clock = clock
         self._plugins = plugins
         self._is_down = False
+        self._open: dict[str, AssociationReport] = {}  # what was sent in each open association
         self._previous: list[PreviousConfig] = []
         self._start()
 
@@ -104,16 +108,72 @@ class SimulatedAdapter:
     # --- actions ----------------------------------------------------------------------------------------------------
 
     def receive_association(
-        self, *data_sets: Dataset, ae_title: str, calling_ae_title: str, association_id: str = ""
+        self,
+        *data_sets: Dataset,
+        ae_title: str,
+        calling_ae_title: str,
+        association_id: str = "",
+        status: AssociationStatus = AssociationStatus.RELEASED,
+        failed: Mapping[str, int] | None = None,
+        cut_off: int = 0,
+        studies: Collection[str] = (),
     ) -> list[StoreResult]:
-        """Receive instances now, in one association, and deliver them to their processor."""
+        """Receive instances now, in one association, then end it as `status`; deliver everything to the processor.
+
+        With OPEN the association remains open, and a later call with its `association_id` continues it. `failed`:
+        number of C-STOREs that fail in addition, by status, such as {"OUT_OF_RESOURCES": 60}. `cut_off`: number of data
+        sets that are incomplete at the end. `studies`: the Study Instance UIDs of these instances; empty if unknown.
+        """
         association_id = association_id or uuid4().hex
         results = [
             self._store.keep(make_request(data_set, ae_title, calling_ae_title, association_id), encode(data_set))
             for data_set in data_sets
         ]
+        duplicates = {
+            str(data_set.StudyInstanceUID)
+            for data_set, result in zip(data_sets, results, strict=True)
+            if result.duplicate_of is not None
+        }
+        report = AssociationReport(
+            association_id=association_id,
+            ae_title=ae_title,
+            calling_ae_title=calling_ae_title,
+            peer_address=PEER_ADDRESS,
+            status=status,
+            began_at=self.clock.now(),
+            at=self.clock.now(),
+            acknowledged=sum(result.outcome.is_acknowledged for result in results),
+            failed=failed or {},
+            cut_off=cut_off,
+            studies=tuple(sorted({*studies, *duplicates})),
+            all_studies_known=bool(studies) or not (failed or cut_off),
+        )
+        self._report(_continued(self._open.pop(association_id, None), report), is_new=bool(failed))
         self._run_until_idle()
         return results
+
+    def _report(self, report: AssociationReport, *, is_new: bool) -> None:
+        if report.status is AssociationStatus.OPEN:
+            self._open[report.association_id] = report
+            if not is_new:
+                return
+        else:
+            self._store.forget_association(report.association_id)
+        with self.ledger.write() as transaction:
+            association_reports.record(transaction, [report])
+
+    def crash_receiver(self) -> None:
+        """Lose all open associations, as in a crash of the receiver."""
+        self._open.clear()
+        with self.ledger.write() as transaction:
+            association_reports.lose_open(transaction, RECEIVER, (RECEIVER,), self.clock.now())
+        self._run_until_idle()
+
+    def end_wait(self, ae_title: str, *studies: str) -> None:
+        """Let the processor stop waiting for more instances of these studies, as an operator does."""
+        with self.ledger.write() as transaction:
+            association_reports.end_wait(transaction, ae_title, studies, self.clock.now())
+        self._run_until_idle()
 
     def advance(self, seconds: float) -> None:
         """Advance the clock. Groups and timers that become due run at their due times."""
@@ -192,12 +252,26 @@ class InlineExecutor(Executor):
         return future
 
 
+def _continued(earlier: AssociationReport | None, report: AssociationReport) -> AssociationReport:
+    """Return the report with everything that happened earlier in the association."""
+    if earlier is None:
+        return report
+    return evolve(
+        report,
+        began_at=earlier.began_at,
+        acknowledged=earlier.acknowledged + report.acknowledged,
+        failed=Counter(earlier.failed) + Counter(report.failed),
+        studies=tuple(dict.fromkeys([*earlier.studies, *report.studies])),
+        all_studies_known=earlier.all_studies_known and report.all_studies_known,
+    )
+
+
 def make_request(data_set: Dataset, ae_title: str, calling_ae_title: str, association_id: str) -> StoreRequest:
     """Return the C-STORE request for a data set."""
     return StoreRequest(
         ae_title=ae_title,
         calling_ae_title=calling_ae_title,
-        peer_address="127.0.0.1",
+        peer_address=PEER_ADDRESS,
         association_id=association_id,
         sop_class_uid=data_set.SOPClassUID,
         sop_instance_uid=data_set.SOPInstanceUID,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from dicom_adapter.api.errors import ConfigurationError
 from dicom_adapter.api.hookspecs import Catalogue
 from dicom_adapter.api.receiving import StoreResult
-from dicom_adapter.api.values import Job
+from dicom_adapter.api.values import AssociationStatus, Job
 from dicom_adapter.config import Config, load, plugin_settings
 from dicom_adapter.ledger.configurations import Draining
 from dicom_adapter.net.results import SendResult
@@ -74,15 +74,30 @@ class Adapter(SimulatedAdapter):
         ae_title: str | None = None,
         calling_ae_title: str = "TEST-SCU",
         at: float | None = None,
+        association_id: str = "",
+        status: AssociationStatus = AssociationStatus.RELEASED,
+        failed: Mapping[str, int] | None = None,
+        cut_off: int = 0,
+        studies: Collection[str] = (),
     ) -> list[StoreResult]:
-        """Receive instances in one association, and deliver them to their processor.
+        """Receive instances in one association, then end the association; deliver everything to the processor.
 
         `ae_title` may be omitted if only one AE title is configured. `at` is the time in seconds since the start; by
-        default, the current time.
+        default, the current time. `status`: how the association ends; with `AssociationStatus.OPEN` it remains open,
+        and a later call with its `association_id` continues it. `failed`: number of C-STOREs that fail in addition, by
+        status, such as {"OUT_OF_RESOURCES": 60}. `cut_off`: number of data sets that are incomplete at the end.
+        `studies`: the Study Instance UIDs of these instances; empty if unknown.
         """
         self._move_to(at)
         results = self.receive_association(
-            *data_sets, ae_title=self._resolve_ae_title(ae_title), calling_ae_title=calling_ae_title
+            *data_sets,
+            ae_title=self._resolve_ae_title(ae_title),
+            calling_ae_title=calling_ae_title,
+            association_id=association_id,
+            status=status,
+            failed=failed,
+            cut_off=cut_off,
+            studies=studies,
         )
         self.refused += [result for result in results if not result.outcome.is_acknowledged]
         return results

@@ -3,9 +3,11 @@
 - Instances with the same key form a group. Each arrival restarts the wait: a group is due `quiet` after its last
   instance, but no later than `max_wait` after its first.
 - An instance that arrives exactly when its group is due still belongs to the group. A later instance starts a new
-group. - A group lists its instances in the order of arrival. A duplicate that arrives while the group is open replaces
-the older instance in its position. A duplicate with another key (for example, after the sender corrected the Patient
-ID) moves to the group of that key, so that no job contains data that its sender has replaced.
+  group.
+- A group lists its instances in the order of arrival. A duplicate that arrives while the group is open replaces
+  the older instance in its position. A duplicate with another key (for example, after the sender corrected the Patient
+  ID) moves to the group of that key, so that no job contains data that its sender has replaced.
+- An interrupted group is due later: see `interruption`.
 
 `OpenGroups` applies these rules to one arrival at a time; its cost does not grow with the number of groups.
 `group_all` is the specification: it applies the same rules to a whole list of arrivals. Both return the same groups.
@@ -15,12 +17,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import TypeAlias
 
 from attrs import define, field, frozen
 
 from dicom_adapter import InstanceStorageInfo
+from dicom_adapter_aetitle.interruption import NEVER, Interruption
+
+BEGINNING = datetime.min.replace(tzinfo=timezone.utc)
 
 Key: TypeAlias = tuple[str, ...]  # the values that the instances of a group share; may be patient data
 Arrival: TypeAlias = tuple[Key, InstanceStorageInfo]
@@ -34,6 +39,14 @@ class Group:
     first_at: datetime  # UTC; arrival of its first instance
     last_at: datetime  # UTC; arrival of its last instance
     instances: dict[str, InstanceStorageInfo] = field(factory=dict, repr=False)  # by SOP instance UID, in order
+    studies: set[str] = field(factory=set)  # Study Instance UIDs of all its instances
+    interruptions: dict[str, Interruption] = field(factory=dict)  # by association id; see `interruption`
+    not_before: datetime = BEGINNING  # UTC; the group is not due before this time, because it is interrupted
+
+    @property
+    def is_held(self) -> bool:
+        """Return whether the group waits without a time limit."""
+        return self.not_before == NEVER
 
 
 @frozen(kw_only=True)
@@ -43,6 +56,7 @@ class FinishedGroup:
     key: Key = field(repr=False)
     instances: tuple[InstanceStorageInfo, ...]  # empty when all of them moved to other groups
     due: datetime  # UTC
+    interrupted: str = ""  # what is known about missing instances, without patient data; "": nothing is missing
 
     @property
     def digest(self) -> str:
@@ -58,7 +72,7 @@ class FinishedGroup:
 def due_at(group: Group, quiet: timedelta, max_wait: timedelta | None) -> datetime:
     """Return the time at which `group` is due if no more instances arrive."""
     due = group.last_at + quiet
-    return due if max_wait is None else min(due, group.first_at + max_wait)
+    return max(group.not_before, due if max_wait is None else min(due, group.first_at + max_wait))
 
 
 @define(eq=False)
@@ -73,8 +87,12 @@ class OpenGroups:
     def __iter__(self) -> Iterator[Group]:
         return iter(self._by_key.values())
 
+    def get(self, key: Key) -> Group | None:
+        """Return the open group of `key`, or None."""
+        return self._by_key.get(key)
+
     def due_at(self, group: Group) -> datetime:
-        """Return the time at which `group` is due if no more instances arrive."""
+        """Return the time at which `group` is due if no more instances arrive; `NEVER` if it is held."""
         return due_at(group, self.quiet, self.max_wait)
 
     def overdue(self, key: Key, at: datetime) -> Group | None:
@@ -93,6 +111,7 @@ class OpenGroups:
         if self._holders.get(instance.sop_instance_uid) is not group:
             self.withdraw(instance)
         group.instances[instance.sop_instance_uid] = instance
+        group.studies.add(instance.study_instance_uid)
         self._holders[instance.sop_instance_uid] = group
         return group
 
@@ -109,7 +128,12 @@ class OpenGroups:
         for uid in group.instances:
             if self._holders.get(uid) is group:  # false when a newer arrival moved the instance to another group
                 del self._holders[uid]
-        return FinishedGroup(key=group.key, instances=tuple(group.instances.values()), due=self.due_at(group))
+        return FinishedGroup(
+            key=group.key,
+            instances=tuple(group.instances.values()),
+            due=self.due_at(group),
+            interrupted="; ".join(map(str, group.interruptions.values())),
+        )
 
 
 # --- the specification ----------------------------------------------------------------------------------------------

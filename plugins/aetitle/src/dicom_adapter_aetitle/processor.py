@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import timedelta
 from functools import partial
 
-from dicom_adapter import InstanceStorageInfo, JobProcessorBase, ProcessorContext, Timer, Unprocessable, Waiting
+from dicom_adapter import (
+    AssociationReport,
+    InstanceStorageInfo,
+    JobProcessorBase,
+    ProcessorContext,
+    Timer,
+    Unprocessable,
+    Waiting,
+)
 from dicom_adapter_aetitle.attribute import PADDING, read_values
 from dicom_adapter_aetitle.grouping import FinishedGroup, Group, Key, OpenGroups
-from dicom_adapter_aetitle.settings import AeTitleSettings
+from dicom_adapter_aetitle.interrupted_groups import InterruptedGroups
+from dicom_adapter_aetitle.interruption import WaitRules
+from dicom_adapter_aetitle.settings import AeTitleSettings, Interrupted
+
+INTERRUPTED = "Interrupted"  # metadata of the jobs of an interrupted group: what is known about missing instances
+_INTERRUPTED = {
+    Interrupted.WAIT: "",
+    Interrupted.SUBMIT: ", does not wait for missing instances",
+    Interrupted.HOLD: ", holds groups with missing instances",
+}
 
 
 class AeTitleJobProcessor(JobProcessorBase[AeTitleSettings]):
@@ -25,7 +42,9 @@ class AeTitleJobProcessor(JobProcessorBase[AeTitleSettings]):
         self._attribute = settings.attribute
         max_wait = None if settings.max_wait is None else timedelta(seconds=settings.max_wait)
         self._groups = OpenGroups(timedelta(seconds=settings.quiet_seconds), max_wait)
-        self._timers: dict[Key, Timer] = {}  # exactly one for each open group
+        rules = WaitRules(interrupted=settings.interrupted, longest=timedelta(seconds=settings.interrupted_wait))
+        self._interrupted = InterruptedGroups(self._groups, rules, groups_are_studies=self._group_by == "study")
+        self._timers: dict[Key, Timer] = {}  # exactly one for each open group that is not held
         # Patient IDs are guessable: without a secret key, hashing every possible ID would identify the patient.
         self._label_secret = secrets.token_bytes(16)
 
@@ -37,7 +56,7 @@ class AeTitleJobProcessor(JobProcessorBase[AeTitleSettings]):
             f"groups by {settings.effective_group_by}, "
             f"ready {settings.quiet_seconds:.10g} s after the last instance{at_most}, "
             f"{len(names)} pipeline{'' if len(names) == 1 else 's'} ({', '.join(names)}), "
-            f"priority {settings.priority.value}"
+            f"priority {settings.priority.value}{_INTERRUPTED[settings.interrupted]}"
         )
 
     def handle_instance(self, instance: InstanceStorageInfo) -> None:
@@ -48,17 +67,29 @@ class AeTitleJobProcessor(JobProcessorBase[AeTitleSettings]):
             raise
         overdue = self._groups.overdue(key, instance.received_at)
         if overdue is not None:  # the host delivered this instance before it ran the group's timer
-            self._timers[key].cancel()
             self._finish(overdue)
         group = self._groups.add(key, instance)
-        if key not in self._timers:
+        if self._interrupted.note_arrival(group, instance) or key not in self._timers:
+            self._start_timer(group)
+
+    def association_changed(self, association: AssociationReport) -> None:
+        for group in self._interrupted.note_report(association, self.now()):
+            self._start_timer(group)
+
+    def end_wait(self, study_instance_uids: Collection[str]) -> None:
+        for group in self._interrupted.end_wait(study_instance_uids, self.now()):
             self._start_timer(group)
 
     def waiting(self) -> Iterable[Waiting]:
-        return [
-            Waiting(label=self._label(group.key), instance_count=len(group.instances), until=self._groups.due_at(group))
-            for group in self._groups
-        ]
+        return [self._waiting(group) for group in self._groups]
+
+    def _waiting(self, group: Group) -> Waiting:
+        return Waiting(
+            label=self._label(group.key),
+            instance_count=len(group.instances),
+            until=None if group.is_held else self._groups.due_at(group),
+            problem="; ".join(map(str, group.interruptions.values())),
+        )
 
     def close(self) -> None:
         for timer in self._timers.values():
@@ -67,7 +98,15 @@ class AeTitleJobProcessor(JobProcessorBase[AeTitleSettings]):
     # --- from a due group to jobs -----------------------------------------------------------------------------------
 
     def _start_timer(self, group: Group) -> None:
-        self._timers[group.key] = self.call_at(self._groups.due_at(group), partial(self._handle_timer, group))
+        """Start the timer of the group, which replaces the timer that it may have."""
+        self._cancel_timer(group)
+        if not group.is_held:
+            self._timers[group.key] = self.call_at(self._groups.due_at(group), partial(self._handle_timer, group))
+
+    def _cancel_timer(self, group: Group) -> None:
+        timer = self._timers.pop(group.key, None)
+        if timer is not None:
+            timer.cancel()
 
     def _handle_timer(self, group: Group) -> None:
         """Finish the group if it is due; otherwise start the timer again.
@@ -80,8 +119,9 @@ class AeTitleJobProcessor(JobProcessorBase[AeTitleSettings]):
             self._finish(group)
 
     def _finish(self, group: Group) -> None:
-        del self._timers[group.key]
+        self._cancel_timer(group)
         finished = self._groups.close(group)
+        self._interrupted.forget(finished.key, finished.instances)
         if finished.instances:
             self._submit(finished)
             self.remove_instances(finished.instances)
@@ -89,9 +129,12 @@ class AeTitleJobProcessor(JobProcessorBase[AeTitleSettings]):
     def _submit(self, finished: FinishedGroup) -> None:
         # This turn usually runs at the due time, but later if a late instance finished the group. Job names contain
         # the due time, so that they are the same in both cases.
+        metadata = {INTERRUPTED: finished.interrupted} if finished.interrupted else {}
         for pipeline, pipeline_id in self.settings.pipelines.items():
             job_name = f"{self.ae_title}-{pipeline}-{finished.due:%Y%m%d%H%M%S}-{finished.digest}"
-            self.submit_pipeline_job(job_name, pipeline_id, self.settings.priority, finished.instances)
+            self.submit_pipeline_job(
+                job_name, pipeline_id, self.settings.priority, finished.instances, metadata=metadata
+            )
 
     # --- keys and their labels --------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any
 
 import attrs
@@ -11,7 +12,16 @@ from dicom_adapter import JobPriority, at_least, setting
 from dicom_adapter_aetitle.attribute import BUILT_IN, Attribute, find_attribute
 
 DEFAULT_QUIET_SECONDS = 5.0
+DEFAULT_INTERRUPTED_WAIT = 600.0
 LONGEST_SECONDS = 365 * 24 * 3600  # a year: a longer time is a mistake; TOML also accepts `inf` and `nan`
+
+
+class Interrupted(str, Enum):
+    """What happens to a group if there is evidence that instances are missing."""
+
+    WAIT = "wait"  # it waits `interrupted-wait` for the sender to return
+    SUBMIT = "submit"  # it does not wait
+    HOLD = "hold"  # it waits for the sender to return, or for an operator
 
 
 def _within_a_year(_instance: Any, _attribute: attrs.Attribute[Any], value: float | None) -> None:
@@ -84,6 +94,20 @@ class AeTitleSettings:
             "Seconds after a group's first instance, after which it becomes jobs even if it still grows. Must not be "
             "less than `timeout`."
         ),
+    )
+
+    interrupted: Interrupted = setting(
+        default=Interrupted.WAIT,
+        help=(
+            "What happens to a group if a C-STORE failed or a data set was cut off: `wait` for the sender to return, "
+            "for `interrupted-wait`; `submit` as usual; or `hold` the group until the sender returns or an operator "
+            "runs `dicom-adapter instances submit`. Jobs of such a group have the metadata `Interrupted`."
+        ),
+    )
+    interrupted_wait: float = setting(
+        default=DEFAULT_INTERRUPTED_WAIT,
+        validator=[_positive, _within_a_year],
+        help="Seconds after the interruption during which a group waits for the sender. `max-wait` does not limit it.",
     )
 
     def __attrs_post_init__(self) -> None:

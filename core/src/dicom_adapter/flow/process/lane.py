@@ -24,6 +24,7 @@ from attrs import field, frozen
 
 from dicom_adapter.api.errors import LedgerError, Refused, Retriable
 from dicom_adapter.api.values import InstanceStorageInfo
+from dicom_adapter.flow.process.deliveries import take_delivery
 from dicom_adapter.flow.process.failures import (
     BEFORE_ALL_INSTANCES,
     Failure,
@@ -34,7 +35,7 @@ from dicom_adapter.flow.process.failures import (
     is_past,
 )
 from dicom_adapter.flow.process.inbox import Inbox, LaneStart
-from dicom_adapter.flow.process.lane_reports import LaneReporter
+from dicom_adapter.flow.process.lane_reports import LaneReporter, select_shown
 from dicom_adapter.flow.process.quarantine import hold
 from dicom_adapter.flow.process.reactions import (
     REACTIONS,
@@ -109,8 +110,8 @@ class Lane:
     # --- called by other threads ------------------------------------------------------------------------------------
 
     def notify_arrival(self) -> None:
-        """Record that instances have arrived."""
-        self._inbox.has_new = True  # if the inbox was just replaced, the new inbox reads all instances anyway
+        """Record that instances or reports have arrived."""
+        self._inbox.has_new = True  # if the inbox was just replaced, the new inbox reads everything anyway
 
     def ask(self, function: Callable[[Any], T], *, is_notice: bool = False) -> Future[T]:
         """Call `function` with the processor, as a turn. With `is_notice`, no caller waits, and it must not fail."""
@@ -166,7 +167,7 @@ class Lane:
         self._log_caught_up()
         arrived_at = self._inbox.first_place()
         if arrived_at is not None and (due is None or arrived_at <= due.due):
-            return self._delivery(running, self._inbox.pop())
+            return take_delivery(self._inbox, running)
         if isinstance(due, ProcessorRequest):
             return self._request_turn(running)
         return None if due is None else self._timer_turn(running.timers.pop())
@@ -209,11 +210,6 @@ class Lane:
     def _build(self) -> None:
         self._running = RunningProcessor(self._settings, self._resources)
         self._running.open(self._clock.now())
-
-    def _delivery(self, running: RunningProcessor, instance: InstanceStorageInfo) -> DueTurn:
-        running.delivered = instance.instance_id
-        call = partial(running.processor.handle_instance, instance)
-        return DueTurn(kind=TurnKind.INSTANCE, when=instance.received_at, call=call, instance=instance)
 
     def _timer_turn(self, alarm: Alarm) -> DueTurn:
         assert alarm.callback is not None  # `first` skips cancelled alarms
@@ -390,7 +386,7 @@ class Lane:
             state=self.state,
             reason=self.reason or (self._stuck.reason if self._stuck else ""),
             since=self.since,
-            waiting=tuple(waiting[:SHOWN_GROUPS]),
+            waiting=select_shown(waiting, SHOWN_GROUPS),
             groups=len(waiting),
         )
 

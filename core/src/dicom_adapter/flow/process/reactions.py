@@ -16,16 +16,16 @@ from dicom_adapter.flow.process.turn import Required, Superseded, Unavailable, U
 
 # Rows: `TurnOutcome`. Columns: `TurnKind`. Cells: `Reaction`; "-" marks a combination that cannot happen.
 TABLE = """
-outcome            build   instance          timer             notice    request
-committed          none    progress          progress          progress  none
-unprocessable      -       quarantine        -                 -         -
-unreadable         fail    wait-for-object   wait-for-object   wait      wait
-unavailable        wait    wait              wait              wait      wait
-superseded         -       rebuild           rebuild           rebuild   rebuild
-superseded-again   -       fail              fail              fail      fail
-request-retriable  -       -                 -                 wait      none
-request-failed     -       -                 -                 fail      none
-crashed            fail    fail              fail              rebuild   rebuild
+outcome            build   instance          report            timer             notice    request
+committed          none    progress          progress          progress          progress  none
+unprocessable      -       quarantine        -                 -                 -         -
+unreadable         fail    wait-for-object   wait-for-object   wait-for-object   wait      wait
+unavailable        wait    wait              wait              wait              wait      wait
+superseded         -       rebuild           rebuild           rebuild           rebuild   rebuild
+superseded-again   -       fail              fail              fail              fail      fail
+request-retriable  -       -                 -                 -                 wait      none
+request-failed     -       -                 -                 -                 fail      none
+crashed            fail    fail              fail              fail              rebuild   rebuild
 """
 
 
@@ -34,6 +34,7 @@ class TurnKind(Enum):
 
     BUILD = "build"  # the processor is constructed and opened; nothing is committed
     INSTANCE = "instance"  # an instance has arrived
+    REPORT = "report"  # an association has ended or failed, or an operator expects no more instances
     TIMER = "timer"  # a timer of the processor is due
     NOTICE = "notice"  # the host notifies the processor; no caller waits for the result
     REQUEST = "request"  # a thread of a plugin waits for the result

@@ -89,6 +89,8 @@ def _check_group(group: Waiting) -> Waiting:
         raise TypeError(
             "waiting() must return Waiting(label=<text>, instance_count=<whole number>, until=<time or None>)"
         )
+    if not isinstance(group.problem, str):
+        raise TypeError("waiting() must return Waiting(…, problem=<text>)")
     if group.until is not None:
         group.until.astimezone(timezone.utc)  # OverflowError for a time that UTC cannot represent
     return group

@@ -23,6 +23,7 @@ from dicom_adapter.api.errors import LedgerError, LedgerUnavailable, StorageUnav
 from dicom_adapter.api.receiving import StoreOutcome, StoreRequest, StoreResult
 from dicom_adapter.config.model import Config, WrongEncoding
 from dicom_adapter.dicom.part10 import file_header
+from dicom_adapter.flow.store.associations import record_open
 from dicom_adapter.flow.store.incoming import IncomingInstance, failed
 from dicom_adapter.flow.store.known_series import KnownSeries
 from dicom_adapter.flow.store.limits import StoreLimits
@@ -61,6 +62,7 @@ class Store:
         self._storage_problem, self._find_problem = resources.storage_problem, resources.problem
         self.problem = ""  # why the last commit was refused, if the opened storage or ledger was replaced or is missing
         self._limits = limits
+        self._associations: set[str] = set()  # open associations with stored instances, whose rows are in the ledger
         self._checkpoint_seconds = checkpoint_seconds
         self._inline_sync_seconds = inline_sync_seconds
         self._recovery_records = RecoveryRecords(self._clock) if self._storage.keeps_recovery_records else None
@@ -118,6 +120,10 @@ class Store:
             return received
         incoming.discard()
         return StoreResult(outcome=StoreOutcome.OUT_OF_SPACE, reason=full)
+
+    def forget_association(self, association_id: str) -> None:
+        """Forget an association that has ended. Thread-safe."""
+        self._associations.discard(association_id)
 
     def keep(self, request: StoreRequest, data_set: bytes) -> StoreResult:
         """Store and commit an instance in one call, without a network."""
@@ -205,7 +211,9 @@ class Store:
                 now = self._clock.now()
                 results = RowWriter(self._config, self._storage, transaction, self._name).enter(received, now)
                 series.enter(transaction, {instance.series() for instance in of_new_series}, now)
+                opened = record_open(transaction, self._name, results, self._associations)
             self._known_series.add(of_new_series)
+            self._associations.update(opened)
         except LedgerUnavailable as failure:  # concerns all instances
             if failure.is_busy and not waits:
                 raise

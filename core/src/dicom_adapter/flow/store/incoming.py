@@ -60,6 +60,7 @@ class IncomingInstance:
     def write(self, pieces: Sequence[bytes | memoryview]) -> None:
         """Write the next pieces of the data set. The caller may reuse their memory afterwards."""
         if not self._write_pieces(pieces):
+            self._read_identity(pieces)
             return
         for piece in pieces:
             self._size += len(piece)
@@ -69,6 +70,11 @@ class IncomingInstance:
         if self._size > self._limit:
             reason = f"its data set has more than max-data-set = {self._limit} bytes"
             self._refuse(StoreResult(outcome=StoreOutcome.CANNOT_UNDERSTAND, reason=reason))
+
+    @property
+    def study_instance_uid(self) -> str:
+        """The Study Instance UID if it has arrived, otherwise ""."""
+        return self._reader.study_instance_uid
 
     def end(self) -> ReceivedInstance | StoreResult:
         """Complete the data set. Return the received instance, or the result if it is not stored."""
@@ -92,6 +98,20 @@ class IncomingInstance:
                 writer.discard()
             except Exception as failure:  # noqa: BLE001 - as above; an audit finds what was not deleted
                 log.warning("incoming_instance_deletion_failed", error=type(failure).__name__)
+
+    @property
+    def is_kept(self) -> bool:
+        """Return whether the instance would have been kept, or refused with a failure: its SOP class is not ignored."""
+        return self.refusal is None or not self.refusal.outcome.is_acknowledged
+
+    def _read_identity(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """Read the identity of a refused instance, to find out which study is incomplete."""
+        if not self.is_kept:
+            return
+        for piece in pieces:
+            if not self._reader.needs_more:
+                return
+            self._reader.feed(piece)
 
     def _write_pieces(self, pieces: Sequence[bytes | memoryview]) -> bool:
         if self.refusal is not None or self._writer is None:

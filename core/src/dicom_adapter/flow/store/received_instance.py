@@ -43,6 +43,19 @@ class ReceivedInstance:
         return str(self.columns["association_id"])
 
     @property
+    def calling_ae_title(self) -> str:
+        return str(self.columns["calling_ae_title"])
+
+    @property
+    def peer_address(self) -> str:
+        """The IP address of the requestor."""
+        return str(self.columns["peer_address"])
+
+    @property
+    def study_instance_uid(self) -> str:
+        return str(self.columns["study_instance_uid"])
+
+    @property
     def sop_instance_uid(self) -> str:
         return str(self.columns["sop_instance_uid"])
 

@@ -13,6 +13,7 @@ from dicom_adapter.api.errors import LedgerUnavailable, describe_failure, report
 from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.config.model import Config
+from dicom_adapter.flow.store.associations import record_open
 from dicom_adapter.flow.store.received_instance import ReceivedInstance
 from dicom_adapter.flow.store.recovery_records import read_recovery_record
 from dicom_adapter.flow.store.rows import RowWriter
@@ -81,6 +82,7 @@ class Recovery:
         with self.ledger.write() as transaction:
             results = RowWriter(self.config, self.storage, transaction, self.receiver).enter(missing, now)
             series.enter(transaction, {one.series() for one in missing}, now)
+            record_open(transaction, self.receiver, results, ())
             entered = [result.instance for result in results if result.instance is not None]
             events.record(transaction, [_recovered(instance, now) for instance in entered])
         # A duplicate that is refused now was acknowledged under an earlier configuration: keep it, an audit finds it.

@@ -1,0 +1,41 @@
+"""Step 2 (`store`) of the flow: record the associations of stored instances until their ends are recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+
+from dicom_adapter.api.receiving import StoreResult
+from dicom_adapter.api.values import InstanceStorageInfo
+from dicom_adapter.ledger import Transaction, association_reports
+from dicom_adapter.ledger.arrivals import to_microseconds
+from dicom_adapter.ledger.association_reports import OpenAssociation
+
+
+def record_open(
+    transaction: Transaction, receiver: str, results: Sequence[StoreResult], known: Container[str]
+) -> list[str]:
+    """Record the associations of the stored instances, in the transaction of their rows; return the new ones.
+
+    If the receiver crashes, the next start records the ends of these associations. `known` are the ids of associations
+    that are recorded already.
+    """
+    first: dict[str, InstanceStorageInfo] = {}
+    for result in results:
+        instance = result.instance
+        if instance is not None and instance.association_id not in known:
+            first.setdefault(instance.association_id, instance)
+    if first:
+        association_reports.open_all(transaction, [_opened(instance, receiver) for instance in first.values()])
+    return list(first)
+
+
+def _opened(first: InstanceStorageInfo, receiver: str) -> OpenAssociation:
+    return OpenAssociation(
+        association_id=first.association_id,
+        receiver=receiver,
+        ae_title=first.ae_title,
+        calling_ae_title=first.calling_ae_title,
+        peer_address=first.peer_address,
+        began_at=to_microseconds(first.received_at),
+        first_instance_id=first.instance_id,
+    )
