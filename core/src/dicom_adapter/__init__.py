@@ -25,6 +25,7 @@ from dicom_adapter.api.settings import ByteSize, Secret, at_least, between, not_
 from dicom_adapter.api.storage import InstanceWriter, StorageBackend, StorageContext
 from dicom_adapter.api.submitter import Submitter, SubmitterContext, Upload
 from dicom_adapter.api.values import (
+    INTERRUPTED,
     AssociationReport,
     AssociationStatus,
     Capacity,
@@ -41,6 +42,7 @@ from dicom_adapter.api.values import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "INTERRUPTED",
     "AssociationReport",
     "AssociationStatus",
     "ByteSize",

@@ -132,6 +132,7 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
         """Submit one job, committed with this turn. The instances must be pending at this AE title.
 
         `metadata` is sent to the platform with the job, after the keys `Source` and `Instances`, which the host adds.
+        If instances may be missing, set the key `INTERRUPTED` to what is known about them: operators see it, too.
         `submitter` is the name of a [submitters.<name>] table and defaults to the submitter of the AE title. `job_id`
         has 32 lower-case hexadecimal digits and is random by default; derive `job_id` from the purpose of the job to
         prevent a second submission. Raises Refused if the submitter does not exist. The turn fails with Refused if a

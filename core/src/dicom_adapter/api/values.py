@@ -110,6 +110,9 @@ class PlatformStatus:
     detail: str = ""  # explanation of `state`
 
 
+INTERRUPTED = "Interrupted"  # metadata of a job whose instances may be incomplete: what is known, no patient data
+
+
 class AssociationStatus(str, Enum):
     """Whether an association is open, or how it ended."""
 

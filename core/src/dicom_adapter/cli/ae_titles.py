@@ -8,17 +8,21 @@ from typing import Annotated, Any
 import typer
 
 from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_ledger, open_service
-from dicom_adapter.cli.messages import warn
+from dicom_adapter.cli.messages import fail, warn
+from dicom_adapter.cli.operator_name import operator_name
 from dicom_adapter.cli.times import Times, Utc, iso
 from dicom_adapter.cli.wrapping import wrapped
 from dicom_adapter.config.model import Config
+from dicom_adapter.ledger import association_reports, events, instance_rows
 from dicom_adapter.ledger import lanes as ledger_lanes
+from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.held import Held, count_held
 from dicom_adapter.ledger.lanes import LaneReport
-from dicom_adapter.ledger.schema import LaneState
+from dicom_adapter.ledger.schema import InstanceState, LaneState
+from dicom_adapter.runtime.clock import SystemClock
 
 ae_titles = typer.Typer(
-    help="List and restart AE titles. The service may be running or stopped.",
+    help="List and restart AE titles, and end their waits. The service may be running or stopped.",
     no_args_is_help=True,
 )
 
@@ -80,6 +84,31 @@ def restart(
             typer.echo(f"{ae_title} will be restarted")
     if refused:
         raise typer.Exit(1)
+
+
+@ae_titles.command("end-wait")
+def end_wait(
+    ae_title: Annotated[str, typer.Argument(metavar="AE_TITLE", help="The AE title.")],
+    studies: Annotated[
+        list[str], typer.Option("--study", metavar="UID", help="A Study Instance UID; may be given several times.")
+    ],
+    config: ConfigOption = None,
+) -> None:
+    """Stop waiting for missing instances of studies: their groups are submitted as they are.
+
+    The service submits them within seconds. Exit status: 0, or 1 if no instance of a study is pending.
+    """
+    ledger, now = open_ledger(find_file(config)), SystemClock().now()
+    with ledger.write() as transaction:
+        for study in studies:
+            if not instance_rows.newest(
+                transaction, 1, state=InstanceState.PENDING, ae_title=ae_title, study_instance_uid=study
+            ):
+                raise fail(f"no instance of study {study} is pending at AE title '{ae_title}'")
+        association_reports.end_wait(transaction, ae_title, studies, now)
+        detail = {"reason": f"study {', '.join(studies)}", "by": operator_name()}
+        events.record(transaction, [Event(at=now, event="wait_ended", ae_title=ae_title, detail=detail)])
+    typer.echo(f"{ae_title} does not wait any longer for {', '.join(studies)}")
 
 
 def _reason_refused(ae_title: str, config: Config, is_known: bool) -> str:

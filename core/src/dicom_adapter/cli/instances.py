@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pwd
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -27,6 +25,7 @@ from dicom_adapter.cli.configuration import (
 from dicom_adapter.cli.filters import takes_filters
 from dicom_adapter.cli.job_text import event_lines
 from dicom_adapter.cli.messages import fail, warn
+from dicom_adapter.cli.operator_name import operator_name
 from dicom_adapter.cli.times import Times, Utc, iso
 from dicom_adapter.cli.wrapping import titled, wrapped
 from dicom_adapter.flow.process import quarantine
@@ -131,7 +130,7 @@ def requeue(
     ledger = open_ledger(find_file(config))
     with ledger.read() as transaction:
         chosen = _chosen(transaction, ids, everything, (InstanceState.QUARANTINED,), filters, reason)
-    _report("requeued", quarantine.requeue(ledger, SystemClock(), chosen, _operator()), as_json)
+    _report("requeued", quarantine.requeue(ledger, SystemClock(), chosen, operator_name()), as_json)
 
 
 @instances.command()
@@ -164,7 +163,7 @@ def discard(
     if chosen and not yes:
         typer.confirm(f"Discard {_counted(chosen)} permanently?", abort=True, err=True)
     served = [name for name in settings.ae_titles if not settings.unavailable(name)]
-    _report("discarded", quarantine.discard(ledger, SystemClock(), chosen, _operator(), served), as_json)
+    _report("discarded", quarantine.discard(ledger, SystemClock(), chosen, operator_name(), served), as_json)
 
 
 @instances.command()
@@ -254,14 +253,6 @@ def _storage(service: CheckedConfiguration) -> StorageBackend[Any]:
     except (StorageUnavailable, OSError) as failure:
         raise fail(str(failure)) from None
     return folder.open_storage(config.storage, service.plugins.catalogue())
-
-
-def _operator() -> str:
-    """Return the name of the user of this process, independent of the environment."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # such as in a container
-        return f"uid {os.getuid()}"
 
 
 # --- output -----------------------------------------------------------------------------------------------------------

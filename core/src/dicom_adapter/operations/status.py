@@ -6,15 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 
 from attrs import field, frozen
 
-from dicom_adapter.api.values import Capacity, Job, JobState
+from dicom_adapter.api.values import INTERRUPTED, Capacity, Job, JobState
 from dicom_adapter.config.model import Config
 from dicom_adapter.flow.acceptance import LocalRefusal, Space, association_refusal
-from dicom_adapter.ledger import Transaction, configurations, health, jobs, lanes, senders
+from dicom_adapter.ledger import Transaction, configurations, events, health, jobs, lanes, senders
 from dicom_adapter.ledger.configurations import Configuration
 from dicom_adapter.ledger.health import HOST, SERVICE, STALE_AFTER, PartHealth, PartState, processes
 from dicom_adapter.ledger.held import Held, HeldBytes, count_held, count_held_bytes
@@ -26,6 +26,8 @@ from dicom_adapter.operations.senders import describe, merged, name_of, rejected
 from dicom_adapter.runtime.parts import PartKind
 from dicom_adapter.runtime.peer_health import DOWN_AFTER
 
+INTERRUPTED_JOBS_SHOWN = timedelta(hours=1)  # how long a job of which instances may be missing is a problem
+MAX_GROUPS = 3  # number of interrupted groups of an AE title that are shown
 MOST_SENDERS = 5  # number of rejected senders that are named
 STORAGE = "storage"  # the part whose problems are those of the storage backend and its folder
 
@@ -66,6 +68,7 @@ class AeTitleStatus:
     held_bytes: HeldBytes
     jobs: Mapping[JobState, int]  # number of jobs in each state
     oldest: Job | None  # oldest unfinished job
+    interrupted_jobs: int = 0  # number of recent jobs that were submitted although instances may be missing
     is_draining: bool = False  # a reload removed this AE title; its open work is finished first
 
     @property
@@ -130,6 +133,7 @@ def gather(transaction: Transaction, config: Config, now: datetime) -> LedgerSta
                 lane=described.get(name),
                 held=held.get(name, Held(pending=0, quarantined=0)),
                 held_bytes=count_held_bytes(transaction, name),
+                interrupted_jobs=events.count_interrupted_jobs(transaction, name, now - INTERRUPTED_JOBS_SHOWN),
                 jobs=_by_state(count for count in counts if count.ae_title == name),
                 oldest=oldest.get(name),
                 is_draining=name in draining.ae_titles,
@@ -273,6 +277,7 @@ def _ae_title_problems(status: AeTitleStatus, service: ServiceState) -> Iterator
             yield _red(f"AE title {name}", lane.reason)
         if lane.full:
             yield _red(f"AE title {name}", lane.full)
+        yield from _interruptions(status, lane)
     if status.is_configured and status.held.quarantined:
         what = counted(status.held.quarantined, "instance")
         yield _yellow(name, f"{what} quarantined: `dicom-adapter instances list --state quarantined` shows why")
@@ -280,6 +285,22 @@ def _ae_title_problems(status: AeTitleStatus, service: ServiceState) -> Iterator
     if faulted:
         what = counted(faulted, "job")
         yield _yellow(name, f"{what} faulted: `dicom-adapter jobs list --state faulted` shows why")
+
+
+def _interruptions(status: AeTitleStatus, lane: LaneReport) -> Iterator[Problem]:
+    """Yield the groups and the recent jobs of which instances may be missing."""
+    groups = [group for group in lane.waiting if group.problem]
+    for group in groups[:MAX_GROUPS]:
+        what = f"{group.label} waits for missing instances"
+        until = "" if group.until is None else f" until {_time(group.until)}"
+        command = f"`dicom-adapter ae-titles end-wait {status.ae_title} --study UID` submits it at once"
+        yield _yellow(status.ae_title, f"{what}{until}: {group.problem}; {command}")
+    if len(groups) > MAX_GROUPS:
+        yield _yellow(status.ae_title, f"{len(groups) - MAX_GROUPS} more groups wait for missing instances")
+    if status.interrupted_jobs:
+        what = counted(status.interrupted_jobs, "job")
+        where = f"`dicom-adapter explain` with a study, or the job's metadata {INTERRUPTED}, shows what is known"
+        yield _yellow(status.ae_title, f"{what} submitted within an hour although instances may be missing: {where}")
 
 
 def _job_problems(facts: LedgerStatus, config: Config) -> Iterator[Problem]:

@@ -9,6 +9,7 @@ from datetime import timedelta
 from functools import partial
 
 from dicom_adapter import (
+    INTERRUPTED,
     AssociationReport,
     InstanceStorageInfo,
     JobProcessorBase,
@@ -23,7 +24,6 @@ from dicom_adapter_aetitle.interrupted_groups import InterruptedGroups
 from dicom_adapter_aetitle.interruption import WaitRules
 from dicom_adapter_aetitle.settings import AeTitleSettings, Interrupted
 
-INTERRUPTED = "Interrupted"  # metadata of the jobs of an interrupted group: what is known about missing instances
 _INTERRUPTED = {
     Interrupted.WAIT: "",
     Interrupted.SUBMIT: ", does not wait for missing instances",

@@ -101,7 +101,7 @@ class AeTitleSettings:
         help=(
             "What happens to a group if a C-STORE failed or a data set was cut off: `wait` for the sender to return, "
             "for `interrupted-wait`; `submit` as usual; or `hold` the group until the sender returns or an operator "
-            "runs `dicom-adapter instances submit`. Jobs of such a group have the metadata `Interrupted`."
+            "runs `dicom-adapter ae-titles end-wait`. Jobs of such a group have the metadata `Interrupted`."
         ),
     )
     interrupted_wait: float = setting(

@@ -15,9 +15,9 @@ from uuid import uuid4
 from attrs import Factory, define, evolve, frozen
 
 from dicom_adapter.api.errors import DicomAdapterError, Refused
-from dicom_adapter.api.values import InstanceStorageInfo, Job, JobPriority, JobRequest
+from dicom_adapter.api.values import INTERRUPTED, InstanceStorageInfo, Job, JobPriority, JobRequest
 from dicom_adapter.ledger import Transaction, events, instances, jobs
-from dicom_adapter.ledger.events import Event
+from dicom_adapter.ledger.events import JOB_INTERRUPTED, Event
 
 JOB_ID = re.compile("[0-9a-f]{32}")
 
@@ -157,6 +157,7 @@ class Turn:
         released = tuple(dict.fromkeys(current[number] for number in self.removed))
         instances.release(transaction, released, self.now)
         events.record(transaction, [_queued_event(job) for job in submitted])
+        events.record(transaction, [_interrupted_event(job) for job in submitted if INTERRUPTED in job.metadata])
         events.record(transaction, [_note_event(self, note, number) for note in self.notes for number in note.numbers])
         return Committed(submitted, released, self.studies)
 
@@ -179,6 +180,12 @@ def _insert_job(transaction: Transaction, job: Job, numbers: tuple[int, ...], cu
 def _queued_event(job: Job) -> Event:
     detail = {"name": job.name, "pipeline": job.pipeline_id, "instances": job.instance_count}
     return Event(at=job.created_at, event="job_queued", ae_title=job.ae_title, job_id=job.job_id, detail=detail)
+
+
+def _interrupted_event(job: Job) -> Event:
+    """Return the event about a job that may be incomplete. It concerns the AE title, so that `status` finds it fast."""
+    detail = {"reason": job.metadata[INTERRUPTED], "job": job.job_id}
+    return Event(at=job.created_at, event=JOB_INTERRUPTED, ae_title=job.ae_title, detail=detail)
 
 
 def _note_event(turn: Turn, note: Note, number: int) -> Event:

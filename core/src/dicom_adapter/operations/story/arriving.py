@@ -150,7 +150,8 @@ def _recorded_end(facts: StoryFacts, association_id: str) -> str | None:
 def _end_of(end: Event | None, beside: datetime) -> str:
     if end is None:
         return "is open, or its end was not recorded"
-    return f"{ENDED[str(end.detail['how'])]} at {clock(end.at, beside)}"
+    cut_off = " in the middle of an instance" if end.detail.get("cut_off") else ""
+    return f"{ENDED[str(end.detail['how'])]}{cut_off} at {clock(end.at, beside)}"
 
 
 def _count_ends(ends: Iterable[Event | None]) -> str:

@@ -7,7 +7,7 @@ from datetime import datetime
 from itertools import groupby
 from typing import cast
 
-from dicom_adapter.api.values import Job, JobState
+from dicom_adapter.api.values import INTERRUPTED, Job, JobState
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.jobs import UNFINISHED, JobRow
 from dicom_adapter.operations.story.values import Entry, StoryFacts
@@ -109,6 +109,8 @@ def _queued(facts: StoryFacts, job: Job, count: int) -> Entry:
         + (f" ({subject})" if others else "")
         + f": {job.name}, pipeline {job.pipeline_id}, priority {job.priority.value}."
     )
+    if INTERRUPTED in job.metadata:
+        text += f" Instances may be missing: {sentence(job.metadata[INTERRUPTED])}"
     fields = {
         "jobId": job.job_id,
         "name": job.name,
@@ -116,6 +118,7 @@ def _queued(facts: StoryFacts, job: Job, count: int) -> Entry:
         "priority": job.priority.value,
         "instances": count,
         "others": others,
+        "interrupted": job.metadata.get(INTERRUPTED, ""),
     }
     return Entry(kind="job_queued", at=job.created_at, text=text, fields=fields)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from dicom_adapter.api.values import Waiting
-from dicom_adapter.ledger.events import Event
+from dicom_adapter.ledger.events import JOB_INTERRUPTED, Event
 from dicom_adapter.ledger.jobs import FINISHED
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import InstanceState, LaneState
@@ -20,6 +20,7 @@ EVENTS = {
     "lane_changed": "AE title {} was restarted, because a reload changed its settings",
     "processor_failed": "The processor of AE title {} failed",
     "ae_title_full": "AE title {} was full and refused instances",
+    "wait_ended": "An operator ended the wait for missing instances at AE title {}",
     "ae_title_below_quota": "AE title {} accepted instances again",
 }
 MAX_EVENTS = 8  # number of events of an AE title that are shown: the newest events
@@ -28,9 +29,11 @@ MAX_JOBS = 3  # number of jobs that are named as the reason why instances are ke
 
 def happened(facts: StoryFacts) -> Iterator[Entry]:
     """Yield the events of the AE title while it had these instances; if there are many, only the last events."""
+    # The entry of the job has this event, too; here, the job may belong to another study.
+    shown = [event for event in facts.ae_title_events if event.event != JOB_INTERRUPTED]
     runs = [
         (kind, reason, list(run))
-        for (kind, reason), run in groupby(facts.ae_title_events, key=lambda event: (event.event, _reason(event)))
+        for (kind, reason), run in groupby(shown, key=lambda event: (event.event, _reason(event)))
     ]
     for kind, reason, events in runs[-MAX_EVENTS:]:
         first, last = events[0].at, events[-1].at
@@ -97,7 +100,9 @@ def _pending(facts: StoryFacts, pending: Sequence[InstanceTrace]) -> Entry:
     groups = [group for group in lane.waiting if group.label in labels]
     if groups:
         where = listed(f"the group {_described(group)}, which {_becomes_due(facts, group)}" for group in groups)
-        return _waiting(pending, f"{count} {verb} in {where}.", groups)
+        text = f"{count} {verb} in {where}."
+        missing = [f" Instances may be missing: {group.problem}." for group in groups if group.problem]
+        return _waiting(pending, "".join([text, *missing]), groups)
     text = f"{count} {verb} in the processor."
     return _waiting(pending, f"{text} {_next_group(facts, lane)}")
 
@@ -121,7 +126,10 @@ def _next_group(facts: StoryFacts, lane: LaneReport) -> str:
 
 
 def _waiting(pending: Sequence[InstanceTrace], text: str, groups: Sequence[Waiting] = ()) -> Entry:
-    shown = [{"label": group.label, "instances": group.instance_count, "until": group.until} for group in groups]
+    shown = [
+        {"label": one.label, "instances": one.instance_count, "until": one.until, "problem": one.problem}
+        for one in groups
+    ]
     return Entry(kind="waiting", at=None, text=text, fields={"instances": len(pending), "groups": shown})
 
 

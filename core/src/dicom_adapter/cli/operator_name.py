@@ -1,0 +1,14 @@
+"""The name of the operator who runs a command, for events."""
+
+from __future__ import annotations
+
+import os
+import pwd
+
+
+def operator_name() -> str:
+    """Return the name of the user of this process, independent of the environment."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # such as in a container
+        return f"uid {os.getuid()}"
