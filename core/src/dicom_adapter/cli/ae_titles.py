@@ -16,6 +16,7 @@ from dicom_adapter.config.model import Config
 from dicom_adapter.ledger import association_reports, events, instance_rows
 from dicom_adapter.ledger import lanes as ledger_lanes
 from dicom_adapter.ledger.events import Event
+from dicom_adapter.ledger.filters import Filters
 from dicom_adapter.ledger.held import Held, count_held
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import InstanceState, LaneState
@@ -101,9 +102,8 @@ def end_wait(
     ledger, now = open_ledger(find_file(config)), SystemClock().now()
     with ledger.write() as transaction:
         for study in studies:
-            if not instance_rows.newest(
-                transaction, 1, state=InstanceState.PENDING, ae_title=ae_title, study_instance_uid=study
-            ):
+            wanted = Filters(ae_title=ae_title, study_instance_uid=study)
+            if not instance_rows.newest(transaction, 1, state=InstanceState.PENDING, filters=wanted):
                 raise fail(f"no instance of study {study} is pending at AE title '{ae_title}'")
         association_reports.end_wait(transaction, ae_title, studies, now)
         detail = {"reason": f"study {', '.join(studies)}", "by": operator_name()}
