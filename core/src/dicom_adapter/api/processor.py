@@ -10,7 +10,7 @@ restart. A processor therefore keeps its state in plain attributes and does not 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeVar
@@ -80,6 +80,14 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
     def describe(cls, settings: SettingsT) -> str:  # noqa: ARG003 - for subclasses
         """Return one line that explains these settings to operators; `check` and the log show the line."""
         return ""
+
+    @classmethod
+    def notices(cls, settings: SettingsT) -> Sequence[str]:  # noqa: ARG003 - for subclasses
+        """Return what may surprise operators in these settings, such as the effect of a default; one line each.
+
+        `check` and the log show each notice.
+        """
+        return ()
 
     def open(self) -> None:
         """Prepare for the first turn. The host calls this method on the lane, outside of a turn."""

@@ -21,7 +21,7 @@ from dicom_adapter.net.tls import server_context
 from dicom_adapter.operations.certificates import certificates_of_listener, certificates_of_submitters, describe
 from dicom_adapter.operations.connections import ConnectionTrial, try_connections
 from dicom_adapter.operations.preflight import Preflight, try_start
-from dicom_adapter.plugins.isolation import describe_settings, make_submitter
+from dicom_adapter.plugins.isolation import describe_settings, list_notices, make_submitter
 from dicom_adapter.plugins.registry import PROCESSOR, SUBMITTER, ComponentKind, PluginInfo
 from dicom_adapter.runtime.clock import SystemClock
 
@@ -31,6 +31,7 @@ class PluginTrials:
     """The results of creating submitters and describing processors with the configured settings."""
 
     described: dict[str, str] = field(factory=dict)  # for each AE title, the processor's description of its settings
+    notices: list[str] = field(factory=list)  # notices of processors about their settings, each with the AE title
     undescribed: dict[str, str] = field(factory=dict)  # for each AE title without a description, the reason
     broken: dict[str, str] = field(factory=dict)  # for each submitter that cannot be created, the reason
     submitters: dict[str, Submitter[Any]] = field(factory=dict)  # the submitters that can be created, by name
@@ -64,7 +65,7 @@ def check(
     connections = list(try_connections(trials.submitters)) if connect else []
     report = CheckReport(
         problems=list_problems(found, trials) + start.problems,
-        warnings=start.warnings,
+        warnings=[*trials.notices, *start.warnings],
         ae_titles=[] if usable is None else [_entry(usable, ae_title, trials) for ae_title in usable.ae_titles],
         certificates=_certificates(usable, trials),
         connections=connections,
@@ -125,6 +126,8 @@ def try_plugins(found: CheckedConfiguration) -> PluginTrials:
     for name, table in config.ae_titles.items():
         if not table.unavailable:
             try:
+                notices = list_notices(config, plugins, name)
+                trials.notices.extend(f"AE title '{name}': {notice}" for notice in notices)
                 trials.described[name] = describe_settings(config, plugins, name)
             except Refused as refusal:
                 trials.undescribed[name] = str(refusal)

@@ -162,6 +162,11 @@ class Host:
         return self._lanes.decisions.served
 
     @property
+    def notices(self) -> Mapping[str, Sequence[str]]:
+        """The notices of the processors about their settings, by AE title."""
+        return self._lanes.decisions.notices
+
+    @property
     def refused(self) -> Mapping[str, str]:
         """The configured AE titles that cannot be served, with the reasons."""
         return self._lanes.decisions.refused

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 
@@ -20,7 +20,7 @@ from dicom_adapter.flow.reclaim.quota import describe_unconfigured
 from dicom_adapter.ledger import lanes
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import LaneState
-from dicom_adapter.plugins.isolation import describe_settings
+from dicom_adapter.plugins.isolation import describe_settings, list_notices
 from dicom_adapter.plugins.registry import PROCESSOR, Plugins
 from dicom_adapter.runtime.parts import Part, PartWork, lane_part
 from dicom_adapter.runtime.resources import Resources
@@ -33,6 +33,7 @@ class AeTitleDecisions:
     """The served and the refused AE titles of a configuration."""
 
     served: Mapping[str, str] = field(factory=dict)  # served AE titles, with the processors' descriptions of settings
+    notices: Mapping[str, Sequence[str]] = field(factory=dict)  # notices of processors about settings, by AE title
     refused: Mapping[str, str] = field(factory=dict)  # refused AE titles, with the reasons
 
 
@@ -127,17 +128,18 @@ def decide_ae_titles(config: Config, plugins: Plugins, broken: Mapping[str, str]
 
     `broken` are the submitters that cannot be created, with the reasons.
     """
-    served, refused = {}, {}
+    served, notices, refused = {}, {}, {}
     for name in config.ae_titles:
         reason = config.unavailable(name) or broken.get(config.submitter_for(name), "")
         if not reason:
             try:
+                notices[name] = list_notices(config, plugins, name)
                 served[name] = describe_settings(config, plugins, name)
             except Refused as refusal:
                 reason = str(refusal)
         if reason:
             refused[name] = reason
-    return AeTitleDecisions(served=served, refused=refused)
+    return AeTitleDecisions(served=served, notices=notices, refused=refused)
 
 
 def _lane_settings(config: Config, plugins: Plugins, ae_title: str, submitters: Collection[str]) -> LaneSettings:

@@ -195,6 +195,8 @@ class HostProcess:
             if ae_title not in known:
                 processor = self._host.processor_of(ae_title)
                 log.info("ae_title_served", ae_title=ae_title, processor=processor, settings=settings)
+                for notice in self._host.notices.get(ae_title, ()):
+                    log.warning("ae_title_notice", ae_title=ae_title, notice=notice)
         for ae_title, reason in self._host.refused.items():
             log.error("ae_title_refused", ae_title=ae_title, reason=reason)
 

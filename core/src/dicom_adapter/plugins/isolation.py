@@ -87,6 +87,20 @@ def describe_settings(config: Config, plugins: Plugins, ae_title: str) -> str:
     return description
 
 
+def list_notices(config: Config, plugins: Plugins, ae_title: str) -> list[str]:
+    """Return the processor's notices about the settings of an AE title. Raises Refused with the reason."""
+    table = config.ae_titles[ae_title]
+    problem = "its processor cannot list its notices"
+    factory = plugins.factory(PROCESSOR, table.processor, lane_part(ae_title))
+    notices: list[object] = _call_plugin(
+        problem, lambda: list(factory.caller("notices", factory.cls.notices, table.settings))
+    )
+    texts = [notice for notice in notices if isinstance(notice, str)]
+    if len(texts) != len(notices):
+        raise Refused(f"{problem}: notices() must return strings")
+    return texts
+
+
 def _call_plugin(problem: str, call: Callable[[], T]) -> T:
     """Return the result of `call`. Raises Refused, with `problem` and the reason, if `call` fails or takes too long."""
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from datetime import timedelta
 from functools import partial
 
@@ -57,6 +57,16 @@ class AeTitleJobProcessor(JobProcessorBase[AeTitleSettings]):
             f"ready {settings.quiet_seconds:.10g} s after the last instance{at_most}, "
             f"{len(names)} pipeline{'' if len(names) == 1 else 's'} ({', '.join(names)}), "
             f"priority {settings.priority.value}{_INTERRUPTED[settings.interrupted]}"
+        )
+
+    @classmethod
+    def notices(cls, settings: AeTitleSettings) -> Sequence[str]:
+        if settings.timeout is None or settings.group_by is not None:
+            return ()
+        return (
+            "instances are grouped by patient, because timeout is set and group-by is not: all studies of a patient "
+            'become one job; set group-by = "study" for one job for each study, or group-by = "patient" to keep this '
+            "grouping without this notice",
         )
 
     def handle_instance(self, instance: InstanceStorageInfo) -> None:
