@@ -20,7 +20,7 @@ from attrs import frozen
 from dicom_adapter.api.errors import LedgerError, Refused
 from dicom_adapter.api.lane import LaneHandle
 from dicom_adapter.api.submitter import Submitter
-from dicom_adapter.api.values import InstanceStorageInfo, Job
+from dicom_adapter.api.values import INTERRUPTED, InstanceStorageInfo, Job
 from dicom_adapter.config.model import Config
 from dicom_adapter.flow.acceptance import measure_space
 from dicom_adapter.flow.notify import Notify
@@ -357,6 +357,9 @@ class Host:
                 studies=len(studies),
                 study_instance_uid=studies[0] if len(studies) == 1 else None,
             )
+            if INTERRUPTED in job.metadata:
+                reason = job.metadata[INTERRUPTED]
+                log.warning("job_incomplete", job_id=job.job_id, ae_title=job.ae_title, reason=reason)
             self._notify_observers("dicom_adapter_job_changed", job=job)
             self._wake(submitter_part(job.submitter))
         if committed.released:

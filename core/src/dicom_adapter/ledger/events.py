@@ -12,7 +12,7 @@ from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.ledger.connection import Transaction
 from dicom_adapter.ledger.schema import CONCERNS_AE_TITLE, events
 
-JOB_INTERRUPTED = "job_interrupted"  # event of an AE title: a job was submitted although instances may be missing
+JOB_INCOMPLETE = "job_incomplete"  # event of an AE title: a job was submitted although instances may be missing
 
 
 @frozen(kw_only=True)
@@ -100,7 +100,7 @@ def _event(row: Row[tuple[object, ...]]) -> Event:
     return Event(**values)
 
 
-def count_interrupted_jobs(transaction: Transaction, ae_title: str, since: datetime) -> int:
+def count_incomplete_jobs(transaction: Transaction, ae_title: str, since: datetime) -> int:
     """Return how many jobs of an AE title were submitted since a time although instances may be missing."""
-    is_one = (events.c.ae_title == ae_title) & (events.c.at >= since) & (events.c.event == JOB_INTERRUPTED)
+    is_one = (events.c.ae_title == ae_title) & (events.c.at >= since) & (events.c.event == JOB_INCOMPLETE)
     return transaction.execute(select(func.count()).where(is_one, text(CONCERNS_AE_TITLE))).scalar_one()

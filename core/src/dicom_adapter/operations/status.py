@@ -26,7 +26,7 @@ from dicom_adapter.operations.senders import describe, merged, name_of, rejected
 from dicom_adapter.runtime.parts import PartKind
 from dicom_adapter.runtime.peer_health import DOWN_AFTER
 
-INTERRUPTED_JOBS_SHOWN = timedelta(hours=1)  # how long a job of which instances may be missing is a problem
+INCOMPLETE_JOBS_SHOWN = timedelta(hours=1)  # how long a job of which instances may be missing is a problem
 MAX_GROUPS = 3  # number of interrupted groups of an AE title that are shown
 MOST_SENDERS = 5  # number of rejected senders that are named
 STORAGE = "storage"  # the part whose problems are those of the storage backend and its folder
@@ -68,7 +68,7 @@ class AeTitleStatus:
     held_bytes: HeldBytes
     jobs: Mapping[JobState, int]  # number of jobs in each state
     oldest: Job | None  # oldest unfinished job
-    interrupted_jobs: int = 0  # number of recent jobs that were submitted although instances may be missing
+    incomplete_jobs: int = 0  # number of recent jobs that were submitted although instances may be missing
     is_draining: bool = False  # a reload removed this AE title; its open work is finished first
 
     @property
@@ -133,7 +133,7 @@ def gather(transaction: Transaction, config: Config, now: datetime) -> LedgerSta
                 lane=described.get(name),
                 held=held.get(name, Held(pending=0, quarantined=0)),
                 held_bytes=count_held_bytes(transaction, name),
-                interrupted_jobs=events.count_interrupted_jobs(transaction, name, now - INTERRUPTED_JOBS_SHOWN),
+                incomplete_jobs=events.count_incomplete_jobs(transaction, name, now - INCOMPLETE_JOBS_SHOWN),
                 jobs=_by_state(count for count in counts if count.ae_title == name),
                 oldest=oldest.get(name),
                 is_draining=name in draining.ae_titles,
@@ -297,8 +297,8 @@ def _interruptions(status: AeTitleStatus, lane: LaneReport) -> Iterator[Problem]
         yield _yellow(status.ae_title, f"{what}{until}: {group.problem}; {command}")
     if len(groups) > MAX_GROUPS:
         yield _yellow(status.ae_title, f"{len(groups) - MAX_GROUPS} more groups wait for missing instances")
-    if status.interrupted_jobs:
-        what = counted(status.interrupted_jobs, "job")
+    if status.incomplete_jobs:
+        what = counted(status.incomplete_jobs, "job")
         where = f"`dicom-adapter explain` with a study, or the job's metadata {INTERRUPTED}, shows what is known"
         yield _yellow(status.ae_title, f"{what} submitted within an hour although instances may be missing: {where}")
 

@@ -17,7 +17,7 @@ from attrs import Factory, define, evolve, frozen
 from dicom_adapter.api.errors import DicomAdapterError, Refused
 from dicom_adapter.api.values import INTERRUPTED, InstanceStorageInfo, Job, JobPriority, JobRequest
 from dicom_adapter.ledger import Transaction, events, instances, jobs
-from dicom_adapter.ledger.events import JOB_INTERRUPTED, Event
+from dicom_adapter.ledger.events import JOB_INCOMPLETE, Event
 
 JOB_ID = re.compile("[0-9a-f]{32}")
 
@@ -157,7 +157,7 @@ class Turn:
         released = tuple(dict.fromkeys(current[number] for number in self.removed))
         instances.release(transaction, released, self.now)
         events.record(transaction, [_queued_event(job) for job in submitted])
-        events.record(transaction, [_interrupted_event(job) for job in submitted if INTERRUPTED in job.metadata])
+        events.record(transaction, [_incomplete_event(job) for job in submitted if INTERRUPTED in job.metadata])
         events.record(transaction, [_note_event(self, note, number) for note in self.notes for number in note.numbers])
         return Committed(submitted, released, self.studies)
 
@@ -182,10 +182,10 @@ def _queued_event(job: Job) -> Event:
     return Event(at=job.created_at, event="job_queued", ae_title=job.ae_title, job_id=job.job_id, detail=detail)
 
 
-def _interrupted_event(job: Job) -> Event:
+def _incomplete_event(job: Job) -> Event:
     """Return the event about a job that may be incomplete. It concerns the AE title, so that `status` finds it fast."""
     detail = {"reason": job.metadata[INTERRUPTED], "job": job.job_id}
-    return Event(at=job.created_at, event=JOB_INTERRUPTED, ae_title=job.ae_title, detail=detail)
+    return Event(at=job.created_at, event=JOB_INCOMPLETE, ae_title=job.ae_title, detail=detail)
 
 
 def _note_event(turn: Turn, note: Note, number: int) -> Event:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from dicom_adapter.api.values import Waiting
-from dicom_adapter.ledger.events import JOB_INTERRUPTED, Event
+from dicom_adapter.ledger.events import JOB_INCOMPLETE, Event
 from dicom_adapter.ledger.jobs import FINISHED
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import InstanceState, LaneState
@@ -30,7 +30,7 @@ MAX_JOBS = 3  # number of jobs that are named as the reason why instances are ke
 def happened(facts: StoryFacts) -> Iterator[Entry]:
     """Yield the events of the AE title while it had these instances; if there are many, only the last events."""
     # The entry of the job has this event, too; here, the job may belong to another study.
-    shown = [event for event in facts.ae_title_events if event.event != JOB_INTERRUPTED]
+    shown = [event for event in facts.ae_title_events if event.event != JOB_INCOMPLETE]
     runs = [
         (kind, reason, list(run))
         for (kind, reason), run in groupby(shown, key=lambda event: (event.event, _reason(event)))
