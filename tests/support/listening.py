@@ -33,6 +33,7 @@ class Decisions:
         self.ended: list[ClosedAssociation] = []
         self.rejected: list[RejectedPeer] = []
         self.open: list[tuple[int, ...]] = []  # for each request, the open associations: all, and those of the peer
+        self.cut_off = 0  # number of instances whose data sets were incomplete
         self.alone: list[bool] = []  # for each instance, whether no other connection was open
 
     def start(self, _loop: object, _deliver: object, has_one_connection: Callable[[], bool]) -> None:
@@ -53,6 +54,10 @@ class Decisions:
 
     def peer_rejected(self, rejected: RejectedPeer) -> None:
         self.rejected.append(rejected)
+
+    def abort_store(self, incoming: IncomingInstance) -> None:
+        self.cut_off += 1
+        incoming.discard()
 
     def association_closed(self, closed: ClosedAssociation) -> None:
         self.ended.append(closed)

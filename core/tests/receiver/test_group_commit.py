@@ -259,3 +259,24 @@ def test_a_failed_sync_fails_the_whole_group(group: Group, monkeypatch: pytest.M
 
     assert [StoreOutcome.FAILED] * 3 == [answer.outcome for answer in group.store.commit(waiting)]
     assert ([], set()) == (group.rows, group.stored)
+
+
+def test_function_is_called_after_the_commit_of_the_instances_before_it(committer: Committer) -> None:
+    """Also if no instance follows; at once if no instance waits."""
+    called: list[int] = []
+
+    async def scene() -> None:
+        committer.commits.call_after(lambda: called.append(0))
+        assert [0] == called
+        committer.commits.put(received(0), 0)
+        await committer.begun.wait()
+        committer.commits.call_after(lambda: called.append(len(committer.groups)))
+        committer.commits.put(received(1), 1)
+        committer.commits.call_after(lambda: called.append(len(committer.groups)))
+        assert [0] == called
+        committer.may_go_on.set()
+        await committer.until_answered(2)
+
+    committer.run(scene)
+    committer.close()
+    assert [0, 2, 2] == called

@@ -11,6 +11,7 @@ from pathlib import Path
 from sqlalchemy import Column, Connection, MetaData, String, Table, inspect, select
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from dicom_adapter.ledger import association_schema  # noqa: F401 - adds its tables to `metadata`
 from dicom_adapter.ledger.schema import metadata
 
 REVISION = "0010"  # revision of the newest migration, with which a new ledger is created

@@ -45,6 +45,9 @@ class ReceiverStore:
         self.statuses[C_STORE_STATUS[result.outcome].name] += 1
         return result
 
+    def forget_association(self, association_id: str) -> None:
+        """The end of the association is not known yet."""
+
     def close(self) -> None:
         self.receiver.close()
         self._loop.close()

@@ -14,10 +14,11 @@ from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.flow.process.requests import ProcessorRequest, RequestFailed
 from dicom_adapter.flow.process.turn import Required, Superseded, Unavailable, Unreadable
 
+# A report that succeeds clears no failure: the turn that failed may be a later timer.
 # Rows: `TurnOutcome`. Columns: `TurnKind`. Cells: `Reaction`; "-" marks a combination that cannot happen.
 TABLE = """
 outcome            build   instance          report            timer             notice    request
-committed          none    progress          progress          progress          progress  none
+committed          none    progress          none              progress          progress  none
 unprocessable      -       quarantine        -                 -                 -         -
 unreadable         fail    wait-for-object   wait-for-object   wait-for-object   wait      wait
 unavailable        wait    wait              wait              wait              wait      wait

@@ -1,0 +1,144 @@
+"""Reports about associations are delivered in the order of arrivals, again after a restart, and then deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+
+from dicom_adapter import (
+    AssociationReport,
+    AssociationStatus,
+    InstanceStorageInfo,
+    JobPriority,
+    JobProcessorBase,
+    NoSettings,
+    hookimpl,
+)
+from dicom_adapter.flow.process import inbox
+from dicom_adapter.ledger import association_reports
+from dicom_adapter.testing import Adapter, Plugin, make_instance
+
+CONFIGURATION = '[ae-titles.LUNG]\nprocessor = "recording"\n'
+REFUSED = {"OUT_OF_RESOURCES": 1}
+
+
+class Recording(JobProcessorBase[NoSettings]):
+    """Records its turns, and keeps all instances until `end_wait`."""
+
+    name = "recording"
+    turns: ClassVar[list[str]] = []  # of all objects: the lane builds new ones
+    failures = 0  # number of reports whose turns raise
+
+    def handle_instance(self, instance: InstanceStorageInfo) -> None:
+        self._kept = [*getattr(self, "_kept", []), instance]
+        self.turns.append(f"{instance.instance_id}")
+
+    def association_changed(self, association: AssociationReport) -> None:
+        assert self.now() == association.at
+        if Recording.failures:
+            Recording.failures -= 1
+            raise ValueError
+        self.turns.append(f"{association.status.value} {association.calling_ae_title}")
+
+    def end_wait(self, study_instance_uids: Collection[str]) -> None:
+        self.turns.append(f"end {' '.join(study_instance_uids)}")
+        self.submit_pipeline_job("all", "p", JobPriority.NORMAL, self._kept)
+        self.remove_instances(self._kept)
+
+
+@pytest.fixture
+def adapter(make_adapter: Any, monkeypatch: pytest.MonkeyPatch) -> Adapter:
+    @hookimpl
+    def dicom_adapter_processors() -> list[type[JobProcessorBase[Any]]]:
+        return [Recording]
+
+    monkeypatch.setattr(Recording, "turns", [])
+    plugin = Plugin(SimpleNamespace(dicom_adapter_processors=dicom_adapter_processors))
+    made: Adapter = make_adapter(CONFIGURATION, plugin)
+    return made
+
+
+def take_turns() -> list[str]:
+    """Return the turns since the last call."""
+    taken = list(Recording.turns)
+    Recording.turns.clear()
+    return taken
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 1000])
+def test_reports_are_delivered_between_the_instances_in_their_order(
+    adapter: Adapter, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    """A report follows the instances that were stored before it, also after a restart, whatever is read together.
+
+    Verified to fail when reports are delivered as soon as they are read.
+    """
+    monkeypatch.setattr(inbox, "BATCH", batch)
+    with adapter.down():
+        for sender in ("A", "B", "C"):
+            adapter.receive(make_instance(), make_instance(), calling_ae_title=sender)
+            adapter.receive(calling_ae_title=f"{sender}2", failed=REFUSED)
+            adapter.advance(1)
+    expected = ["1", "2", "released A", "released A2", "3", "4", "released B", "released B2"]
+    expected += ["5", "6", "released C", "released C2"]
+    assert expected == take_turns()
+    adapter.restart()
+    assert expected == take_turns()
+    adapter.receive(make_instance(), calling_ae_title="D")
+    assert ["7", "released D"] == take_turns()
+
+
+def test_failure_is_reported_while_the_association_is_open(adapter: Adapter) -> None:
+    """The last report, about the end, contains everything."""
+    adapter.receive(make_instance(), association_id="a" * 32, status=AssociationStatus.OPEN, failed=REFUSED)
+    adapter.receive(make_instance(), association_id="a" * 32, status=AssociationStatus.ABORTED)
+    assert ["1", "open TEST-SCU", "2", "aborted TEST-SCU"] == take_turns()
+
+
+def test_turn_of_a_report_is_repeated_after_a_failure(adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Recording, "failures", 2)
+    adapter.receive(make_instance())
+    adapter.advance(10)
+    assert ["1", "1", "1", "released TEST-SCU"] == take_turns()
+
+
+def test_processor_that_fails_on_a_report_is_stopped(adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a timer: the report is not dropped."""
+    monkeypatch.setattr(Recording, "failures", 100)
+    adapter.receive(make_instance())
+    adapter.advance(1000)
+    assert "failed 5 times" in adapter.lanes["LUNG"].reason
+
+
+def test_report_comes_before_timers_that_are_due_later(adapter: Adapter) -> None:
+    """The clock of the lane is late: turns run in the order of their times."""
+    with adapter.down():
+        adapter.receive(make_instance(), calling_ae_title="A")
+        adapter.advance(100)
+    assert ["1", "released A"] == take_turns()
+
+
+def test_operator_ends_a_wait(adapter: Adapter) -> None:
+    """The request is a turn in the order of arrivals, which may submit jobs."""
+    adapter.receive(make_instance())
+    adapter.restart()
+    take_turns()
+    adapter.end_wait("LUNG", "1.2", "1.3")
+    assert ["end 1.2 1.3"] == take_turns()
+    assert ["all"] == [job.name for job in adapter.jobs]
+
+
+def test_reports_are_deleted_when_they_concern_no_pending_instance(adapter: Adapter) -> None:
+    """Thousands of associations leave no rows behind."""
+    for _number in range(5):
+        adapter.receive(make_instance(), failed=REFUSED)
+    adapter.end_wait("LUNG", "1.2")
+    adapter.clock.move_to(adapter.clock.now() + timedelta(seconds=11))
+    adapter.receive(make_instance())
+    with adapter.ledger.read() as transaction:
+        left = association_reports.after(transaction, 0, 100, "LUNG")
+    assert ["TEST-SCU"] == [row.report.calling_ae_title for row in left if row.report is not None]
