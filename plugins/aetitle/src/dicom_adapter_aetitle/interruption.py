@@ -19,7 +19,7 @@ from datetime import datetime, timedelta, timezone
 from attrs import define, field, frozen
 
 from dicom_adapter import AssociationReport, AssociationStatus, InstanceStorageInfo
-from dicom_adapter_aetitle.settings import Interrupted
+from dicom_adapter_aetitle.settings import InterruptedRule
 
 NEVER = datetime.max.replace(tzinfo=timezone.utc)  # the wait ends only when the sender returns or an operator ends it
 WAIT_WITHOUT_EVIDENCE = timedelta(seconds=60)  # longest wait after an association that ended without evidence
@@ -39,16 +39,16 @@ WAIT_ENDED = "an operator has ended the wait"
 class WaitRules:
     """How long interrupted groups wait."""
 
-    interrupted: Interrupted
+    interrupted: InterruptedRule
     longest: timedelta  # `interrupted-wait`
 
     def until(self, association: AssociationReport) -> datetime:
         """Return until when a group that this association has interrupted waits for the sender."""
-        if self.interrupted is Interrupted.SUBMIT:
+        if self.interrupted is InterruptedRule.SUBMIT:
             return association.at
         if not association.is_incomplete:
             return association.at + min(self.longest, WAIT_WITHOUT_EVIDENCE)
-        return NEVER if self.interrupted is Interrupted.HOLD else association.at + self.longest
+        return NEVER if self.interrupted is InterruptedRule.HOLD else association.at + self.longest
 
 
 def interrupts(association: AssociationReport) -> bool:

@@ -22,12 +22,12 @@ from dicom_adapter_aetitle.attribute import PADDING, read_values
 from dicom_adapter_aetitle.grouping import FinishedGroup, Group, Key, OpenGroups
 from dicom_adapter_aetitle.interrupted_groups import InterruptedGroups
 from dicom_adapter_aetitle.interruption import WaitRules
-from dicom_adapter_aetitle.settings import AeTitleSettings, Interrupted
+from dicom_adapter_aetitle.settings import AeTitleSettings, InterruptedRule
 
 _INTERRUPTED = {
-    Interrupted.WAIT: "",
-    Interrupted.SUBMIT: ", does not wait for missing instances",
-    Interrupted.HOLD: ", holds groups with missing instances",
+    InterruptedRule.WAIT: "",
+    InterruptedRule.SUBMIT: ", does not wait for missing instances",
+    InterruptedRule.HOLD: ", holds groups with missing instances",
 }
 
 

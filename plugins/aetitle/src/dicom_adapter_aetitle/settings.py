@@ -16,7 +16,7 @@ DEFAULT_INTERRUPTED_WAIT = 600.0
 LONGEST_SECONDS = 365 * 24 * 3600  # a year: a longer time is a mistake; TOML also accepts `inf` and `nan`
 
 
-class Interrupted(str, Enum):
+class InterruptedRule(str, Enum):
     """What happens to a group if there is evidence that instances are missing."""
 
     WAIT = "wait"  # it waits `interrupted-wait` for the sender to return
@@ -96,8 +96,8 @@ class AeTitleSettings:
         ),
     )
 
-    interrupted: Interrupted = setting(
-        default=Interrupted.WAIT,
+    interrupted: InterruptedRule = setting(
+        default=InterruptedRule.WAIT,
         help=(
             "What happens to a group if a C-STORE failed or a data set was cut off: `wait` for the sender to return, "
             "for `interrupted-wait`; `submit` as usual; or `hold` the group until the sender returns or an operator "
