@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -35,6 +38,7 @@ from dicom_adapter.runtime.resources import Resources
 from dicom_adapter.runtime.storage_generation import StorageGeneration
 from dicom_adapter.runtime.storage_marker import create_marker
 from dicom_adapter.testing import Adapter
+from support.local_storage import failing
 
 MakeAdapter = Callable[..., Adapter]
 
@@ -219,7 +223,7 @@ def test_a_backup_is_consistent_whatever_happens_between_two_objects(
 
 def test_a_backup_that_cannot_keep_up_is_refused(site: BackedUp, monkeypatch: pytest.MonkeyPatch) -> None:
     """In each try, the object that is copied is deleted immediately before. Nothing is left at the destination."""
-    monkeypatch.setattr(backup_module, "MOST_TRIES", 3)
+    monkeypatch.setattr(backup_module, "MAX_TRIES", 3)
 
     def reclaim(_key: str) -> None:
         site.adapter.advance(5)
@@ -329,6 +333,23 @@ def test_a_backup_of_an_earlier_version_is_restored(site: BackedUp) -> None:
     site.continue_restored()
     assert states == site.adapter.states
     site.require_clean()
+
+
+def test_a_backup_needs_free_space(site: BackedUp, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused before anything is copied, and when the disk becomes full meanwhile."""
+    site.receive("WAIT")
+    little = shutil.disk_usage(site.folder)._replace(free=10**7)
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "disk_usage", lambda _path: little)
+        with pytest.raises(Refused, match="has 10,000,000 bytes free; use a larger disk"):
+            site.back_up()
+
+    def fill(_key: str) -> None:
+        monkeypatch.setattr(os, "pwritev", failing(errno.ENOSPC))
+
+    with pytest.raises(Refused, match="is full; use a larger disk"):
+        site.back_up(before_read=fill)
+    assert [] == list(site.folder.glob("backup*"))
 
 
 # --- restore --------------------------------------------------------------------------------------------------------

@@ -4,9 +4,9 @@ The backup holds the ledger of one moment, and every object that the ledger of t
 acknowledged before the backup began is in it: an instance is acknowledged after its row was committed.
 
 The service is not held up: it continues to receive, and to delete the objects of finished jobs. So the objects are
-copied first, in rounds, until few are left. Then, with the rows of one reading transaction: if the rest of its objects
-could be copied, the ledger is copied as this same transaction sees it. If one of them was deleted meanwhile, the next
-transaction follows. Objects that no row of the copied ledger needs are deleted from the backup at the end.
+copied first, in rounds, until few are left. Then a reading transaction begins, which sees a snapshot of the ledger, and
+the objects are copied that are still missing for it. If one of them was deleted meanwhile, another transaction begins;
+otherwise the snapshot is copied. Objects that the copied ledger does not need are deleted from the backup at the end.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from dicom_adapter import __version__
-from dicom_adapter.api.errors import Refused
+from dicom_adapter.api.errors import Refused, StorageFull
 from dicom_adapter.ledger import Ledger, Transaction, backups, balance
 from dicom_adapter.ledger.balance import ObjectRow
 from dicom_adapter.operations.backup_folder import (
@@ -39,8 +39,8 @@ from dicom_adapter.runtime.storage_marker import read_marker
 
 BATCH = 1000  # number of rows that are read together
 FEW = 200  # with fewer new objects than this, a round is followed by the last one
-MOST_ROUNDS = 20  # rounds before the last one
-MOST_TRIES = 50  # tries of the last round
+MAX_ROUNDS = 20  # rounds before the last one
+MAX_TRIES = 50  # tries of the last round
 SPARE_BYTES = 64 << 20  # free space that the destination needs beyond the objects and the ledger
 
 BackupProgress = Callable[[str, int, "int | None"], None]  # step, number of done items, number of all items
@@ -67,36 +67,42 @@ class Backup:
     def run(self, destination: Path) -> Manifest:
         """Make the backup, and return its manifest.
 
-        Raises Refused, OSError, StorageFull or the errors of the ledger; then there is no backup.
+        Raises Refused, OSError or the errors of the ledger; then there is no backup.
         """
         if self._data_folder.resolve() in destination.resolve().parents:
             raise Refused(f"{destination} is in the data folder; name a folder on another disk")
         with new_backup(destination) as folder:
             self._require_space(folder)
-            with closing(open_objects(folder)) as objects:
-                copier = ObjectCopier(self._storage, objects)
-                as_of = self._copy(copier, folder)
-                self._copy_files(folder)
-                manifest = self._complete(copier, folder, as_of)
-            return seal(folder, manifest, lambda done, total: self._on_progress("checksums computed", done, total))
+            try:
+                with closing(open_objects(folder)) as objects:
+                    copier = ObjectCopier(self._storage, objects)
+                    as_of = self._copy(copier, folder)
+                    self._copy_files(folder)
+                    manifest = self._complete(copier, folder, as_of)
+            except StorageFull:
+                raise Refused(f"the disk of {folder.parent} is full; use a larger disk") from None
+            return seal(folder, manifest, partial(self._on_progress, "checksums computed"))
 
     def _require_space(self, folder: Path) -> None:
         with self._ledger.read() as transaction:
             needed = backups.needed_bytes(transaction) + backups.file_bytes(transaction) + SPARE_BYTES
         free = shutil.disk_usage(folder).free
         if free < needed:
-            raise Refused(f"the backup needs up to {needed:,} bytes, and {folder.parent} has {free:,} bytes free")
+            raise Refused(
+                f"the backup needs up to {needed:,} bytes, and the disk of {folder.parent} has {free:,} bytes free; "
+                "use a larger disk"
+            )
 
     # --- objects and ledger -----------------------------------------------------------------------------------------
 
     def _copy(self, copier: ObjectCopier, folder: Path) -> datetime:
         """Copy the objects, then the ledger. Return the time of the ledger."""
-        for _round in range(MOST_ROUNDS):
+        for _round in range(MAX_ROUNDS):
             before = len(copier.keys)
             self._copy_new(copier)
             if len(copier.keys) - before < FEW:
                 break
-        for _try in range(MOST_TRIES):
+        for _try in range(MAX_TRIES):
             with self._ledger.read() as snapshot:
                 as_of = self._clock.now()
                 if self._copy_new(copier, snapshot):
