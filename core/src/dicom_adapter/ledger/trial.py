@@ -10,7 +10,7 @@ from sqlalchemy import URL, create_engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from dicom_adapter.api.errors import LedgerError, Refused
+from dicom_adapter.api.errors import LedgerError, LedgerUnavailable, Refused
 from dicom_adapter.ledger import migration
 from dicom_adapter.ledger.connection import Ledger, database_file, require_known_schema
 from dicom_adapter.ledger.errors import ledger_error
@@ -51,7 +51,8 @@ def _require_known(url: str, *, is_wal: bool) -> None:
         else:
             _require_known_without_wal(url)
     except LedgerError as failure:
-        raise Refused(f"the ledger {database_file(url)} cannot be read: {failure}; restore a backup") from None
+        reason = failure.reason if isinstance(failure, LedgerUnavailable) else failure
+        raise Refused(f"the ledger {database_file(url)} cannot be used: {reason}") from None
 
 
 def _require_known_without_wal(url: str) -> None:
