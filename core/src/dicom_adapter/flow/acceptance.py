@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from dicom_adapter.api.errors import describe_failure
 from dicom_adapter.api.storage import StorageBackend
@@ -30,6 +30,15 @@ class Space:
     capacity: Capacity | None = None  # total and free space of the storage backend; None: no known limit
     ledger_free: int | None = None  # free bytes on the ledger's disk; None: unknown
     problem: str = ""  # why nothing can be stored: storage or ledger are not those that were opened, or fail
+
+    def after(self, written_bytes: int) -> Space:
+        """Return the space that is left after so many bytes were written to each disk."""
+        capacity, ledger_free = self.capacity, self.ledger_free
+        return evolve(
+            self,
+            capacity=capacity and evolve(capacity, free_bytes=max(0, capacity.free_bytes - written_bytes)),
+            ledger_free=ledger_free and max(0, ledger_free - written_bytes),
+        )
 
 
 @frozen(kw_only=True)

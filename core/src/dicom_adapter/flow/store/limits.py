@@ -11,7 +11,8 @@ from dicom_adapter.flow.acceptance import LocalRefusal, instance_refusal, lack_o
 from dicom_adapter.ledger import lanes
 from dicom_adapter.runtime.resources import Resources
 
-FREE_SPACE_SECONDS = 0.05  # validity of a check of the disks; the end of each instance causes another check
+FREE_SPACE_SECONDS = 0.05  # validity of a check of the disks
+PLENTY_BYTES = 2**30  # more than is written to a disk in FREE_SPACE_SECONDS, by all programs together
 FULL_AE_TITLES_SECONDS = 1.0  # time between two queries for full AE titles
 
 
@@ -25,6 +26,7 @@ class StoreLimits:
         now = time.monotonic()
         self._lack: LocalRefusal | None = None  # why no instance can be stored at any AE title
         self._lack_until = now
+        self._is_plenty = False  # True: a check cannot find a lack of space before `_lack_until`
         self._full: Mapping[str, str] = {}
         self._query_full_at = now
 
@@ -38,8 +40,12 @@ class StoreLimits:
         return self._refusal(ae_title)
 
     def refusal_after(self, ae_title: str, storage: StorageConfig) -> str:
-        """Return why a data set that is written completely must be refused; "" if it is accepted."""
-        self._check_free_space(storage)
+        """Return why a data set that is written completely must be refused; "" if it is accepted.
+
+        The disks are checked for each instance, unless there is plenty of space: two system calls take some time.
+        """
+        if not self._is_plenty or time.monotonic() >= self._lack_until:
+            self._check_free_space(storage)
         return self._refusal(ae_title)
 
     def _refusal(self, ae_title: str) -> str:
@@ -47,7 +53,9 @@ class StoreLimits:
         return "" if refusal is None else refusal.reason
 
     def _check_free_space(self, storage: StorageConfig) -> None:
-        self._lack = lack_of_space(measure_space(self._storage, self._ledger, self._problem), storage)
+        space = measure_space(self._storage, self._ledger, self._problem)
+        self._lack = lack_of_space(space, storage)
+        self._is_plenty = lack_of_space(space.after(PLENTY_BYTES), storage) is None
         self._lack_until = time.monotonic() + FREE_SPACE_SECONDS
 
     def _full_ae_titles(self) -> Mapping[str, str]:
