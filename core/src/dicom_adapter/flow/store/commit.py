@@ -210,9 +210,11 @@ class Store:
                 # The time is read inside of the transaction, so that rows and times have the same order.
                 now = self._clock.now()
                 results = RowWriter(self._config, self._storage, transaction, self._name).enter(received, now)
-                series.enter(transaction, {instance.series() for instance in of_new_series}, now)
+                if of_new_series:
+                    series.enter(transaction, {instance.series() for instance in of_new_series}, now)
                 opened = record_open(transaction, self._name, results, self._associations)
-            self._known_series.add(of_new_series)
+            if of_new_series:
+                self._known_series.add(of_new_series)
             self._associations.update(opened)
         except LedgerUnavailable as failure:  # concerns all instances
             if failure.is_busy and not waits:
