@@ -17,11 +17,11 @@ def find_dcmtk(program: str) -> str | None:
     pynetdicom installs scripts with the same names.
     """
     for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
-        found = shutil.which(program, path=folder)
-        if found is not None:
-            result = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=60, check=False)
+        path = shutil.which(program, path=folder)
+        if path is not None:
+            result = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=60, check=False)
             if "$dcmtk" in result.stdout:
-                return found
+                return path
     return None
 
 
@@ -33,12 +33,12 @@ def dcmtk() -> Run:
     """
 
     def run(program: str, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-        found = find_dcmtk(program)
-        if found is None:
+        path = find_dcmtk(program)
+        if path is None:
             if "dcmtk" in os.environ.get("DICOM_ADAPTER_TESTS_REQUIRE", ""):
                 pytest.fail(f"DCMTK's {program} is not installed, and DICOM_ADAPTER_TESTS_REQUIRE requires it")
             pytest.skip(f"DCMTK's {program} is not installed")
-        command = [found, *map(str, arguments)]
+        command = [path, *map(str, arguments)]
         return subprocess.run(command, check=check, capture_output=True, text=True, timeout=60)
 
     return run

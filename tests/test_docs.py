@@ -57,9 +57,9 @@ def test_the_tables_of_keys_match_the_settings_classes() -> None:
 
 def test_every_table_of_the_configuration_has_a_section() -> None:
     """Each table of the core and of the built-in plugins has a section."""
-    found = sections(headings(read(DOCS / "configuration.md")))
-    assert {"The top of the file", *(f"[{name}]" for name in ("dicom", "dicom.tls", "storage"))} <= found.keys()
-    assert {'type = "fake"', 'processor = "aetitle"', 'processor = "cache"'} <= found.keys()
+    documented = sections(headings(read(DOCS / "configuration.md")))
+    assert {"The top of the file", *(f"[{name}]" for name in ("dicom", "dicom.tls", "storage"))} <= documented.keys()
+    assert {'type = "fake"', 'processor = "aetitle"', 'processor = "cache"'} <= documented.keys()
 
 
 def test_a_missing_section_or_table_is_an_error_that_names_it() -> None:
@@ -87,7 +87,7 @@ def test_a_row_shows_key_type_default_rule_and_meaning() -> None:
 
 
 def test_every_setting_has_a_help_sentence() -> None:
-    classes = [cls for found in sections(headings(read(DOCS / "configuration.md"))).values() for cls in found]
+    classes = [cls for listed in sections(headings(read(DOCS / "configuration.md"))).values() for cls in listed]
     rows = [row(field) for cls in classes for field in tables.settable(cls)]
     assert Config in classes
     assert [] == [each for each in rows if not each.endswith(". |\n")]

@@ -52,10 +52,10 @@ def cache_of(service: LaunchedService) -> httpx.Client:
 def wait_until(holds: Callable[[], Any]) -> Any:
     """Call `holds` until the result is true, and return the result. For states that no event reports."""
     end = time.monotonic() + PATIENCE_S
-    while not (found := holds()):
+    while not (result := holds()):
         assert time.monotonic() < end, "the condition did not become true in time"
         time.sleep(0.05)
-    return found
+    return result
 
 
 @pytest.mark.dcmtk

@@ -157,15 +157,15 @@ def test_check_shows_what_each_ae_title_does(service: LaunchedService) -> None:
     shown = command("check", service.configuration).stdout
     assert "groups by study, ready 5 s after the last instance, 2 pipelines (a, b)" in re.sub(r"\s*│[│\s]*", " ", shown)
     assert shown.endswith(f"{service.configuration}: no errors\n")
-    found = json.loads(command("check", service.configuration, "--json").stdout)
-    assert (True, []) == (found["ok"], found["problems"])
+    report = json.loads(command("check", service.configuration, "--json").stdout)
+    assert (True, []) == (report["ok"], report["problems"])
     assert {
         "aeTitle": "LUNG",
         "processor": "aetitle",
         "description": "groups by study, ready 5 s after the last instance, 2 pipelines (a, b), priority higher",
         "submitter": "platform",
         "refused": "",
-    } == found["aeTitles"][0]
+    } == report["aeTitles"][0]
 
 
 @pytest.mark.parametrize(
@@ -194,8 +194,8 @@ def test_check_reports_each_mistake_with_its_location(tmp_path: Path, table: str
     [line] = command("check", path, status=1).stderr.splitlines()
     assert line.startswith("error: AE title ")
     assert message in line
-    found = json.loads(command("check", path, "--json", status=1).stdout)
-    assert [line] == [f"error: {problem}" for problem in found["problems"]]
+    report = json.loads(command("check", path, "--json", status=1).stdout)
+    assert [line] == [f"error: {problem}" for problem in report["problems"]]
 
 
 # --- plugins ----------------------------------------------------------------------------------------------------------
@@ -281,8 +281,8 @@ def test_jobs_without_a_ledger_is_an_error_and_creates_no_ledger(tmp_path: Path)
 
 def names_of(group: Any) -> Iterator[str]:
     """Yield all commands of the program, including the commands of its groups, as a user types them."""
-    for name, found in group.commands.items():
-        yield from (f"{name} {inner}" for inner in names_of(found)) if hasattr(found, "commands") else [name]
+    for name, command in group.commands.items():
+        yield from (f"{name} {inner}" for inner in names_of(command)) if hasattr(command, "commands") else [name]
 
 
 @pytest.mark.parametrize("name", list(names_of(get_command(app))))

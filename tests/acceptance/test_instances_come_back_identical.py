@@ -55,13 +55,13 @@ def is_storage_instance(path: Path) -> bool:
 
 def shipped_instances() -> dict[tuple[str, str], Path]:
     """Return pydicom's test files by AE title and SOP Instance UID. Files with one UID go to different AE titles."""
-    found: dict[tuple[str, str], Path] = {}
+    paths: dict[tuple[str, str], Path] = {}
     files = sorted(path for path in SHIPPED.rglob("*") if path.is_file() and path.name != WRONGLY_ENCODED)
     for path in filter(is_storage_instance, files):
         uid = str(dcmread(path, stop_before_pixels=True).SOPInstanceUID)
-        number = sum(other == uid for _ae_title, other in found)
-        found[f"ANY{number}", uid] = path
-    return found
+        number = sum(other == uid for _ae_title, other in paths)
+        paths[f"ANY{number}", uid] = path
+    return paths
 
 
 def test_every_test_file_of_pydicom_reaches_the_platform_unchanged(

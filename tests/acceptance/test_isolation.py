@@ -47,9 +47,9 @@ def problems(service: LaunchedService) -> dict[str, tuple[str, str]]:
 def wait_for_problems(service: LaunchedService, *parts: str) -> dict[str, tuple[str, str]]:
     """Wait until these parts have problems. The ledger is updated a little later than the log."""
     deadline = time.monotonic() + SECONDS
-    while not set(parts) <= (found := problems(service)).keys():
-        assert time.monotonic() < deadline, found
-    return found
+    while not set(parts) <= (reported := problems(service)).keys():
+        assert time.monotonic() < deadline, reported
+    return reported
 
 
 @pytest.mark.usefixtures("_five_plugins")
@@ -81,17 +81,16 @@ def test_the_healthy_ae_title_keeps_receiving_and_submitting(launch_service: Lau
 
 
 def _assert_reported_by_name(service: LaunchedService) -> None:
-    found = wait_for_problems(service, "AE title HANGS", "observer hanging", "threads", "AE title OUTDATED")
+    reported = wait_for_problems(service, "AE title HANGS", "observer hanging", "threads", "AE title OUTDATED")
     assert ("red", "red", "yellow") == tuple(
-        found[part][0] for part in ("AE title HANGS", "observer hanging", "threads")
+        reported[part][0] for part in ("AE title HANGS", "observer hanging", "threads")
     )
-    assert " started in calls of plugin 'leaking' of isolation-leaking 1.0" in found["threads"][1]
-    assert (
-        "plugin 'outdated' of isolation-outdated 1.0: built for version 0 of the hooks" in found["AE title OUTDATED"][1]
-    )
-    assert "upgrade the plugin" in found["AE title OUTDATED"][1]
+    assert " started in calls of plugin 'leaking' of isolation-leaking 1.0" in reported["threads"][1]
+    outdated = reported["AE title OUTDATED"][1]
+    assert "plugin 'outdated' of isolation-outdated 1.0: built for version 0 of the hooks" in outdated
+    assert "upgrade the plugin" in outdated
     assert "plugin 'crashing' of isolation-crashing 1.0" == service.wait_for("hook_failed")["plugin"]
-    assert not {"AE title GOOD", "host", "receiver", "service"} & found.keys()
+    assert not {"AE title GOOD", "host", "receiver", "service"} & reported.keys()
 
 
 @pytest.mark.usefixtures("_five_plugins")

@@ -43,11 +43,11 @@ def test_the_tutorial_leads_to_a_working_processor(walkthrough: Walkthrough) -> 
 @pytest.mark.timeout(600)
 def test_a_plugin_can_be_published_as_the_page_describes(walkthrough: Walkthrough) -> None:
     """A generated distribution is built, installed, and listed by the adapter."""
-    made = generate(walkthrough.folder, "observer", "Observed")
-    walkthrough.type(f"cd {made}")
+    folder = generate(walkthrough.folder, "observer", "Observed")
+    walkthrough.type(f"cd {folder}")
     steps = [block for block in blocks_of(PUBLISHING) if block.info == "sh publish"]
     outputs = [walkthrough.follow(step) for step in steps]
     assert ["dicom_adapter_observed-0.1.0-py3-none-any.whl", "dicom_adapter_observed-0.1.0.tar.gz"] == sorted(
-        path.name for path in (made / "dist").iterdir()
+        path.name for path in (folder / "dist").iterdir()
     )
     assert "dicom-adapter-observed" in outputs[-1]

@@ -28,10 +28,10 @@ def test_plugins_import_only_the_public_modules(plugin: Path) -> None:
     """A plugin of this repository imports public names only. If it needs more, the public API must change."""
     sources = sorted((plugin / "src").rglob("*.py"))
     assert sources
-    found = [
+    problems = [
         f"{path.relative_to(ROOT)}:{line} imports {name}" for path in sources for line, name in internal_imports(path)
     ]
-    assert [] == found
+    assert [] == problems
 
 
 def internal_imports(path: Path) -> Iterator[tuple[int, str]]:

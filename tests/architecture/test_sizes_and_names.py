@@ -28,7 +28,7 @@ def find_duplicate_classes(*folders: Path) -> dict[str, list[str]]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef):
                 places[node.name].append(f"{path}:{node.lineno}")
-    return {name: found for name, found in sorted(places.items()) if len(found) > 1}
+    return {name: files for name, files in sorted(places.items()) if len(files) > 1}
 
 
 def find_too_long(path: Path) -> list[str]:
@@ -37,8 +37,8 @@ def find_too_long(path: Path) -> list[str]:
     lines = len(text.splitlines())
     file = [f"it has {lines} lines"] if lines > MAX_FILE_LINES else []
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
-    found = [node for node in ast.walk(ast.parse(text)) if isinstance(node, functions)]
-    lengths = ((node.name, (node.end_lineno or node.lineno) - node.lineno + 1) for node in found)
+    definitions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, functions)]
+    lengths = ((node.name, (node.end_lineno or node.lineno) - node.lineno + 1) for node in definitions)
     return file + [f"{name} has {length} lines" for name, length in lengths if length > MAX_FUNCTION_LINES]
 
 
@@ -49,8 +49,8 @@ def test_no_class_name_is_defined_twice() -> None:
 
 def test_files_and_functions_are_short() -> None:
     """A file has at most 400 lines, a function at most 50."""
-    found = [f"{path.relative_to(ROOT)}: {problem}" for path in modules(*SOURCES) for problem in find_too_long(path)]
-    assert [] == found
+    problems = [f"{path.relative_to(ROOT)}: {problem}" for path in modules(*SOURCES) for problem in find_too_long(path)]
+    assert [] == problems
 
 
 def test_duplicate_classes_and_long_functions_are_detected(tmp_path: Path) -> None:

@@ -23,18 +23,18 @@ NAMES = {"adapter": "dicom-adapter", "adapter-busy": "dicom-adapter, busy", "ort
 
 def results(**rates: list[float]) -> Results:
     """Return results with the same rates in all workloads. An underscore in a receiver's name stands for a hyphen."""
-    runs = {name.replace("_", "-"): [evolve(RUN, rate=rate) for rate in found] for name, found in rates.items()}
+    runs = {name.replace("_", "-"): [evolve(RUN, rate=rate) for rate in values] for name, values in rates.items()}
     return Results(
-        rates={name: {workload.key: found for workload in WORKLOADS} for name, found in runs.items()},
+        rates={name: {workload.key: values for workload in WORKLOADS} for name, values in runs.items()},
         associations={name: [HELD if name == "adapter" else ONE_AT_A_TIME] for name in runs},
     )
 
 
 def test_a_ratio_is_the_median_of_the_ratios_of_all_rounds() -> None:
     """A round in which the machine was slow for both receivers has the same weight as the other rounds."""
-    found = results(adapter=[900.0, 90.0, 1200.0], orthanc=[300.0, 30.0, 100.0])
-    assert 3.0 == found.ratio("adapter", "orthanc", "large-1")
-    assert 900.0 == found.rate("adapter", "large-1")
+    measured = results(adapter=[900.0, 90.0, 1200.0], orthanc=[300.0, 30.0, 100.0])
+    assert 3.0 == measured.ratio("adapter", "orthanc", "large-1")
+    assert 900.0 == measured.rate("adapter", "large-1")
 
 
 def test_ratios_are_compared_with_each_measured_product() -> None:
@@ -42,16 +42,16 @@ def test_ratios_are_compared_with_each_measured_product() -> None:
 
     With a busy plugin, half of Orthanc's rate is sufficient.
     """
-    found = ratio_verdicts(results(adapter=[900.0], adapter_busy=[450.0], orthanc=[300.0]))
-    assert {"adapter-busy", "orthanc"} == found.keys()
-    assert [True, True, False, False] == [verdict.is_met for verdict in found["orthanc"]]
-    assert [True] * 4 == [verdict.is_met for verdict in found["adapter-busy"]]
+    ratios = ratio_verdicts(results(adapter=[900.0], adapter_busy=[450.0], orthanc=[300.0]))
+    assert {"adapter-busy", "orthanc"} == ratios.keys()
+    assert [True, True, False, False] == [verdict.is_met for verdict in ratios["orthanc"]]
+    assert [True] * 4 == [verdict.is_met for verdict in ratios["adapter-busy"]]
 
 
 def test_each_other_figure_is_compared_with_its_limit() -> None:
     """All limits are met except one: DCMTK with one process for each association is faster."""
-    found = list(verdicts(results(adapter=[900.0], adapter_busy=[450.0], storescp_fork=[1000.0])))
-    assert ["The same ÷ DCMTK storescp --fork +B"] == [verdict.what for verdict in found if not verdict.is_met]
+    figures = list(verdicts(results(adapter=[900.0], adapter_busy=[450.0], storescp_fork=[1000.0])))
+    assert ["The same ÷ DCMTK storescp --fork +B"] == [verdict.what for verdict in figures if not verdict.is_met]
 
 
 @pytest.mark.parametrize(

@@ -18,24 +18,24 @@ def main() -> int:
     parser.add_argument("--only", default="", help="run only the receiver whose name begins with this text")
     options = parser.parse_args()
     known = results.read()
-    found: dict[str, results.Answers] = {}
+    current: dict[str, results.Answers] = {}
     for name, receiver in {receivers.OWN: receivers.adapter, **receivers.other_receivers()}.items():
         if name.startswith(options.only):
             sys.stderr.write(f"{name} …\n")
             with tempfile.TemporaryDirectory() as folder:
-                found[name] = results.run(receiver, Path(folder))
+                current[name] = results.run(receiver, Path(folder))
             if options.write:
-                results.write({**known, **found})
+                results.write({**known, **current})
     if not options.write:
-        return show_differences(known, found)
+        return show_differences(known, current)
     page.write(results.read())
     return 0
 
 
-def show_differences(known: Mapping[str, results.Answers], found: Mapping[str, results.Answers]) -> int:
+def show_differences(known: Mapping[str, results.Answers], current: Mapping[str, results.Answers]) -> int:
     """Print each answer that is not the recorded one. Return the exit status."""
     differences = [
-        line for name, answers in found.items() for line in results.compare(name, known.get(name, {}), answers)
+        line for name, answers in current.items() for line in results.compare(name, known.get(name, {}), answers)
     ]
     sys.stdout.write("\n".join([*differences, f"{len(differences)} answers are not as recorded."]) + "\n")
     return 1 if differences else 0

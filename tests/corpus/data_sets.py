@@ -137,7 +137,11 @@ def _lengths() -> Iterator[OddDataSet]:
         beginning = list(plain().values())[:6]
         yield _case("truncated patient id", syntax, [*beginning, Element(0x00100020, "LO", b"PID", 60)])
     large = [Element(0x00090010 + number, "OB", bytes(1 << 20)) for number in range(5)]
-    yield _case("5 MiB before the patient", EXPLICIT, changed(**{str(one.tag): one for one in large}))
+    yield _case(
+        "5 MiB before the patient",
+        EXPLICIT,
+        changed(**{str(large_element.tag): large_element for large_element in large}),
+    )
     size = struct.pack("<I", 99)
     yield _case("a wrong group length", EXPLICIT, changed(odd=Element(0x00080000, "UL", size)))
 

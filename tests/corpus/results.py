@@ -47,9 +47,9 @@ def write(answers: Mapping[str, Answers]) -> None:
     FILE.write_text(json.dumps(answers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def compare(receiver: str, known: Answers, found: Answers) -> Iterator[str]:
+def compare(receiver: str, known: Answers, current: Answers) -> Iterator[str]:
     """Describe each answer that is not the recorded one."""
-    for kind, answers in found.items():
+    for kind, answers in current.items():
         recorded = known.get(kind, {})
         for case in {**recorded, **answers}:
             before, now = recorded.get(case, "nothing"), answers.get(case, "nothing")

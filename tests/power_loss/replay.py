@@ -39,12 +39,12 @@ class Responses:
     def feed(self, sent: bytes) -> list[str]:
         """Return the SOP Instance UIDs whose success response is complete with these bytes."""
         self._bytes += sent
-        found = []
+        uids = []
         while len(self._bytes) >= 6 and len(self._bytes) >= (end := 6 + int.from_bytes(self._bytes[2:6], "big")):
             pdu, self._bytes = self._bytes[:end], self._bytes[end:]
             if pdu[0] == P_DATA_TF:
-                found += [uid for command in self._commands(pdu[6:]) if (uid := _acknowledged(command))]
-        return found
+                uids += [uid for command in self._commands(pdu[6:]) if (uid := _acknowledged(command))]
+        return uids
 
     def _commands(self, values: bytes) -> Iterator[bytes]:
         """Return the command sets that end in these presentation data values (PS3.8 section 9.3.5.1)."""

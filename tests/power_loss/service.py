@@ -127,8 +127,8 @@ def _tracer_of(pid: int) -> int:
 
 def _send_all(service: LaunchedService, folder: Path) -> Versions:
     """Send two studies to LUNG, and one to WARD twice with different pixels. Every instance is acknowledged."""
-    one, other, ward = (synthetic.make_study(instances=count, rows=16, columns=16) for count in (8, 8, 3))
-    senders = [("LUNG", [one]), ("LUNG", [other]), ("WARD", [ward, [_changed(data_set) for data_set in ward]])]
+    first, second, ward = (synthetic.make_study(instances=count, rows=16, columns=16) for count in (8, 8, 3))
+    senders = [("LUNG", [first]), ("LUNG", [second]), ("WARD", [ward, [_changed(data_set) for data_set in ward]])]
     sent: dict[str, list[bytes]] = {}
     with ThreadPoolExecutor(len(senders)) as pool:
         for data_sets in pool.map(lambda sender: _send(service, folder, *sender), senders):

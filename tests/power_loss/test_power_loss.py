@@ -101,22 +101,22 @@ def losses(traced: Traced, moment: Moment, pending: Mapping[str, bytes | None]) 
 def when_all_is_acknowledged(traced: Traced, replay: Replay) -> Moment:
     """Replay the trace until the last success is sent."""
     wanted = sum(len(versions) for versions in traced.sent.values())
-    return next(found for found in replay.moments(traced.calls) if sum(found.acknowledged.values()) == wanted)
+    return next(moment for moment in replay.moments(traced.calls) if sum(moment.acknowledged.values()) == wanted)
 
 
 def all_losses(traced: Traced, next_start: NextStart) -> list[str]:
     """Return the losses at every moment if all unsynced changes are lost, and at some moments with the other fates."""
     replay = Replay(traced.root)
-    found = []
+    problems = []
     for number, moment in enumerate(replay.moments(traced.calls)):
         fates = {"all that is unsynced is lost": (only_synced, only_synced)}
         if number % STEP == 0:
             fates.update(OTHER_FATES)
         for title, (names, data) in fates.items():
             pending = next_start.pending(replay.disk.after_power_loss(names=names, data=data))
-            found += [f"{title}, {loss}" for loss in losses(traced, moment, pending)]
+            problems += [f"{title}, {loss}" for loss in losses(traced, moment, pending)]
     assert {uid: len(versions) for uid, versions in traced.sent.items()} == moment.acknowledged
-    return found
+    return problems
 
 
 def test_no_acknowledged_instance_is_lost_in_a_power_loss(durable: Traced, next_start: NextStart) -> None:

@@ -36,12 +36,12 @@ folder = "platform"
 
 def stored_records(data: Path) -> list[Record | int]:
     """Return all records in the segments of the `local` storage backend, and the offsets of incomplete records."""
-    found: list[Record | int] = []
+    records: list[Record | int] = []
     for path in (data / "instances").glob("*.segment"):
         segment = Segment.open(path)
-        found += segment.walk()
+        records += segment.walk()
         segment.close()
-    return found
+    return records
 
 
 def incomplete_records(data: Path) -> list[Record | int]:
@@ -95,9 +95,9 @@ def jobs_in_ledger(service: LaunchedService) -> list[Job]:
     """Return the jobs of a service with `STORAGE`, oldest first. The service may be running or stopped."""
     ledger = Ledger(f"sqlite:///{service.configuration.parent / 'data' / 'ledger.sqlite'}")
     with ledger.read() as transaction:
-        found = [row.job for row in reversed(jobs.newest(transaction, 10_000))]
+        listed = [row.job for row in reversed(jobs.newest(transaction, 10_000))]
     ledger.close()
-    return found
+    return listed
 
 
 def wait_until_submitted(service: LaunchedService, instances: int) -> None:

@@ -40,9 +40,9 @@ def content(storage: LocalStorage, key: str) -> bytes:
 
 
 def contents(storage: LocalStorage) -> dict[str, bytes]:
-    found = list(storage.keys())
-    assert len(found) == len(set(found))
-    return {key: content(storage, key) for key in found}
+    keys = list(storage.keys())
+    assert len(keys) == len(set(keys))
+    return {key: content(storage, key) for key in keys}
 
 
 def segments(storage: LocalStorage) -> list[Path]:
@@ -73,11 +73,11 @@ def open_descriptors(storage: LocalStorage) -> int:
 
 
 def is_sealed(path: Path) -> bool:
-    found = Segment.open(path)
+    segment = Segment.open(path)
     try:
-        return found.is_sealed
+        return segment.is_sealed
     finally:
-        found.close()
+        segment.close()
 
 
 def kill_local_storage(storage: LocalStorage) -> None:

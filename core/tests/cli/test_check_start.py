@@ -87,8 +87,8 @@ def contents(folder: Path) -> dict[str, bytes | int]:
 def test_a_data_folder_that_cannot_be_used_is_a_problem(tmp_path: Path, storage: str, problem: str) -> None:
     """The empty folder may be a mount point. Verified to fail when only existing folders are tried."""
     (tmp_path / "data").mkdir()
-    (found,) = check(tmp_path, '[ledger]\nurl = "sqlite:///ledger.sqlite"\n', storage=storage)["problems"]
-    assert problem in found
+    (reported,) = check(tmp_path, '[ledger]\nurl = "sqlite:///ledger.sqlite"\n', storage=storage)["problems"]
+    assert problem in reported
 
 
 @pytest.mark.parametrize(
@@ -105,26 +105,27 @@ def test_a_ledger_of_another_program_or_version_is_a_problem(
     file = ledger_of(tmp_path, statement)
     with closing(sqlite3.connect(file)) as database:
         database.execute(f"PRAGMA journal_mode = {mode}")
-    (found,) = check(tmp_path)["problems"]
-    assert problem in found
+    (reported,) = check(tmp_path)["problems"]
+    assert problem in reported
 
 
 def test_a_ledger_that_cannot_be_read_or_found_is_a_problem(tmp_path: Path) -> None:
     """An empty file is a new database."""
     ledger_of(tmp_path).write_bytes(b"this is not a database" * 10)
-    (found,) = check(tmp_path)["problems"]
-    assert found.endswith("ledger.sqlite is not an SQLite database; name another file in [ledger] url")
+    (reported,) = check(tmp_path)["problems"]
+    assert reported.endswith("ledger.sqlite is not an SQLite database; name another file in [ledger] url")
     (tmp_path / "data" / "ledger.sqlite").write_bytes(b"")
     assert [] == check(tmp_path)["problems"]
-    (found,) = check(tmp_path, f'[ledger]\nurl = "sqlite:///{tmp_path}/gone/l.sqlite"\n')["problems"]
-    assert f"the folder {tmp_path}/gone of the ledger does not exist; create it" == found
+    (reported,) = check(tmp_path, f'[ledger]\nurl = "sqlite:///{tmp_path}/gone/l.sqlite"\n')["problems"]
+    assert f"the folder {tmp_path}/gone of the ledger does not exist; create it" == reported
 
 
 def test_a_ledger_of_another_service_is_a_problem(tmp_path: Path) -> None:
     file = ledger_of(tmp_path)
     with LedgerLock(file, Path("/other")).hold(4711):
-        (found,) = check(tmp_path)["problems"]
-    assert f"another dicom-adapter (PID 4711) with the data folder /other is already using the ledger {file}" in found
+        (reported,) = check(tmp_path)["problems"]
+    expected = f"another dicom-adapter (PID 4711) with the data folder /other is already using the ledger {file}"
+    assert expected in reported
 
 
 def test_a_port_or_address_that_cannot_be_used_is_a_problem(tmp_path: Path, occupied: int) -> None:
@@ -136,8 +137,8 @@ def test_a_port_or_address_that_cannot_be_used_is_a_problem(tmp_path: Path, occu
     assert "[http]: cannot listen on 192.0.2.1:0: Cannot assign requested address; `bind` must be" in second
     with closing(socket.create_server(("127.0.0.1", 0))) as closed:
         port = closed.getsockname()[1]
-    (found,) = check(tmp_path, f"[dicom]\nport = {port}\n", f"[http]\nport = {port}\n")["problems"]
-    assert f"[http]: cannot listen on 127.0.0.1:{port}: Address already in use" in found
+    (reported,) = check(tmp_path, f"[dicom]\nport = {port}\n", f"[http]\nport = {port}\n")["problems"]
+    assert f"[http]: cannot listen on 127.0.0.1:{port}: Address already in use" in reported
 
 
 def test_the_service_itself_is_not_a_problem(tmp_path: Path, occupied: int) -> None:
@@ -174,9 +175,9 @@ def test_an_expired_certificate_is_a_problem(tmp_path: Path) -> None:
     expired = pki.ca.issue_cert("adapter.example", not_after=datetime.now(timezone.utc) - timedelta(days=1))
     write(tmp_path / "own.pem", *expired.cert_chain_pems)
     write(tmp_path / "own.key", expired.private_key_pem)
-    (found,) = check(tmp_path, '[dicom]\nport = 0\ntls = { certificate = "own.pem", key = "own.key" }\n')["problems"]
-    assert found.startswith(f"dicom.tls: certificate {tmp_path}/own.pem: expired on ")
-    assert found.endswith("; renew it")
+    (reported,) = check(tmp_path, '[dicom]\nport = 0\ntls = { certificate = "own.pem", key = "own.key" }\n')["problems"]
+    assert reported.startswith(f"dicom.tls: certificate {tmp_path}/own.pem: expired on ")
+    assert reported.endswith("; renew it")
 
 
 # --- platforms --------------------------------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ COLUMNS = 80
 def commands_of(group: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yield each command with its names, as a user types them: the groups, and their commands."""
     yield path, group
-    for name, found in getattr(group, "commands", {}).items():
-        yield from commands_of(found, *path, name)
+    for name, command in getattr(group, "commands", {}).items():
+        yield from commands_of(command, *path, name)
 
 
 @pytest.mark.parametrize(

@@ -57,12 +57,12 @@ def command(tmp_path: Path, memory_submitter: None) -> Command:
 def adapter(make_adapter: Callable[[str], Adapter], tmp_path: Path) -> Adapter:
     """An adapter with quarantined instances 1 to 3 at AE title A (1 and 2 of one study) and pending instance 4 at B."""
     (tmp_path / "adapter.toml").write_text(CONFIGURATION, encoding="utf-8")
-    made = make_adapter(CONFIGURATION)
+    filled = make_adapter(CONFIGURATION)
     for study in (STUDY, STUDY, "2.25.1"):
-        made.receive(make_instance(rows=2, columns=2, patient_id="PID-4711", study_uid=study), ae_title="A")
-    made.receive(make_instance(rows=2, columns=2), ae_title="B")
-    assert {"quarantined": 3, "pending": 1} == made.states
-    return made
+        filled.receive(make_instance(rows=2, columns=2, patient_id="PID-4711", study_uid=study), ae_title="A")
+    filled.receive(make_instance(rows=2, columns=2), ae_title="B")
+    assert {"quarantined": 3, "pending": 1} == filled.states
+    return filled
 
 
 def listed(command: Command, *filters: object) -> list[int]:

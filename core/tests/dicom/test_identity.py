@@ -321,8 +321,8 @@ def test_an_attribute_with_unknown_vr_is_skipped(syntax: str, length: int | None
 @given(st.sampled_from(SYNTAXES), st.binary(max_size=300), st.integers(1, 50))
 def test_random_bytes_are_refused_as_pydicom_refuses_them(syntax: str, garbage: bytes, size: int) -> None:
     """No exception other than a refusal is raised."""
-    found = outcome(read, garbage, syntax, size)
-    assert found in (UnreadableDataSet, Mismatch)
+    result = outcome(read, garbage, syntax, size)
+    assert result in (UnreadableDataSet, Mismatch)
 
 
 @given(
@@ -341,9 +341,9 @@ def test_damaged_data_sets_are_read_as_pydicom_reads_them(
         place %= len(data_set)
         data_set[place : place + len(value)] = value
     damaged = bytes(data_set[: max(cut % (2 * len(data_set)), 1)])
-    found, expected = outcome(read, damaged, syntax, size), outcome(identify, damaged, syntax)
-    if isinstance(found, Identity) and isinstance(expected, Identity):
-        assert expected == found
+    result, expected = outcome(read, damaged, syntax, size), outcome(identify, damaged, syntax)
+    if isinstance(result, Identity) and isinstance(expected, Identity):
+        assert expected == result
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian], ids=lambda syntax: syntax.name)
@@ -389,11 +389,11 @@ def test_attributes_for_look_up_are_read_and_never_cause_a_refusal(syntax: str) 
     modality = element(0x00080060, "CS", b"CT", syntax)
 
     def look_up(before_patient: bytes) -> object:
-        found = {
+        results = {
             tuple(sorted(read(encode(syntax, before_patient), syntax, size).look_up.items())) for size in (7, 1 << 20)
         }
-        assert len(found) == 1
-        return dict(found.pop())
+        assert len(results) == 1
+        return dict(results.pop())
 
     assert {"accession_number": "ACC-1", "study_date": "20260105", "modality": "CT"} == look_up(
         date + accession + modality

@@ -79,8 +79,9 @@ def test_a_study_becomes_one_job_per_pipeline_despite_restarts(make_adapter: Any
             adapter.advance(0.001 if interrupted == "at the deadline" else HOUR)
     adapter.advance(0.001)
 
-    made = ("08:01:44", names(*study))  # 60 s after the last instance, which arrived at 08:00:44
-    assert [("p-lung", *made), ("p-liver", *made), ("p-brain", *made)] == submitted(adapter)
+    time_and_members = ("08:01:44", names(*study))  # 60 s after the last instance, which arrived at 08:00:44
+    expected = [(pipeline, *time_and_members) for pipeline in ("p-lung", "p-liver", "p-brain")]
+    assert expected == submitted(adapter)
     adapter.restart()
     assert 3 == len(adapter.jobs)
 

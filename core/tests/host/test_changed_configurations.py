@@ -21,7 +21,7 @@ THREE = LUNG + 'settings = { pipeline-one = "p1", pipeline-two = "p2", pipeline-
 def steps(adapter: Adapter, event: str) -> Counter[str]:
     """Count this event by the pipeline of its job."""
     pipelines = {job.job_id: job.pipeline_id for job in adapter.jobs}
-    return Counter(pipelines[found.job_id] for found in adapter.events if found.event == event and found.job_id)
+    return Counter(pipelines[entry.job_id] for entry in adapter.events if entry.event == event and entry.job_id)
 
 
 def test_an_ae_title_that_is_removed_and_added_again_submits_to_its_new_pipelines(

@@ -228,12 +228,12 @@ class LogBook:
         raise structlog.DropEvent
 
     def wait_for(self, event: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:
-        def found() -> list[Mapping[str, Any]]:
-            return [e for e in self.entries if e["event"] == event and fields.items() <= e.items()]
+        def matching() -> list[Mapping[str, Any]]:
+            return [entry for entry in self.entries if entry["event"] == event and fields.items() <= entry.items()]
 
         with self._changed:
-            assert self._changed.wait_for(found, PATIENCE_S), f"no {event} {fields} in {self.entries}"
-            return found()[0]
+            assert self._changed.wait_for(matching, PATIENCE_S), f"no {event} {fields} in {self.entries}"
+            return matching()[0]
 
 
 @pytest.fixture
@@ -369,17 +369,17 @@ class Running:
 def start_host(folder: Path, fault: InjectedFault) -> Running:
     """Start the host as the host process does."""
     healthy = Healthy()
-    found = discover(Plugin(healthy, name="healthy"), Plugin(bad_plugin(fault), name="bad"))
+    plugins = discover(Plugin(healthy, name="healthy"), Plugin(bad_plugin(fault), name="bad"))
     text = CONFIGURATION + (HTTP if fault.spot == "dicom_adapter_http" else "")
-    config = load(text, folder=folder, catalogue=found.catalogue()).config
+    config = load(text, folder=folder, catalogue=plugins.catalogue()).config
     assert config is not None
-    host_main._log_plugins(found)
+    host_main._log_plugins(plugins)
     data_folder = DataFolder.of(config)
     data_folder.prepare(is_new=True)
-    process = HostProcess(config, found, SystemClock(), is_first=True)
+    process = HostProcess(config, plugins, SystemClock(), is_first=True)
     read_end, write_end = os.pipe()
     ledger, clock = data_folder.open_ledger(config.ledger_url), SystemClock()
-    storage = data_folder.open_storage(config.storage, found.catalogue())
+    storage = data_folder.open_storage(config.storage, plugins.catalogue())
     store = Store(config, Resources(ledger=ledger, storage=storage, clock=clock))
 
     def receive(ae_title: str) -> None:

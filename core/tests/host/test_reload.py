@@ -337,5 +337,5 @@ def test_reloads_in_the_middle_of_studies_lose_nothing_and_submit_nothing_twice(
     adapter.advance(1000)
     assert sent == sum(count for _pipeline, count in pipelines(adapter))
     assert {"reclaimed": sent} == adapter.states
-    taken = [one.instance_id for job in adapter.jobs for one in adapter.instances_of(job)]
+    taken = [instance.instance_id for job in adapter.jobs for instance in adapter.instances_of(job)]
     assert sorted(set(taken)) == sorted(taken)

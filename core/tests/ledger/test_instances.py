@@ -50,8 +50,8 @@ def test_an_instance_is_read_as_it_was_inserted(ledger: Ledger, an_instance: Mak
     with ledger.write() as transaction:
         inserted = instances.insert(transaction, given_one)
     with ledger.read() as transaction:
-        found = instances.find_pending(transaction, "LUNG", given_one.sop_instance_uid)
-    assert evolve(given_one, instance_id=1) == inserted == found
+        pending = instances.find_pending(transaction, "LUNG", given_one.sop_instance_uid)
+    assert evolve(given_one, instance_id=1) == inserted == pending
 
 
 def test_numbers_follow_the_order_of_arrival_and_are_never_used_again(ledger: Ledger, arrive: MakeInstance) -> None:
@@ -84,9 +84,9 @@ def test_pending_instances_are_read_in_order_and_in_pieces(ledger: Ledger, arriv
     arrived = [arrive(ae_title=name) for name in ("LUNG", "LIVER", "LUNG", "LUNG", "LIVER")]
     with ledger.write() as transaction:
         instances.release(transaction, [3], NOW)
-        assert [1, 4] == [found.instance_id for found in instances.pending_after(transaction, 0, 10, "LUNG")]
-        assert [4] == [found.instance_id for found in instances.pending_after(transaction, 1, 10, "LUNG")]
-        assert [1, 2] == [found.instance_id for found in instances.arrived_after(transaction, 0, 2)]
+        assert [1, 4] == [row.instance_id for row in instances.pending_after(transaction, 0, 10, "LUNG")]
+        assert [4] == [row.instance_id for row in instances.pending_after(transaction, 1, 10, "LUNG")]
+        assert [1, 2] == [row.instance_id for row in instances.arrived_after(transaction, 0, 2)]
         assert arrived[-1].instance_id == instances.last_number(transaction)
 
 
@@ -119,7 +119,7 @@ def test_every_id_of_a_chain_refers_to_the_newest_instance(ledger: Ledger, an_in
         for _ in range(4):
             chain.append(instances.replace(transaction, chain[-1], an_instance(sop_instance_uid="1.2.3")))
         other = instances.insert(transaction, an_instance())
-        numbers = [one.instance_id for one in chain]
+        numbers = [instance.instance_id for instance in chain]
         assert dict.fromkeys(numbers, numbers[-1]) | {other.instance_id: other.instance_id} == (
             instances.resolve_pending(transaction, [*numbers, other.instance_id])
         )
@@ -146,7 +146,7 @@ def test_more_instances_than_the_limit_of_one_statement_are_resolved(ledger: Led
         numbers = [instances.insert(transaction, an_instance()).instance_id for _ in range(2 * CHUNK + 1)]
         assert {number: number for number in numbers} == instances.resolve_pending(transaction, numbers)
         instances.release(transaction, numbers, NOW)
-        assert numbers == [found.instance_id for found in instances.reclaimable(transaction, numbers)]
+        assert numbers == [row.instance_id for row in instances.reclaimable(transaction, numbers)]
 
 
 # --- states ---------------------------------------------------------------------------------------------------------
@@ -219,9 +219,9 @@ def test_times_are_ordered_in_the_ledger(ledger: Ledger, arrive: MakeInstance) -
     for moment in reversed(moments):
         arrive(received_at=moment)
     with ledger.read() as transaction:
-        found = list(transaction.execute(select(table.c.received_at).order_by(table.c.received_at)).scalars())
-    assert moments == found
-    assert all(earlier < later for earlier, later in pairwise(found))
+        times = list(transaction.execute(select(table.c.received_at).order_by(table.c.received_at)).scalars())
+    assert moments == times
+    assert all(earlier < later for earlier, later in pairwise(times))
 
 
 def test_a_time_without_a_time_zone_is_refused(arrive: MakeInstance) -> None:

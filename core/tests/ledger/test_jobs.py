@@ -55,8 +55,8 @@ def test_the_heads_are_the_oldest_of_each_ae_title_and_priority(ledger: Ledger, 
         for priority in JobPriority
     }
     with ledger.read() as transaction:
-        found = jobs.queue_heads(transaction, "platform", enter().job.created_at)
-    assert sorted(row.number for row in first.values()) == sorted(row.number for row in found)
+        heads = jobs.queue_heads(transaction, "platform", enter().job.created_at)
+    assert sorted(row.number for row in first.values()) == sorted(row.number for row in heads)
 
 
 def test_only_jobs_that_can_continue_now_are_due(ledger: Ledger, enter: Enter) -> None:
@@ -143,11 +143,11 @@ def test_a_job_of_an_unknown_instance_is_not_inserted(ledger: Ledger, a_job: Mak
 
 def test_jobs_are_found_by_the_beginning_of_their_id(ledger: Ledger, enter: Enter) -> None:
     """Special characters of a LIKE pattern have no meaning in a prefix."""
-    one, two = enter(job_id="ab" + "0" * 30), enter(job_id="ac" + "0" * 30)
+    older, newer = enter(job_id="ab" + "0" * 30), enter(job_id="ac" + "0" * 30)
     with ledger.read() as transaction:
-        assert [one, two] == jobs.with_prefix(transaction, "a", 2)
-        assert [one] == jobs.with_prefix(transaction, "a", 1)
-        assert [two] == jobs.with_prefix(transaction, "ac", 2)
+        assert [older, newer] == jobs.with_prefix(transaction, "a", 2)
+        assert [older] == jobs.with_prefix(transaction, "a", 1)
+        assert [newer] == jobs.with_prefix(transaction, "ac", 2)
         assert [] == jobs.with_prefix(transaction, "%", 2)
 
 

@@ -25,9 +25,9 @@ def test_the_last_recorded_storage_belongs_to_the_ledger(ledger: Ledger) -> None
         assert recorded(1, 2) == storages.load(transaction)
         storages.save(transaction, RecordedStorage(identity=OTHER, generation=7, recorded_at=NOW))
     with ledger.read() as transaction:
-        found = storages.load(transaction)
-    assert found is not None
-    assert (OTHER, 7, None) == (found.identity, found.generation, found.next_generation)
+        loaded = storages.load(transaction)
+    assert loaded is not None
+    assert (OTHER, 7, None) == (loaded.identity, loaded.generation, loaded.next_generation)
 
 
 @pytest.mark.parametrize(

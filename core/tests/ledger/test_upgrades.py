@@ -43,9 +43,9 @@ def make_ledger(url: str) -> Iterator[Callable[[str], Ledger]]:
 
 def reflected(transaction: Any) -> MetaData:
     """Return the tables of the ledger, whatever its revision."""
-    found = MetaData()
-    found.reflect(transaction, only=lambda name, _metadata: name != "alembic_version")
-    return found
+    metadata = MetaData()
+    metadata.reflect(transaction, only=lambda name, _metadata: name != "alembic_version")
+    return metadata
 
 
 def row(table: Table, number: int) -> dict[str, object]:
@@ -113,10 +113,10 @@ def test_instances_get_the_time_and_outcome_that_they_would_have_had(
     """
     ledger = make_ledger(revision)
     ledger.migrate()
-    found = read(ledger)
-    assert [each["received_at"] for each in found["instances"]] == [each["changed_at"] for each in found["instances"]]
-    assert ["submitted", "replaced", ""] == [each["outcome"] for each in found["instances"]]
-    assert [1, 1, 1] == [each["count"] for each in found["tallies"] if each["what"] == "received"]
+    tables = read(ledger)
+    assert [each["received_at"] for each in tables["instances"]] == [each["changed_at"] for each in tables["instances"]]
+    assert ["submitted", "replaced", ""] == [each["outcome"] for each in tables["instances"]]
+    assert [1, 1, 1] == [each["count"] for each in tables["tallies"] if each["what"] == "received"]
 
 
 def test_a_second_upgrade_changes_nothing(make_ledger: Callable[[str], Ledger]) -> None:

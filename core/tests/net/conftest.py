@@ -26,5 +26,5 @@ def listen() -> Iterator[Listen]:
             return listening[-1]
 
         yield start
-        for one in listening:
-            one.stop()
+        for server in listening:
+            server.stop()

@@ -87,46 +87,47 @@ class Talk:
 
     def _receive(self, data: memoryview) -> None:
         buffer = bytearray(data)
-        for one in self.acceptor.receive(memoryview(buffer)):
-            self._record(one)
+        for event in self.acceptor.receive(memoryview(buffer)):
+            self._record(event)
         buffer[:] = b"\xff" * len(buffer)  # a view that was kept would now show wrong bytes
         self.sent += self.acceptor.take_outgoing()
 
-    def _record(self, one: object) -> None:
-        if isinstance(one, memoryview):
-            self._open += one
+    def _record(self, event: object) -> None:
+        if isinstance(event, memoryview):
+            self._open += event
             return
-        self.happened.append(one)
-        if isinstance(one, AssociateIndication):
-            self.acceptor.accept(negotiate(one.request.contexts), OURS)
-        elif isinstance(one, StoreRequested):
+        self.happened.append(event)
+        if isinstance(event, AssociateIndication):
+            self.acceptor.accept(negotiate(event.request.contexts), OURS)
+        elif isinstance(event, StoreRequested):
             self._open = b""
-        elif isinstance(one, StoreCompleted):
-            self.stored[one.command.message_id] = self._open
+        elif isinstance(event, StoreCompleted):
+            self.stored[event.command.message_id] = self._open
             if self._answering:
-                self.acceptor.answer(one.command, 0)
-        elif isinstance(one, StoreAborted):
-            self.broken.append(one.command.message_id)
+                self.acceptor.answer(event.command, 0)
+        elif isinstance(event, StoreAborted):
+            self.broken.append(event.command.message_id)
 
     @property
     def responses(self) -> list[tuple[int, int, int]]:
         """Return the command field, the message ID responded to and the status of each response."""
-        return [(one.CommandField, one.MessageIDBeingRespondedTo, one.Status) for one in self.response_sets]
+        sets = self.response_sets
+        return [(command.CommandField, command.MessageIDBeingRespondedTo, command.Status) for command in sets]
 
     @property
     def response_sets(self) -> list[Dataset]:
-        found, body = [], b""
+        decoded, body = [], b""
         for kind, p_data_body in pdus(self.sent):
             if kind == 0x04:
                 body += p_data_body[6:]
                 if p_data_body[5] & LAST:
-                    found.append(decode(BytesIO(body), is_implicit_vr=True, is_little_endian=True))
+                    decoded.append(decode(BytesIO(body), is_implicit_vr=True, is_little_endian=True))
                     body = b""
-        return found
+        return decoded
 
     @property
     def ended(self) -> list[str]:
-        return [one.how for one in self.happened if isinstance(one, AssociationEnd)]
+        return [event.how for event in self.happened if isinstance(event, AssociationEnd)]
 
 
 # --- messages ---------------------------------------------------------------------------------------------------------
@@ -169,7 +170,7 @@ def test_commands_are_answered_with_the_right_status() -> None:
 
 def test_the_response_of_a_refusal_has_its_comment() -> None:
     talk = Talk(answering=False).receive(associate(), store(b"x"))
-    [command] = [one.command for one in talk.happened if isinstance(one, StoreCompleted)]
+    [command] = [event.command for event in talk.happened if isinstance(event, StoreCompleted)]
     talk.respond(command, 0xA700, "there is no space left, " * 9)
     [response] = talk.response_sets
     assert (0xA700, "1.2.3.4", CT) == (response.Status, response.AffectedSOPInstanceUID, response.AffectedSOPClassUID)
@@ -186,7 +187,7 @@ def test_responses_respect_the_maximum_length_of_the_peer(length: int) -> None:
 def test_a_release_waits_for_outstanding_responses() -> None:
     talk = Talk(answering=False).receive(associate(), store(b"x") + RELEASE_RQ)
     assert not talk.sent.endswith(RELEASE_RP)
-    [command] = [one.command for one in talk.happened if isinstance(one, StoreCompleted)]
+    [command] = [event.command for event in talk.happened if isinstance(event, StoreCompleted)]
     assert 1 == talk.acceptor.unanswered
     talk.respond(command, 0)
     assert talk.sent.endswith(RELEASE_RP)
@@ -195,7 +196,7 @@ def test_a_release_waits_for_outstanding_responses() -> None:
 
 def test_a_response_after_the_end_of_the_association_is_not_sent() -> None:
     talk = Talk(answering=False).receive(associate(), store(b"x") + ABORT)
-    [command] = [one.command for one in talk.happened if isinstance(one, StoreCompleted)]
+    [command] = [event.command for event in talk.happened if isinstance(event, StoreCompleted)]
     sent = talk.sent
     talk.respond(command, 0)
     assert sent == talk.sent
@@ -217,7 +218,7 @@ def test_an_incomplete_data_set_is_discarded(then: bytes, how: list[str]) -> Non
 def test_an_incomplete_data_set_is_discarded_when_the_connection_is_lost() -> None:
     talk = Talk().receive(associate(), CUT)
     happened = talk.acceptor.closed()
-    assert [StoreAborted, AssociationEnd] == [type(one) for one in happened]
+    assert [StoreAborted, AssociationEnd] == [type(event) for event in happened]
 
 
 @pytest.mark.parametrize(
@@ -252,9 +253,9 @@ def test_an_invalid_message_aborts_the_association(sent: bytes) -> None:
 
 def primitive() -> A_ASSOCIATE:
     """Return a request of pynetdicom with all items that can be negotiated."""
-    made = A_ASSOCIATE()
-    made.application_context_name = "1.2.840.10008.3.1.1.1"
-    made.calling_ae_title, made.called_ae_title = "CT1", "LUNG"
+    proposal = A_ASSOCIATE()
+    proposal.application_context_name = "1.2.840.10008.3.1.1.1"
+    proposal.calling_ae_title, proposal.called_ae_title = "CT1", "LUNG"
     length, ours, window = (
         MaximumLengthNotification(),
         ImplementationClassUIDNotification(),
@@ -264,13 +265,13 @@ def primitive() -> A_ASSOCIATE:
     window.maximum_number_operations_invoked = window.maximum_number_operations_performed = 5
     role = SCP_SCU_RoleSelectionNegotiation()
     role.sop_class_uid, role.scu_role, role.scp_role = CT, True, True
-    made.user_information = [length, ours, window, role]
+    proposal.user_information = [length, ours, window, role]
     contexts = [build_context(CT, [EXPLICIT, IMPLICIT]), build_context(VERIFICATION, [IMPLICIT])]
     contexts.append(build_context("1.2.840.10008.5.1.4.1.2.1.1", [IMPLICIT]))  # a query service
-    for number, one in enumerate(contexts):
-        one.context_id = 2 * number + 1
-    made.presentation_context_definition_list = contexts
-    return made
+    for number, proposed in enumerate(contexts):
+        proposed.context_id = 2 * number + 1
+    proposal.presentation_context_definition_list = contexts
+    return proposal
 
 
 def test_pynetdicom_and_the_acceptor_read_each_others_pdus() -> None:
@@ -285,10 +286,10 @@ def test_pynetdicom_and_the_acceptor_read_each_others_pdus() -> None:
     answer.decode(talk.sent)
     accepted = answer.to_primitive()
     assert [(1, 0, [EXPLICIT]), (3, 0, [IMPLICIT]), (5, 3, [IMPLICIT])] == [
-        (one.context_id, one.result, one.transfer_syntax)
-        for one in accepted.presentation_context_definition_results_list
+        (item.context_id, item.result, item.transfer_syntax)
+        for item in accepted.presentation_context_definition_results_list
     ]
-    items = {type(one).__name__: one for one in accepted.user_information}
+    items = {type(item).__name__: item for item in accepted.user_information}
     assert 16384 == items["MaximumLengthNotification"].maximum_length_received
     assert 1 == items["AsynchronousOperationsWindowNegotiation"].maximum_number_operations_invoked
     role = items["SCP_SCU_RoleSelectionNegotiation"]
@@ -378,15 +379,15 @@ def test_the_fast_path_has_the_same_result(changes: list[tuple[int, int]], sizes
 @settings(max_examples=300, deadline=None)
 def test_whole_pdus_in_any_order_end_the_association_at_most_once(parts: list[bytes]) -> None:
     talk = Talk(16384).receive(associate(), b"".join(parts))
-    ends = [one for one in talk.happened if isinstance(one, (AssociationEnd, ReleaseIndication))]
-    assert len([one for one in ends if isinstance(one, AssociationEnd)]) <= 1
+    ends = [event for event in talk.happened if isinstance(event, (AssociationEnd, ReleaseIndication))]
+    assert len([event for event in ends if isinstance(event, AssociationEnd)]) <= 1
     assert {message for field, message, _status in talk.responses if field == 0x8001} <= set(talk.stored)
 
 
 def test_an_endless_pdu_is_not_buffered() -> None:
     talk = Acceptor(0)
-    for one in talk.receive(memoryview(associate())):
-        assert isinstance(one, AssociateIndication)
+    for event in talk.receive(memoryview(associate())):
+        assert isinstance(event, AssociateIndication)
     talk.accept(negotiate(talk.request.contexts), OURS)  # type: ignore[union-attr] # it was requested
     talk.receive(memoryview(p_data(pdv(command_set(), COMMAND | LAST)) + struct.pack(">BxI", 4, 2**32 - 1)))
     talk.receive(memoryview(struct.pack(">IBB", 2**32 - 5, 1, 0)))

@@ -112,8 +112,8 @@ def decoded(data: bytes) -> AssociateRequest:
     return decode_request(data[6:])
 
 
-def results(found: AssociateRequest) -> list[tuple[int, int, str]]:
-    return [(one.context_id, one.result, one.transfer_syntax) for one in negotiate(found.contexts)]
+def results(proposed: AssociateRequest) -> list[tuple[int, int, str]]:
+    return [(answer.context_id, answer.result, answer.transfer_syntax) for answer in negotiate(proposed.contexts)]
 
 
 @pytest.mark.parametrize("name", TOLERATED)
@@ -123,10 +123,10 @@ def test_an_irregular_request_is_tolerated(name: str) -> None:
     Verified to fail when any of them aborts the association.
     """
     data, expected = TOLERATED[name]
-    found = decoded(data)
-    assert expected == results(found)
-    assert (None, "LUNG") == (found.provider_rejection, found.called_ae_title)
-    assert 1 == len(found.irregularities)
+    decoded_request = decoded(data)
+    assert expected == results(decoded_request)
+    assert (None, "LUNG") == (decoded_request.provider_rejection, decoded_request.called_ae_title)
+    assert 1 == len(decoded_request.irregularities)
 
 
 @pytest.mark.parametrize("name", REGULAR)
@@ -138,9 +138,9 @@ def test_a_regular_request_has_no_irregularities(name: str) -> None:
 
 def test_more_than_128_contexts_are_tolerated() -> None:
     """IDs that are proposed again do not count."""
-    found = decoded(request(contexts=tuple(context(2 * (number % 128) + 1) for number in range(130))))
-    assert 128 == len(found.contexts)
-    assert "more than 128 presentation contexts" in found.irregularities
+    decoded_request = decoded(request(contexts=tuple(context(2 * (number % 128) + 1) for number in range(130))))
+    assert 128 == len(decoded_request.contexts)
+    assert "more than 128 presentation contexts" in decoded_request.irregularities
 
 
 @pytest.mark.parametrize(
@@ -206,11 +206,12 @@ def test_any_garbage_in_a_request_is_decoded_or_invalid(
         changed[place % len(changed)] = value
     for body in (bytes(changed[6:]), bytes(changed[6:]) + noise, bytes(changed[6:-20]) + noise):
         try:
-            found = decode_request(body)
+            decoded_request = decode_request(body)
         except InvalidPdu:
             continue
-        assert len({one.context_id for one in found.contexts}) == len(negotiate(found.contexts))
-        assert len(found.irregularities) <= 20
+        contexts = decoded_request.contexts
+        assert len({proposed.context_id for proposed in contexts}) == len(negotiate(contexts))
+        assert len(decoded_request.irregularities) <= 20
 
 
 def test_an_irregular_request_is_accepted_and_logged_once(listen: Listen) -> None:
@@ -234,7 +235,7 @@ def test_an_irregular_request_is_accepted_and_logged_once(listen: Listen) -> Non
 def test_a_declined_context_with_a_huge_name_is_answered() -> None:
     """Its name is not repeated in the response: escaped, it would not fit an item."""
     huge = item(0x40, b"\xff" * 60_000)
-    found = decoded(request(contexts=(bare_context(1, ABSTRACT, huge), VERIFY)))
-    response = encode_accept(found, negotiate(found.contexts), 16384, ("1.2.3", "TEST"))
-    assert [(1, 4, IMPLICIT), NORMAL[1]] == results(found)
+    decoded_request = decoded(request(contexts=(bare_context(1, ABSTRACT, huge), VERIFY)))
+    response = encode_accept(decoded_request, negotiate(decoded_request.contexts), 16384, ("1.2.3", "TEST"))
+    assert [(1, 4, IMPLICIT), NORMAL[1]] == results(decoded_request)
     assert len(response) < 1000

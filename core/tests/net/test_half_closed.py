@@ -90,7 +90,7 @@ def test_instances_are_read_and_answered_although_reading_was_paused(listening: 
     """The end of the input arrives behind more instances than may be uncommitted."""
     number = 3 * MAX_UNCOMMITTED
     with connect(listening) as connection:
-        connection.sendall(b"".join(store(b"data set", message_id=one + 1) for one in range(number)))
+        connection.sendall(b"".join(store(b"data set", message_id=index + 1) for index in range(number)))
         connection.shutdown(socket.SHUT_WR)
         for _number in range(number):
             scp.commit(scp.completed.get(timeout=SECONDS))

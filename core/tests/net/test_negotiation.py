@@ -27,8 +27,8 @@ def result(*syntaxes: str, abstract: str = CT, rules: ContextRules | None = None
 
     The transfer syntax of a context that is not accepted has no meaning.
     """
-    [found] = negotiate([ProposedContext(1, abstract, syntaxes)], rules or ContextRules())
-    return found.result, found.transfer_syntax if found.result == ACCEPTED else ""
+    [negotiated] = negotiate([ProposedContext(1, abstract, syntaxes)], rules or ContextRules())
+    return negotiated.result, negotiated.transfer_syntax if negotiated.result == ACCEPTED else ""
 
 
 # --- transfer syntaxes ------------------------------------------------------------------------------------------------
@@ -128,13 +128,13 @@ def test_performed_procedure_protocols_have_a_patient(abstract: str) -> None:
 
 
 def declined(*contexts: tuple[str, tuple[str, ...]], rules: ContextRules | None = None) -> list[str]:
-    proposed = [ProposedContext(2 * number + 1, *one) for number, one in enumerate(contexts)]
+    proposed = [ProposedContext(2 * number + 1, *proposal) for number, proposal in enumerate(contexts)]
     return describe_declined(proposed, negotiate(proposed, rules or ContextRules()), rules or ContextRules())
 
 
 def test_declined_syntaxes_are_described() -> None:
     rules = ContextRules(transfer_syntaxes=frozenset({IMPLICIT}))
-    found = declined(
+    descriptions = declined(
         (CT, (JPEG_LOSSY, IMPLICIT)),
         (CT, (JPEG_LOSSLESS, PRIVATE)),
         (HANGING_PROTOCOL, (IMPLICIT,)),
@@ -145,7 +145,7 @@ def test_declined_syntaxes_are_described() -> None:
         f"{CT}: transfer syntax {JPEG_LOSSY}",
         f"{CT}: transfer syntax {JPEG_LOSSLESS}, {PRIVATE}",
         f"{HANGING_PROTOCOL}: abstract syntax",
-    ] == found
+    ] == descriptions
 
 
 def test_transfer_syntaxes_that_the_requestor_may_omit_are_not_described() -> None:
@@ -155,10 +155,10 @@ def test_transfer_syntaxes_that_the_requestor_may_omit_are_not_described() -> No
 def test_the_description_is_short_and_has_uids_only() -> None:
     """A peer can propose any amount of any text."""
     many = [(f"1.2.840.10008.5.1.4.31.{number}", (IMPLICIT,)) for number in range(100)]
-    found = declined(("Patient^Name", ("x" * 60_000,)), (CT, ("y" * 60_000,) * 100), *many)
-    assert sum(map(len, found)) < 2000
-    assert "not a UID: abstract syntax" == found[0]
-    assert f"{CT}: transfer syntax not a UID" == found[1]
+    descriptions = declined(("Patient^Name", ("x" * 60_000,)), (CT, ("y" * 60_000,) * 100), *many)
+    assert sum(map(len, descriptions)) < 2000
+    assert "not a UID: abstract syntax" == descriptions[0]
+    assert f"{CT}: transfer syntax not a UID" == descriptions[1]
     many = [("1.2.840.10008.5.1.4.31", (IMPLICIT,)), *((f"1.2.840.10008.3.1.2.{n}", (IMPLICIT,)) for n in range(100))]
     assert sum(map(len, declined(*many))) < 2000
 

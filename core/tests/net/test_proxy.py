@@ -172,10 +172,10 @@ def test_limits_apply_to_the_peer_that_the_header_names(listen: Listen, monkeypa
     monkeypatch.setattr(admission, "SPARE_CONNECTIONS_PER_PEER", 0)
     listening = listen(proxies=PROXIES, max_associations_per_peer=1)
     other = GOOD[0][0].replace(b"192.0.2.7", b"192.0.2.8")
-    with connect(listening.port) as one, connect(listening.port) as two, connect(listening.port) as three:
-        assert ACCEPTED == request_association(one, IPV4)
-        assert 0 == request_association(two, IPV4)
-        assert ACCEPTED == request_association(three, other)
+    with connect(listening.port) as first, connect(listening.port) as second, connect(listening.port) as third:
+        assert ACCEPTED == request_association(first, IPV4)
+        assert 0 == request_association(second, IPV4)
+        assert ACCEPTED == request_association(third, other)
     assert "192.0.2.7" == listening.wait_for("connection_refused")["peer"]
 
 

@@ -98,11 +98,11 @@ def peer(
 
     def on_store(event: evt.Event) -> int:
         status = answer(event)
-        found.received.append((event.request.AffectedSOPInstanceUID, event.request.DataSet.getvalue()))
+        remote.received.append((event.request.AffectedSOPInstanceUID, event.request.DataSet.getvalue()))
         return status
 
     def on_requested(event: evt.Event) -> None:
-        found.associations += 1
+        remote.associations += 1
         requested(event)
 
     entity = AE(ae_title="LUNG")
@@ -115,9 +115,9 @@ def peer(
         (evt.EVT_C_ECHO, lambda _event: echo_status),
     ]
     server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
-    found = Peer(address=Address(ae_title="LUNG", host="127.0.0.1", port=server.socket.getsockname()[1]))
+    remote = Peer(address=Address(ae_title="LUNG", host="127.0.0.1", port=server.socket.getsockname()[1]))
     try:
-        yield found
+        yield remote
     finally:
         server.shutdown()
 
@@ -270,8 +270,8 @@ def test_files_are_found_in_subfolders(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     skipped: list[SkippedFile] = []
     named = [tmp_path, tmp_path / "notes.txt", tmp_path / "gone.dcm"]
-    found = [path.relative_to(tmp_path).as_posix() for path in find_dicom(named, skipped.append)]
-    assert ["a.dcm", "b/1", "b/2.dcm"] == found
+    names = [path.relative_to(tmp_path).as_posix() for path in find_dicom(named, skipped.append)]
+    assert ["a.dcm", "b/1", "b/2.dcm"] == names
     assert [
         ("DICOMDIR", "an index of files, not an instance", False),
         ("notes.txt", "not a DICOM file", False),
@@ -351,9 +351,9 @@ def test_the_request_has_the_uids_of_the_data_set(tmp_path: Path) -> None:
         content.replace(own.encode(), f"{own[:-1]}{1 if own[-1] == '0' else 0}".encode(), 1)
     )  # in the file meta information
     assert own != dcmread(path).file_meta.MediaStorageSOPInstanceUID
-    with peer() as found:
-        assert () == send([path], found.address).failures
-    assert [own] == [uid for uid, _data_set in found.received]
+    with peer() as remote:
+        assert () == send([path], remote.address).failures
+    assert [own] == [uid for uid, _data_set in remote.received]
 
 
 def test_more_than_128_pairs_take_two_associations(tmp_path: Path) -> None:

@@ -96,12 +96,12 @@ def test_every_pdu_has_the_effect_of_the_standard_in_every_state(
     state: AssociationState, name: str, action: str
 ) -> None:
     layer = layer_in(state)
-    found = received(layer, memoryview(PDUS[name]))
+    events = received(layer, memoryview(PDUS[name]))
     next_state, abort_source, how = EFFECTS[action]
     assert next_state is layer.state
     sent = abort_of(layer.take_outgoing())
     assert abort_source == (None if sent is None else sent[0])
-    assert how == next((one.how for one in found if isinstance(one, AssociationEnd)), None)
+    assert how == next((event.how for event in events if isinstance(event, AssociationEnd)), None)
     assert (action in ("AA-2", "AA-3")) is layer.is_to_close
     assert (next_state in (AssociationState.AWAITING_REQUEST, AssociationState.AWAITING_CLOSE)) is layer.artim_runs
 
@@ -118,8 +118,8 @@ def test_every_pdu_has_the_effect_of_the_standard_in_every_state(
 )
 def test_a_closed_connection_ends_every_state(state: AssociationState, how: str | None) -> None:
     layer = layer_in(state)
-    found = layer.closed()
-    assert how == next((one.how for one in found if isinstance(one, AssociationEnd)), None)
+    events = layer.closed()
+    assert how == next((event.how for event in events if isinstance(event, AssociationEnd)), None)
     assert AssociationState.IDLE is layer.state
     assert not layer.artim_runs
     assert [] == layer.closed()
@@ -156,9 +156,9 @@ def test_an_association_can_be_requested_and_released() -> None:
 
 def test_the_values_of_one_p_data_pdu_are_returned_in_order() -> None:
     layer = layer_in(AssociationState.ESTABLISHED)
-    found = received(layer, memoryview(p_data(pdv(b"one", 1), pdv(b"two", 3), pdv(b"", 2), pdv(b"x", 0))))
+    events = received(layer, memoryview(p_data(pdv(b"one", 1), pdv(b"two", 3), pdv(b"", 2), pdv(b"x", 0))))
     assert [(b"one", True, False), (b"two", True, True), (b"", False, True), (b"x", False, False)] == [
-        (bytes(one.data), one.is_command, one.is_last) for one in found if isinstance(one, Fragment)
+        (bytes(event.data), event.is_command, event.is_last) for event in events if isinstance(event, Fragment)
     ]
 
 
@@ -199,18 +199,18 @@ INVALID, UNRECOGNIZED, UNEXPECTED = 6, 1, 2
 )
 def test_a_violation_aborts_with_the_reason(sent: bytes, reason: int) -> None:
     layer = layer_in(AssociationState.ESTABLISHED)
-    found = received(layer, memoryview(sent + p_data(pdv(b"more", 2))))
+    events = received(layer, memoryview(sent + p_data(pdv(b"more", 2))))
     assert (SERVICE_PROVIDER, reason) == abort_of(layer.take_outgoing())
-    assert ["violation"] == [one.how for one in found if isinstance(one, AssociationEnd)]
-    assert [] == [one for one in found if isinstance(one, Fragment) and one.data == b"more"]
+    assert ["violation"] == [event.how for event in events if isinstance(event, AssociationEnd)]
+    assert [] == [event for event in events if isinstance(event, Fragment) and event.data == b"more"]
 
 
 @pytest.mark.parametrize("length", [4096, 0], ids=["4096", "unlimited"])
 def test_the_longest_accepted_p_data_pdu_is_the_negotiated_one(length: int) -> None:
     layer = layer_in(AssociationState.ESTABLISHED, length)
     size = (length or 10_000_000) - 6
-    found = received(layer, memoryview(p_data(pdv(bytes(size), LAST))))
-    assert size == sum(len(one.data) for one in found if isinstance(one, Fragment))
+    events = received(layer, memoryview(p_data(pdv(bytes(size), LAST))))
+    assert size == sum(len(event.data) for event in events if isinstance(event, Fragment))
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,8 @@ def test_the_longest_accepted_p_data_pdu_is_the_negotiated_one(length: int) -> N
 )
 def test_an_invalid_request_is_aborted(sent: bytes) -> None:
     layer = UpperLayer(16384)
-    assert ["violation"] == [one.how for one in received(layer, memoryview(sent)) if isinstance(one, AssociationEnd)]
+    events = received(layer, memoryview(sent))
+    assert ["violation"] == [event.how for event in events if isinstance(event, AssociationEnd)]
     assert (SERVICE_USER, 0) == abort_of(layer.take_outgoing())  # AA-1
 
 

@@ -133,8 +133,8 @@ def orphan(site: Site, content: bytes) -> str:
 
 
 def findings(report: AuditReport) -> Iterator[Any]:
-    for found in report.found.values():
-        yield from found.listed
+    for group in report.found.values():
+        yield from group.listed
 
 
 @pytest.fixture
@@ -451,9 +451,9 @@ def test_the_only_copy_is_never_deleted(site: Site, name: str, how: str) -> None
     site.repair()
     assert key in site.keys
     with site.ledger.read() as transaction:
-        found = balance.arrivals(transaction, instance.ae_title, instance.sop_instance_uid)
-    assert "quarantined" == found[-1][1].state.value
-    assert key == found[-1][0].storage_key
+        arrivals = balance.arrivals(transaction, instance.ae_title, instance.sop_instance_uid)
+    assert "quarantined" == arrivals[-1][1].state.value
+    assert key == arrivals[-1][0].storage_key
 
 
 def test_one_of_two_objects_with_the_same_data_set_is_kept(site: Site) -> None:

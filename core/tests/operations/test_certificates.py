@@ -37,7 +37,7 @@ def pem(expires_at: datetime, name: str = "name") -> bytes:
     """Return a self-signed certificate as PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    made = (
+    certificate = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(subject)
@@ -49,7 +49,7 @@ def pem(expires_at: datetime, name: str = "name") -> bytes:
     )
     from cryptography.hazmat.primitives.serialization import Encoding
 
-    return made.public_bytes(Encoding.PEM)
+    return certificate.public_bytes(Encoding.PEM)
 
 
 @pytest.mark.parametrize("year", [1999, 2026, 2049, 2050, 9999])
@@ -60,22 +60,23 @@ def test_the_end_of_the_validity_is_read(tmp_path: Path, year: int) -> None:
     """
     expires_at = datetime(year, 2, 3, 4, 5, 6, tzinfo=timezone.utc)
     (tmp_path / "a.pem").write_bytes(b"text\n" + pem(expires_at))
-    [found] = certificates_in_file(tmp_path / "a.pem", "certificate")
-    assert (expires_at, f"certificate {tmp_path / 'a.pem'}") == (found.expires_at, found.subject)
+    [certificate] = certificates_in_file(tmp_path / "a.pem", "certificate")
+    assert (expires_at, f"certificate {tmp_path / 'a.pem'}") == (certificate.expires_at, certificate.subject)
 
 
 def test_all_certificates_of_a_chain_are_read(tmp_path: Path) -> None:
     dates = [NOW, NOW + timedelta(days=9)]
     (tmp_path / "chain.pem").write_bytes(b"".join(map(pem, dates)))
-    assert dates == [found.expires_at for found in certificates_in_file(tmp_path / "chain.pem", "certificate")]
+    certificates = certificates_in_file(tmp_path / "chain.pem", "certificate")
+    assert dates == [certificate.expires_at for certificate in certificates]
 
 
 def test_an_authority_that_was_renewed_in_its_file_does_not_count(tmp_path: Path) -> None:
     """Files of authorities keep the old one for a while. Verified to fail when both are returned."""
     old, new, other = NOW, NOW + timedelta(days=900), NOW + timedelta(days=400)
     (tmp_path / "ca.pem").write_bytes(pem(old, "A") + pem(new, "A") + pem(other, "B"))
-    found = certificates_in_file(tmp_path / "ca.pem", "authority", is_authority=True)
-    assert {new, other} == {each.expires_at for each in found}
+    certificates = certificates_in_file(tmp_path / "ca.pem", "authority", is_authority=True)
+    assert {new, other} == {each.expires_at for each in certificates}
 
 
 @pytest.mark.parametrize(
@@ -118,8 +119,8 @@ def server(tmp_path: Path) -> Iterator[tuple[int, datetime]]:
 
 def test_the_certificate_of_a_server_is_read(server: tuple[int, datetime]) -> None:
     port, expires_at = server
-    [found] = certificate_of_server("127.0.0.1", port)
-    assert (expires_at, f"certificate of 127.0.0.1:{port}") == (found.expires_at, found.subject)
+    [certificate] = certificate_of_server("127.0.0.1", port)
+    assert (expires_at, f"certificate of 127.0.0.1:{port}") == (certificate.expires_at, certificate.subject)
 
 
 def test_a_server_that_does_not_answer_has_no_certificate() -> None:
@@ -177,9 +178,9 @@ def test_a_submitter_that_fails_does_not_hide_the_certificates_of_others() -> No
         "d": Reporting(3),
     }
     failed: list[str] = []
-    found = certificates_of_submitters(submitters, lambda name, _error: failed.append(name))
+    certificates = certificates_of_submitters(submitters, lambda name, _error: failed.append(name))
     assert ["a", "c", "d"] == failed
-    assert ["submitter b: certificate a.pem"] == [each.subject for each in found]
+    assert ["submitter b: certificate a.pem"] == [each.subject for each in certificates]
     assert () == Submitter.certificates(None)  # type: ignore[arg-type] # the default needs no submitter
 
 

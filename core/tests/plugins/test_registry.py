@@ -109,10 +109,10 @@ def dicom_adapter_processors():
 def test_an_installed_third_party_plugin_is_found_through_its_entry_point(site: Path) -> None:
     """After the installation of its distribution, a component can be selected by name."""
     install(site, "acme-dicom", "acme_patients_plugin", THIRD_PARTY)
-    found = discover()
-    assert "WholePatient" == found.catalogue().processors["whole-patient"].__name__
-    assert "acme-patients-plugin" == found.provider(PROCESSOR, "whole-patient")
-    assert {"by-study", "whole-patient"} <= set(found.catalogue().processors)
+    plugins = discover()
+    assert "WholePatient" == plugins.catalogue().processors["whole-patient"].__name__
+    assert "acme-patients-plugin" == plugins.provider(PROCESSOR, "whole-patient")
+    assert {"by-study", "whole-patient"} <= set(plugins.catalogue().processors)
 
 
 def test_an_installed_plugin_is_described_with_its_distribution(site: Path) -> None:
@@ -127,16 +127,16 @@ def test_an_installed_plugin_is_described_with_its_distribution(site: Path) -> N
 def test_only_the_named_entry_points_are_loaded(site: Path) -> None:
     """A process that needs one plugin does not import other plugins."""
     install(site, "acme-dicom", "acme_unwanted_plugin", "raise SystemExit('imported')")
-    found = discover(only=["local-storage"])
-    assert ["local-storage"] == [info.name for info in found.infos]
+    plugins = discover(only=["local-storage"])
+    assert ["local-storage"] == [info.name for info in plugins.infos]
     assert "acme_unwanted_plugin" not in sys.modules
 
 
 def test_the_plugins_of_the_core_have_no_problems() -> None:
     """Built-in plugins use the same plugin interface."""
-    found = discover()
-    assert [] == found.problems
-    assert {"local", "files"} == set(found.catalogue().storage_backends)
+    plugins = discover()
+    assert [] == plugins.problems
+    assert {"local", "files"} == set(plugins.catalogue().storage_backends)
 
 
 # --- cannot be loaded -----------------------------------------------------------------------------------------------
@@ -265,8 +265,8 @@ def test_a_name_that_two_plugins_provide_cannot_be_selected() -> None:
 def test_components_of_different_kinds_may_share_a_name() -> None:
     """A processor and a submitter are selected by different keys."""
     submitter = type("Mine", (Submitter,), dict.fromkeys(Submitter.__abstractmethods__) | {"name": "mine"})
-    one, two = bringing(named("mine")), bringing(submitter, hook="dicom_adapter_submitters")
-    loaded = load([point(one, "one"), point(two, "two")])
+    processor_plugin, submitter_plugin = bringing(named("mine")), bringing(submitter, hook="dicom_adapter_submitters")
+    loaded = load([point(processor_plugin, "one"), point(submitter_plugin, "two")])
     assert [] == loaded.problems
     assert ("one", "two") == (loaded.provider(PROCESSOR, "mine"), loaded.provider(SUBMITTER, "mine"))
 

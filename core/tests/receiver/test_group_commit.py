@@ -172,9 +172,9 @@ class Group:
         data_set = make_instance(rows=2, columns=2, **attributes)
         incoming = self.store.begin(make_request(data_set, ae_title, "CT1", "0" * 32))
         incoming.write([encode(data_set)])
-        found = incoming.end()
-        assert isinstance(found, ReceivedInstance)
-        return found
+        received = incoming.end()
+        assert isinstance(received, ReceivedInstance)
+        return received
 
     @property
     def stored(self) -> set[str]:
@@ -184,10 +184,10 @@ class Group:
     def rows(self) -> list[str]:
         """Return the storage keys of pending instances, in the order of their ids."""
         with self.adapter.ledger.read() as transaction:
-            found = [
+            selected = [
                 row for ae_title in ("A", "OVER") for row in instances.pending_after(transaction, 0, 1000, ae_title)
             ]
-        return [row.storage_key for row in sorted(found, key=lambda row: row.instance_id)]
+        return [row.storage_key for row in sorted(selected, key=lambda row: row.instance_id)]
 
 
 @pytest.fixture

@@ -97,9 +97,9 @@ def test_an_unexpected_exception_is_one_event_without_its_message(code: str, eve
 
     Verified to fail when a hook is not set, and when the message is formatted with the exception.
     """
-    [found] = events(code)
-    assert event == found["event"]
-    assert found[field]
+    [entry] = events(code)
+    assert event == entry["event"]
+    assert entry[field]
 
 
 CRASHING = """

@@ -33,14 +33,14 @@ class Limited:
 
     def written(self, count: int, event: str = "connection_refused", **fields: Any) -> int:
         """Return how many of `count` equal events are written."""
-        found = 0
+        number = 0
         for _number in range(count):
             try:
                 self.limits(None, "warning", {"event": event, **fields})
             except structlog.DropEvent:
                 continue
-            found += 1
-        return found
+            number += 1
+        return number
 
 
 def test_a_peer_can_cause_a_limited_number_of_lines() -> None:

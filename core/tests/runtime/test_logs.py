@@ -43,12 +43,12 @@ class Log:
 
     def writes(self) -> list[str]:
         """Return the writes since the last call."""
-        found = []
+        texts = []
         while True:
             try:
-                found.append(self._reader.recv(1 << 16).decode())
+                texts.append(self._reader.recv(1 << 16).decode())
             except BlockingIOError:
-                return found
+                return texts
 
     def close(self) -> None:
         logs.current_output().close()

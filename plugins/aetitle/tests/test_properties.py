@@ -21,12 +21,12 @@ QUIET = timedelta(seconds=5)
 
 def schedule(instance: Any, steps: list[tuple[float, int, int]], *, repeat: bool) -> list[Any]:
     """Return instances from (seconds since the previous, study, SOP instance); UIDs are unique unless `repeat`."""
-    now, made = 0.0, []
+    now, arrivals = 0.0, []
     for gap, study, sop_instance in steps:
         now += gap
         changes = {"sop_instance_uid": f"1.9.{sop_instance}"} if repeat else {}
-        made.append(instance(now, f"1.{study}", **changes))
-    return made
+        arrivals.append(instance(now, f"1.{study}", **changes))
+    return arrivals
 
 
 def expected_groups(instances: list[Any], max_wait: float | None) -> Counter[Any]:

@@ -41,8 +41,8 @@ def test_studies_are_searched_composed_and_deleted(serve: Serve) -> None:
     site.receive(*make_study(study_uid="1.2", patient_id="P-2"))
 
     assert ["1.2", "1.1"] == [each.study_instance_uid for each in stub.SearchStudies(pb.SearchStudiesRequest())]
-    [one] = stub.SearchStudies(pb.SearchStudiesRequest(patient_id="p?1", limit=5))
-    assert (["CT"], 4) == (list(one.modalities), one.instances)
+    [study] = stub.SearchStudies(pb.SearchStudiesRequest(patient_id="p?1", limit=5))
+    assert (["CT"], 4) == (list(study.modalities), study.instances)
     assert ["P-1", "P-2"] == [each.patient_id for each in stub.SearchPatients(pb.SearchStudiesRequest())]
     detail = stub.GetStudy(pb.StudyRequest(study_instance_uid="1.1"))
     assert [2, 2] == [series.instances for series in detail.series]

@@ -62,7 +62,7 @@ def test_every_response_is_described(make_cache: Any, mode: GenerationMode) -> N
     site = make_cache()
     site.receive(*make_study(study_uid="1.1", patient_id="0"))
     schema = schemathesis.openapi.from_asgi("/openapi.json", site.application, headers=LOCAL)
-    operations = [found.ok() for found in schema.get_all_operations()]
+    operations = [result.ok() for result in schema.get_all_operations()]
     assert 13 == len(operations)
     for operation in operations:
         if mode is GenerationMode.POSITIVE or operation.path != "/health":  # a request of /health cannot be invalid

@@ -129,11 +129,11 @@ def test_patients_are_distinguished_by_id_and_issuer(make_cache: Any) -> None:
     site = make_cache()
     for issuer, count in (("A", 1), ("B", 2)):
         site.receive(*make_study(patient_id="P", issuer=issuer, instances=count))
-    found = site.rest.get("/cache/patients?patientId=P").json()
+    page = site.rest.get("/cache/patients?patientId=P").json()
     assert [("A", 1, 1), ("B", 1, 2)] == [
-        (each["issuerOfPatientId"], each["studies"], each["instances"]) for each in found["items"]
+        (each["issuerOfPatientId"], each["studies"], each["instances"]) for each in page["items"]
     ]
-    assert 2 == found["total"]
+    assert 2 == page["total"]
 
 
 def test_instances_of_studies_and_series_come_in_pages(hospital: Any) -> None:

@@ -51,8 +51,8 @@ def rows(adapter: Adapter) -> dict[str, int]:
     """Return the number of rows of each table."""
     with adapter.ledger.read() as transaction:
         tables = ("instances", "jobs", "job_instances", "events")
-        found = {table: transaction.execute(text(f"SELECT count(*) FROM {table}")).scalar() for table in tables}
-        return {table: number for table, number in found.items() if number}
+        counts = {table: transaction.execute(text(f"SELECT count(*) FROM {table}")).scalar() for table in tables}
+        return {table: number for table, number in counts.items() if number}
 
 
 def account(adapter: Adapter) -> balance.Account:

@@ -140,8 +140,8 @@ class Process:
     def recovered(self) -> list[int | None]:
         """Return the ids of the instances with an event `instance_recovered`."""
         with self.ledger.read() as transaction:
-            found = [event for _number, event in events.after(transaction, 0, 1000)]
-        return [event.instance_id for event in found if event.event == "instance_recovered"]
+            recorded = [event for _number, event in events.after(transaction, 0, 1000)]
+        return [event.instance_id for event in recorded if event.event == "instance_recovered"]
 
     def content(self, instance: InstanceStorageInfo) -> bytes:
         with self.storage.read(instance.storage_key) as file:
@@ -205,7 +205,7 @@ def encode(uid: str, patient: bytes = b"P1") -> bytes:
         (0x0020000D, b"UI", b"1.2.3"),
         (0x0020000E, b"UI", b"1.2.3.1"),
     ]
-    return b"".join(element(*one) for one in elements)
+    return b"".join(element(*arguments) for arguments in elements)
 
 
 def request(uid: str, ae_title: str) -> StoreRequest:
@@ -241,8 +241,8 @@ def test_lost_rows_are_entered_again_in_order(site: Site) -> None:
     assert before[:2] == after[:2]
     times = [instance.received_at for instance in after]
     assert times == sorted(times)
-    assert [evolve(one, instance_id=0, received_at=EPOCH) for one in before] == [
-        evolve(one, instance_id=0, received_at=EPOCH) for one in after
+    assert [evolve(row, instance_id=0, received_at=EPOCH) for row in before] == [
+        evolve(row, instance_id=0, received_at=EPOCH) for row in after
     ]
     assert contents == [second.content(instance) for instance in after]
     assert [instance.instance_id for instance in after[2:]] == second.recovered()
@@ -259,13 +259,13 @@ def test_ids_of_lost_rows_are_not_reused(site: Site) -> None:
     first.send("1.3", "1.4")
     first.send("1.4", ae_title="OVER")
     first.send("1.4", ae_title="OVER")
-    had = {one.instance_id for one in first.pending() + first.pending("OVER")}
+    had = {instance.instance_id for instance in first.pending() + first.pending("OVER")}
     site.lose(kept)
 
     second = site.start()
     second.store.recover()
     second.send("1.5")
-    numbers = {one.instance_id for one in second.pending() + second.pending("OVER")}
+    numbers = {instance.instance_id for instance in second.pending() + second.pending("OVER")}
     assert ({1, 2}, 6) == (had & numbers, len(numbers))
     assert max(had) < min(numbers - had)
 
@@ -550,18 +550,18 @@ def test_deletions_by_the_host_do_not_disturb_a_recovery(site: Site, monkeypatch
     first.kill()
 
     host, receiver = site.start(), site.start()
-    found: list[int] = []
+    recovered_rows: list[int] = []
     close = Segment.close
 
     def closing(segment: Segment) -> None:
-        if not found:
-            found.append(0)
-            found.append(receiver.store.recover())
+        if not recovered_rows:
+            recovered_rows.append(0)
+            recovered_rows.append(receiver.store.recover())
         close(segment)
 
     monkeypatch.setattr(Segment, "close", closing)
     host.storage.delete(keys)
-    assert [0, 1] == found
+    assert [0, 1] == recovered_rows
     assert "1.2" in receiver.uids()
 
 

@@ -120,7 +120,7 @@ def encode(**changes: bytes) -> bytes:
         (0x0020000E, b"UI", values["series"]),
         (0x00204000, b"LT", values["notes"]),
     ]
-    return b"".join(element(*one) for one in elements if one[2])
+    return b"".join(element(*arguments) for arguments in elements if arguments[2])
 
 
 def request(**changes: str) -> StoreRequest:

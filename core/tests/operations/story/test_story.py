@@ -70,7 +70,7 @@ def a_study(count: int = 2, **more: Any) -> list[Dataset]:
 def sentences(story: Story, ae_title: str = "LUNG") -> list[str]:
     """Return the sentences of one AE title, each with its time."""
     [section] = [section for section in story.sections if section.ae_title == ae_title]
-    return [f"{'now' if one.at is None else format(one.at, '%H:%M:%S')} {one.text}" for one in section.entries]
+    return [f"{'now' if entry.at is None else format(entry.at, '%H:%M:%S')} {entry.text}" for entry in section.entries]
 
 
 def short_job(adapter: Adapter, number: int = -1) -> str:
@@ -450,7 +450,7 @@ def test_a_receiver_continues_when_the_ledger_fails_to_record_events(adapter: Ad
         time.sleep(0.01)
     writer.put(Event(at=adapter.clock.now(), event="association_closed", ae_title="LUNG"))
     writer.close()
-    assert ["association_closed"] == [one.event for one in adapter.events]
+    assert ["association_closed"] == [event.event for event in adapter.events]
 
 
 def test_an_association_without_a_c_store_is_not_recorded(adapter: Adapter) -> None:

@@ -22,8 +22,8 @@ STEPS = ["Jobs.Create", "Jobs.AddMetadata", "Payloads.Upload", "Payloads.Upload"
 
 def known(site: Any, job: Job) -> Job:
     """Return the job with the ids of the platform's only job."""
-    (found,) = site.platform.jobs.list()
-    return evolve(job, platform_job_id=found.job_id, platform_payload_id=found.payload_id)
+    (platform_job,) = site.platform.jobs.list()
+    return evolve(job, platform_job_id=platform_job.job_id, platform_payload_id=platform_job.payload_id)
 
 
 def test_a_job_is_created_filled_and_started(
@@ -32,15 +32,15 @@ def test_a_job_is_created_filled_and_started(
     """Each step is one call; the platform has the job with all its values, metadata and files."""
     submit(submitter, job, [make_upload(b"first", 0), make_upload(b"second", 1)])
     assert STEPS == site.calls()
-    (found,) = site.platform.jobs.list()
-    assert ("lung-segment-it-20240501120000", job.pipeline_id) == (found.name, found.pipeline_id)
-    assert (ClaraJobState.RUNNING, JobPriority.HIGHER) == (found.state, found.priority)
-    assert {**job.metadata, IDEMPOTENCY_KEY: job.job_id} == found.metadata
-    files = site.platform.payloads.details(found.payload_id).files
+    (platform_job,) = site.platform.jobs.list()
+    assert ("lung-segment-it-20240501120000", job.pipeline_id) == (platform_job.name, platform_job.pipeline_id)
+    assert (ClaraJobState.RUNNING, JobPriority.HIGHER) == (platform_job.state, platform_job.priority)
+    assert {**job.metadata, IDEMPOTENCY_KEY: job.job_id} == platform_job.metadata
+    files = site.platform.payloads.details(platform_job.payload_id).files
     assert [("input/dcm/000000-1.2.3.0.dcm", 5), ("input/dcm/000001-1.2.3.1.dcm", 6)] == [
         (file.name, file.size_bytes) for file in files
     ]
-    with site.platform.payloads.download(found.payload_id, files[1].name)[1] as stored:
+    with site.platform.payloads.download(platform_job.payload_id, files[1].name)[1] as stored:
         assert b"second" == stored.read()
 
 
@@ -58,13 +58,13 @@ def test_no_step_takes_effect_twice_after_a_lost_response(
     """The platform has one job with one start, and each key and file once, whether the lost call took effect or not."""
     site.fail(call, loss)
     submit(submitter, job, [make_upload(b"first", 0), make_upload(b"second", 1)])
-    (found,) = site.platform.jobs.list()
-    assert {**job.metadata, IDEMPOTENCY_KEY: job.job_id} == found.metadata
-    sizes = [file.size_bytes for file in site.platform.payloads.details(found.payload_id).files]
+    (platform_job,) = site.platform.jobs.list()
+    assert {**job.metadata, IDEMPOTENCY_KEY: job.job_id} == platform_job.metadata
+    sizes = [file.size_bytes for file in site.platform.payloads.details(platform_job.payload_id).files]
     assert [5, 6] == sizes
     worked = [record for record in site.log.calls("Jobs.Start") if record.worked and record.code == 0]
     assert 1 == len(worked)
-    assert ClaraJobState.RUNNING is found.state
+    assert ClaraJobState.RUNNING is platform_job.state
 
 
 # Without TRUNCATE: a truncated list with status OK looks like a shorter list, and networks do not cause it.
@@ -78,8 +78,8 @@ def test_the_check_for_earlier_effects_may_fail(
     for call in ("Jobs.List", "Jobs.Status"):
         site.fail(call, loss)
     submit(submitter, job)
-    (found,) = site.platform.jobs.list()
-    assert {**job.metadata, IDEMPOTENCY_KEY: job.job_id} == found.metadata
+    (platform_job,) = site.platform.jobs.list()
+    assert {**job.metadata, IDEMPOTENCY_KEY: job.job_id} == platform_job.metadata
     assert 1 == len(site.calls("Jobs.Start"))
 
 
@@ -111,9 +111,9 @@ def test_metadata_that_is_present_already_is_not_sent_again(
     job = known(site, job)
     site.platform.jobs.add_metadata(job.platform_job_id, present)
     submitter.add_metadata(job, {**job.metadata, "age": "40"})
-    (found,) = site.platform.jobs.list()
+    (platform_job,) = site.platform.jobs.list()
     wanted = {"source", "instances", "age", IDEMPOTENCY_KEY}
-    assert wanted == {key.lower() for key in found.metadata}
+    assert wanted == {key.lower() for key in platform_job.metadata}
 
 
 @pytest.mark.parametrize("repeated", [False, True])
@@ -192,8 +192,8 @@ def test_a_job_can_be_cancelled_in_any_state(started: bool, site: Any, submitter
         submitter.start(job)
     submitter.cancel(job)
     submitter.cancel(job)
-    (found,) = site.platform.jobs.list()
-    assert (ClaraJobState.STOPPED, ClaraJobStatus.CANCELED) == (found.state, found.status)
+    (platform_job,) = site.platform.jobs.list()
+    assert (ClaraJobState.STOPPED, ClaraJobStatus.CANCELED) == (platform_job.state, platform_job.status)
 
 
 def test_cancelling_a_missing_or_stopped_job_succeeds(

@@ -200,20 +200,20 @@ def test_a_file_that_cannot_be_read_completely_is_not_stored(
 
 
 @pytest.mark.parametrize(
-    ("length", "size", "found"),
+    ("length", "size", "read"),
     [(4, 5, "only 4"), (4, 3, "more"), (4, 0, "more"), (0, 1, "only 0"), (3 * MIB, 3 * MIB + 1, f"only {3 * MIB}")],
 )
 def test_a_file_of_wrong_size_is_not_stored(
     length: int,
     size: int,
-    found: str,
+    read: str,
     site: Any,
     submitter: ClaraGrpcSubmitter,
     ready: Job,
     make_upload: Make,
 ) -> None:
     """The stored file has another size than the received instance."""
-    with pytest.raises(Permanent, match=f"the stored file has {found} bytes where {size} were recorded"):
+    with pytest.raises(Permanent, match=f"the stored file has {read} bytes where {size} were recorded"):
         submitter.upload(ready, make_upload(bytes(length), size=size))
     assert_not_complete(site, ready, length)
 
@@ -266,8 +266,8 @@ def test_a_large_file_is_streamed(
     finally:
         tracemalloc.stop()
     grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    (found,) = site.platform.jobs.list()
-    sizes = [file.size_bytes for file in site.platform.payloads.details(found.payload_id).files]
+    (platform_job,) = site.platform.jobs.list()
+    sizes = [file.size_bytes for file in site.platform.payloads.details(platform_job.payload_id).files]
     assert [200_000_000] == sizes
     assert most < 24 * MIB
     assert grown_kib < 80 * 1024
