@@ -46,14 +46,14 @@ COMMANDS = command_line.commands()
 
 def shown_commands() -> list[str]:
     """Return the arguments of each call of the adapter in the shell blocks of all pages, without repetitions."""
-    found = {}
+    commands = {}
     for example in [*blocks("sh", PAGES), *blocks("bash", PAGES)]:
         for line in example.text.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True) if PROGRAM in line else []
             calls = [number for number, word in enumerate(words) if Path(word).name == PROGRAM]
             if calls and (calls[0] == 0 or words[0] == "sudo"):
-                found[shlex.join(words[calls[-1] + 1 :])] = True
-    return list(found)
+                commands[shlex.join(words[calls[-1] + 1 :])] = True
+    return list(commands)
 
 
 @pytest.mark.parametrize("text", shown_commands())
@@ -116,12 +116,12 @@ def test_the_unit_fits_the_configuration_of_its_page(tmp_path: Path) -> None:
     example = block("toml", INSTALL)
     loaded = config.load(example.text, folder=tmp_path, catalogue=discover().catalogue()).config
     assert loaded is not None
-    found = unit(block("ini dicom-adapter.service", INSTALL))
-    assert Path(found["Service"]["ReadWritePaths"]) in loaded.storage.path.parents
-    assert found["Service"]["ReadWritePaths"] == found["Unit"]["RequiresMountsFor"]
-    assert int(found["Service"]["TimeoutStopSec"]) >= loaded.dicom.drain_timeout + STOP_MARGIN_S
-    assert found["Service"]["ExecStart"].endswith(f"dicom-adapter run {CONFIG}")
-    assert "mixed" == found["Service"]["KillMode"]
+    sections = unit(block("ini dicom-adapter.service", INSTALL))
+    assert Path(sections["Service"]["ReadWritePaths"]) in loaded.storage.path.parents
+    assert sections["Service"]["ReadWritePaths"] == sections["Unit"]["RequiresMountsFor"]
+    assert int(sections["Service"]["TimeoutStopSec"]) >= loaded.dicom.drain_timeout + STOP_MARGIN_S
+    assert sections["Service"]["ExecStart"].endswith(f"dicom-adapter run {CONFIG}")
+    assert "mixed" == sections["Service"]["KillMode"]
 
 
 # --- with a service -------------------------------------------------------------------------------------------------

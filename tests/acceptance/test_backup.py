@@ -123,16 +123,16 @@ def test_a_backup_under_load_has_everything_acknowledged_before(
     with traffic(service, "LUNG", "LUNG", "WAIT") as (acknowledged, stopped):
         service.wait_for("instances_reclaimed")
         before = set(acknowledged)
-        made = run_as_json("backup", tmp_path / "backup", config=service.configuration)
+        backup = run_as_json("backup", tmp_path / "backup", config=service.configuration)
         stopped.set()
         service.kill()
-    assert [] == made["notCopied"]
+    assert [] == backup["notCopied"]
 
     other = tmp_path / "other" / "adapter.toml"
     other.parent.mkdir()
     other.write_text(storage + UP_AGAIN + AE_TITLES, encoding="utf-8")
     restored = run_as_json("restore", tmp_path / "backup", config=other)
-    assert made["instances"] == restored["instances"]
+    assert backup["instances"] == restored["instances"]
     assert run_as_json("audit", "--verify", config=other)["ok"]
 
     second = launch_service(other.read_text(encoding="utf-8"), name="other")
@@ -148,14 +148,14 @@ def test_a_backup_under_load_has_everything_acknowledged_before(
 def test_the_commands_report_what_they_made(launch_service: LaunchService, tmp_path: Path) -> None:
     """Status 2 means that nothing was made, status 1 that objects are missing."""
     service = launch_service(STORAGE + DOWN + AE_TITLES)
-    config, made = service.configuration, tmp_path / "backup"
+    config, folder = service.configuration, tmp_path / "backup"
     assert all(result.ok for result in send(write_study(tmp_path / "study", instances=3), service, "WAIT"))
-    text = run("backup", made, "--config", config).stdout
-    assert f"backed up to {made}: 3 stored instances" in text
-    assert f"dicom-adapter restore {made} --config" in text
-    again = run("backup", made, "--config", config, status=2)
-    assert f"error: {made} is not an empty folder; a backup needs a new folder; no backup was made" in again.stderr
-    taken = run("restore", made, "--config", config, status=2)
+    text = run("backup", folder, "--config", config).stdout
+    assert f"backed up to {folder}: 3 stored instances" in text
+    assert f"dicom-adapter restore {folder} --config" in text
+    again = run("backup", folder, "--config", config, status=2)
+    assert f"error: {folder} is not an empty folder; a backup needs a new folder; no backup was made" in again.stderr
+    taken = run("restore", folder, "--config", config, status=2)
     assert "is not empty; a restore needs a new data folder" in taken.stderr
     assert 0 == service.stop()
 
@@ -165,7 +165,7 @@ def test_the_commands_report_what_they_made(launch_service: LaunchService, tmp_p
     assert (0, [1, 2, 3]) == (lost["instances"], [each["instanceId"] for each in lost["notCopied"]])
 
     (config.parent / "data").rename(tmp_path / "away")
-    text = run("restore", made, "--config", config).stdout
+    text = run("restore", folder, "--config", config).stdout
     assert f"restored to {config.parent / 'data'}: 3 stored instances" in text
     assert run_as_json("audit", config=config)["ok"]
 

@@ -157,13 +157,13 @@ def test_a_service_whose_supervisor_was_killed_does_not_run(launch_service: Laun
     wait_until_red(set(), service)  # all processes have reported
     os.kill(service.pids()[0], signal.SIGKILL)
     service.wait()
-    found = []
+    seen = []
     deadline = time.monotonic() + SECONDS
-    while not found or found[-1] != (3, "red", "not running"):
-        assert time.monotonic() < deadline, found
+    while not seen or seen[-1] != (3, "red", "not running"):
+        assert time.monotonic() < deadline, seen
         exit_status, result = status(service)
-        found.append((exit_status, result["health"], result["service"]))
-    assert {(0, "yellow", "starting or stopping"), (3, "red", "not running")} >= set(found)
+        seen.append((exit_status, result["health"], result["service"]))
+    assert {(0, "yellow", "starting or stopping"), (3, "red", "not running")} >= set(seen)
 
 
 PLATFORM = """

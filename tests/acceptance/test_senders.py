@@ -29,7 +29,7 @@ settings = { pipeline-a = "p1" }
 def listed(service: LaunchedService) -> dict[str, Any]:
     result = CliRunner().invoke(app, ["senders", "--json", "--config", str(service.configuration)])
     assert 0 == result.exit_code, result.output
-    return {one["callingAeTitle"]: one for one in json.loads(result.output)}
+    return {sender["callingAeTitle"]: sender for sender in json.loads(result.output)}
 
 
 def test_every_sender_is_counted(launch_service: LaunchService, tmp_path: Path) -> None:
@@ -44,15 +44,15 @@ def test_every_sender_is_counted(launch_service: LaunchService, tmp_path: Path) 
         service.wait_for("protocol_violated")
     service.stop()
 
-    found = listed(service)
-    assert {"SENDER", ""} == found.keys()
-    sender = found["SENDER"]
+    senders = listed(service)
+    assert {"SENDER", ""} == senders.keys()
+    sender = senders["SENDER"]
     assert (1, 3, 0, ["LUNG"]) == (
         sender["associations"],
         sender["instances"],
         sender["refused"],
         sender["aeTitles"],
     )
-    causes = {(one["aeTitle"], one["cause"]) for one in sender["rejections"]}
+    causes = {(rejection["aeTitle"], rejection["cause"]) for rejection in sender["rejections"]}
     assert {("LUNGG", "called-ae-title"), ("HEAD", "calling-ae-title")} == causes
-    assert ["not-dicom"] == [one["cause"] for one in found[""]["rejections"]]
+    assert ["not-dicom"] == [rejection["cause"] for rejection in senders[""]["rejections"]]

@@ -33,14 +33,14 @@ def test_instances_that_do_not_fit_are_red_although_associations_are_accepted(la
     refused = statuses.count(CStoreStatus.OUT_OF_RESOURCES)
     assert 0 < refused < 40
     assert rejection(service.port(), "LUNG") is None
-    found = wait_until(lambda parts: parts == {"refusals of receiver"}, service)
-    reason = red(found)["refusals of receiver"]
+    report = wait_until(lambda parts: parts == {"refusals of receiver"}, service)
+    reason = red(report)["refusals of receiver"]
     assert reason.startswith(f"{refused} instances refused since ")
     assert " bytes left, reserve = 10000000; the largest data set has 50" in reason
-    assert ("refusing", reason) == (found["aeTitles"][0]["state"], found["aeTitles"][0]["reason"])
+    assert ("refusing", reason) == (report["aeTitles"][0]["state"], report["aeTitles"][0]["reason"])
     disk.clear()
-    found = wait_until(lambda parts: not parts, service)
-    assert ("served", "") == (found["aeTitles"][0]["state"], found["aeTitles"][0]["reason"])
+    report = wait_until(lambda parts: not parts, service)
+    assert ("served", "") == (report["aeTitles"][0]["state"], report["aeTitles"][0]["reason"])
     association.release()
 
 
@@ -50,8 +50,8 @@ def test_a_full_disk_of_the_ledger_is_red(launch: Launch, disk: Disk) -> None:
     service.port()
     wait_until_red(set(), service)
     disk.fill(leave=1 * MB)
-    found = wait_until(lambda parts: "ledger" in parts, service)
-    assert red(found)["ledger"].endswith(" bytes left, 16777216 are needed")
-    assert "refusing" == found["aeTitles"][0]["state"]
+    report = wait_until(lambda parts: "ledger" in parts, service)
+    assert red(report)["ledger"].endswith(" bytes left, 16777216 are needed")
+    assert "refusing" == report["aeTitles"][0]["state"]
     disk.clear()
     wait_until_red(set(), service)

@@ -21,9 +21,9 @@ def status(service: LaunchedService, python: str = sys.executable) -> tuple[int,
     return run.returncode, json.loads(run.stdout)
 
 
-def red(found: dict[str, Any]) -> dict[str, str]:
+def red(report: dict[str, Any]) -> dict[str, str]:
     """Return the red parts with their reasons."""
-    return {each["part"]: each["reason"] for each in found["problems"] if each["level"] == "red"}
+    return {each["part"]: each["reason"] for each in report["problems"] if each["level"] == "red"}
 
 
 def wait_until(
@@ -32,12 +32,12 @@ def wait_until(
     """Wait until the names of the red parts are as expected. The ledger is updated a little later than the log."""
     deadline = time.monotonic() + SECONDS
     while True:
-        exit_status, found = status(service, python)
-        parts = red(found)
+        exit_status, report = status(service, python)
+        parts = red(report)
         if expected(set(parts)):
             assert bool(parts) == exit_status
-            return found
-        assert time.monotonic() < deadline, found
+            return report
+        assert time.monotonic() < deadline, report
 
 
 def wait_until_red(expected: set[str], service: LaunchedService, python: str = sys.executable) -> dict[str, str]:

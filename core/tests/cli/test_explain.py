@@ -147,13 +147,13 @@ def test_several_studies_are_listed_the_newest_first(site: Site) -> None:
     assert "`dicom-adapter explain 1.2.4 -c\n" in text
     assert (False, False) == (PATIENT in text, ACCESSION in text)
     assert f"Accession Number: {ACCESSION}" in site.explain(PATIENT, "--show-patient")
-    found = json.loads(site.explain("--patient", PATIENT, "--json"))
+    shown = json.loads(site.explain("--patient", PATIENT, "--json"))
     assert ("matches", ["1.2.4", "1.2.3"], None) == (
-        found["kind"],
-        [study["studyInstanceUid"] for study in found["studies"]],
-        found["jobId"],
+        shown["kind"],
+        [study["studyInstanceUid"] for study in shown["studies"]],
+        shown["jobId"],
     )
-    assert PATIENT not in json.dumps(found)
+    assert PATIENT not in json.dumps(shown)
 
 
 def test_an_accession_number_that_begins_a_job_id_matches_both(site: Site) -> None:
@@ -198,8 +198,8 @@ def test_what_never_arrived_is_answered_with_what_was_rejected_and_refused(site:
     assert (True, False) == ("CT1" in only, "MR1" in only)
     assert "nothing\n" in site.explain("--accession", ACCESSION, "--since", "30m", status=1)
     output = site.explain("--accession", ACCESSION, "--json", status=1)
-    found = json.loads(output[output.index("{") :])
-    assert (14, 12) == (found["rejections"][0]["count"], found["refused"][0]["count"])
+    shown = json.loads(output[output.index("{") :])
+    assert (14, 12) == (shown["rejections"][0]["count"], shown["refused"][0]["count"])
 
 
 @pytest.mark.parametrize("arguments", [(), ("1.2.3", "--calling", "CT1"), ("--since", "yesterday")])
@@ -213,6 +213,6 @@ def test_jobs_and_instances_are_listed_with_the_same_filters(site: Site) -> None
     for command in (("jobs", "list"), ("instances", "list")):
         for filters in (("--accession", ACCESSION), ("--series", "1.2.3.1"), ("--sop", "1.2.3.1.1")):
             arguments = [*command, *filters, "--json", "--config", str(site.configuration)]
-            [found] = json.loads(CliRunner().invoke(app, arguments).output)
-            assert "1.2.3" in (found.get("studyInstanceUid"), "1.2.3")
-            assert found.get("jobId", "ab" * 16) == "ab" * 16
+            [shown] = json.loads(CliRunner().invoke(app, arguments).output)
+            assert "1.2.3" in (shown.get("studyInstanceUid"), "1.2.3")
+            assert shown.get("jobId", "ab" * 16) == "ab" * 16

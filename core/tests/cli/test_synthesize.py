@@ -44,9 +44,9 @@ def test_the_folders_show_patients_studies_and_series(tmp_path: Path) -> None:
     ).stdout
     assert shown.startswith("4 studies of 2 patients with 16 instances (")
     assert f"dicom-adapter send {tmp_path / 'new' / 'out'} --to " in shown
-    found = {path: dcmread(tmp_path / "new" / "out" / path) for path in contents(tmp_path / "new" / "out")}
-    assert 16 == len({data_set.SOPInstanceUID for data_set in found.values()})
-    second = found["patient-0002/study-0002-SR/series-0001/0002.dcm"]
+    data_sets = {path: dcmread(tmp_path / "new" / "out" / path) for path in contents(tmp_path / "new" / "out")}
+    assert 16 == len({data_set.SOPInstanceUID for data_set in data_sets.values()})
+    second = data_sets["patient-0002/study-0002-SR/series-0001/0002.dcm"]
     assert ("SYN-0002", "SYN-0002-0002", "20240102", "SR", 2) == (
         second.PatientID,
         second.AccessionNumber,
@@ -55,10 +55,10 @@ def test_the_folders_show_patients_studies_and_series(tmp_path: Path) -> None:
         second.InstanceNumber,
     )
     studies: dict[str, set[str]] = {}
-    for path, data_set in found.items():
+    for path, data_set in data_sets.items():
         studies.setdefault(data_set.StudyInstanceUID, set()).add(path.rpartition("/series-")[0])
     assert [1] * 4 == [len(folders) for folders in studies.values()]
-    assert 8 == len({data_set.SeriesInstanceUID for data_set in found.values()})
+    assert 8 == len({data_set.SeriesInstanceUID for data_set in data_sets.values()})
 
 
 def test_the_same_seed_gives_the_same_files(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_the_same_seed_gives_the_same_files(tmp_path: Path) -> None:
     synthesize(tmp_path / "e")
     first, more, *others = (contents(tmp_path / name) for name in "abcde")
     assert first.items() <= more.items()
-    assert 4 == len({tuple(found.values()) for found in (first, *others)})
+    assert 4 == len({tuple(path.values()) for path in (first, *others)})
 
 
 def test_a_folder_that_is_not_empty_is_used_only_with_force(tmp_path: Path) -> None:

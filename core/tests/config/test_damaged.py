@@ -62,6 +62,6 @@ def test_a_damaged_line_does_not_change_the_ledger(number: int, damage: str, kee
         return
     damaged = list(LINES)
     damaged[number] = f"{LINES[number]}{damage}" if keep else damage
-    found = readable_ledger_url("\n".join(damaged), folder=FOLDER)
+    url = readable_ledger_url("\n".join(damaged), folder=FOLDER)
     is_header = LINES[number].startswith("[")  # without it, `path` of the submitter contradicts `path` of the storage
-    assert found in ({ledger_url(TEXT, folder=FOLDER)} | ({None} if is_header else set()))
+    assert url in ({ledger_url(TEXT, folder=FOLDER)} | ({None} if is_header else set()))

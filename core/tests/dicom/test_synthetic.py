@@ -125,11 +125,11 @@ def test_the_receiver_reads_the_requested_attributes(tmp_path: Path) -> None:
     synthetic.write(dataset, tmp_path / "a.dcm")
     data_set = (tmp_path / "a.dcm").read_bytes()
     begin = 144 + dcmread(tmp_path / "a.dcm").file_meta.FileMetaInformationGroupLength
-    found = identify(data_set[begin:], ExplicitVRLittleEndian)
+    identity = identify(data_set[begin:], ExplicitVRLittleEndian)
     assert ("P1", "HOSPITAL", dataset.SOPInstanceUID) == (
-        found.patient_id,
-        found.issuer_of_patient_id,
-        found.sop_instance_uid,
+        identity.patient_id,
+        identity.issuer_of_patient_id,
+        identity.sop_instance_uid,
     )
 
 

@@ -348,8 +348,11 @@ class World:
     def check(self) -> None:
         """Check that received = pending + quarantined + replaced + in jobs, and that the jobs match the model."""
         model = self.model
-        found = {job.job_id: self.adapter.instances_of(job) for job in self.adapter.jobs}
-        members = {job_id: tuple(sorted(instance.instance_id for instance in found[job_id])) for job_id in found}
+        instances_by_job = {job.job_id: self.adapter.instances_of(job) for job in self.adapter.jobs}
+        members = {
+            job_id: tuple(sorted(instance.instance_id for instance in instances_by_job[job_id]))
+            for job_id in instances_by_job
+        }
         assert Counter(model.jobs) == Counter(
             (job.name, job.pipeline_id, members[job.job_id]) for job in self.adapter.jobs
         )
@@ -369,7 +372,7 @@ class World:
             instance.storage_key
             for job in self.adapter.jobs
             if job.state not in (JobState.SUBMITTED, JobState.CANCELLED)
-            for instance in found[job.job_id]
+            for instance in instances_by_job[job.job_id]
         }
         assert needed <= set(self.adapter.storage.keys())
 
@@ -588,8 +591,8 @@ def test_restarts_change_no_job(tmp_path_factory: pytest.TempPathFactory, schedu
     Verified to fail when instances are delivered again with the time of the restart.
     """
     without = [Wait(0) if isinstance(step, Restart) else step for step in schedule]
-    made = [jobs_of(tmp_path_factory, steps) for steps in (schedule, without)]
-    assert made[0] == made[1]
+    results = [jobs_of(tmp_path_factory, steps) for steps in (schedule, without)]
+    assert results[0] == results[1]
 
 
 def jobs_of(tmp_path_factory: pytest.TempPathFactory, schedule: list[Step]) -> list[Any]:

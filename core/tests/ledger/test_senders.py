@@ -78,12 +78,12 @@ def test_an_accepted_association_ends_the_rejections_of_its_sender(ledger: Ledge
     with ledger.write() as transaction:
         senders.add_associations(transaction, [an_end(NOW + MINUTE), an_end(NOW + MINUTE, calling_ae_title="MR1")])
         senders.add_associations(transaction, [an_end(NOW + 2 * MINUTE, instances=5, refused=1)])
-        found = {(one.calling_ae_title, one.ae_title): one.since for one in senders.rejected(transaction, NOW)}
+        rows = {(row.calling_ae_title, row.ae_title): row.since for row in senders.rejected(transaction, NOW)}
         [known] = senders.load(transaction, "CT1")
-    assert {("CT1", "LUNGG"): None, ("CT1", "HEAD"): NOW, ("", ""): None, ("MR1", "LUNGG"): NOW + 5 * MINUTE} == found
+    assert {("CT1", "LUNGG"): None, ("CT1", "HEAD"): NOW, ("", ""): None, ("MR1", "LUNGG"): NOW + 5 * MINUTE} == rows
     assert an_end(NOW + MINUTE, last_at=NOW + 2 * MINUTE, associations=2, instances=7, refused=1) == known
     again = next(
-        one for one in reject(ledger, a_rejection(NOW + 9 * MINUTE)) if one.ae_title == "LUNGG" and one.count == 2
+        row for row in reject(ledger, a_rejection(NOW + 9 * MINUTE)) if row.ae_title == "LUNGG" and row.count == 2
     )
     assert NOW + 9 * MINUTE == again.since
 
@@ -94,14 +94,14 @@ def test_a_port_scanner_does_not_fill_the_ledger(ledger: Ledger) -> None:
     Verified to fail when `_is_full` returns False.
     """
     names = [a_rejection(calling_ae_title=f"SCAN{number}") for number in range(3 * MOST_OF_PEER)]
-    found = reject(ledger, *names)
-    assert MOST_OF_PEER + 1 == len(found)
-    assert len(names) == sum(one.count for one in found)
+    rows = reject(ledger, *names)
+    assert MOST_OF_PEER + 1 == len(rows)
+    assert len(names) == sum(row.count for row in rows)
     peers = [a_rejection(peer_address=f"10.0.{number // 250}.{number % 250}") for number in range(2 * MOST_OF_HOUR)]
-    found = reject(ledger, *peers)
-    assert MOST_OF_HOUR + 1 == len(found)
-    assert len(names) + len(peers) == sum(one.count for one in found)
-    assert 1 == len([one for one in found if one.peer_address == ""])
+    rows = reject(ledger, *peers)
+    assert MOST_OF_HOUR + 1 == len(rows)
+    assert len(names) + len(peers) == sum(row.count for row in rows)
+    assert 1 == len([row for row in rows if row.peer_address == ""])
 
 
 def test_old_rows_are_deleted(ledger: Ledger) -> None:
@@ -112,5 +112,5 @@ def test_old_rows_are_deleted(ledger: Ledger) -> None:
         assert senders.has_old(transaction, NOW - HOUR, NOW)
         assert 2 == senders.delete_old(transaction, NOW - HOUR, NOW)
         assert not senders.has_old(transaction, NOW - HOUR, NOW)
-        assert ["LUNGG"] == [one.ae_title for one in senders.rejected(transaction, NOW - 9 * HOUR)]
-        assert ["CT1"] == [one.calling_ae_title for one in senders.load(transaction)]
+        assert ["LUNGG"] == [row.ae_title for row in senders.rejected(transaction, NOW - 9 * HOUR)]
+        assert ["CT1"] == [row.calling_ae_title for row in senders.load(transaction)]

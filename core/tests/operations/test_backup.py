@@ -86,10 +86,10 @@ class BackedUp:
 
     def back_up(self, name: str = "backup", before_read: Callable[[str], None] = lambda _key: None) -> Manifest:
         """Make a backup of the adapter as it is now."""
-        made = self.adapter
-        storage: Any = Interposed(made.storage, before_read)
-        resources = Resources(ledger=made.ledger, storage=storage, clock=made.clock)
-        return Backup(resources, made.config.storage.path, CONFIGURATION).run(self.folder / name)
+        adapter = self.adapter
+        storage: Any = Interposed(adapter.storage, before_read)
+        resources = Resources(ledger=adapter.ledger, storage=storage, clock=adapter.clock)
+        return Backup(resources, adapter.config.storage.path, CONFIGURATION).run(self.folder / name)
 
     def restore(self, name: str = "backup", backend: str = "local", **changes: Any) -> RestoreResult:
         """Restore a backup to the folder `restored`."""

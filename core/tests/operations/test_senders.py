@@ -87,7 +87,7 @@ def test_a_rejected_sender_is_yellow_by_name_until_it_is_accepted(ledger: Ledger
             at = NOW - 2 * HOUR + number * timedelta(minutes=29)
             senders.add_rejections(transaction, [evolve(first, first_at=at, last_at=at)])
     shown = json.loads(run(tmp_path, "status", "--json"))
-    [problem] = [one for one in shown["problems"] if one["part"].startswith("sender")]
+    [problem] = [listed_problem for listed_problem in shown["problems"] if listed_problem["part"].startswith("sender")]
     assert ("yellow", "sender CT1 (10.0.0.7)") == (problem["level"], problem["part"])
     assert "5 associations to LUNGG: the called AE title is not configured" in problem["reason"]
     [rejection] = shown["rejections"]
@@ -108,7 +108,7 @@ def test_a_rejected_sender_is_yellow_by_name_until_it_is_accepted(ledger: Ledger
     with ledger.write() as transaction:
         senders.add_associations(transaction, [accepted])
     shown = json.loads(run(tmp_path, "status", "--json"))
-    assert [] == [one for one in shown["problems"] if one["part"].startswith("sender")]
+    assert [] == [listed_problem for listed_problem in shown["problems"] if listed_problem["part"].startswith("sender")]
 
 
 def test_senders_are_listed_by_name_and_else_by_address(ledger: Ledger, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ STOPPED = part("service", PartState.STOPPED)
 
 
 @pytest.mark.parametrize(
-    ("found", "service_runs", "host_runs", "run"),
+    ("status", "service_runs", "host_runs", "run"),
     [
         (facts(), True, True, ServiceState.RUNNING),
         (facts(), True, False, ServiceState.RUNNING),  # the host is being restarted
@@ -89,7 +89,7 @@ STOPPED = part("service", PartState.STOPPED)
     ],
 )
 def test_the_service_runs_while_its_supervisor_runs(
-    found: LedgerStatus, service_runs: bool | None, host_runs: bool, run: ServiceState
+    status: LedgerStatus, service_runs: bool | None, host_runs: bool, run: ServiceState
 ) -> None:
     """The locks of the processes count, not the age of their rows, unless the folder with the locks is missing.
 
@@ -97,7 +97,7 @@ def test_the_service_runs_while_its_supervisor_runs(
 
     Verified to fail when a recent row means that the service runs.
     """
-    assert run is service_state(found, service_runs=service_runs, host_runs=host_runs)
+    assert run is service_state(status, service_runs=service_runs, host_runs=host_runs)
 
 
 @pytest.mark.parametrize(
@@ -167,9 +167,9 @@ def problems_of(
 ) -> list[tuple[str, str, str]]:
     """Return level, name and reason of all problems of an adapter."""
     with adapter.ledger.read() as transaction:
-        found = gather(transaction, config or adapter.config, adapter.clock.now())
+        status = gather(transaction, config or adapter.config, adapter.clock.now())
     processes = {name: evolve(part(name), seen_at=adapter.clock.now()) for name in health.processes(1)}
-    problems = assess(evolve(found, parts=processes), run, STORAGE, config or adapter.config)
+    problems = assess(evolve(status, parts=processes), run, STORAGE, config or adapter.config)
     return [(each.level.value, each.part, each.reason) for each in problems]
 
 
@@ -181,8 +181,8 @@ def test_groups_instances_and_jobs_of_an_ae_title_are_counted(make_adapter: Make
     adapter.advance(6)
     adapter.receive(make_instance(), make_instance(), ae_title="LUNG")
     with adapter.ledger.read() as transaction:
-        found = gather(transaction, adapter.config, adapter.clock.now())
-    lung, liver = found.ae_titles
+        status = gather(transaction, adapter.config, adapter.clock.now())
+    lung, liver = status.ae_titles
     assert ("LUNG", "served", 2, 0, {}, None) == summary(lung)
     assert ("LIVER", "served", 0, 0, {"faulted": 1}, None) == summary(liver)
     assert liver.held_bytes.faulted > 0
@@ -209,9 +209,9 @@ def test_a_job_that_fails_for_a_minute_is_a_problem(make_adapter: MakeAdapter) -
     reason = "1 job failing since 2026-01-05 08:00:05 UTC: down; `dicom-adapter jobs list` shows more"
     assert [("yellow", "submitter platform", reason)] == problems_of(adapter)
     with adapter.ledger.read() as transaction:
-        found = gather(transaction, adapter.config, NOW)
+        status = gather(transaction, adapter.config, NOW)
     parts = {**facts().parts, "platform platform": part("platform platform", PartState.FAILING, "it is down")}
-    problems = assess(evolve(found, parts=parts), ServiceState.RUNNING, STORAGE, adapter.config)
+    problems = assess(evolve(status, parts=parts), ServiceState.RUNNING, STORAGE, adapter.config)
     assert ["platform platform"] == [problem.part for problem in problems]
 
 
@@ -223,9 +223,9 @@ def test_the_oldest_unfinished_job_of_each_ae_title_is_named(make_adapter: MakeA
         adapter.receive(make_instance(), ae_title="LIVER")
         adapter.advance(6)
     with adapter.ledger.read() as transaction:
-        found = {each.ae_title: each for each in gather(transaction, adapter.config, NOW).ae_titles}
-    assert {"queued": 2} == {state.value: count for state, count in found["LIVER"].jobs.items()}
-    assert adapter.jobs[0].job_id == found["LIVER"].oldest.job_id
+        by_ae_title = {each.ae_title: each for each in gather(transaction, adapter.config, NOW).ae_titles}
+    assert {"queued": 2} == {state.value: count for state, count in by_ae_title["LIVER"].jobs.items()}
+    assert adapter.jobs[0].job_id == by_ae_title["LIVER"].oldest.job_id
 
 
 def test_a_lane_that_is_stopped_or_full_is_red_while_the_service_runs(make_adapter: MakeAdapter) -> None:

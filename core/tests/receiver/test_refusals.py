@@ -59,9 +59,9 @@ def test_a_data_set_without_enough_space_is_shown_until_there_is_enough() -> Non
     site = Site()
     site.refusals.record("instance", "storage has 20000999 bytes left, reserve = 20000000", 500_000)
     site.free_bytes = 499_999
-    found = site.finding(3000)
-    assert PartState.FAILING is found.state
-    assert found.reason.endswith("reserve = 20000000; the largest data set has 500000 bytes")
+    finding = site.finding(3000)
+    assert PartState.FAILING is finding.state
+    assert finding.reason.endswith("reserve = 20000000; the largest data set has 500000 bytes")
     site.free_bytes = 500_000
     assert PartFinding() == site.finding()
 
@@ -100,8 +100,8 @@ def test_a_receiver_reports_what_it_refuses_for_local_reasons(make_adapter: Make
 
     adapter.storage.writer = unwritable  # type: ignore[method-assign]
     receiver.complete_store(receiver.begin_store(request), None)
-    found = receiver.refusals.finding()
-    assert (PartState.FAILING, True) == (found.state, found.reason.endswith("it could not be stored (OSError)"))
+    finding = receiver.refusals.finding()
+    assert (PartState.FAILING, True) == (finding.state, finding.reason.endswith("it could not be stored (OSError)"))
 
     adapter.clock.advance(60)
     decision = receiver.decide("b", REQUEST, 1, 0)
@@ -120,8 +120,8 @@ def test_the_peers_at_their_limit_are_known(make_adapter: MakeAdapter) -> None:
     """The empty name means all peers together."""
     adapter = make_adapter(CONFIGURATION.replace("= 1", "= 3\nmax-associations-per-peer = 2", 1))
     admission = Admission(adapter.config.dicom, None)  # type: ignore[arg-type] # no request waits
-    found = []
+    peers = []
     for peer in ("10.0.0.7", "10.0.0.7", "10.0.0.8"):
         admission.open_association(peer)
-        found.append(admission.peers_at_limit())
-    assert [set(), {"10.0.0.7"}, {"10.0.0.7", ""}] == found
+        peers.append(admission.peers_at_limit())
+    assert [set(), {"10.0.0.7"}, {"10.0.0.7", ""}] == peers

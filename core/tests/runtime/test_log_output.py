@@ -30,10 +30,10 @@ class Stalled:
     reading: int
 
     def read(self, size: int) -> bytes:
-        found = b""
-        while len(found) < size and (data := os.read(self.reading, 1 << 16)):
-            found += data
-        return found
+        received = b""
+        while len(received) < size and (data := os.read(self.reading, 1 << 16)):
+            received += data
+        return received
 
 
 def _pipe() -> tuple[int, int]:
@@ -86,16 +86,16 @@ def test_lines_that_wait_are_written_when_the_reader_continues() -> None:
     lines = [f"{number:099d}\n".encode() for number in range(MORE_LINES_THAN_FIT)]
     for line in lines:
         log_output.put([line.decode()])
-    found: list[bytes] = []
+    received: list[bytes] = []
     with os.fdopen(reading, "rb") as reader:
-        drained = threading.Thread(target=lambda: found.extend(reader))
+        drained = threading.Thread(target=lambda: received.extend(reader))
         drained.start()
         log_output.flush(60)
         log_output.close()
         os.close(writing)
         drained.join()
-    assert lines[: len(found)] == found
-    assert MORE_LINES_THAN_FIT == len(found) + log_output.take_dropped()
+    assert lines[: len(received)] == received
+    assert MORE_LINES_THAN_FIT == len(received) + log_output.take_dropped()
 
 
 def test_a_reader_that_stops_before_a_line_is_complete_gets_its_rest(stalled: Stalled) -> None:

@@ -233,18 +233,18 @@ def test_a_call_that_does_not_return_is_reported_after_a_minute(
     watch: Outage, monkeypatch: pytest.MonkeyPatch, call: str, state: PartState
 ) -> None:
     """An upload may be slow, any other call is not. Verified to fail when only calls that return count."""
-    found = []
+    states = []
 
     def hang(called: str, _job: Job, _position: int | None = None) -> None:
         if called == call:
             watch.adapter.clock.advance(59)
-            found.append(watch.health().state)
+            states.append(watch.health().state)
             watch.adapter.clock.advance(1)
-            found.append(watch.health().state)
+            states.append(watch.health().state)
 
     monkeypatch.setattr(watch.platform, "handle", hang)
     watch.adapter.receive(make_instance(), ae_title="LUNG")
-    assert [PartState.OK, state] == found
+    assert [PartState.OK, state] == states
     assert PartFinding() == watch.health()
 
 
