@@ -14,6 +14,7 @@ from dicom_adapter import InstanceStorageInfo as Instance
 from dicom_adapter import JobProcessorBase, NoSettings, Unprocessable, Waiting, hookimpl
 from dicom_adapter.api.receiving import AssociationRequest, Rejection
 from dicom_adapter.dicom.synthetic import make_instance
+from dicom_adapter.flow.acceptance import Space
 from dicom_adapter.flow.association import Load, judge
 from dicom_adapter.flow.store.commit import Store
 from dicom_adapter.ledger import Ledger, instances, lanes
@@ -385,7 +386,7 @@ def test_failures_of_one_ae_title_do_not_affect_another(serve: Serve, capsys: An
     assert LaneState.RUNNING is adapter.lanes["B"].state
     assert [[instance] for instance in sent[1]] == [adapter.instances_of(job) for job in adapter.jobs]
     with adapter.ledger.read() as transaction:
-        load = Load(associations=0, capacity=None, stopped=lanes.stopped(transaction), full={})
+        load = Load(associations=0, space=Space(), stopped=lanes.stopped(transaction), full={})
     calls = [AssociationRequest(called_ae_title=name, calling_ae_title="X", peer_address="::1") for name in "AB"]
     assert [Rejection.TEMPORARY_CONGESTION, None] == [judge(call, adapter.config, load).rejection for call in calls]
 

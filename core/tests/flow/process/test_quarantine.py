@@ -23,6 +23,7 @@ from dicom_adapter import (
 from dicom_adapter.api.errors import LedgerUnavailable
 from dicom_adapter.api.receiving import AssociationRequest, Rejection
 from dicom_adapter.dicom.synthetic import make_instance
+from dicom_adapter.flow.acceptance import Space
 from dicom_adapter.flow.association import Load, judge
 from dicom_adapter.flow.process import quarantine
 from dicom_adapter.flow.process.quarantine import Intervention
@@ -357,7 +358,7 @@ def test_a_removed_ae_title_is_deleted_with_its_last_instance(adapter: Adapter) 
 def rejection(adapter: Adapter, ae_title: str = "A") -> Rejection | None:
     """Return the rejection of an association by a receiver, from the load in the ledger, or None."""
     with adapter.ledger.read() as transaction:
-        load = Load(associations=0, capacity=None, stopped={}, full=lanes.full(transaction))
+        load = Load(associations=0, space=Space(), stopped={}, full=lanes.full(transaction))
     request = AssociationRequest(called_ae_title=ae_title, calling_ae_title="X", peer_address="::1")
     return judge(request, adapter.config, load).rejection
 
