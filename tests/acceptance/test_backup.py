@@ -167,6 +167,7 @@ def test_the_commands_report_what_they_made(launch_service: LaunchService, tmp_p
     (config.parent / "data").rename(tmp_path / "away")
     text = run("restore", folder, "--config", config).stdout
     assert f"restored to {config.parent / 'data'}: 3 stored instances" in text
+    assert "it has never run with this ledger" in run("status", config, status=3).stdout
     assert run_as_json("audit", config=config)["ok"]
 
 

@@ -358,18 +358,18 @@ def test_a_backup_needs_free_space(site: BackedUp, monkeypatch: pytest.MonkeyPat
 def test_a_restored_storage_is_not_the_original(site: BackedUp) -> None:
     """The ledger of the one and the instances of the other cannot be used together, in both directions."""
     site.receive("WAIT")
-    with closing(site.adapter.config and site.adapter.ledger):
-        original = create_marker(site.adapter.config.storage.path, durable=True)
-        StorageGeneration(original, site.adapter.ledger, site.adapter.clock, is_durable=True).advance()
-        site.back_up()
-        site.restore()
-        restored = create_marker(site.restored, durable=True)
-        assert original.identity != restored.identity
-        with closing(Ledger(f"sqlite:///{site.restored / 'ledger.sqlite'}")) as ledger:
-            StorageGeneration(restored, ledger, site.adapter.clock, is_durable=True).require_match()
-            for marker, other in ((original, ledger), (restored, site.adapter.ledger)):
-                with pytest.raises(Refused, match="the ledger belongs to another storage"):
-                    StorageGeneration(marker, other, site.adapter.clock, is_durable=True).require_match()
+    clock, before = site.adapter.clock, site.adapter.ledger
+    original = create_marker(site.adapter.config.storage.path, durable=True)
+    StorageGeneration(original, before, clock, is_durable=True).advance()
+    site.back_up()
+    site.restore()
+    restored = create_marker(site.restored, durable=True)
+    assert original.identity != restored.identity
+    with closing(Ledger(f"sqlite:///{site.restored / 'ledger.sqlite'}")) as after:
+        StorageGeneration(restored, after, clock, is_durable=True).require_match()
+        for marker, ledger in ((original, after), (restored, before)):
+            with pytest.raises(Refused, match="the ledger belongs to another storage"):
+                StorageGeneration(marker, ledger, clock, is_durable=True).require_match()
 
 
 def test_a_restore_that_is_killed_leaves_a_storage_that_cannot_be_started(site: BackedUp) -> None:

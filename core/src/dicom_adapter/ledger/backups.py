@@ -7,7 +7,7 @@ from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import bindparam, create_engine, func, or_, select, text, update
+from sqlalchemy import bindparam, create_engine, delete, func, or_, select, text, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_adapter.api.errors import LedgerError
@@ -19,6 +19,7 @@ from dicom_adapter.ledger.schema import (
     IS_QUARANTINED,
     IS_RELEASED,
     IS_UNFINISHED,
+    health,
     instances,
     job_instances,
     jobs,
@@ -115,3 +116,8 @@ def set_storage_keys(transaction: Transaction, keys: Mapping[int, str]) -> None:
 def mark_steps_attempted(transaction: Transaction) -> None:
     """Record that the next step of each unfinished job may have reached the platform: after the backup was made."""
     transaction.execute(update(jobs).where(or_(IS_UNFINISHED, IS_FAULTED)).values(repeated=True))
+
+
+def delete_health(transaction: Transaction) -> None:
+    """Delete the health of the processes that used the original."""
+    transaction.execute(delete(health))

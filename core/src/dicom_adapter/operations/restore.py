@@ -77,6 +77,7 @@ class Restore:
                 with copy.write() as transaction:
                     backups.set_storage_keys(transaction, copier.keys)
                     backups.mark_steps_attempted(transaction)
+                    backups.delete_health(transaction)
                 StorageGeneration(marker, copy, self.clock, is_durable=True).advance()
             for name in PLUGIN_FOLDERS:
                 copy_files(backup / PLUGINS / name, self.folder.path / name)
