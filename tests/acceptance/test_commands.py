@@ -81,7 +81,7 @@ def two_jobs(service: LaunchedService) -> list[Job]:
 
 
 def test_all_mistakes_of_a_configuration_are_reported_and_nothing_starts(launch_service: LaunchService) -> None:
-    """Three mistakes cause three messages with their paths in the file. No data folder is created."""
+    """Three mistakes cause three messages with the file, and their paths in it. No data folder is created."""
     mistakes = STORAGE.replace("reserve = 0", 'reserve = "a lot"') + (
         '[ae-titles.LUNG.settings]\ntimeout = 3\npriority = "urgent"\n' + PIPELINE
     )
@@ -89,11 +89,11 @@ def test_all_mistakes_of_a_configuration_are_reported_and_nothing_starts(launch_
     assert 1 == service.wait()
     service.wait_for("text", times=3)
     assert [
-        'error: storage.reserve = \'a lot\', must be a size such as "5 GB" or "512 MiB" (the default is "5 GB")',
-        "error: AE title 'LUNG': settings.timeout = 3, must be at least 5 seconds",
-        "error: AE title 'LUNG': settings.priority = 'urgent', must be one of lower, normal, higher, immediate "
+        'storage.reserve = \'a lot\', must be a size such as "5 GB" or "512 MiB" (the default is "5 GB")',
+        "AE title 'LUNG': settings.timeout = 3, must be at least 5 seconds",
+        "AE title 'LUNG': settings.priority = 'urgent', must be one of lower, normal, higher, immediate "
         "(the default is normal)",
-    ] == [entry["text"] for entry in service.logged("text")]
+    ] == [str(entry["text"]).removeprefix(f"error: {service.configuration}: ") for entry in service.logged("text")]
     assert not (service.configuration.parent / "data").exists()
 
 
@@ -192,10 +192,10 @@ def test_check_reports_each_mistake_with_its_location(tmp_path: Path, table: str
     path = tmp_path / "adapter.toml"
     path.write_text(f"{STORAGE}\n[ae-titles.{table}", encoding="utf-8")
     [line] = command("check", path, status=1).stderr.splitlines()
-    assert line.startswith("error: AE title ")
+    assert line.startswith(f"error: {path}: AE title ")
     assert message in line
     report = json.loads(command("check", path, "--json", status=1).stdout)
-    assert [line] == [f"error: {problem}" for problem in report["problems"]]
+    assert [line] == [f"error: {path}: {problem}" for problem in report["problems"]]
 
 
 # --- plugins ----------------------------------------------------------------------------------------------------------

@@ -162,7 +162,9 @@ def test_a_missing_plugin_fails_check_and_a_strict_start(launch_service: LaunchS
     service = launch_service(CONFIGURATION, "--strict")
     checked = CliRunner().invoke(app, ["check", str(service.configuration)])
     hint = "did you mean 'cache'? (installed: aetitle, cache)"
-    message = f"error: AE title 'BATCH': needs processor 'batch', which is not installed; {hint}"
+    message = (
+        f"error: {service.configuration}: AE title 'BATCH': needs processor 'batch', which is not installed; {hint}"
+    )
     assert (1, [message]) == (checked.exit_code, checked.stderr.splitlines())
     assert 1 == service.wait()
     service.wait_for("text", times=2)
@@ -195,8 +197,11 @@ def test_broken_plugins_affect_only_the_ae_titles_that_need_them(
     service = launch_service(CONFIGURATION + DUPLICATE_NAME, python=broken)
     status, _output, errors = command(broken, "check", service.configuration)
     assert 1 == status
-    assert "error: AE title 'TWICE': needs processor 'twice', which is not installed" in errors[0]
-    assert sorted(PROBLEMS.values()) == sorted(line.split(": ", 2)[2] for line in errors[1:])
+    assert (
+        f"error: {service.configuration}: AE title 'TWICE': needs processor 'twice', which is not installed"
+        in errors[0]
+    )
+    assert sorted(PROBLEMS.values()) == sorted(line.split(": ", 3)[3] for line in errors[1:])
     assert TEMPORARY_CONGESTION == rejection(service.port(), "TWICE")
     assert rejection(service.port(), "HEAD") is None
     send(write_study(tmp_path / "study"), service, "BATCH")

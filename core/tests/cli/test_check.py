@@ -107,7 +107,7 @@ def test_check_reports_components_that_cannot_be_created_with_their_plugin(
     plugin = "plugin 'bad' of an unknown distribution :"
     assert submitter.startswith(f"{plugin} submitter 'clara' cannot be created: {kind} at ")
     assert processor.startswith(f"{plugin} AE title 'HEAD': its processor cannot describe its settings: {kind} at ")
-    assert [f"error: {problem}" for problem in report["problems"]] == plain.stderr.splitlines()
+    assert [f"error: {file}: {problem}" for problem in report["problems"]] == plain.stderr.splitlines()
     assert SECRET not in plain.output + as_json.output
     refused = {entry["aeTitle"]: bool(entry["refused"]) for entry in report["aeTitles"]}
     assert {"LUNG": True, "HEAD": True, "LIVER": False} == refused

@@ -77,7 +77,7 @@ def check(
     if report.all_problems and as_json:
         raise typer.Exit(1)
     if report.all_problems:
-        raise fail(*report.all_problems)
+        raise fail(*(f"{path}: {problem}" for problem in report.all_problems))
     if not as_json:
         typer.echo(f"{path}: no errors")
 

@@ -56,10 +56,11 @@ def run(
     path = find_file(file, config)
     found = read(path)
     if found.loaded.config is None:
-        raise fail(*found.invalid)
-    if found.unavailable and strict:
-        raise fail(*found.unavailable, "not started, because of --strict")
-    warn(*found.unavailable)
+        raise fail(*(f"{path}: {problem}" for problem in found.invalid))
+    unavailable = [f"{path}: {problem}" for problem in found.unavailable]
+    if unavailable and strict:
+        raise fail(*unavailable, "not started, because of --strict")
+    warn(*unavailable)
     if found.loaded.config.log.core_dumps:
         core_dumps.enable()
     _prepare_storage(found.loaded.config, is_new=new)
