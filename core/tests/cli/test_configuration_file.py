@@ -27,6 +27,7 @@ ARGUMENTS = {
     "instances discard": ["1", "--yes"],
     "instances export": ["1", "--to", "folder"],
     "ae-titles restart": ["LUNG"],
+    "ae-titles end-wait": ["LUNG", "--study", "1.2.3"],
 }
 FAILS_WITH_2 = {"audit", "backup", "restore"}  # commands whose exit status 1 has another meaning
 NOT_UTF_8 = b"\xff"  # causes an error that names the file
