@@ -109,6 +109,7 @@ def test_a_rejected_sender_is_yellow_by_name_until_it_is_accepted(ledger: Ledger
         senders.add_associations(transaction, [accepted])
     shown = json.loads(run(tmp_path, "status", "--json"))
     assert [] == [listed_problem for listed_problem in shown["problems"] if listed_problem["part"].startswith("sender")]
+    assert "; accepted since then" in " ".join(run(tmp_path, "senders").split())
 
 
 def test_senders_are_listed_by_name_and_else_by_address(ledger: Ledger, tmp_path: Path) -> None:

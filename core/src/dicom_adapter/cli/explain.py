@@ -42,7 +42,7 @@ def explain(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[UID|JOB|NUMBER|ID]",
+            metavar="VALUE",
             help="A Study, Series or SOP Instance UID, a job id or its prefix, an Accession Number, or a Patient ID.",
         ),
     ] = None,

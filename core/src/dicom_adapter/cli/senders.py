@@ -80,6 +80,8 @@ def _lines(one: SenderReport, times: Times, now: datetime) -> Iterator[str]:
         when = f"last {times.full(rejected.last_at)}"
         if rejected.count > 1:
             when = f"first {times.full(rejected.first_at)}, {when}"
+        if rejected.since is None:
+            when += "; accepted since then"
         yield from wrapped(times.in_text(f"rejected {describe(rejected)}"))
         yield from wrapped(f"    {when}")
 

@@ -93,7 +93,9 @@ def absence_lines(absence: Absence, times: Times, sender: str | None) -> Iterato
         yield from wrapped(f"{_refusal(refused)}; last {times.full(refused.last_at)}")
     if not (absence.rejected or absence.refused):
         yield from wrapped("nothing")
-    yield "`dicom-adapter senders` shows what each sender has sent, and for how long it has been silent."
+    yield from wrapped(
+        "`dicom-adapter senders` shows what each sender has sent, and for how long it has been silent.", "", ""
+    )
 
 
 def _refusal(refused: RefusedInstances) -> str:

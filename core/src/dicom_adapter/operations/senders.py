@@ -14,6 +14,7 @@ from dicom_adapter.ledger.senders import Rejected, Sender
 LONG = timedelta(hours=1)
 LONG_AT_LIMIT = timedelta(minutes=1)  # for limits, which busy senders reach for a moment
 CONNECTION_CAUSES = (RejectionCause.TLS, RejectionCause.NOT_DICOM, RejectionCause.PROXY)
+KINDS = {RejectionCause.TLS.value: "TLS failed", RejectionCause.NOT_DICOM.value: "it sent no DICOM"}
 LATE = timedelta(seconds=15)  # receivers write their counts every few seconds
 
 
@@ -109,5 +110,5 @@ def describe(one: Rejected) -> str:
     is_connection = one.cause in CONNECTION_CAUSES or not one.calling_ae_title
     what = "connection" if is_connection else "association"
     to = f" to {one.ae_title}" if one.ae_title else ""
-    reason = f"TLS failed: {one.reason}" if one.cause == RejectionCause.TLS.value else one.reason
+    reason = f"{KINDS[one.cause]}: {one.reason}" if one.cause in KINDS else one.reason
     return f"{one.count} {what}{'' if one.count == 1 else 's'}{to}: {reason}"
