@@ -61,7 +61,7 @@ def explain(
 
     Exit status: 0, or 1 if the ledger has nothing that matches.
     """
-    if (name is None) is (filters == NO_FILTERS):
+    if (name is None) is (filters == NO_FILTERS) or not (name is None or name.strip()):
         raise typer.BadParameter("enter either a UID, job id, Accession Number or Patient ID, or filters")
     path = find_file(config)
     ledger = open_ledger(path)

@@ -128,7 +128,8 @@ class LedgerConfig:
         default=None,
         help=(
             "`sqlite:///<file>`; if omitted, the file `ledger.sqlite` in `storage.path`. The file must be on a local "
-            "disk. It holds patient IDs: only the service's user should be able to read its folder."
+            "disk. It holds patient IDs and accession numbers: only the service's user should be able to read its "
+            "folder."
         ),
     )
     history_days: float = setting(
