@@ -155,7 +155,7 @@ def open_service(path: Path) -> tuple[Ledger, CheckedConfiguration]:
         running = configurations.running(transaction)
     last = None if running is None else check_text(running.text, Path(running.folder))
     if last is None or last.loaded.config is None:
-        raise fail(*problems)
+        raise fail(*problems, f"correct {path}: there is no usable configuration in the ledger, which a start records")
     warn(*problems, f"{path} is not used: this is the service with the configuration that it was using last")
     return ledger, last
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 import typer
-from attrs import frozen
+from attrs import field, frozen
 
 from dicom_adapter.api.values import Job, JobState
 from dicom_adapter.cli.times import Times
@@ -27,7 +27,7 @@ class JobWriter:
     times: Times
     now: datetime  # UTC
     options: str = ""  # options that commands to type need, such as ` -c adapter.toml`
-    parts: Mapping[str, PartHealth] = {}  # health of the parts of the service
+    parts: Mapping[str, PartHealth] = field(factory=dict)  # health of the parts of the service
 
     def block(self, job: Job, studies: JobStudies) -> Iterator[str]:
         """Yield the lines of one job in a list."""
