@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 from dicom_adapter.api.errors import LedgerUnavailable
 from dicom_adapter.api.receiving import AssociationRequest, RejectedPeer, RejectionCause
@@ -74,11 +75,13 @@ def test_counts_wait_for_an_unavailable_ledger(ledger: Ledger, monkeypatch: pyte
 
 
 def test_the_counts_in_memory_are_limited(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Above the limit, rejections are counted without names."""
+    """Above the limit, associations and rejections are counted without names."""
     monkeypatch.setattr(sender_log, "MOST", 3)
     counting = SenderLog(ledger, write_seconds=3600)
     for number in range(10):
         counting.rejected(rejected(f"SCAN{number}"), NOW)
-    assert 4 == len(counting._rejected)
+        request = evolve(REQUEST, calling_ae_title=f"CT{number}")
+        counting.ended(evolve(closed(SUCCESS=1), request=request), NOW)
+    assert (4, 4) == (len(counting._rejected), len(counting._ended))
     counting.close()
-    assert (0, 10) == counts(ledger)
+    assert (10, 10) == counts(ledger)

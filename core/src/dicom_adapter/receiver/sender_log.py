@@ -7,6 +7,7 @@ are kept.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from datetime import datetime
 
 import structlog
@@ -21,8 +22,9 @@ from dicom_adapter.net.storage_scp import ClosedAssociation
 
 log = structlog.get_logger("dicom_adapter.receiver")
 
-WRITE_SECONDS = 5.0  # counts of this period share one transaction
-MOST = 1000  # rows that wait for the ledger; further rejections are counted without names
+WRITE_SECONDS = 5.0  # counts of this period are written together
+BATCH = 20  # rows that share one transaction, so that instances can be committed in between
+MOST = 200  # rows of each kind that wait for the ledger; further ones are counted without names
 
 _Key = tuple[str, ...]
 
@@ -85,17 +87,19 @@ class SenderLog:
 
     def _add_ended(self, one: Sender) -> None:
         key = one.calling_ae_title, one.ae_title, one.peer_address
+        if key not in self._ended and len(self._ended) >= MOST:
+            one = evolve(one, calling_ae_title="", peer_address="")
+            key = "", one.ae_title, ""
         before = self._ended.get(key)
         if before is not None:
-            self._ended[key] = evolve(
+            one = evolve(
                 before,
                 last_at=max(before.last_at, one.last_at),
                 associations=before.associations + one.associations,
                 instances=before.instances + one.instances,
                 refused=before.refused + one.refused,
             )
-        elif len(self._ended) < MOST:
-            self._ended[key] = one
+        self._ended[key] = one
 
     def _add_rejected(self, one: Rejected) -> None:
         key = _key(one)
@@ -122,20 +126,28 @@ class SenderLog:
         with self._lock:
             ended, self._ended = self._ended, {}
             rejected, self._rejected = self._rejected, {}
-        if not (ended or rejected):
-            return
-        try:
-            with self._ledger.write(synced=False) as transaction:
-                senders.add_rejections(transaction, rejected.values())
-                senders.add_associations(transaction, ended.values())
-        except Exception as failure:  # noqa: BLE001 - the counts are written later
-            log.warning("senders_not_recorded", count=len(ended) + len(rejected), error=describe_failure(failure))
-            with self._lock:
-                for sender in ended.values():
-                    self._add_ended(sender)
-                for one in rejected.values():
+        rows: list[Sender | Rejected] = [*rejected.values(), *ended.values()]
+        while rows:
+            batch = rows[:BATCH]
+            try:
+                with self._ledger.write(synced=False) as transaction:
+                    senders.add_rejections(transaction, [one for one in batch if isinstance(one, Rejected)])
+                    senders.add_associations(transaction, [one for one in batch if isinstance(one, Sender)])
+            except Exception as failure:  # noqa: BLE001 - the counts are written later
+                log.warning("senders_not_recorded", count=len(rows), error=describe_failure(failure))
+                self._keep(rows)
+                return
+            del rows[:BATCH]
+
+    def _keep(self, rows: Iterable[Sender | Rejected]) -> None:
+        """Keep counts that could not be written for the next attempt."""
+        with self._lock:
+            for one in rows:
+                if isinstance(one, Sender):
+                    self._add_ended(one)
+                else:
                     self._add_rejected(one)
-            self._has_counts.set()
+        self._has_counts.set()
 
 
 def _key(one: Rejected) -> _Key:
