@@ -44,9 +44,13 @@ class Times:
 
     def in_text(self, text: str) -> str:
         """Return a text with its UTC times in this zone."""
-        return UTC_TIME.sub(
-            lambda match: self.full(datetime.strptime(f"{match[0]} +0000", "%Y-%m-%d %H:%M:%S UTC %z")), text
-        )
+        return UTC_TIME.sub(lambda match: self._converted(match[0]), text)
+
+    def _converted(self, text: str) -> str:
+        try:
+            return self.full(datetime.strptime(f"{text} +0000", "%Y-%m-%d %H:%M:%S UTC %z"))
+        except (ValueError, OverflowError):  # a plugin's message, with digits that are not a time
+            return text
 
 
 def iso(moment: datetime | None) -> str | None:
