@@ -113,7 +113,7 @@ def test_a_backup_under_load_has_everything_acknowledged_before(
     """The service is killed, and another service is started on the restored backup: its audit is clean, and the jobs
     that were not finished go on.
 
-    Verified to fail when the ledger is copied before the last objects.
+    Verified to fail when the ledger is copied before the objects.
     """
     storage = STORAGE.replace("reserve = 0", f'reserve = 0\nbackend = "{backend}"')
     service = launch_service(storage + DOWN + AE_TITLES)
