@@ -92,7 +92,7 @@ class History:
         study = instances[0].study_instance_uid
         for at, name, concerned in self.evidence:
             had_arrived = any(one.received_at <= at for one in instances)
-            if concerned != study or not had_arrived or at > job.created_at:
+            if concerned != study or not had_arrived or at >= job.created_at:
                 continue
             returned = any(one.received_at >= at and one.association_id != name for one in instances)
             completed = any(
