@@ -153,8 +153,7 @@ def visit(
 def test_no_group_with_evidence_is_early_unmarked_or_waits_for_ever(schedule: list[Any]) -> None:
     """Arrivals, refusals, aborts, returns of the sender, restarts and crashes, in any order.
 
-    Verified to fail when the reports are not delivered again after a restart, when a parallel association counts as a
-    return, and when an arrival removes the mark.
+    Verified to fail when reports do not interrupt groups.
     """
     with TemporaryDirectory() as folder:
         adapter, history = Adapter(Path(folder), SETTINGS), History()
