@@ -47,6 +47,37 @@ def test_a_processor_that_reads_headers_waits_until_they_can_be_read(
     assert "" == reason(adapter)
 
 
+def test_a_processor_that_waits_for_a_resource_is_reported(make_adapter: MakeAdapter) -> None:
+    """The report has the message of the processor, until a turn is committed.
+
+    Verified to fail when such turns are only logged: a lane without any progress is green.
+    """
+    away = [Retriable("the licence server is away")]
+
+    class Waiting(JobProcessorBase):  # type: ignore[type-arg] # without settings
+        name = "waiting"
+
+        def handle_instance(self, instance: InstanceStorageInfo) -> None:
+            if away:
+                raise away[0]
+            self.remove_instances([instance])
+
+    class Processors:
+        @hookimpl
+        def dicom_adapter_processors(self) -> list[type]:
+            return [Waiting]
+
+    adapter = make_adapter('[ae-titles.LUNG]\nprocessor = "waiting"\nsubmitter = "memory"\n', Plugin(Processors()))
+    adapter.receive(make_instance(), ae_title="LUNG")
+    adapter.advance(1.5)
+    assert "" == reason(adapter)
+    adapter.advance(3)
+    assert "its turns are retried: the licence server is away" == reason(adapter)
+    away.clear()
+    adapter.advance(3)
+    assert "" == reason(adapter)
+
+
 def test_one_unreadable_file_does_not_block_others(make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
     """The instance of the only unreadable file is quarantined after three attempts.
 

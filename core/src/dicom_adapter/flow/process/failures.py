@@ -7,8 +7,9 @@ from typing import Any
 
 from attrs import evolve, field, frozen
 
-from dicom_adapter.api.errors import StoredObjectMissing, describe_failure
+from dicom_adapter.api.errors import DicomAdapterError, StoredObjectMissing, describe_failure
 from dicom_adapter.api.storage import StorageBackend
+from dicom_adapter.runtime.peer_health import FAILURES_TO_REPORT
 
 BEFORE_ALL_INSTANCES = 0  # less than every instance id, because ids begin with 1
 
@@ -33,6 +34,26 @@ class Stuck:
     handled: int | None  # the instance that the turn delivered; None: the turn delivered none
     tries: int  # number of consecutive turns during which another stored object could be read
     reason: str
+
+
+@frozen(kw_only=True)
+class Outage:
+    """The last of consecutive turns that waited for a resource, such as the ledger or one that the processor needs."""
+
+    count: int
+    error: str = field(repr=False)
+
+    @classmethod
+    def after(cls, last: Outage | None, failure: BaseException) -> Outage:
+        """Return the outage after another turn that waits."""
+        cause = failure.__cause__ or failure
+        error = str(cause) if isinstance(cause, DicomAdapterError) else type(cause).__name__
+        return cls(count=1 if last is None else last.count + 1, error=error)
+
+    @property
+    def reason(self) -> str:
+        """Why the lane makes no progress; "" for the first waits, which are usually over soon."""
+        return f"its turns are retried: {self.error}" if self.count >= FAILURES_TO_REPORT else ""
 
 
 def is_past(failed: int | None, succeeded: int | None) -> bool:

@@ -28,6 +28,7 @@ from dicom_adapter.flow.process.deliveries import take_delivery
 from dicom_adapter.flow.process.failures import (
     BEFORE_ALL_INSTANCES,
     Failure,
+    Outage,
     Stuck,
     can_read_another,
     failed_build,
@@ -96,6 +97,7 @@ class Lane:
         self._renewals: deque[_Renewal] = deque()
         self._failure: Failure | None = None
         self._stuck: Stuck | None = None
+        self._outage: Outage | None = None
         self._paused_until: datetime | None = None
         self._superseded_by = BEFORE_ALL_INSTANCES
         self._start = LaneStart(self.since)
@@ -283,15 +285,16 @@ class Lane:
 
     def _note_progress(self, instance_id: int | None) -> None:
         """Clear a failure if the turn that failed, or a later turn, has succeeded."""
-        failure = self._failure
-        if failure is not None and is_past(failure.instance_id, instance_id):
+        self._outage = None
+        if self._failure is not None and is_past(self._failure.instance_id, instance_id):
             self._failure = None
         if self._stuck is not None and is_past(self._stuck.handled, instance_id):
             self._stuck = None
 
     def _wait(self, failure: BaseException) -> None:
         """Pause, then retry without a limit, because the ledger or the storage backend is unavailable."""
-        self._pause(FIRST_PAUSE)
+        self._paused_until = self._clock.now() + FIRST_PAUSE
+        self._outage = Outage.after(self._outage, failure)
         log.error("turn_not_committed", ae_title=self.ae_title, error=type(failure.__cause__ or failure).__name__)
 
     def _wait_for_object(self, failure: Unreadable, handled: int | None) -> None:
@@ -320,16 +323,13 @@ class Lane:
         elif failure.count >= FAILURES_TO_STOP:
             self._stop(f"its processor failed {failure.count} times in a row: {failure.reason}")
         else:
-            self._pause(FIRST_PAUSE * 2 ** (failure.count - 1))
+            self._paused_until = self._clock.now() + FIRST_PAUSE * 2 ** (failure.count - 1)
 
     def _discard_processor(self) -> None:
         """Close the processor. The next processor receives all pending instances."""
         if self._running is not None:
             self._running.close()
         self._forget()
-
-    def _pause(self, pause: timedelta) -> None:
-        self._paused_until = self._clock.now() + pause
 
     def _stop(self, reason: str) -> None:
         try:
@@ -349,7 +349,7 @@ class Lane:
                 self._requests.refuse_all(Retriable("the AE title has another processor now; nothing was changed"))
             self._settings = renewal.settings
         self._discard_processor()
-        self._failure = self._stuck = self._paused_until = None
+        self._failure = self._stuck = self._outage = self._paused_until = None
         if self.state is LaneState.STOPPED:
             self.state, self.reason, self.since = LaneState.RUNNING, "", now
         if renewal.settings is None:
@@ -384,7 +384,7 @@ class Lane:
         return LaneReport(
             ae_title=self.ae_title,
             state=self.state,
-            reason=self.reason or (self._stuck.reason if self._stuck else ""),
+            reason=self.reason or next((one.reason for one in (self._stuck, self._outage) if one), ""),
             since=self.since,
             waiting=select_shown(waiting, SHOWN_GROUPS),
             groups=len(waiting),
