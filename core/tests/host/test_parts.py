@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from dicom_adapter import JobProcessorBase, Submitter
+from dicom_adapter import AssociationStatus, JobProcessorBase, Submitter
 from dicom_adapter.api.hookspecs import hookimpl
 from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.flow.process import lane as lane_module
@@ -62,7 +62,8 @@ def test_a_lane_performs_a_limited_number_of_turns_in_one_step(
     adapter = make_adapter(LUNG)
     monkeypatch.setattr(lane_module, "SLICE_SECONDS", 0.0)
     monkeypatch.setattr(adapter.host, "run_until_idle", lambda: None)
-    adapter.receive(*[make_instance() for _number in range(3)], ae_title="LUNG")
+    still_open = AssociationStatus.OPEN  # the end of an association is a turn, too
+    adapter.receive(*[make_instance() for _number in range(3)], ae_title="LUNG", status=still_open)
     adapter.host.parts()[Part(PartKind.NOTIFY)].step()
     lane = adapter.host.parts()[lane_part("LUNG")]
     waiting = []
