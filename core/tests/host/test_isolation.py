@@ -29,7 +29,8 @@ from dicom_adapter.flow.submit import operators
 from dicom_adapter.host import __main__ as host_main
 from dicom_adapter.host import servers, threads
 from dicom_adapter.host.threads import HostProcess
-from dicom_adapter.ledger import jobs
+from dicom_adapter.ledger import association_reports, jobs
+from dicom_adapter.ledger.health import RECEIVER
 from dicom_adapter.plugins import isolation, registry
 from dicom_adapter.plugins.registry import PROCESSOR, SUBMITTER, discover
 from dicom_adapter.runtime.clock import SystemClock
@@ -123,6 +124,7 @@ def bad_processor(fault: InjectedFault) -> type:
         return fault.at("processor.__init__")
 
     body = make_methods(fault, "processor", open=None, job_changed=None, free_space=None, waiting=(), close=None)
+    body |= make_methods(fault, "processor", association_changed=None, end_wait=None)
     body |= {"name": "bad", "__init__": init, "handle_instance": handle_instance}
     body |= {"describe": classmethod(lambda _cls, _settings: fault.at("processor.describe", ""))}
     return type("BadProcessor", (JobProcessorBase,), body)
@@ -277,7 +279,7 @@ LANE_PART, SUBMITTER_PART = {"part": "AE title BAD"}, {"part": "submitter bad"}
 OBSERVERS = ("dicom_adapter_instance_stored", "dicom_adapter_job_changed", "dicom_adapter_instances_reclaimed")
 REGISTRATION = ("dicom_adapter_processors", "dicom_adapter_submitters", "dicom_adapter_storage_backends")
 BROUGHT = ("dicom_adapter_http", "dicom_adapter_servers")
-TURNS = ("handle_instance", "timer", "job_changed", "free_space")
+TURNS = ("handle_instance", "association_changed", "end_wait", "timer", "job_changed", "free_space")
 AT_THE_STOP = ("processor.close", "submitter.close", "server.stop")
 RAISES, HANGS, INVALID = FaultMode
 
@@ -386,6 +388,9 @@ def start_host(folder: Path, fault: InjectedFault) -> Running:
         data_set = make_instance(patient_name=SECRET)
         answer = store.keep(make_request(data_set, ae_title, "SENDER", "association"), encode(data_set))
         assert answer.instance is not None, answer
+        with ledger.write() as transaction:
+            association_reports.lose_open(transaction, RECEIVER, (RECEIVER,), clock.now())
+            association_reports.end_wait(transaction, ae_title, [], clock.now())
         os.write(write_end, b"\0")
 
     def cancel_jobs(ae_title: str) -> None:
