@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -32,7 +32,6 @@ from dicom_adapter.flow.store.commit import Store
 from dicom_adapter.flow.store.incoming import IncomingInstance
 from dicom_adapter.flow.store.limits import StoreLimits
 from dicom_adapter.flow.store.received_instance import ReceivedInstance
-from dicom_adapter.ledger import lanes
 from dicom_adapter.ledger.event_writer import EventWriter
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.health import RECEIVER
@@ -40,6 +39,7 @@ from dicom_adapter.net.codes import C_STORE_STATUS
 from dicom_adapter.net.storage_scp import ClosedAssociation, Deliver
 from dicom_adapter.receiver.arriving_studies import ArrivingStudies
 from dicom_adapter.receiver.association_log import AssociationLog, record_lost
+from dicom_adapter.receiver.conditions import Conditions, CurrentConditions
 from dicom_adapter.receiver.group_commit import GroupCommit
 from dicom_adapter.receiver.refusals import RecentRefusals
 from dicom_adapter.receiver.sender_log import SenderLog
@@ -72,6 +72,7 @@ class Receiver:
         self._senders = SenderLog(resources.ledger)
         self._associations = AssociationLog(resources.ledger, resources.clock)
         self._store = Store(config, resources, name=name, limits=StoreLimits(resources))
+        self._conditions = CurrentConditions(resources)
         self._wake_fd = wake_fd
         self._commits: GroupCommit | None = None
         self._studies = ArrivingStudies()
@@ -94,16 +95,19 @@ class Receiver:
     def decide(
         self, association_id: str, request: AssociationRequest, associations: int, associations_of_peer: int
     ) -> AssociationDecision:
-        problem = self._problem()
-        stopped, full = ({}, {}) if problem else self._stopped_and_full()
-        load = Load(
-            associations=associations,
-            associations_of_peer=associations_of_peer,
-            space=Space(problem=problem) if problem else self._measure_space(),
-            stopped=stopped,
-            full=full,
-        )
-        decision = judge(request, self._config, load)
+        def judge_under(conditions: Conditions) -> AssociationDecision:
+            load = Load(
+                associations=associations,
+                associations_of_peer=associations_of_peer,
+                space=conditions.space,
+                stopped=conditions.stopped,
+                full=conditions.full,
+            )
+            return judge(request, self._config, load)
+
+        decision = judge_under(self._conditions.recent())
+        if decision.rejection is not None:
+            decision = judge_under(self._conditions.read())
         fields = {
             "association_id": association_id,
             "ae_title": request.called_ae_title,
@@ -117,10 +121,6 @@ class Receiver:
         else:
             log.warning("association_rejected", **fields, rejection=decision.rejection.name, reason=decision.reason)
         return decision
-
-    def _stopped_and_full(self) -> tuple[Mapping[str, str], Mapping[str, str]]:
-        with self._ledger.read() as transaction:
-            return lanes.stopped_and_full(transaction)
 
     def start(self, loop: asyncio.AbstractEventLoop, deliver: Deliver, has_one_connection: Callable[[], bool]) -> None:
         self._commits = GroupCommit(
