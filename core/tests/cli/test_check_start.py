@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dicom_adapter.api.errors import Permanent, Retriable
+from dicom_adapter.api.processor import JobProcessorBase
 from dicom_adapter.api.submitter import Submitter
 from dicom_adapter.cli import app
 from dicom_adapter.ledger import Ledger
@@ -139,6 +140,36 @@ def test_a_port_or_address_that_cannot_be_used_is_a_problem(tmp_path: Path, occu
         port = closed.getsockname()[1]
     (reported,) = check(tmp_path, f"[dicom]\nport = {port}\n", f"[http]\nport = {port}\n")["problems"]
     assert f"[http]: cannot listen on 127.0.0.1:{port}: Address already in use" in reported
+
+
+def test_the_addresses_of_servers_of_plugins_are_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, occupied: int
+) -> None:
+    """They are tried together with those of the service. Verified to fail when `check` tries only those."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as closed:
+        port = closed.getsockname()[1]
+    addresses = [("127.0.0.1", port), ("127.0.0.1", occupied)]
+    monkeypatch.setattr(JobProcessorBase, "listening_addresses", lambda _settings: addresses)
+    assert [
+        f"AE title 'A': cannot listen on 127.0.0.1:{number}: Address already in use; stop the program that uses the "
+        "port, or choose another port"
+        for number in (port, occupied)
+    ] == check(tmp_path, f'[dicom]\nport = {port}\nbind = "127.0.0.1"\n')["problems"]
+    assert [] == check(tmp_path, options=["--file-only"])["problems"]
+
+
+@pytest.mark.parametrize(
+    "addresses", [["127.0.0.1"], [("127.0.0.1", "80")], [("127.0.0.1", 2**16)], [("localhost", 80)], [80], None]
+)
+def test_invalid_addresses_of_servers_are_a_problem_of_their_plugin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, addresses: Any
+) -> None:
+    """The AE title is served nevertheless."""
+    monkeypatch.setattr(JobProcessorBase, "listening_addresses", lambda _settings: addresses)
+    report = check(tmp_path)
+    (problem,) = report["problems"]
+    assert " AE title 'A': its processor cannot list the addresses of servers: " in problem
+    assert [""] == [ae_title["refused"] for ae_title in report["aeTitles"]]
 
 
 def test_the_service_itself_is_not_a_problem(tmp_path: Path, occupied: int) -> None:

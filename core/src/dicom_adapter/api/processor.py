@@ -89,6 +89,15 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
         """
         return ()
 
+    @classmethod
+    def listening_addresses(cls, settings: SettingsT) -> Sequence[tuple[str, int]]:  # noqa: ARG003 - for subclasses
+        """Return the addresses on which servers of the plugin listen for an AE title with these settings.
+
+        Each is an IP address and a port. `check` tries to listen on them. The hook `dicom_adapter_servers` provides the
+        servers.
+        """
+        return ()
+
     def open(self) -> None:
         """Prepare for the first turn. The host calls this method on the lane, outside of a turn."""
 

@@ -20,8 +20,8 @@ from dicom_adapter.config.model import Config
 from dicom_adapter.net.tls import server_context
 from dicom_adapter.operations.certificates import certificates_of_listener, certificates_of_submitters, describe
 from dicom_adapter.operations.connections import ConnectionTrial, try_connections
-from dicom_adapter.operations.preflight import Preflight, try_start
-from dicom_adapter.plugins.isolation import describe_settings, list_notices, make_submitter
+from dicom_adapter.operations.preflight import Listener, Preflight, try_start
+from dicom_adapter.plugins.isolation import describe_settings, list_addresses, list_notices, make_submitter
 from dicom_adapter.plugins.registry import PROCESSOR, SUBMITTER, ComponentKind, PluginInfo
 from dicom_adapter.runtime.clock import SystemClock
 
@@ -35,6 +35,7 @@ class PluginTrials:
     undescribed: dict[str, str] = field(factory=dict)  # for each AE title without a description, the reason
     broken: dict[str, str] = field(factory=dict)  # for each submitter that cannot be created, the reason
     submitters: dict[str, Submitter[Any]] = field(factory=dict)  # the submitters that can be created, by name
+    listeners: list[Listener] = field(factory=list)  # addresses of servers of plugins
     problems: list[str] = field(factory=list)  # all these reasons, each with the name of the plugin
 
 
@@ -54,14 +55,15 @@ def check(
 ) -> None:
     """Check a configuration and try what the service needs, without starting it: errors, plugins, each AE title.
 
-    Exit status: 0 if `run --strict` would start and no certificate has expired (with --connect: and no platform
-    refuses), 1 otherwise. All errors are listed, not only the first. Run it as the service's user.
+    Exit status: 0 if `run --strict` would start, servers of plugins could listen and no certificate has expired (with
+    --connect: and no platform refuses), 1 otherwise. All errors are listed, not only the first. Run it as the service's
+    user.
     """
     path = find_file(file, config)
     found = read(path)
     trials = try_plugins(found)
     usable = found.loaded.config
-    start = Preflight() if usable is None or file_only else try_start(usable)
+    start = Preflight() if usable is None or file_only else try_start(usable, trials.listeners)
     connections = list(try_connections(trials.submitters)) if connect else []
     report = CheckReport(
         problems=list_problems(found, trials) + start.problems,
@@ -131,9 +133,19 @@ def try_plugins(found: CheckedConfiguration) -> PluginTrials:
                 trials.described[name] = describe_settings(config, plugins, name)
             except Refused as refusal:
                 trials.undescribed[name] = str(refusal)
-                problem = f"{_provider(found, PROCESSOR, table.processor)}: AE title '{name}': {refusal}"
-                trials.problems.append(problem)
+                trials.problems.append(_of_processor(found, config, name, refusal))
+    for name in trials.described:
+        try:
+            addresses = list_addresses(config, plugins, name)
+            trials.listeners.extend(Listener(f"AE title '{name}'", *address) for address in addresses)
+        except Refused as refusal:  # the AE title is served nevertheless
+            trials.problems.append(_of_processor(found, config, name, refusal))
     return trials
+
+
+def _of_processor(found: CheckedConfiguration, config: Config, ae_title: str, refusal: Refused) -> str:
+    plugin = _provider(found, PROCESSOR, config.ae_titles[ae_title].processor)
+    return f"{plugin}: AE title '{ae_title}': {refusal}"
 
 
 def _tls_problems(found: CheckedConfiguration) -> list[str]:

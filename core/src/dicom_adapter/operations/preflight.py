@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -33,8 +33,20 @@ class Preflight:
     warnings: list[str] = field(factory=list)  # what operators should know before they start the service
 
 
-def try_start(config: Config) -> Preflight:
-    """Try everything that a start needs. While the service runs, it uses this itself, and nothing is tried."""
+@frozen
+class Listener:
+    """An address on which the service will listen."""
+
+    subject: str  # table or AE title that it belongs to, for messages
+    bind: str  # IP address
+    port: int
+
+
+def try_start(config: Config, of_plugins: Sequence[Listener] = ()) -> Preflight:
+    """Try everything that a start needs, and the addresses of servers of plugins.
+
+    While the service runs, it uses this itself, and nothing is tried.
+    """
     folder = DataFolder.of(config)
     try:
         if folder.has_service:
@@ -42,10 +54,8 @@ def try_start(config: Config) -> Preflight:
             return Preflight(warnings=[f"{service} runs with {folder.path}: data folder, ledger and ports not tried"])
     except OSError as failure:
         return Preflight(problems=[f"the data folder {folder.path} cannot be read: {failure.strerror}"])
-    trials: tuple[Callable[[Config], Iterator[str]], ...] = (_try_folder, _try_ledger, _try_ports)
-    return Preflight(
-        problems=[problem for trial in trials for problem in trial(config)], warnings=list(_free_space(config))
-    )
+    problems = [*_try_folder(config), *_try_ledger(config), *_try_to_listen([*_own_listeners(config), *of_plugins])]
+    return Preflight(problems=problems, warnings=list(_free_space(config)))
 
 
 def _try_folder(config: Config) -> Iterator[str]:
@@ -83,20 +93,24 @@ def _try_ledger(config: Config) -> Iterator[str]:
             yield f"{refusal}; give each service a ledger of its own with `[ledger] url`"
 
 
-def _try_ports(config: Config) -> Iterator[str]:
-    """Listen on all addresses at the same time, so that equal ports in one configuration are found, too."""
-    addresses = [("[dicom]", config.dicom.bind, config.dicom.port)]
+def _own_listeners(config: Config) -> Iterator[Listener]:
+    yield Listener("[dicom]", config.dicom.bind, config.dicom.port)
     if config.http is not None:
-        addresses.append(("[http]", config.http.bind, config.http.port))
+        yield Listener("[http]", config.http.bind, config.http.port)
+
+
+def _try_to_listen(listeners: Iterable[Listener]) -> Iterator[str]:
+    """Listen on all addresses at the same time, so that equal ports in one configuration are found, too."""
     with ExitStack() as listening:
-        for table, bind, port in addresses:
-            opened = listening.enter_context(socket.socket(socket.AF_INET6 if ":" in bind else socket.AF_INET))
+        for listener in listeners:
+            family = socket.AF_INET6 if ":" in listener.bind else socket.AF_INET
+            opened = listening.enter_context(socket.socket(family))
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                opened.bind((bind, port))
+                opened.bind((listener.bind, listener.port))
                 opened.listen(1)
             except OSError as failure:
-                yield f"{table}: {cannot_listen(bind, port, failure)}"
+                yield f"{listener.subject}: {cannot_listen(listener.bind, listener.port, failure)}"
 
 
 def _free_space(config: Config) -> Iterator[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from ipaddress import ip_address
 from typing import Any, TypeVar
 
 import structlog
@@ -99,6 +100,26 @@ def list_notices(config: Config, plugins: Plugins, ae_title: str) -> list[str]:
     if len(texts) != len(notices):
         raise Refused(f"{problem}: notices() must return strings")
     return texts
+
+
+def list_addresses(config: Config, plugins: Plugins, ae_title: str) -> list[tuple[str, int]]:
+    """Return the addresses of the plugin's servers for an AE title. Raises Refused with the reason."""
+    table = config.ae_titles[ae_title]
+    problem = "its processor cannot list the addresses of servers"
+    factory = plugins.factory(PROCESSOR, table.processor, lane_part(ae_title))
+    addresses: list[Any] = _call_plugin(
+        problem, lambda: list(factory.caller("listening_addresses", factory.cls.listening_addresses, table.settings))
+    )
+    try:
+        return [_checked_address(*address) for address in addresses]
+    except (TypeError, ValueError):
+        raise Refused(f"{problem}: listening_addresses() must return pairs of an IP address and a port") from None
+
+
+def _checked_address(bind: str, port: int) -> tuple[str, int]:
+    if port not in range(2**16):
+        raise ValueError("not a port")
+    return str(ip_address(bind)), int(port)
 
 
 def _call_plugin(problem: str, call: Callable[[], T]) -> T:

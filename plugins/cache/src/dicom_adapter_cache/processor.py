@@ -59,6 +59,10 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         pipelines = ", ".join(settings.pipelines) or "any"
         return f"keeps studies until jobs are composed of them{size}{age}; pipelines: {pipelines}"
 
+    @classmethod
+    def listening_addresses(cls, settings: CacheSettings) -> Sequence[tuple[str, int]]:
+        return () if settings.grpc is None else [(settings.grpc.bind, settings.grpc.port)]
+
     def open(self) -> None:
         self._database = Database(self.settings.index_location(self.data_folder), writes=True)
         self._database.open()
