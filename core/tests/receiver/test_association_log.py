@@ -135,6 +135,17 @@ def test_report_is_written_when_the_ledger_is_available_again(
     assert [1] == [report.cut_off for report in reports(adapter)]
 
 
+def test_end_of_an_association_is_one_event(adapter: Adapter, receiver: Receiver) -> None:
+    """The answer to a question about missing instances counts the refused ones of these events.
+
+    Verified to fail when the receiver records the end, too.
+    """
+    receiver.complete_store(begin(receiver, make_study(instances=1, rows=200)[0]), None)
+    close(receiver, "released", CANNOT_UNDERSTAND=1)
+    [event] = [event for event in adapter.events if event.event == "association_closed"]
+    assert {"CANNOT_UNDERSTAND": 1} == event.detail["statuses"]
+
+
 def test_crash_of_a_receiver_is_recorded_at_its_next_start(adapter: Adapter, receiver: Receiver) -> None:
     """The association of a stored instance is open until its end is recorded."""
     adapter.receive(make_instance(), association_id=ASSOCIATION, status=AssociationStatus.OPEN)

@@ -74,6 +74,27 @@ def test_counts_wait_for_an_unavailable_ledger(ledger: Ledger, monkeypatch: pyte
     assert (5, 1) == (known.instances, known.refused)
 
 
+def test_counts_that_arrive_during_the_last_write_are_written(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Verified to fail when the thread ends without another write."""
+    write: Callable[..., Any] = ledger.write
+    counting = SenderLog(ledger, write_seconds=0.01)
+
+    @contextmanager
+    def stop_meanwhile(**options: bool) -> Iterator[Any]:
+        if not counting._closing.is_set():
+            counting._closing.set()
+            counting.rejected(rejected("CT2"), NOW)
+        with write(**options) as transaction:
+            yield transaction
+
+    monkeypatch.setattr(ledger, "write", stop_meanwhile)
+    counting.rejected(rejected("CT1"), NOW)
+    wait_until(lambda: not counting._thread.is_alive())
+    assert (0, 2) == counts(ledger)
+
+
 def test_the_counts_in_memory_are_limited(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above the limit, associations and rejections are counted without names."""
     monkeypatch.setattr(sender_log, "MOST", 3)

@@ -211,8 +211,6 @@ class Receiver:
     def association_closed(self, closed: ClosedAssociation) -> None:
         self._senders.ended(closed, self._clock.now())
         self._studies.end(closed.association_id)
-        if closed.statuses:
-            self._events.put(_closed_event(closed, self._clock.now()))
         record = partial(self._record_end, closed, self._clock.now())
         if self._commits is None:
             record()
@@ -268,17 +266,6 @@ def _duplicate_event(received: ReceivedInstance, result: StoreResult, pending_id
         association_id=received.association_id,
         instance_id=pending_id,
         detail={"status": f"0x{C_STORE_STATUS[result.outcome]:04X}", "reason": result.reason},
-    )
-
-
-def _closed_event(closed: ClosedAssociation, now: datetime) -> Event:
-    peer = {"calling_ae_title": closed.request.calling_ae_title, "peer": closed.request.peer_address}
-    return Event(
-        at=now,
-        event="association_closed",
-        ae_title=closed.request.called_ae_title,
-        association_id=closed.association_id,
-        detail={"how": closed.how, "statuses": dict(closed.statuses), **peer},
     )
 
 

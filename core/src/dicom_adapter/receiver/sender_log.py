@@ -121,6 +121,7 @@ class SenderLog:
             self._closing.wait(self._write_seconds)
             self._has_counts.clear()
             self._write()
+        self._write()
 
     def _write(self) -> None:
         with self._lock:
