@@ -74,9 +74,7 @@ def test_counts_wait_for_an_unavailable_ledger(ledger: Ledger, monkeypatch: pyte
     assert (5, 1) == (known.instances, known.refused)
 
 
-def test_counts_that_arrive_during_the_last_write_are_written(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_counts_that_arrive_during_the_last_write_are_written(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """Verified to fail when the thread ends without another write."""
     write: Callable[..., Any] = ledger.write
     counting = SenderLog(ledger, write_seconds=0.01)
