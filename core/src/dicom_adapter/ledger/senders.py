@@ -14,6 +14,7 @@ from attrs import asdict, evolve, fields, frozen
 from sqlalchemy import ColumnElement, Row, delete, func, select, update
 from sqlalchemy.dialects import sqlite
 
+from dicom_adapter.ledger.association_schema import unreleased_associations
 from dicom_adapter.ledger.connection import Transaction
 from dicom_adapter.ledger.schema import EPOCH, rejections, senders
 
@@ -25,6 +26,8 @@ DAY = timedelta(days=1)
 KEY_OF_SENDER = ("calling_ae_title", "ae_title", "peer_address")
 KEY_OF_REJECTED = ("peer_address", "calling_ae_title", "ae_title", "cause")
 SENDERS_KEPT = timedelta(days=366)  # since their last association
+# The columns with the time of a sender's last association, in tables with a row for each sender
+_SEEN_AT = (senders.c.last_at, unreleased_associations.c.changed_at)
 
 
 @frozen(kw_only=True)
@@ -147,11 +150,12 @@ def rejected(transaction: Transaction, since: datetime, until: datetime | None =
 def delete_old(transaction: Transaction, before: datetime, now: datetime) -> int:
     """Delete rejections before a time, and senders that were not seen for a year or are too many; return the number."""
     count = transaction.execute(delete(rejections).where(rejections.c.hour < _hour(before))).rowcount
-    count += transaction.execute(delete(senders).where(senders.c.last_at < now - SENDERS_KEPT)).rowcount
-    newest = select(senders.c.last_at).order_by(senders.c.last_at.desc()).offset(MOST_SENDERS).limit(1)
-    limit: datetime | None = transaction.execute(newest).scalar()
-    if limit is not None:
-        count += transaction.execute(delete(senders).where(senders.c.last_at <= limit)).rowcount
+    for seen_at in _SEEN_AT:
+        count += transaction.execute(delete(seen_at.table).where(seen_at < now - SENDERS_KEPT)).rowcount
+        newest = select(seen_at).order_by(seen_at.desc()).offset(MOST_SENDERS).limit(1)
+        limit: datetime | None = transaction.execute(newest).scalar()
+        if limit is not None:
+            count += transaction.execute(delete(seen_at.table).where(seen_at <= limit)).rowcount
     return count
 
 
@@ -160,8 +164,11 @@ def has_old(transaction: Transaction, before: datetime, now: datetime) -> bool:
     oldest: datetime | None = transaction.execute(select(func.min(rejections.c.hour))).scalar()
     if oldest is not None and oldest < _hour(before):
         return True
-    first, count = transaction.execute(select(func.min(senders.c.last_at), func.count())).one()
-    return count > MOST_SENDERS or (first is not None and first < now - SENDERS_KEPT)
+    for seen_at in _SEEN_AT:
+        first, count = transaction.execute(select(func.min(seen_at), func.count())).one()
+        if count > MOST_SENDERS or (first is not None and first < now - SENDERS_KEPT):
+            return True
+    return False
 
 
 def _hour(moment: datetime) -> datetime:

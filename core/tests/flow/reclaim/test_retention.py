@@ -12,7 +12,7 @@ import pytest
 from attrs import evolve
 from sqlalchemy import text
 
-from dicom_adapter import InstanceStorageInfo, Job, JobPriority, JobState, Permanent
+from dicom_adapter import AssociationStatus, InstanceStorageInfo, Job, JobPriority, JobState, Permanent
 from dicom_adapter.dicom.synthetic import make_instance, make_study
 from dicom_adapter.flow.reclaim import retention
 from dicom_adapter.flow.reclaim.retention import EVERY, Retention
@@ -133,6 +133,31 @@ def test_old_rejections_are_deleted(make_adapter: MakeAdapter) -> None:
     pass_days(adapter, 0.2)
     with adapter.ledger.read() as transaction:
         assert [] == senders.rejected(transaction, now)
+
+
+def test_counts_of_unreleased_associations_are_deleted_after_a_year(
+    make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row of a sender that ends its associations without a release is kept as long as its other statistics.
+
+    Their number has a limit, too, because a peer may use any number of AE titles. Verified to fail when `delete_old`
+    does not delete them.
+    """
+
+    def remaining() -> list[str]:
+        with adapter.ledger.read() as transaction:
+            return list(transaction.execute(text("SELECT calling_ae_title FROM unreleased_associations")).scalars())
+
+    adapter = make_adapter(configured())
+    for name in ("CT1", "CT2", "CT3"):
+        adapter.receive(make_instance(), calling_ae_title=name, status=AssociationStatus.ABORTED)
+        pass_days(adapter, 100)
+    assert ["CT1", "CT2", "CT3"] == remaining()
+    monkeypatch.setattr(senders, "MOST_SENDERS", 2)
+    pass_days(adapter, 1)
+    assert ["CT2", "CT3"] == remaining()
+    pass_days(adapter, 166)
+    assert ["CT3"] == remaining()
 
 
 def test_needed_rows_are_never_deleted(make_adapter: MakeAdapter) -> None:
