@@ -28,11 +28,11 @@ class Loopback:
     def __init__(self, config: Config, resources: Resources) -> None:
         self._receiver = Receiver(config, resources, None)
         self._server = DicomServer(evolve(config.dicom, bind=HOST, port=0), self._receiver)
-        self._port = self._server.start()
+        self.port = self._server.start()
 
     def send(self, data_sets: Sequence[Dataset], ae_title: str, calling_ae_title: str) -> list[SendResult]:
         """Send data sets in one association. Return the results in the same order."""
-        return send(data_sets, Address(ae_title=ae_title, host=HOST, port=self._port), calling_ae_title)
+        return send(data_sets, Address(ae_title=ae_title, host=HOST, port=self.port), calling_ae_title)
 
     def close(self) -> None:
         self._server.stop(0)
