@@ -139,12 +139,27 @@ class ByInstanceId(Careful):
         self.remove_instances(instances)
 
 
+class Knowing(Careful):
+    def association_changed(self, association):
+        if association.is_incomplete:
+            [uid] = association.studies
+            self.studies[uid].clear()
+
+
+class Impatient(Careful):
+    def association_changed(self, association):
+        if association.is_incomplete:
+            half = [instance for study in self.studies.values() for instance in study.values()]
+            self.remove_instances([one for one in half if one.association_id == association.association_id])
+
+
 class Wrong(Careful):
     def waiting(self):
         return ["a study"]
 
 
-for cls in [Careful, Shared, Busy, Forgetful, WallClock, OwnClock, Talkative, Trusting, ByInstanceId, Wrong]:
+for cls in [Careful, Shared, Busy, Forgetful, WallClock, OwnClock, Talkative, Trusting, ByInstanceId, Knowing,
+            Impatient, Wrong]:
     name = f"Test{cls.__name__}"
     globals()[name] = type(name, (BaseProcessorTests,), {"processor": cls, "all_jobs_after": 60})
 """
@@ -153,7 +168,7 @@ for cls in [Careful, Shared, Busy, Forgetful, WallClock, OwnClock, Talkative, Tr
 @pytest.mark.parametrize(
     ("cls", "tests", "expected"),
     [
-        ("Careful", ["redelivery", "constructor", "patient_data"], {}),
+        ("Careful", ["redelivery", "constructor", "patient_data", "reports_about"], {}),
         ("Shared", ["two_ae"], {"two_ae_titles_share_no_state": "another AE title uses the same processor"}),
         (
             "Busy",
@@ -179,6 +194,12 @@ for cls in [Careful, Shared, Busy, Forgetful, WallClock, OwnClock, Talkative, Tr
             "ByInstanceId",
             ["duplicate"],
             {"duplicate_replaces_the_earlier_instance": "LookupError at "},
+        ),
+        ("Knowing", ["reports_about"], {"reports_about_associations_lose_nothing": "ValueError at "}),
+        (
+            "Impatient",
+            ["reports_about"],
+            {"reports_about_associations_lose_nothing": "instances were removed without a job"},
         ),
         (
             "Wrong",

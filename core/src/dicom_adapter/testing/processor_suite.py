@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -14,12 +15,14 @@ import structlog
 
 from dicom_adapter.api.hookspecs import hookimpl
 from dicom_adapter.api.processor import JobProcessorBase
-from dicom_adapter.api.values import Waiting
+from dicom_adapter.api.values import AssociationStatus, Waiting
 from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.flow.process.turn import Turn
+from dicom_adapter.ledger import instances
 from dicom_adapter.simulation.adapter import Plugin
 from dicom_adapter.testing.adapter import Adapter
 from dicom_adapter.testing.processor_traffic import (
+    ENDS,
     PATIENT_ID,
     PATIENT_NAME,
     Arrival,
@@ -245,6 +248,32 @@ class BaseProcessorTests:
             self._expect_same(
                 expected_jobs, summarize_jobs(adapter, AE_TITLE), adapter, f"turn {number} failed once at its end"
             )
+
+    # --- interrupted associations
+
+    @pytest.mark.parametrize("restarts", [False, True], ids=["undisturbed", "restarted"])
+    def test_reports_about_associations_lose_nothing(
+        self, make: Callable[..., Adapter], expected_jobs: list[JobSummary], restarts: bool
+    ) -> None:
+        """`association_changed` handles each report, also of associations without pending instances, and repeated."""
+        adapter = make()
+        studies = [str(data_set.StudyInstanceUID) for arrival in self.traffic() for data_set in arrival.data_sets]
+        adapter.receive(failed={"OUT_OF_RESOURCES": 1}, studies=studies)
+        for number, (arrival, end) in enumerate(zip(self.traffic(), cycle(ENDS), strict=False)):
+            adapter.receive(*arrival.data_sets, at=arrival.at, association_id=f"{number:032x}", **end)
+            if restarts:
+                adapter.restart()  # reports about pending instances are delivered again
+        adapter.crash_receiver()
+        adapter.advance(self.all_jobs_after)
+        adapter.receive(status=AssociationStatus.LOST, cut_off=1, studies=studies)
+        adapter.end_wait(AE_TITLE, *studies)
+        adapter.advance(self.all_jobs_after)
+        self._expect_no_failure(adapter)
+        with adapter.ledger.read() as transaction:
+            kept = {one.sop_instance_uid for one in instances.pending_after(transaction, 0, 10_000, AE_TITLE)}
+        kept.update(uid for job in summarize_jobs(adapter, AE_TITLE) for uid in job.instances)
+        lost = {uid for job in expected_jobs for uid in job.instances} - kept
+        assert set() == lost, f"{len(lost)} instances were removed without a job\n{adapter.describe()}"
 
     # --- duplicates and malformed values
 

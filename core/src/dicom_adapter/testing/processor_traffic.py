@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from attrs import frozen
 from pydicom.dataset import Dataset
 
-from dicom_adapter.api.values import Job
+from dicom_adapter.api.values import AssociationStatus, Job
 from dicom_adapter.dicom.synthetic import make_instance, make_study
 from dicom_adapter.testing.adapter import Adapter
 
@@ -17,6 +17,17 @@ from dicom_adapter.testing.adapter import Adapter
 PATIENT_ID = "NOBODY-4711"
 PATIENT_NAME = "Nobody^Norbert"
 _PATIENT: dict[str, Any] = {"patient_id": PATIENT_ID, "patient_name": PATIENT_NAME, "accession_number": PATIENT_ID}
+
+
+# Arguments of `Adapter.receive` for the ends of associations: interruptions of each kind, and clean ends between them
+ENDS: Sequence[Mapping[str, Any]] = (
+    {"failed": {"OUT_OF_RESOURCES": 2}},
+    {"status": AssociationStatus.ABORTED},
+    {"status": AssociationStatus.OPEN, "failed": {"CANNOT_UNDERSTAND": 1}},
+    {},
+    {"status": AssociationStatus.LOST, "cut_off": 1},
+    {"status": AssociationStatus.OPEN},
+)
 
 
 @frozen
