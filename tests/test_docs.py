@@ -13,6 +13,7 @@ from dicom_adapter import setting
 from dicom_adapter.api import hookspecs, values
 from dicom_adapter.config import Config, tables
 from dicom_adapter.flow.submit.steps import NEXT
+from dicom_adapter.net.associate import PROVIDER_REJECTIONS
 from dicom_adapter.net.codes import REJECT_REASON, CStoreStatus
 from dicom_adapter_clara_client.emulator.faults import CallFaultKind
 from manual import api, command_line, hooks
@@ -140,7 +141,7 @@ def test_every_status_and_rejection_is_described() -> None:
     statuses = re.findall(r"^\| (0x[0-9A-F]{4}) ", section(DOCS / "dicom.md", "C-STORE"), re.MULTILINE)
     assert sorted(f"0x{status:04X}" for status in CStoreStatus) == sorted(statuses)
     rows = re.findall(r"\| (\d) [^|]*\| (\d) [^|]*\| (\d) [^|]*\|$", section(DOCS / "dicom.md", "Associations"), re.M)
-    assert set(REJECT_REASON.values()) == {tuple(map(int, row)) for row in rows}
+    assert {*REJECT_REASON.values(), *PROVIDER_REJECTIONS} == {tuple(map(int, row)) for row in rows}
 
 
 def test_every_job_state_is_listed_as_a_value_of_the_option() -> None:

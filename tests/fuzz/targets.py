@@ -13,7 +13,7 @@ from dicom_adapter.api.errors import Refused
 from dicom_adapter.dicom.identity import IdentityReader
 from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.net.acceptor import Acceptor, StoreAborted, StoreCompleted, StoreRequested
-from dicom_adapter.net.indications import AssociateIndication, AssociationEnd, ReleaseIndication
+from dicom_adapter.net.indications import AssociateIndication, AssociationEnd, ProviderRejection, ReleaseIndication
 from dicom_adapter.net.negotiation import negotiate
 from dicom_adapter.net.proxy import SIGNATURE, InvalidProxyHeader, ProxyHeader
 from support.conversation import ABORT, EXPLICIT, IMPLICIT, RELEASE_RQ, associate, echo, store
@@ -53,7 +53,7 @@ def acceptor(data: bytes) -> None:
                 if isinstance(event, StoreCompleted):
                     peer.answer(event.command, 0)
             else:
-                assert isinstance(event, (AssociationEnd, ReleaseIndication)), event
+                assert isinstance(event, (AssociationEnd, ProviderRejection, ReleaseIndication)), event
                 ends += isinstance(event, AssociationEnd)
         peer.take_outgoing()
     for event in peer.closed():

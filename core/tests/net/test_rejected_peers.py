@@ -42,6 +42,28 @@ def test_a_rejected_association_is_reported_with_its_ae_titles(listen: Listen, m
     assert rejected.called_ae_title
 
 
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (associate(version=2), "version 1 of the upper layer protocol is not requested"),
+        (associate(application="1.2.3"), "the application context is not that of DICOM, 1.2.840.10008.3.1.1.1"),
+    ],
+)
+def test_an_association_that_the_service_provider_rejects_is_reported_and_logged(
+    listen: Listen, sent: bytes, reason: str
+) -> None:
+    """PS3.8 table 9-21: there is no decision about these requests."""
+    listening = listen()
+    rejected = rejected_after(listening, sent)
+    assert ("CT1", "LUNG", RejectionCause.PROTOCOL, reason) == (
+        rejected.calling_ae_title,
+        rejected.called_ae_title,
+        rejected.cause,
+        rejected.reason,
+    )
+    assert reason == listening.wait_for("association_rejected")["reason"]
+
+
 def test_an_association_without_a_decision_is_reported(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
     """For example, the ledger is locked."""
     listening = listen()

@@ -6,7 +6,13 @@ import struct
 
 import pytest
 
-from dicom_adapter.net.indications import AssociateIndication, AssociationEnd, AssociationState, Fragment
+from dicom_adapter.net.indications import (
+    AssociateIndication,
+    AssociationEnd,
+    AssociationState,
+    Fragment,
+    ProviderRejection,
+)
 from dicom_adapter.net.upper_layer import UpperLayer
 from support.conversation import (
     ABORT,
@@ -244,7 +250,8 @@ def test_unsupported_versions_and_applications_are_rejected_by_the_provider(
     sent: bytes, rejection: tuple[int, ...]
 ) -> None:
     layer = UpperLayer(16384)
-    assert [] == received(layer, memoryview(sent))
+    [rejected] = received(layer, memoryview(sent))
+    assert isinstance(rejected, ProviderRejection)
     [(kind, body)] = pdus(layer.take_outgoing())
     assert (0x03, rejection) == (kind, tuple(body[1:]))
 

@@ -43,6 +43,7 @@ class RejectionCause(str, Enum):
 
     CALLED_AE_TITLE = "called-ae-title"  # not configured
     CALLING_AE_TITLE = "calling-ae-title"  # not allowed
+    PROTOCOL = "protocol"  # version or application context not supported
     STOPPED = "stopped"  # the AE title is stopped, or the service is stopping
     LIMIT = "limit"  # of associations or connections
     SPACE = "space"  # nothing can be stored

@@ -26,6 +26,7 @@ from dicom_adapter.net.indications import (
     AssociationEnd,
     AssociationState,
     Fragment,
+    ProviderRejection,
     ReleaseIndication,
 )
 from dicom_adapter.net.negotiation import ACCEPTANCE
@@ -67,7 +68,7 @@ class ExpectedFragment(Enum):
 
 # A memoryview is a piece of the data set of the last StoreRequested.
 AcceptorEvent: TypeAlias = (
-    "AssociateIndication | StoreRequested | memoryview | StoreCompleted | StoreAborted"
+    "AssociateIndication | ProviderRejection | StoreRequested | memoryview | StoreCompleted | StoreAborted"
     " | ReleaseIndication | AssociationEnd"
 )
 
@@ -113,7 +114,7 @@ class Acceptor:
         for indication in indications:
             if isinstance(indication, Fragment):
                 self._receive_fragment(indication, events)
-            elif isinstance(indication, AssociateIndication):
+            elif isinstance(indication, (AssociateIndication, ProviderRejection)):
                 self.request = indication.request
                 events.append(indication)
             elif isinstance(indication, ReleaseIndication):

@@ -30,6 +30,17 @@ MAXIMUM_LENGTH_ITEM, CLASS_UID_ITEM, WINDOW_ITEM, ROLE_ITEM, VERSION_NAME_ITEM =
 # A-ASSOCIATE-RJ by the service-provider (ACSE) itself (PS3.8 table 9-21)
 APPLICATION_CONTEXT_NOT_SUPPORTED: RejectReason = (1, 1, 2)
 PROTOCOL_VERSION_NOT_SUPPORTED: RejectReason = (1, 2, 2)
+# For each of them, its name and the reason for the log and the operator
+PROVIDER_REJECTIONS: Mapping[RejectReason, tuple[str, str]] = {
+    APPLICATION_CONTEXT_NOT_SUPPORTED: (
+        "APPLICATION_CONTEXT_NOT_SUPPORTED",
+        f"the application context is not that of DICOM, {APPLICATION_CONTEXT}",
+    ),
+    PROTOCOL_VERSION_NOT_SUPPORTED: (
+        "PROTOCOL_VERSION_NOT_SUPPORTED",
+        f"version {PROTOCOL_VERSION} of the upper layer protocol is not requested",
+    ),
+}
 
 
 @frozen

@@ -31,8 +31,9 @@ from dicom_adapter.net.admission import Admission
 from dicom_adapter.net.codes import C_STORE_STATUS, REJECT_REASON, CStoreStatus
 from dicom_adapter.net.deadlines import Deadlines, describe_timeout, seconds_between_checks
 from dicom_adapter.net.dimse import Command
-from dicom_adapter.net.indications import AssociateIndication, AssociationEnd, ReleaseIndication
+from dicom_adapter.net.indications import AssociateIndication, AssociationEnd, ProviderRejection, ReleaseIndication
 from dicom_adapter.net.negotiation import describe_declined, negotiate
+from dicom_adapter.net.request_reports import report_irregularities, report_provider_rejection
 from dicom_adapter.net.storage_scp import STOPPING, ClosedAssociation, StorageScp, decide_safely
 from dicom_adapter.net.tls import certificate_names
 
@@ -189,20 +190,15 @@ class Connection(asyncio.BufferedProtocol):
             self._incoming = None
         elif isinstance(event, AssociateIndication):
             self._request_association(event)
+        elif isinstance(event, ProviderRejection):
+            report_provider_rejection(event.request, self.peer, self._endpoint.scp)
         elif isinstance(event, ReleaseIndication):
             self._set_end("released")
         elif isinstance(event, AssociationEnd):
             self._handle_end(event)
 
     def _request_association(self, indication: AssociateIndication) -> None:
-        if indication.request.irregularities:
-            log.info(
-                "association_request_irregular",
-                ae_title=indication.request.called_ae_title,
-                calling_ae_title=indication.request.calling_ae_title,
-                peer=self.peer,
-                tolerated=list(indication.request.irregularities),
-            )
+        report_irregularities(indication.request, self.peer)
         request = AssociationRequest(
             called_ae_title=indication.request.called_ae_title,
             calling_ae_title=indication.request.calling_ae_title,

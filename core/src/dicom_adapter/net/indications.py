@@ -28,6 +28,13 @@ class AssociateIndication:
     request: AssociateRequest
 
 
+@frozen
+class ProviderRejection:
+    """The service-provider has rejected a request. There is no indication for this in PS3.8: it is only logged."""
+
+    request: AssociateRequest
+
+
 class Fragment:
     """P-DATA indication: a piece of a presentation data value. `data` is a view, valid as long as the buffer."""
 
@@ -53,4 +60,4 @@ class AssociationEnd:
     reason: str = ""
 
 
-Indication: TypeAlias = "AssociateIndication | Fragment | ReleaseIndication | AssociationEnd"
+Indication: TypeAlias = "AssociateIndication | ProviderRejection | Fragment | ReleaseIndication | AssociationEnd"

@@ -34,6 +34,7 @@ from dicom_adapter.net.indications import (
     AssociationState,
     Fragment,
     Indication,
+    ProviderRejection,
     ReleaseIndication,
 )
 from dicom_adapter.net.pdu import (
@@ -161,6 +162,7 @@ class UpperLayer:
         if rejection is None:
             self._indications.append(AssociateIndication(self._request))
         else:
+            self._indications.append(ProviderRejection(self._request))
             self.reject(*rejection)
 
     def _ae_7(self, response: bytes) -> None:
