@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
@@ -9,7 +10,7 @@ from datetime import datetime, timezone
 import pytest
 
 from dicom_adapter.api.errors import LedgerUnavailable
-from dicom_adapter.ledger import Ledger, events
+from dicom_adapter.ledger import WAIT_SECONDS, Ledger, events
 from dicom_adapter.ledger.events import Event
 
 LONG_S = 3600.0  # longer than the time limit of a test
@@ -38,6 +39,37 @@ def test_a_wait_for_other_threads_shortens_the_wait_for_other_processes(url: str
     with waiting.write() as transaction:
         assert 200 == transaction.exec_driver_sql("PRAGMA busy_timeout").scalar()
     waiting.close()
+
+
+def test_a_pause_of_the_machine_is_not_a_long_wait(url: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a pause, a wait for another thread has reached its time limit, but the other thread could not write.
+
+    Verified to fail when the wait has one time limit: the transaction is refused as busy.
+    """
+    waiting = Ledger(url)
+    enter_event(waiting)
+    monkeypatch.setattr(waiting, "_writing", LockOfPausedThread())
+    enter_event(waiting)
+    with waiting.write() as transaction:
+        assert 1000 * WAIT_SECONDS == transaction.exec_driver_sql("PRAGMA busy_timeout").scalar()
+    waiting.close()
+
+
+class LockOfPausedThread:
+    """A lock whose first wait ends without it, as after a pause of the machine."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._was_paused = False
+
+    def acquire(self, timeout: float) -> bool:
+        if not self._was_paused:
+            self._was_paused = True
+            return False
+        return self._lock.acquire(timeout=timeout)
+
+    def release(self) -> None:
+        self._lock.release()
 
 
 def test_transactions_of_a_process_that_stops_wait_for_a_short_time(url: str, ledger: Ledger) -> None:

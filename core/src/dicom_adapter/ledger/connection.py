@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +23,10 @@ SQLITE = "sqlite:///"
 # Limit of the wait for other transactions. A stopping host waits longer for the steps in progress.
 WAIT_SECONDS = 6.0
 CLOSING_SECONDS = 1.0  # the same limit while the process stops
+# A wait for other threads is counted in this number of parts. A pause of the whole machine, such as for the snapshot of
+# a virtual machine, counts as one part at most: it has also stopped the thread that writes. SQLite counts its waits for
+# other processes in the same way.
+WAIT_PARTS = 6
 
 
 class Ledger:
@@ -94,11 +97,10 @@ class Ledger:
         After a long wait, the result is smaller than `seconds`, so that both waits take `1.5 * seconds` at most. After
         a short wait the result is `seconds`, because a change of the connection's setting takes time.
         """
-        started = time.monotonic()
-        if not self._writing.acquire(timeout=seconds):
-            raise LedgerUnavailable("another transaction is writing", is_busy=True)
-        left = seconds - (time.monotonic() - started)
-        return seconds if left > seconds / 2 else max(0.0, left)
+        for part in range(1, WAIT_PARTS + 1):
+            if self._writing.acquire(timeout=seconds / WAIT_PARTS):
+                return seconds if part <= WAIT_PARTS / 2 else seconds * (1 - part / WAIT_PARTS)
+        raise LedgerUnavailable("another transaction is writing", is_busy=True)
 
     def _writing_connection(self, *, syncs: bool, waits_ms: int) -> Connection:
         if self._writer is None or self._writer.invalidated:
