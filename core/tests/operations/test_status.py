@@ -163,13 +163,13 @@ def test_storage_that_accepts_nothing_is_red(config: Any) -> None:
 
 
 def problems_of(
-    adapter: Any, config: Any = None, run: ServiceState = ServiceState.RUNNING
+    adapter: Any, *parts: PartHealth, config: Any = None, run: ServiceState = ServiceState.RUNNING
 ) -> list[tuple[str, str, str]]:
-    """Return level, name and reason of all problems of an adapter."""
+    """Return level, name and reason of all problems of an adapter whose processes are healthy, with these parts."""
     with adapter.ledger.read() as transaction:
         status = gather(transaction, config or adapter.config, adapter.clock.now())
-    processes = {name: evolve(part(name), seen_at=adapter.clock.now()) for name in health.processes(1)}
-    problems = assess(evolve(status, parts=processes), run, STORAGE, config or adapter.config)
+    seen = [evolve(each, seen_at=adapter.clock.now()) for each in (*map(part, health.processes(1)), *parts)]
+    problems = assess(evolve(status, parts={each.part: each for each in seen}), run, STORAGE, config or adapter.config)
     return [(each.level.value, each.part, each.reason) for each in problems]
 
 
@@ -198,7 +198,8 @@ def summary(status: Any) -> tuple[Any, ...]:
 def test_a_job_that_fails_for_a_minute_is_a_problem(make_adapter: MakeAdapter) -> None:
     """The problem has the reason. It is not repeated if the platform is down.
 
-    Verified to fail when only platforms that are down are reported: other causes of failing jobs are silent.
+    Verified to fail when only platforms that are down are reported, so that other causes of failing jobs are silent,
+    and when the problem is shown in addition to the platform.
     """
     adapter = make_adapter(CONFIGURATION)
     adapter.platform.fail("create_job", Retriable("down"), times=1000)
@@ -208,11 +209,8 @@ def test_a_job_that_fails_for_a_minute_is_a_problem(make_adapter: MakeAdapter) -
     adapter.advance(1)
     reason = "1 job failing since 2026-01-05 08:00:05 UTC: down; `dicom-adapter jobs list` shows more"
     assert [("yellow", "submitter platform", reason)] == problems_of(adapter)
-    with adapter.ledger.read() as transaction:
-        status = gather(transaction, adapter.config, NOW)
-    parts = {**facts().parts, "platform platform": part("platform platform", PartState.FAILING, "it is down")}
-    problems = assess(evolve(status, parts=parts), ServiceState.RUNNING, STORAGE, adapter.config)
-    assert ["platform platform"] == [problem.part for problem in problems]
+    down = part("platform platform", PartState.FAILING, "it is down")
+    assert [("red", "platform platform", "it is down")] == problems_of(adapter, down)
 
 
 def test_the_oldest_unfinished_job_of_each_ae_title_is_named(make_adapter: MakeAdapter) -> None:
@@ -257,10 +255,12 @@ def test_instances_and_jobs_that_are_no_longer_configured_are_listed(make_adapte
         ("yellow", "AE title LIVER", "not configured: 0 instances and 1 unfinished job held"),
         ("yellow", "AE title LUNG", "not configured: 2 instances and 0 unfinished jobs held"),
         ("yellow", "submitter platform", "not configured: 1 unfinished job held"),
-    ] == problems_of(adapter, config)
+    ] == problems_of(adapter, config=config)
     away = evolve(adapter.config.submitters["platform"], unavailable="a plugin")
     config = evolve(adapter.config, submitters={"platform": away})
-    assert ("yellow", "submitter platform", "needs a plugin: 1 unfinished job held") in problems_of(adapter, config)
+    assert ("yellow", "submitter platform", "needs a plugin: 1 unfinished job held") in problems_of(
+        adapter, config=config
+    )
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

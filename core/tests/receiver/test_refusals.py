@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NoReturn
 
-from dicom_adapter.api.receiving import AssociationDecision, AssociationRequest, RejectedPeer
+import pytest
+
+from dicom_adapter.api.errors import LedgerUnavailable
+from dicom_adapter.api.receiving import AssociationDecision, AssociationRequest, RejectedPeer, StoreResult
+from dicom_adapter.api.values import Capacity
 from dicom_adapter.dicom.synthetic import make_instance
+from dicom_adapter.flow.store.received_instance import ReceivedInstance
 from dicom_adapter.ledger.health import PartState
 from dicom_adapter.net.admission import Admission
 from dicom_adapter.receiver.receiver import Receiver
@@ -110,6 +116,45 @@ def test_a_receiver_reports_what_it_refuses_for_local_reasons(make_adapter: Make
     assert PartState.DEGRADED is receiver.refusals.finding().state
     assert AssociationDecision() == receiver.decide("c", REQUEST, 0, 0)
     receiver.close()
+
+
+def test_a_receiver_reports_failed_commits_and_associations_without_space(make_adapter: MakeAdapter) -> None:
+    """Verified to fail when refusals at the commit, or rejections because of a local cause, are not recorded."""
+    adapter = make_adapter(CONFIGURATION)
+    receiver = Receiver(adapter.config, adapter.resources, None)
+    receiver._commits = CommitsOnThisThread(receiver)  # type: ignore[assignment] # all of it that is used
+    data_set = make_instance()
+    incoming = receiver.begin_store(make_request(data_set, "LUNG", "CT1", "a"))
+    incoming.write([encode(data_set)])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(adapter.ledger, "write", locked)
+        assert receiver.complete_store(incoming, None) is not None
+    finding = receiver.refusals.finding()
+    assert (PartState.FAILING, True) == (finding.state, finding.reason.startswith("1 instance refused since "))
+
+    adapter.clock.advance(60)
+    receiver.check(set())
+    assert PartFinding() == receiver.refusals.finding()
+    adapter.storage.capacity = lambda: Capacity(total_bytes=1000, free_bytes=0)  # type: ignore[method-assign]
+    receiver.peer_rejected(RejectedPeer.by(receiver.decide("b", REQUEST, 0, 0), REQUEST))
+    finding = receiver.refusals.finding()
+    assert (PartState.FAILING, True) == (finding.state, finding.reason.startswith("1 association refused since "))
+    receiver._commits = None
+    receiver.close()
+
+
+class CommitsOnThisThread:
+    """Commits each instance at once."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+
+    def put(self, received: ReceivedInstance, _ticket: object) -> StoreResult:
+        return self._receiver._commit([received])[0]
+
+
+def locked(**_options: object) -> NoReturn:
+    raise LedgerUnavailable("database is locked", is_busy=True)
 
 
 def unwritable() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Executor, Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 
+from dicom_adapter.api.errors import LedgerUnavailable
 from dicom_adapter.api.hookspecs import PROJECT
 from dicom_adapter.api.receiving import StoreRequest, StoreResult
 from dicom_adapter.api.values import AssociationReport, AssociationStatus, InstanceStorageInfo, Job
@@ -62,6 +63,7 @@ class SimulatedAdapter:
         self._plugins = plugins
         self._is_down = False
         self._open: dict[str, AssociationReport] = {}  # what was sent in each open association
+        self._reports: list[AssociationReport] = []  # reports that wait for the ledger
         self._previous: list[PreviousConfig] = []
         self._start()
 
@@ -159,12 +161,21 @@ class SimulatedAdapter:
                 return
         else:
             self._store.forget_association(report.association_id)
-        with self.ledger.write() as transaction:
-            association_reports.record(transaction, [report])
+        self._reports.append(report)
+        self._write_reports()
+
+    def _write_reports(self) -> None:
+        """Write the waiting reports. If the ledger is unavailable, they keep waiting, as in a receiver."""
+        with suppress(LedgerUnavailable):
+            if self._reports:
+                with self.ledger.write() as transaction:
+                    association_reports.record(transaction, self._reports)
+                self._reports.clear()
 
     def crash_receiver(self) -> None:
         """Lose all open associations, as in a crash of the receiver."""
         self._open.clear()
+        self._reports.clear()
         with self.ledger.write() as transaction:
             association_reports.lose_open(transaction, RECEIVER, (RECEIVER,), self.clock.now())
         self._run_until_idle()
@@ -189,6 +200,7 @@ class SimulatedAdapter:
         self._run_until_idle()
 
     def _run_until_idle(self) -> datetime | None:
+        self._write_reports()
         return None if self._is_down else self.host.run_until_idle()
 
     @contextmanager

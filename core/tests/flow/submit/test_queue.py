@@ -16,6 +16,7 @@ from dicom_adapter import (
     JobPriority,
     JobProcessorBase,
     JobState,
+    Permanent,
     Retriable,
     hookimpl,
 )
@@ -23,7 +24,7 @@ from dicom_adapter.dicom.synthetic import make_instance, make_study
 from dicom_adapter.flow.submit import operators
 from dicom_adapter.flow.submit.queue import JobQueue
 from dicom_adapter.flow.submit.scheduling import Retries
-from dicom_adapter.flow.submit.steps import Interrupted, Steps
+from dicom_adapter.flow.submit.steps import CannotRead, Interrupted, Steps
 from dicom_adapter.flow.submit.submission import Submission
 from dicom_adapter.ledger import jobs as ledger_jobs
 from dicom_adapter.ledger.health import PartState
@@ -198,11 +199,9 @@ def test_a_platform_that_is_back_is_up_within_half_a_minute(watch: Outage) -> No
 def test_a_platform_is_down_after_a_minute_without_a_success(make_adapter: MakeAdapter, platform: Platform) -> None:
     """The first pause may be longer than a minute. The job is retried twice per minute nevertheless.
 
-    Verified to fail when only failures are counted: with long pauses, the third one is after an hour.
+    Verified to fail when the pauses of the job count: the job is not submitted soon after the outage.
     """
-    watch = Outage(
-        make_adapter(CONFIGURATION.replace('"scripted"', '"scripted"\nretry-first = 300'), Plugin(platform)), platform
-    )
+    watch = patient(make_adapter, platform)
     watch.begin()
     watch.adapter.receive(make_instance(), ae_title="LUNG")
     watch.adapter.advance(59)
@@ -215,8 +214,58 @@ def test_a_platform_is_down_after_a_minute_without_a_success(make_adapter: MakeA
     assert [JobState.SUBMITTED] == [job.state for job in watch.adapter.jobs]
 
 
-def test_a_platform_for_which_no_job_waits_is_not_down(watch: Outage) -> None:
-    """An operator has cancelled the only job. Verified to fail when only a success ends an outage."""
+def patient(make_adapter: MakeAdapter, platform: Platform) -> Outage:
+    """Return an adapter with long pauses between two tries of a job."""
+    configuration = CONFIGURATION.replace('"scripted"', '"scripted"\nretry-first = 300')
+    return Outage(make_adapter(configuration, Plugin(platform)), platform)
+
+
+def test_a_platform_is_down_a_minute_after_its_only_call(
+    make_adapter: MakeAdapter, platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The adapter cannot read what another job needs, which is tried instead.
+
+    Verified to fail when only failures are counted: there is no second call before the pause of the job has ended.
+    """
+    watch = patient(make_adapter, platform)
+    watch.begin()
+    watch.adapter.receive(make_instance(), ae_title="LUNG")
+
+    def fail_to_read(_call: str, _job: Job, _position: int | None = None) -> None:
+        raise CannotRead("the files cannot be read")
+
+    monkeypatch.setattr(platform, "handle", fail_to_read)
+    watch.adapter.advance(29)
+    watch.adapter.receive(make_instance(), ae_title="LUNG")
+    watch.adapter.advance(30)
+    assert PartFinding() == watch.health()
+    watch.adapter.advance(1)
+    reason = "1 call has failed since 2026-01-05 08:00:00 UTC: connection refused"
+    assert PartFinding(state=PartState.FAILING, reason=reason) == watch.health()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_platform_for_which_no_job_waits_is_not_down(watch: Outage, count: int) -> None:
+    """All jobs are faulted: nothing calls the platform any more.
+
+    Verified to fail when only a success ends an outage.
+    """
+    watch.begin()
+    for _number in range(count):
+        watch.adapter.receive(make_instance(), ae_title="LUNG")
+    watch.adapter.advance(10)
+    assert PartState.FAILING is watch.health().state
+
+    def refuse(_job: Job) -> None:
+        raise Permanent("the input is not supported")
+
+    watch.platform.on_upload = refuse
+    watch.adapter.advance(300)
+    assert [JobState.FAULTED] * count == [job.state for job in watch.adapter.jobs]
+    assert PartFinding() == watch.health()
+
+
+def test_a_platform_is_not_down_after_its_only_job_was_cancelled(watch: Outage) -> None:
     watch.begin()
     watch.adapter.receive(make_instance(), ae_title="LUNG")
     watch.adapter.advance(10)
