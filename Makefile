@@ -12,7 +12,7 @@ IDENTITY := import sys; print(sys.version.split()[0], "of", sys.base_prefix)
 # Without an isolated environment for each build, which takes half of the time.
 INSTALL := $(BIN)/python tools/install.py build/install.log --no-build-isolation
 
-.PHONY: help interpreter demo test test-slow lint format docs reference api audit constraints bench faults corpus fuzz clean
+.PHONY: help interpreter demo test test-slow lint format docs reference transcript api audit constraints bench faults corpus fuzz clean
 
 help:
 	@echo "make demo    start the service in a temporary folder and show how studies become jobs (15 seconds, after the set-up)"
@@ -22,6 +22,7 @@ help:
 	@echo "make format  put the code into its format"
 	@echo "make docs    build the documentation into build/site; a link that leads nowhere is an error"
 	@echo "make reference  bring the tables of docs/configuration.md up to date with the settings classes"
+	@echo "make transcript  run the commands of docs/how-to/find-a-study.md, and write their output to the page"
 	@echo "make api     renew the snapshot of the public API, which a test compares"
 	@echo "make audit   look for published vulnerabilities of the dependencies; needs an index with advisories"
 	@echo "make constraints  write the installed versions to constraints.txt"
@@ -83,6 +84,9 @@ docs: $(STAMP)
 
 reference: $(STAMP)
 	@cd tools && $(abspath $(BIN))/python -m manual
+
+transcript: $(STAMP)
+	DICOM_ADAPTER_WRITE_TRANSCRIPT=1 $(BIN)/python -m pytest -q -n 0 tests/acceptance/test_find_a_study.py
 
 api: $(STAMP)
 	$(BIN)/python tools/public_api.py

@@ -26,15 +26,17 @@ pipeline-a = "p1"
 """
 )
 PATIENT = "PID-4711"
+WIDE = 200  # columns
 
 
-def explain(service: LaunchedService, *arguments: str, status: int = 0, columns: int = 200) -> str:
-    """Run the command and return its output with all times replaced."""
+def explain(service: LaunchedService, *arguments: str, status: int = 0, columns: int = WIDE) -> str:
+    """Run the command and return its output with all times replaced, and with long lines in one piece."""
     command = ["explain", *arguments, "--config", str(service.configuration)]
     result = CliRunner().invoke(app, command, env={"COLUMNS": str(columns)})
     assert (status, False) == (result.exit_code, PATIENT in result.output), result.output
     lines = [line.rstrip() for line in result.output.splitlines()]
-    return re.sub(r"\b\d\d:\d\d:\d\d\b", "TIME", "\n".join(lines))
+    text = re.sub(r"\b\d\d:\d\d:\d\d\b", "TIME", "\n".join(lines))
+    return text if columns < WIDE else re.sub(r"\n {12}(?=\S)", " ", text)
 
 
 def first_association(service: LaunchedService, ae_title: str) -> str:
@@ -90,6 +92,6 @@ def test_a_study_is_explained_while_the_service_runs_and_after_its_end(
 
     unknown = explain(service, "1.2.3", status=1)
     assert unknown.startswith(
-        "error: the ledger has no study, series or SOP instance with the UID 1.2.3. Possible reasons: "
+        "error: the ledger has no study, series or SOP instance with the UID 1.2.3\nPossible reasons: "
     )
     assert "history-days = 30" in unknown

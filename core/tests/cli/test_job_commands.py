@@ -186,6 +186,15 @@ def test_times_are_local_with_their_offset_or_utc_on_request(
     assert "No jobs.\n" == command("jobs", "list", "--until", shown).stdout
 
 
+def test_a_study_without_a_job_is_answered_with_the_command_that_explains_it(
+    adapter: Adapter, command: Command
+) -> None:
+    receive(adapter)
+    shown = one_line(command("jobs", "list", "--study", "1.2.3", "--patient", "P 1").stdout)
+    assert shown.startswith("No jobs. `dicom-adapter explain --study 1.2.3 --patient 'P 1' -c ")
+    assert "shows why." in shown
+
+
 @pytest.mark.parametrize(
     ("filters", "count"),
     [

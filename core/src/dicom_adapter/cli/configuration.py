@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -56,6 +57,11 @@ class CheckedConfiguration:
         """Components whose plugins are missing, and plugins that cannot be used."""
         missing = [str(problem) for problem in self.loaded.problems if problem.kind is ConfigProblemKind.UNAVAILABLE]
         return missing + self.plugins.problems
+
+
+def config_option(named: Path | None) -> str:
+    """Return the option that commands to type need: a configuration file that was named has to be named again."""
+    return "" if named is None else f" -c {shlex.quote(str(named))}"
 
 
 def find_file(argument: Path | None, option: Path | None = None) -> Path:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 from typing import Annotated, Any
 
 import typer
 from attrs import asdict
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from dicom_adapter.api.errors import Refused
-from dicom_adapter.cli.configuration import ConfigOption, find_file, open_ledger
+from dicom_adapter.cli.configuration import ConfigOption, config_option, find_file, open_ledger
 from dicom_adapter.cli.filters import takes_filters
 from dicom_adapter.cli.messages import fail
 from dicom_adapter.cli.study_text import (
@@ -26,6 +23,7 @@ from dicom_adapter.cli.study_text import (
     patient_lines,
 )
 from dicom_adapter.cli.times import Times, Utc
+from dicom_adapter.cli.wrapping import with_options, wrapped
 from dicom_adapter.config.model import LedgerConfig
 from dicom_adapter.ledger import Ledger, configurations
 from dicom_adapter.ledger.filters import NO_FILTERS, Filters
@@ -35,6 +33,7 @@ from dicom_adapter.operations.story import Entry, Story, Unknown, make_story, ti
 from dicom_adapter.runtime.clock import SystemClock
 
 NOW = "now"
+MARGIN = 12  # width of the left column of times
 
 
 @takes_filters
@@ -65,7 +64,7 @@ def explain(
         raise typer.BadParameter("enter either a UID, job id, Accession Number or Patient ID, or filters")
     path = find_file(config)
     ledger = open_ledger(path)
-    options = f" -c {config}" if config is not None else ""
+    options = config_option(config)
     times = Times.chosen(utc or as_json)
     now = SystemClock().now()
     try:
@@ -74,7 +73,7 @@ def explain(
             story = make_story(transaction, found.subject, now) if found.subject else None
             series = of_studies(transaction, story.studies) if story is not None and show_patient else []
     except Unknown as refusal:
-        raise _not_found(ledger, refusal, filters, now, times, as_json=as_json) from None
+        raise _not_found(ledger, refusal, filters, now, times, options, as_json=as_json) from None
     except Refused as refusal:
         raise fail(str(refusal)) from None
     if story is None:
@@ -86,20 +85,22 @@ def explain(
         patient = {"patient": patient_as_json(series)} if show_patient else {}
         typer.echo(json.dumps({**_as_json(story), **patient}, indent=2))
     else:
-        show(story, Console(highlight=False), times, list(patient_lines(series)))
+        for line in story_lines(story, times, list(patient_lines(series)), options):
+            typer.echo(line)
 
 
 def _not_found(
-    ledger: Ledger, refusal: Unknown, filters: Filters, now: datetime, times: Times, *, as_json: bool
+    ledger: Ledger, refusal: Unknown, filters: Filters, now: datetime, times: Times, options: str, *, as_json: bool
 ) -> typer.Exit:
     """Print what was rejected and refused instead; return the exception to raise."""
     with ledger.read() as transaction:
         absence = find_absence(transaction, filters, now)
-    ended = fail(f"{refusal}{_possible_reasons(ledger)}")
+    ended = fail(str(refusal))
     if as_json:
         typer.echo(json.dumps(absence_as_json(absence), indent=2))
     else:
-        typer.echo("\n".join(absence_lines(absence, times, filters.calling_ae_title)))
+        typer.echo("\n".join(wrapped(_possible_reasons(ledger), "", "")))
+        typer.echo("\n".join(absence_lines(absence, times, filters.calling_ae_title, options)))
     return ended
 
 
@@ -108,38 +109,38 @@ def _possible_reasons(ledger: Ledger) -> str:
         running = configurations.running(transaction)
     days = LedgerConfig().history_days if running is None else float(running.settings["service"]["ledger.history-days"])
     return (
-        ". Possible reasons: it never arrived; all of it was rejected or refused; it was finished more than "
-        f"history-days = {days:g} days ago, and its rows were deleted"
+        "Possible reasons: it never arrived; all of it was rejected or refused; it was finished more than "
+        f"history-days = {days:g} days ago, and its rows were deleted."
     )
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
 
 
-def show(story: Story, console: Console, times: Times, patient: Sequence[str] = ()) -> None:
-    """Print a story: a table for each AE title, with a line for each new day and for each change of the zone.
+def story_lines(story: Story, times: Times, patient: Sequence[str] = (), options: str = "") -> Iterator[str]:
+    """Yield the lines of a story: for each AE title its entries, and a line for each new day and change of the zone.
 
-    `patient`: lines with patient data.
+    `patient`: lines with patient data. `options`: options that commands to type need.
     """
-    console.print(Text.assemble((story.title, "bold"), f". Times are {times.zone_at(story.created_at)}."))
+    zone = times.zone_at(story.created_at)
+    yield from wrapped(f"{story.title}. Times are {zone}.", "", "")
     for line in patient:
-        console.print(Text(line))
+        yield from wrapped(line, "", "")
     for section in story.sections:
-        console.print(Text(f"\nAE title {section.ae_title}", "bold"))
-        console.print(_table(section.entries, times, times.zone_at(story.created_at)))
+        yield ""
+        yield typer.style(f"AE title {section.ae_title}", bold=True)
+        yield from _entry_lines(section.entries, times, zone, options)
 
 
-def _table(entries: Sequence[Entry], times: Times, zone: str) -> Table:
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+def _entry_lines(entries: Sequence[Entry], times: Times, zone: str, options: str) -> Iterator[str]:
     day: tuple[date, str] | None = None
     for entry in entries:
         if entry.at is not None and times.day(entry.at) != day:
             day = times.day(entry.at)
-            table.add_row(Text(day[0].isoformat(), "dim"), Text("" if day[1] == zone else day[1], "dim"))
-        table.add_row(NOW if entry.at is None else times.clock(entry.at), Text(times.in_text(entry.text)))
-    return table
+            yield f"{day[0].isoformat():{MARGIN}}{'' if day[1] == zone else day[1]}".rstrip()
+        when = NOW if entry.at is None else times.clock(entry.at)
+        text = with_options(times.in_text(entry.text), options)
+        yield from wrapped(text, f"{when:{MARGIN}}", " " * MARGIN)
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------------

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
+import shlex
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Annotated, Any, TypeAlias
 
 import typer
 
+from dicom_adapter.cli.wrapping import wrapped
 from dicom_adapter.ledger.filters import Filters
 
 OFFSET = re.compile(r" ([+-]\d\d:\d\d)$")  # of a time as commands show it
@@ -38,6 +40,24 @@ OPTIONS: dict[str, Any] = {
         typer.Option("--until", metavar="TIME", help="Only before this time; a date includes the whole day."),
     ],
 }
+
+
+# The filters that name a study, with their options.
+OF_STUDIES = {
+    "study_instance_uid": "--study",
+    "series_instance_uid": "--series",
+    "sop_instance_uid": "--sop",
+    "accession_number": "--accession",
+    "patient_id": "--patient",
+    "calling_ae_title": "--calling",
+}
+
+
+def nothing_lines(text: str, filters: Filters, options: str) -> list[str]:
+    """Return that nothing was found, and the command that shows why if the filters name a study or its sender."""
+    names = {option: getattr(filters, name) for name, option in OF_STUDIES.items()}
+    given = " ".join(f"{option} {shlex.quote(value)}" for option, value in names.items() if value is not None)
+    return wrapped(f"{text}. `dicom-adapter explain {given}{options}` shows why." if given else f"{text}.", "", "")
 
 
 def takes_filters(command: Command) -> Command:

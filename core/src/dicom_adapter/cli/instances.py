@@ -18,11 +18,12 @@ from dicom_adapter.cli.configuration import (
     CheckedConfiguration,
     ConfigArgument,
     ConfigOption,
+    config_option,
     find_file,
     open_ledger,
     open_service,
 )
-from dicom_adapter.cli.filters import takes_filters
+from dicom_adapter.cli.filters import nothing_lines, takes_filters
 from dicom_adapter.cli.job_text import event_lines
 from dicom_adapter.cli.messages import fail, warn
 from dicom_adapter.cli.operator_name import operator_name
@@ -84,8 +85,12 @@ def list_instances(
         return
     for row in rows:
         typer.echo(_lines(row, stopped, Times.chosen(utc)))
+    options = config_option(file or config)
     if not rows:
-        typer.echo("No instances.")
+        typer.echo("\n".join(nothing_lines("No instances", filters, options)))
+    elif len(studies := {row.instance.study_instance_uid for row in rows}) == 1:
+        text = f"`dicom-adapter explain {studies.pop()}{options}` shows the story of the study."
+        typer.echo("\n".join(wrapped(text, "", "")))
 
 
 @instances.command()

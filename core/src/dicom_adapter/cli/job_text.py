@@ -8,7 +8,7 @@ from datetime import datetime
 import typer
 from attrs import field, frozen
 
-from dicom_adapter.api.values import Job, JobState
+from dicom_adapter.api.values import INTERRUPTED, Job, JobState
 from dicom_adapter.cli.times import Times
 from dicom_adapter.cli.wrapping import titled, wrapped
 from dicom_adapter.ledger.events import Event
@@ -37,8 +37,13 @@ class JobWriter:
         yield from wrapped(f"AE title {job.ae_title}, pipeline {job.pipeline_id}, priority {job.priority.value}")
         study = f"study {studies.first}" if studies.count == 1 else f"{studies.count} studies"
         yield from wrapped(f"{_counted(job.instance_count)} of {study}")
-        for line in (self.problem(job), self.outlook(job)):
+        for line in (self.missing(job), self.problem(job), self.outlook(job)):
             yield from wrapped(line)
+
+    def missing(self, job: Job) -> str:
+        """Return why instances of a job may be missing; "" if nothing is known."""
+        known = job.metadata.get(INTERRUPTED, "")
+        return f"instances may be missing: {self.times.in_text(' '.join(known.split()))}" if known else ""
 
     def problem(self, job: Job) -> str:
         """Return the last error of a job that makes no progress; "" if it has none."""
@@ -92,6 +97,7 @@ class JobWriter:
             yield from titled("" if number else "studies", f"{study} ({_counted(count)})")
         yield from titled("created", self.times.full(job.created_at))
         yield from titled("state", f"{job.state.value} since {self.times.full(job.changed_at)}")
+        yield from titled("notice", self.missing(job))
         yield from titled("problem", self.problem(job))
         yield from titled("next", self.outlook(job))
         yield from titled("platform job", job.platform_job_id)

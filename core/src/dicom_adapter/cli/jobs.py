@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,8 +13,8 @@ from attrs import evolve
 
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.values import Job, JobState
-from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_ledger
-from dicom_adapter.cli.filters import takes_filters
+from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, config_option, find_file, open_ledger
+from dicom_adapter.cli.filters import nothing_lines, takes_filters
 from dicom_adapter.cli.job_text import SHORT_ID, JobWriter
 from dicom_adapter.cli.messages import fail, warn
 from dicom_adapter.cli.times import Times, Utc, iso
@@ -78,7 +77,7 @@ def list_jobs(
     for row in rows:
         typer.echo("\n".join(writer.block(row.job, studies.get(row.number, NO_STUDY))))
     if not rows:
-        typer.echo("No jobs.")
+        typer.echo("\n".join(nothing_lines("No jobs", filters, writer.options)))
     elif len(rows) == limit:
         typer.echo(f"These are the newest {limit} jobs; --limit shows more.", err=True)
 
@@ -136,7 +135,13 @@ def retry(
         chosen = _chosen(
             transaction, job_ids, everything, state or (JobState.FAULTED, *UNFINISHED), filters, submitter, reason
         )
-    _intervene(ledger, [job for job in chosen if not everything or _can_retry(job)], operators.retry, "will be retried")
+    _intervene(
+        ledger,
+        [job for job in chosen if not everything or _can_retry(job)],
+        operators.retry,
+        "will be retried",
+        config_option(config),
+    )
 
 
 @jobs.command()
@@ -163,7 +168,7 @@ def cancel(
         chosen = _chosen(transaction, job_ids, everything, state or (JobState.FAULTED,), filters, submitter, reason)
     if everything and chosen and not yes:
         typer.confirm(f"Cancel {_counted(chosen)}?", abort=True, err=True)
-    _intervene(ledger, chosen, operators.cancel, "will be cancelled")
+    _intervene(ledger, chosen, operators.cancel, "will be cancelled", config_option(config))
 
 
 @jobs.command()
@@ -284,8 +289,13 @@ def _find(transaction: Transaction, job_id: str) -> JobRow:
     return found[0]
 
 
-def _intervene(ledger: Ledger, chosen: list[Job], action: Callable[[Ledger, Clock, str], Job], outcome: str) -> None:
-    """Call `action` for each job. Ends the command with status 1 if it refuses a job."""
+def _intervene(
+    ledger: Ledger, chosen: list[Job], action: Callable[[Ledger, Clock, str], Job], outcome: str, options: str
+) -> None:
+    """Call `action` for each job. Ends the command with status 1 if it refuses a job.
+
+    `options`: options that commands to type need.
+    """
     refused = 0
     for job in chosen:
         try:
@@ -295,6 +305,8 @@ def _intervene(ledger: Ledger, chosen: list[Job], action: Callable[[Ledger, Cloc
             refused += 1
         else:
             typer.echo(f"{job.job_id[:SHORT_ID]} {job.name} {outcome}")
+    if len(chosen) == 1 and not refused:
+        typer.echo(f"`dicom-adapter jobs show {chosen[0].job_id[:SHORT_ID]}{options}` shows the result")
     if len(chosen) != 1:
         typer.echo(f"{_counted(chosen[refused:])} {outcome}")
     if refused:
@@ -312,7 +324,7 @@ def _writer(transaction: Transaction, utc: bool, named: Path | None) -> JobWrite
     return JobWriter(
         times=Times.chosen(utc),
         now=SystemClock().now(),
-        options="" if named is None else f" -c {shlex.quote(str(named))}",
+        options=config_option(named),
         parts=health.load(transaction),
     )
 

@@ -9,17 +9,18 @@ from typing import Annotated, Any
 
 import typer
 
-from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_ledger
+from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, config_option, find_file, open_ledger
 from dicom_adapter.cli.filters import takes_some_filters
 from dicom_adapter.cli.times import Times, Utc, iso
-from dicom_adapter.cli.wrapping import wrapped
+from dicom_adapter.cli.wrapping import INDENT, with_options, wrapped
 from dicom_adapter.ledger import senders as ledger_senders
 from dicom_adapter.ledger.filters import NO_FILTERS, Filters
 from dicom_adapter.ledger.schema import EPOCH
 from dicom_adapter.ledger.senders import Rejected, Sender
-from dicom_adapter.operations.senders import SenderReport, describe, name_of, report
+from dicom_adapter.operations.senders import SenderReport, describe, name_of, next_step, report
 from dicom_adapter.runtime.clock import SystemClock
 
+DEEPER = 2 * INDENT
 MOST_WITHOUT_NAME = 20  # addresses that are listed as text
 
 
@@ -52,7 +53,7 @@ def senders(
     times = Times.chosen(utc)
     without_name = [one for one in found if not one.calling_ae_title]
     for one in found[: len(found) - max(len(without_name) - MOST_WITHOUT_NAME, 0)]:
-        typer.echo("\n".join(_lines(one, times, now)))
+        typer.echo("\n".join(_lines(one, times, now, config_option(file or config))))
     if len(without_name) > MOST_WITHOUT_NAME:
         typer.echo(f"{len(without_name) - MOST_WITHOUT_NAME} more addresses; --json shows all.", err=True)
     if not found:
@@ -68,7 +69,7 @@ def _is_wanted(one: Sender | Rejected, filters: Filters) -> bool:
     )
 
 
-def _lines(one: SenderReport, times: Times, now: datetime) -> Iterator[str]:
+def _lines(one: SenderReport, times: Times, now: datetime, options: str) -> Iterator[str]:
     yield f"{name_of(one.calling_ae_title, one.peers)}  silent for {duration(now - one.last_at)}"
     yield from wrapped(f"first seen {times.full(one.first_at)}, last {times.full(one.last_at)}")
     for sender in one.accepted:
@@ -83,7 +84,8 @@ def _lines(one: SenderReport, times: Times, now: datetime) -> Iterator[str]:
         if rejected.since is None:
             when += "; accepted since then"
         yield from wrapped(times.in_text(f"rejected {describe(rejected)}"))
-        yield from wrapped(f"    {when}")
+        yield from wrapped(when, DEEPER, DEEPER)
+        yield from wrapped(with_options(next_step(rejected), options), DEEPER, DEEPER)
 
 
 def duration(time: timedelta) -> str:

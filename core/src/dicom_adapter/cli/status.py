@@ -14,10 +14,10 @@ from attrs import frozen
 
 from dicom_adapter.api.errors import StorageUnavailable, describe_failure
 from dicom_adapter.api.hookspecs import Catalogue
-from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_service
+from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, config_option, find_file, open_service
 from dicom_adapter.cli.senders import rejection_as_json
 from dicom_adapter.cli.times import Times, Utc
-from dicom_adapter.cli.wrapping import MARGIN, width, wrap
+from dicom_adapter.cli.wrapping import MARGIN, width, with_options, wrap
 from dicom_adapter.config.model import Config
 from dicom_adapter.flow.acceptance import measure_space
 from dicom_adapter.ledger import Ledger
@@ -99,7 +99,7 @@ def status(
     if as_json:
         typer.echo(json.dumps(_as_json(report), indent=2))
     else:
-        _show(report, Times.chosen(utc))
+        _show(report, Times.chosen(utc), config_option(file or config))
     if report.service is ServiceState.NOT_RUNNING:
         raise typer.Exit(NOT_RUNNING_STATUS)
     if report.level is Level.RED:
@@ -144,8 +144,8 @@ def _storage_status(config: Config, catalogue: Catalogue, ledger: Ledger) -> Sto
 # --- text -----------------------------------------------------------------------------------------------------------
 
 
-def _show(report: StatusReport, times: Times) -> None:
-    write = partial(_print, times)
+def _show(report: StatusReport, times: Times, options: str) -> None:
+    write = partial(_print, times, options)
     write("health", report.level.value, colour=COLOURS[report.level])
     for problem in report.problems:
         write("", f"{problem.part}: {problem.reason}", colour=COLOURS[problem.level])
@@ -162,9 +162,12 @@ def _show(report: StatusReport, times: Times) -> None:
             write("" if number else status.ae_title, line)
 
 
-def _print(times: Times, title: str, text: str, *, colour: str | None = None) -> None:
-    """Print a text, with its times in another zone, in the right column. A value that can be copied is not broken."""
-    lines = wrap(times.in_text(text), width() - MARGIN)
+def _print(times: Times, options: str, title: str, text: str, *, colour: str | None = None) -> None:
+    """Print a text, with its times in another zone, in the right column. A value that can be copied is not broken.
+
+    `options`: options that commands to type need.
+    """
+    lines = wrap(with_options(times.in_text(text), options), width() - MARGIN)
     for number, line in enumerate(lines):
         typer.echo(f"{'' if number else title:{MARGIN}}{typer.style(line, fg=colour)}")
 
@@ -196,6 +199,8 @@ def _rejected(facts: LedgerStatus) -> Iterator[str]:
         yield f"{name}: {describe(one)}; last at {_time(one.last_at)}"
     if len(facts.rejected) > MOST_REJECTED:
         yield f"{len(facts.rejected) - MOST_REJECTED} more: `dicom-adapter senders` shows them"
+    elif facts.rejected:
+        yield "`dicom-adapter senders` shows what to do"
 
 
 def _storage(report: StatusReport) -> str:

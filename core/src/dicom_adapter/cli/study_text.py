@@ -77,7 +77,7 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-def absence_lines(absence: Absence, times: Times, sender: str | None) -> Iterator[str]:
+def absence_lines(absence: Absence, times: Times, sender: str | None, options: str = "") -> Iterator[str]:
     """Yield what was rejected and refused, or that nothing was."""
     of_sender = f" from {sender}" if sender else ""
     yield from wrapped(
@@ -94,7 +94,10 @@ def absence_lines(absence: Absence, times: Times, sender: str | None) -> Iterato
     if not (absence.rejected or absence.refused):
         yield from wrapped("nothing")
     yield from wrapped(
-        "`dicom-adapter senders` shows what each sender has sent, and for how long it has been silent.", "", ""
+        f"`dicom-adapter senders{options}` shows what each sender has sent, why it was rejected, and for how long it "
+        "has been silent.",
+        "",
+        "",
     )
 
 

@@ -8,6 +8,7 @@ import textwrap
 
 WIDEST = 100  # maximum number of columns; longer lines are hard to read
 COMMAND = re.compile("`[^`]*`")
+OURS = re.compile("(`dicom-adapter [^`]*)`")
 SPACE = "\0"  # a space within a command, while the text is wrapped
 INDENT = "    "
 MARGIN = 18  # width of the left column of titles
@@ -20,6 +21,11 @@ def wrap(text: str, columns: int, first: str = "", others: str = "") -> list[str
         whole, columns, initial_indent=first, subsequent_indent=others, break_long_words=False, break_on_hyphens=False
     )
     return [line.replace(SPACE, " ") for line in lines]
+
+
+def with_options(text: str, options: str) -> str:
+    """Add options, such as ` -c adapter.toml`, to each `dicom-adapter` command in a text."""
+    return OURS.sub(lambda match: f"{match[1]}{options}`", text)
 
 
 def wrapped(text: str, first: str = INDENT, others: str = INDENT) -> list[str]:

@@ -15,6 +15,17 @@ LONG = timedelta(hours=1)
 LONG_AT_LIMIT = timedelta(minutes=1)  # for limits, which busy senders reach for a moment
 CONNECTION_CAUSES = (RejectionCause.TLS, RejectionCause.NOT_DICOM, RejectionCause.PROXY)
 KINDS = {RejectionCause.TLS.value: "TLS failed", RejectionCause.NOT_DICOM.value: "it sent no DICOM"}
+NEXT_STEPS = {  # for {} the called AE title
+    RejectionCause.CALLED_AE_TITLE.value: "correct the called AE title at the sender (`dicom-adapter ae-titles list` "
+    "shows the AE titles), or add {} to the configuration and run `dicom-adapter reload --apply`",
+    RejectionCause.CALLING_AE_TITLE.value: "if the sender may send, add it to allowed-callers of {} in the "
+    "configuration and run `dicom-adapter reload --apply`",
+    RejectionCause.STOPPED.value: "`dicom-adapter status` shows why",
+    RejectionCause.LIMIT.value: "`dicom-adapter status` shows the limit, if it is still reached",
+    RejectionCause.SPACE.value: "`dicom-adapter status` shows the free space",
+    RejectionCause.TLS.value: "`dicom-adapter check` shows the certificates of the adapter",
+}
+NEEDS_AE_TITLE = (RejectionCause.CALLED_AE_TITLE.value, RejectionCause.CALLING_AE_TITLE.value)
 LATE = timedelta(seconds=15)  # receivers write their counts every few seconds
 
 
@@ -103,6 +114,13 @@ def name_of(calling_ae_title: str, peers: Sequence[str]) -> str:
     if not calling_ae_title:
         return addresses or "other senders, whose names were not kept"
     return f"{calling_ae_title} ({addresses})" if addresses else calling_ae_title
+
+
+def next_step(one: Rejected) -> str:
+    """Return what an operator can do about a rejection; "" if nothing, or if the sender was accepted since then."""
+    if one.since is None or (not one.ae_title and one.cause in NEEDS_AE_TITLE):
+        return ""
+    return NEXT_STEPS.get(one.cause, "").format(one.ae_title)
 
 
 def describe(one: Rejected) -> str:

@@ -11,7 +11,7 @@ from enum import Enum
 
 from attrs import field, frozen
 
-from dicom_adapter.api.values import INTERRUPTED, Capacity, Job, JobState
+from dicom_adapter.api.values import Capacity, Job, JobState
 from dicom_adapter.config.model import Config
 from dicom_adapter.flow.acceptance import LocalRefusal, Space, association_refusal
 from dicom_adapter.ledger import Transaction, configurations, events, health, jobs, lanes, senders
@@ -293,13 +293,15 @@ def _interruptions(status: AeTitleStatus, lane: LaneReport) -> Iterator[Problem]
     for group in groups[:MAX_GROUPS]:
         what = f"{group.label} waits for missing instances"
         until = "" if group.until is None else f" until {_time(group.until)}"
-        command = f"`dicom-adapter ae-titles end-wait {status.ae_title} --study UID` submits it at once"
+        kind, _, uid = group.label.partition(" ")
+        study = uid if kind == "study" else "UID"
+        command = f"`dicom-adapter ae-titles end-wait {status.ae_title} --study {study}` submits it at once"
         yield _yellow(status.ae_title, f"{what}{until}: {group.problem}; {command}")
     if len(groups) > MAX_GROUPS:
         yield _yellow(status.ae_title, f"{len(groups) - MAX_GROUPS} more groups wait for missing instances")
     if status.incomplete_jobs:
         what = counted(status.incomplete_jobs, "job")
-        where = f"`dicom-adapter explain` with a study, or the job's metadata {INTERRUPTED}, shows what is known"
+        where = f"`dicom-adapter jobs list --ae-title {status.ae_title}` shows what is known"
         yield _yellow(status.ae_title, f"{what} submitted within an hour although instances may be missing: {where}")
 
 

@@ -102,6 +102,13 @@ def _pending(facts: StoryFacts, pending: Sequence[InstanceTrace]) -> Entry:
         where = listed(f"the group {_described(group)}, which {_becomes_due(facts, group)}" for group in groups)
         text = f"{count} {verb} in {where}."
         missing = [f" Instances may be missing: {group.problem}." for group in groups if group.problem]
+        if missing:
+            studies = dict.fromkeys(instance.study_instance_uid for instance in pending)
+            names = " ".join(f"--study {study}" for study in studies)
+            missing.append(
+                " Send the study again, or run "
+                f"`dicom-adapter ae-titles end-wait {lane.ae_title} {names}` to submit what has arrived."
+            )
         return _waiting(pending, "".join([text, *missing]), groups)
     text = f"{count} {verb} in the processor."
     return _waiting(pending, f"{text} {_next_group(facts, lane)}")

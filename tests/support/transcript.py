@@ -1,0 +1,91 @@
+"""Commands and their output in a page of the documentation, compared with the real output, or replaced by it.
+
+Values that change from run to run are replaced by fixed values of the same kind, before a text is wrapped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from attrs import define, field
+
+from support.pages import BLOCK, read
+
+PROMPT = "$ dicom-adapter "
+TIME = re.compile(r"(?:(\d{4}-\d\d-\d\d) )?\b(\d\d:\d\d:\d\d)\b( (?:[+-]\d\d:\d\d|UTC)(?!\S))?")
+ZONE = re.compile(r"UTC[+-]\d\d:\d\d")
+DATE_LINE = re.compile(r"^\d{4}-\d\d-\d\d$", re.MULTILINE)
+FORMAT = "%Y-%m-%d %H:%M:%S"
+SHOWN_ZONE = timezone(timedelta(hours=1), "+01:00")
+DAY, MINUTE = timedelta(days=1), timedelta(minutes=1)
+# Digits of shown times, so that a time is not replaced twice.
+MASK = {ord(digit): 0xE000 + int(digit) for digit in "0123456789"}
+UNMASK = {masked: digit for digit, masked in MASK.items()}
+
+
+@define
+class ShownTimes:
+    """The times of a page: all real times between two marks are shown as the time of the earlier mark."""
+
+    zone: timezone  # of the real times in the output
+    wait: timedelta  # from an event to anything that is due more than a minute from now
+    _marks: list[tuple[datetime, datetime]] = field(factory=list)  # real and shown times, in order
+
+    @property
+    def now(self) -> datetime:
+        """The last time that is shown."""
+        return self._marks[-1][1]
+
+    def mark(self, shown: str, real: datetime) -> None:
+        """Show a time such as `2026-01-05 09:00:00` instead of the times from the second of `real` on."""
+        moment = datetime.strptime(shown, FORMAT).replace(tzinfo=SHOWN_ZONE)
+        self._marks = sorted([*self._marks, (real.replace(microsecond=0), moment)])
+
+    def show(self, real: datetime) -> datetime:
+        """Return the time to show for a real time."""
+        if real > datetime.now(timezone.utc) + MINUTE:
+            return self.show(real - self.wait) + self.wait
+        if real < self._marks[0][0]:
+            return self.show(real + DAY) - DAY
+        return max(mark for mark in self._marks if mark[0] <= real)[1]
+
+    def replace_in(self, text: str) -> str:
+        """Replace all times of a text, and what depends on the moment at which a second ends."""
+        text = re.sub(r" until \d\d:\d\d:\d\d", "", text)
+        text = re.sub(r"(was submitted) at [\d:]+ \([^)]*\)", r"\1", text)
+        text = ZONE.sub(lambda _match: f"UTC{SHOWN_ZONE}".translate(MASK), TIME.sub(self._replaced, text))
+        return DATE_LINE.sub(lambda _match: f"{self.now:%Y-%m-%d}".translate(MASK), text)
+
+    def _replaced(self, match: re.Match[str]) -> str:
+        date, clock, zone = match.groups()
+        real = datetime.strptime(f"{date or datetime.now(self.zone).date()} {clock}", FORMAT)
+        shown = self.show(real.replace(tzinfo=self.zone))
+        text = f"{shown:{FORMAT}}" if date else f"{shown:%H:%M:%S}"
+        return f"{text}{f' {SHOWN_ZONE}' if zone else ''}".translate(MASK)
+
+
+@define
+class Transcript:
+    """The blocks of a page whose info string begins with `console` and a name."""
+
+    page: Path
+    name: str
+    run: Callable[[str], str]  # runs a command with these arguments, and returns its output as it is shown
+    afterwards: Mapping[str, Callable[[], None]]  # called after a block, by the word that follows the name
+
+    def renewed(self) -> str:
+        """Run all commands, in order. Return the text of the page with their output."""
+        return BLOCK.sub(self._block, read(self.page))
+
+    def _block(self, match: re.Match[str]) -> str:
+        words = match[1].split()
+        if words[:2] != ["console", self.name]:
+            return match[0]
+        commands = [line for line in match[2].splitlines() if line.startswith(PROMPT)]
+        outputs = [f"{command}\n{self.run(command.removeprefix(PROMPT))}" for command in commands]
+        for word in words[2:]:
+            self.afterwards[word]()
+        return f"```{match[1]}\n" + "\n".join(outputs) + "```"
