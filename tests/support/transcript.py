@@ -15,8 +15,9 @@ from attrs import define, field
 from support.pages import BLOCK, read
 
 PROMPT = "$ dicom-adapter "
-TIME = re.compile(r"(?:(\d{4}-\d\d-\d\d) )?\b(\d\d:\d\d:\d\d)\b( (?:[+-]\d\d:\d\d|UTC)(?!\S))?")
+TIME = re.compile(r"(?:(\d{4}-\d\d-\d\d) )?\b(\d\d:\d\d:\d\d)\b( (?:[+-]\d\d:\d\d(?!:?\d)|UTC\b))?")
 ZONE = re.compile(r"UTC[+-]\d\d:\d\d")
+LAST_REPORT = re.compile(r"(last report at) \S+ \S+ \S+")
 DATE_LINE = re.compile(r"^\d{4}-\d\d-\d\d$", re.MULTILINE)
 FORMAT = "%Y-%m-%d %H:%M:%S"
 SHOWN_ZONE = timezone(timedelta(hours=1), "+01:00")
@@ -56,13 +57,14 @@ class ShownTimes:
         """Replace all times of a text, and what depends on the moment at which a second ends."""
         text = re.sub(r" until \d\d:\d\d:\d\d", "", text)
         text = re.sub(r"(was submitted) at [\d:]+ \([^)]*\)", r"\1", text)
+        text = LAST_REPORT.sub(lambda match: f"{match[1]} {f'{self.now:{FORMAT}} {SHOWN_ZONE}'.translate(MASK)}", text)
         text = ZONE.sub(lambda _match: f"UTC{SHOWN_ZONE}".translate(MASK), TIME.sub(self._replaced, text))
         return DATE_LINE.sub(lambda _match: f"{self.now:%Y-%m-%d}".translate(MASK), text)
 
     def _replaced(self, match: re.Match[str]) -> str:
         date, clock, zone = match.groups()
-        real = datetime.strptime(f"{date or datetime.now(self.zone).date()} {clock}", FORMAT)
-        shown = self.show(real.replace(tzinfo=self.zone))
+        day = date or datetime.now(self.zone).date()
+        shown = self.show(datetime.strptime(f"{day} {clock}", FORMAT).replace(tzinfo=self.zone))
         text = f"{shown:{FORMAT}}" if date else f"{shown:%H:%M:%S}"
         return f"{text}{f' {SHOWN_ZONE}' if zone else ''}".translate(MASK)
 
