@@ -55,7 +55,9 @@ CACHE = "CACHE"
 SETTLE_SECONDS = 3  # the largest value; reloads change the setting
 AE_TITLES: Mapping[str, AeTitle] = {
     "STUDIES": AeTitle(submitter="grpc", settings="", pipelines=_pipelines(1, 3)),
-    "PATIENTS": AeTitle(submitter="rest", settings='timeout = 6\npriority = "higher"', pipelines=_pipelines(2, 2)),
+    "PATIENTS": AeTitle(
+        submitter="rest", settings='group-by = "patient"\ntimeout = 6\npriority = "higher"', pipelines=_pipelines(2, 2)
+    ),
     "SERIES": AeTitle(submitter="rest", settings='group-by = "series"\nmax-wait = 8', pipelines=_pipelines(3, 1)),
     "NEWEST": AeTitle(submitter="grpc", settings="", pipelines=_pipelines(4, 2), overwrites=True),
     CACHE: AeTitle(processor="cache", submitter="grpc", settings="settle = 2", pipelines=_pipelines(5, 2)),

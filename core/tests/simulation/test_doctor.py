@@ -85,6 +85,19 @@ def test_a_working_plugin_is_reported_with_durations(site: Path, monkeypatch: py
     assert all(trial["seconds"] >= 0 for trial in trials.values())
 
 
+def test_errors_in_association_changed_are_found(site: Path) -> None:
+    """The doctor delivers reports about interrupted associations.
+
+    Verified to fail when all of its associations are released.
+    """
+    method = (
+        "def association_changed(self, association):\n        assert association.is_clean\n\n    def handle_instance("
+    )
+    install(site, HEALTHY_PROCESSOR.replace("BODY", "pass").replace("def handle_instance(", method))
+    status, trials = consult()
+    assert (1, True) == (status, "processor_failed: AssertionError" in trials["processor 'mine'"]["problem"])
+
+
 def test_required_settings_are_read_from_a_configuration(site: Path) -> None:
     """Without required settings, the plugin is not tried: the report has the next step, and the exit status is 1."""
     install(site, PROCESSOR.replace("SETTING", "").replace("BODY", "assert self.settings.ward == 'B'"))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+from pydicom.dataset import Dataset
 
 from dicom_adapter.api.declare import NoSettings
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.hookspecs import hookimpl
 from dicom_adapter.api.processor import JobProcessorBase
-from dicom_adapter.api.values import InstanceStorageInfo, JobPriority
+from dicom_adapter.api.values import AssociationStatus, InstanceStorageInfo, JobPriority
 from dicom_adapter.config import Config
 from dicom_adapter.dicom.synthetic import make_study
 from dicom_adapter.operations.story.words import counted
@@ -65,8 +67,9 @@ def play(config: Config, plugins: Plugins, ae_title: str) -> str:
     try:
         if ae_title in adapter.host.refused:
             raise Refused(adapter.host.refused[ae_title])
-        _receive_studies(adapter, ae_title)
+        studies = _receive_studies(adapter, ae_title)
         adapter.advance(FIRST_S)
+        adapter.end_wait(ae_title, *studies)
         adapter.host.handles[ae_title].ask(lambda processor: processor.free_space(FREED_BYTES))
         adapter.restart_with(config)
         adapter.advance(SECOND_S)
@@ -77,11 +80,22 @@ def play(config: Config, plugins: Plugins, ae_title: str) -> str:
         adapter.close()
 
 
-def _receive_studies(adapter: SimulatedAdapter, ae_title: str) -> None:
-    """Receive three studies of two patients with different modalities; the first study arrives in two parts."""
+def _receive_studies(adapter: SimulatedAdapter, ae_title: str) -> set[str]:
+    """Receive three studies of two patients in interrupted associations; the first study arrives in two parts.
+
+    Return the Study Instance UIDs.
+    """
     first = make_study(modality="CT", seed="doctor first", series=2, instances=2)
     second = make_study(modality="MR", seed="doctor second", instances=2)
     third = make_study(modality="OT", seed="doctor third", instances=1, patient_id="another")
-    for data_sets in (first[:3], second, third, first[3:]):
-        adapter.receive_association(*data_sets, ae_title=ae_title, calling_ae_title="DOCTOR")
+    aborted, lost = AssociationStatus.ABORTED, AssociationStatus.LOST
+    ends: list[tuple[list[Dataset], Mapping[str, Any]]] = [
+        (first[:3], {"status": aborted}),
+        (second, {"failed": {"OUT_OF_RESOURCES": 1}}),
+        (third, {"status": lost, "cut_off": 1}),
+        (first[3:], {}),
+    ]
+    for data_sets, end in ends:
+        adapter.receive_association(*data_sets, ae_title=ae_title, calling_ae_title="DOCTOR", **end)
         adapter.advance(2.0)
+    return {str(data_set.StudyInstanceUID) for data_sets, _end in ends for data_set in data_sets}
