@@ -18,7 +18,13 @@ from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, send, write_study
 
-CONFIGURATION = STORAGE + "[dicom]\ndrain-timeout = 0\n[ae-titles.LUNG.settings]\npipeline-a = 'pipeline-1'\n"
+CONFIGURATION = f"""{STORAGE}
+[dicom]
+drain-timeout = 0
+[ae-titles.LUNG.settings]
+pipeline-a = "pipeline-1"
+interrupted = "submit"
+"""
 OUT_OF_RESOURCES = 0xA700
 DOCUMENTED_STOP_S = 30  # after the drain timeout (docs/operation.md)
 
