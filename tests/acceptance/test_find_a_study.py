@@ -80,7 +80,9 @@ class Morning:
 
     def at(self, shown: str) -> None:
         """Begin a second that is shown as this time."""
-        time.sleep(1 - time.time() % 1)  # the output has no parts of seconds
+        before = int(time.time())
+        while int(time.time()) == before:  # the output has no parts of seconds
+            time.sleep(1 - time.time() % 1)
         self._times.mark(shown, datetime.now(timezone.utc))
 
     def show_job(self, ae_title: str, shown: str) -> None:
@@ -125,6 +127,7 @@ class Morning:
         counts = {sender["callingAeTitle"]: sender["associations"] for sender in senders}
         rejected = sum(rejection["count"] for sender in senders for rejection in sender["rejections"])
         stories = "".join(self.output(f"explain {number}") for number in ("A-1001", "A-1002", "A-1005", "A-1006"))
+        stories = " ".join(stories.split())  # in one line
         return (
             (1, 3, 3) == (counts.get("CT1"), counts.get("CT2"), rejected)
             and "not recorded" not in stories
