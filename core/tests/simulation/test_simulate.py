@@ -123,10 +123,13 @@ def test_an_hour_of_traffic_gives_all_jobs(config: Path, tmp_path: Path) -> None
         ),
         (
             "s.toml",
-            '[[arrivals]]\ntime = 0\nae-title = "LUNG"\npatient = "P"\nstudy = "S"\ncount = 0\nmodality = "XX"\n',
+            '[[arrivals]]\ntime = 0\nae-title = "LUNG"\npatient = "P"\nstudy = "S"\ncount = 0\nmodality = "XX"\n'
+            'refused = -1\nend = "torn"\n',
             [
                 "arrivals[0]: count: 0 must be a whole number from 1 to 100000",
                 "arrivals[0]: modality: 'XX' must be one of CT, MR, CR, DX, US, OT, SR, SEG",
+                "arrivals[0]: refused: -1 must be a whole number from 0 to 100000",
+                "arrivals[0]: end: 'torn' must be one of released, aborted, lost, cut-off",
             ],
         ),
         ("s.toml", "[[arrivals]]\ntime = \n", ["Invalid value (at line 2, column 8)"]),
@@ -167,8 +170,8 @@ def test_received_instances_are_recorded_without_patient_data(
     schedule = tmp_path / "recorded.csv"
     assert (0, f"{schedule}: 6 instances in 3 lines\n", []) == simulate(config, schedule, "--record")
     heading, *lines = schedule.read_text().splitlines()
-    assert "time,ae-title,patient,study,series,count,over,modality,association,calling-ae-title" == heading
-    assert "40.000,LUNG,patient-1,study-3,series-3,2,0.000,MR,association-3,TEST-SCU" == lines[2]
+    assert "time,ae-title,patient,study,series,count,over,modality,association,calling-ae-title,refused,end" == heading
+    assert "40.000,LUNG,patient-1,study-3,series-3,2,0.000,MR,association-3,TEST-SCU,0,released" == lines[2]
     _status, output, _errors = simulate(config, schedule, "--json")
     assert [
         (60.0, "p-lu", 2, ["patient-1/study-1"]),

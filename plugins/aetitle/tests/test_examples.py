@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+import pytest
 from typer.testing import CliRunner
 
 from dicom_adapter.cli import app
 
 SCENARIOS = "example:scenarios"
+STUDIES = "HEAD"  # AE title of the examples that groups by study
 
 
 def simulate(schedule: str) -> dict[str, Any]:
@@ -40,3 +43,27 @@ def test_each_study_becomes_a_job_and_each_arrival_restarts_the_wait() -> None:
     """The schedule is the second scenario of the examples."""
     first = [(5.0, "51c7", 4, [f"P1/{study}"]) for study in "ABC"]
     assert [*first, (73.0, "51c7", 4, ["P2/D"])] == jobs(simulate("example:scenario-2"))
+
+
+@pytest.mark.parametrize(
+    ("first", "job_at", "interrupted"),
+    [
+        ("0,released", 5.0, ""),
+        ("0,aborted", 60.0, "was aborted"),
+        ("0,lost", 60.0, "was lost"),
+        ("0,cut-off", 600.0, "1 data set cut off"),
+        ("3,released", 600.0, "3 C-STOREs failed"),
+    ],
+)
+def test_schedule_with_an_interrupted_association(tmp_path: Path, first: str, job_at: float, interrupted: str) -> None:
+    """The group waits for the sender, as it does for a real one; the sender that returns completes it.
+
+    Verified to fail when all associations of a schedule are released.
+    """
+    schedule, head = tmp_path / "schedule.csv", "time,ae-title,patient,study,count,over,refused,end\n"
+    schedule.write_text(f"{head}0,{STUDIES},P1,A,2,0.5,{first}\n")
+    [job] = jobs(output := simulate(str(schedule)))
+    assert (job_at + 0.5, 2) == (job[0], job[2])
+    assert interrupted in "".join(entry.get("problem", "") for entry in output["timeline"])
+    schedule.write_text(f"{head}0,{STUDIES},P1,A,2,0.5,{first}\n3,{STUDIES},P1,A,3,0,,\n")
+    assert [(8.0, 5)] == [(job[0], job[2]) for job in jobs(simulate(str(schedule)))]

@@ -18,16 +18,17 @@ from pydicom.dataset import Dataset
 from dicom_adapter.api.declare import NoSettings
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.settings import ByteSize
-from dicom_adapter.api.values import Job, Waiting
+from dicom_adapter.api.values import AssociationStatus, Job, Waiting
 from dicom_adapter.config.model import Config, Durability, LedgerConfig, StorageConfig, SubmitterConfig
 from dicom_adapter.dicom.synthetic import make_instance, make_uid
 from dicom_adapter.ledger.events import Event
+from dicom_adapter.net.codes import CStoreStatus
 from dicom_adapter.operations.story.words import counted
 from dicom_adapter.plugins.registry import discover
 from dicom_adapter.simulation.adapter import Plugin, SimulatedAdapter
 from dicom_adapter.simulation.clock import VirtualClock
 from dicom_adapter.simulation.platform import MemoryPlugin
-from dicom_adapter.simulation.schedule import Schedule, ScheduledArrival
+from dicom_adapter.simulation.schedule import CUT_OFF, ENDS, Schedule, ScheduledArrival
 from dicom_adapter.simulation.timeline import Timeline, TimelineEntry, clock
 
 PIXELS = 4  # number of rows and columns of an image: processors read only headers
@@ -43,6 +44,7 @@ class Instance:
     at: datetime
     association: str
     arrival: ScheduledArrival
+    is_last: bool  # of its arrival
     data_set: Dataset = field(repr=False)
 
 
@@ -103,8 +105,10 @@ class _Rehearsal:
         self._entries: list[TimelineEntry] = []
 
     def play(self, time_after: timedelta) -> Timeline:
-        for (at, association), batch in groupby(self._instances, key=lambda it: (it.at, it.association)):
-            self._receive(at, association, list(batch))
+        last = {instance.association: instance for instance in self._instances}
+        for (at, association), instances in groupby(self._instances, key=lambda it: (it.at, it.association)):
+            batch = list(instances)
+            self._receive(at, association, batch, is_end=batch[-1] is last[association])
         self._finish(time_after)
         self._entries += [self._job_entry(job) for job in self._adapter.jobs]
         self._entries += [_event_entry(event) for event in self._adapter.events if event.event in EVENT_KINDS]
@@ -116,8 +120,12 @@ class _Rehearsal:
             states=self._adapter.states,
         )
 
-    def _receive(self, at: datetime, association: str, batch: list[Instance]) -> None:
-        arrival = batch[0].arrival
+    def _receive(self, at: datetime, association: str, batch: list[Instance], *, is_end: bool) -> None:
+        arrival, last = batch[0].arrival, batch[-1]
+        refusing = [instance for instance in batch if instance.is_last and instance.arrival.refused]
+        refused = sum(instance.arrival.refused for instance in refusing)
+        is_cut_off = is_end and last.arrival.end == CUT_OFF
+        incomplete = [*refusing, last] if is_cut_off else refusing
         self._adapter.advance_to(at)
         self._record_groups()
         self._entries += [_arrival_entry(at, instances) for instances in _by_arrival(batch)]
@@ -126,6 +134,10 @@ class _Rehearsal:
             ae_title=arrival.ae_title,
             calling_ae_title=arrival.calling_ae_title,
             association_id=association,
+            status=ENDS[last.arrival.end] if is_end else AssociationStatus.OPEN,
+            failed={CStoreStatus.OUT_OF_RESOURCES.name: refused} if refused else {},
+            cut_off=int(is_cut_off),
+            studies={str(instance.data_set.StudyInstanceUID) for instance in incomplete},
         )
         self._record_groups()
 
@@ -156,7 +168,9 @@ class _Rehearsal:
         text = f"{label}: {counted(group.instance_count, 'instance')}"
         text += "" if until is None else f", until {clock(until - self._start)}"
         seconds = None if until is None else round((until - self._start).total_seconds(), 6)
-        fields = {"group": label, "instances": group.instance_count, "untilSeconds": seconds}
+        fields: dict[str, object] = {"group": label, "instances": group.instance_count, "untilSeconds": seconds}
+        if group.problem:
+            text, fields["problem"] = f"{text} ({group.problem})", group.problem
         return TimelineEntry(at=self._adapter.clock.now(), kind="waits", ae_title=ae_title, text=text, fields=fields)
 
     def _job_entry(self, job: Job) -> TimelineEntry:
@@ -184,8 +198,9 @@ def _instances(schedule: Schedule, names: Names) -> Iterator[Instance]:
         step = arrival.over / (arrival.count - 1) if arrival.count > 1 else 0.0
         for index in range(arrival.count):
             at = schedule.start + timedelta(seconds=arrival.time + index * step)
-            association = arrival.association or f"arrival {place + 1}"
-            instances.append(Instance(at, association, arrival, _data_set(arrival, next(number), names)))
+            association = arrival.association or f"#{place + 1}"
+            data_set = _data_set(arrival, next(number), names)
+            instances.append(Instance(at, association, arrival, index == arrival.count - 1, data_set))
     yield from sorted(instances, key=lambda instance: instance.at)
 
 
@@ -223,6 +238,9 @@ def _arrival_entry(at: datetime, instances: list[Instance]) -> TimelineEntry:
         "modality": arrival.modality,
         "instances": len(instances),
     }
+    refused = arrival.refused if instances[-1].is_last else 0
+    if refused:
+        text, fields = f"{text}, {refused} refused", {**fields, "refused": refused}
     return TimelineEntry(at=at, kind="arrived", ae_title=arrival.ae_title, text=text, fields=fields)
 
 

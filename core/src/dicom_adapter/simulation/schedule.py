@@ -14,12 +14,20 @@ from attrs import field, fields, frozen
 from pydicom.datadict import tag_for_keyword
 
 from dicom_adapter.api.errors import ConfigurationError
+from dicom_adapter.api.values import AssociationStatus
 from dicom_adapter.config.suggest import listed, suggestion
 from dicom_adapter.dicom.synthetic import MODALITIES
 from dicom_adapter.simulation.clock import BEGINNING
 
 MAX_INSTANCES = 100_000  # maximum number of instances in one arrival; a larger number is probably a mistake
 DAY_S = 86_400
+CUT_OFF = "cut-off"  # aborted in the middle of a data set
+ENDS = {
+    "released": AssociationStatus.RELEASED,
+    "aborted": AssociationStatus.ABORTED,
+    "lost": AssociationStatus.LOST,
+    CUT_OFF: AssociationStatus.ABORTED,
+}
 
 
 @frozen(kw_only=True)
@@ -36,6 +44,8 @@ class ScheduledArrival:
     modality: str = "CT"
     association: str = ""  # arrivals with the same name share an association; "": a separate association
     calling_ae_title: str = "SIMULATED"
+    refused: int = 0  # number of further instances of the series that are refused, after the last instance
+    end: str = "released"  # how the association ends after its last arrival: one of ENDS
     attributes: Mapping[str, str] = field(factory=dict, repr=False)  # values of further DICOM keywords
 
 
@@ -142,12 +152,13 @@ class _Row:
         value = self.values[key]
         if key in ("time", "over"):
             return self._seconds(key, value)
-        if key == "count":
-            return self._count(value)
+        if key in ("count", "refused"):
+            return self._count(key, value)
         if not isinstance(value, (str, int)) or isinstance(value, bool) or not str(value):
             self._problem(key, f"{value!r} must be a string")
-        if key == "modality" and value not in MODALITIES:
-            self._problem(key, f"{value!r} must be one of {', '.join(MODALITIES)}")
+        allowed = {"modality": MODALITIES, "end": ENDS}.get(key)
+        if allowed is not None and value not in allowed:
+            self._problem(key, f"{value!r} must be one of {', '.join(allowed)}")
         return str(value)
 
     def _seconds(self, key: str, value: object) -> float:
@@ -159,14 +170,15 @@ class _Row:
             self._problem(key, f"{value!r} must be seconds, or hours:minutes:seconds, since the start")
         return seconds
 
-    def _count(self, value: object) -> int:
+    def _count(self, key: str, value: object) -> int:
+        least = 1 if key == "count" else 0
         try:
             count = int(value) if isinstance(value, str) else value
         except ValueError:
             count = None
-        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_INSTANCES:
-            self._problem("count", f"{value!r} must be a whole number from 1 to {MAX_INSTANCES}")
-            return 1
+        if isinstance(count, bool) or not isinstance(count, int) or not least <= count <= MAX_INSTANCES:
+            self._problem(key, f"{value!r} must be a whole number from {least} to {MAX_INSTANCES}")
+            return least
         return count
 
     def _problem(self, key: str, what: str) -> None:
