@@ -62,7 +62,7 @@ def study(accession_number: str, modality: str, instances: int) -> list[Dataset]
 
 
 class Morning:
-    """A service at which five modalities send, and the commands that an administrator types."""
+    """A service at which four modalities send, and the commands that an administrator types."""
 
     def __init__(self, service: Service, times: ShownTimes) -> None:
         self._service = service
