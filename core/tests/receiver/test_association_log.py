@@ -13,6 +13,7 @@ from dicom_adapter import AssociationReport, AssociationStatus
 from dicom_adapter.api.errors import LedgerUnavailable
 from dicom_adapter.api.receiving import AssociationRequest
 from dicom_adapter.flow.store.incoming import IncomingInstance
+from dicom_adapter.flow.store.limits import StoreLimits
 from dicom_adapter.ledger import Ledger, association_reports
 from dicom_adapter.net.storage_scp import ClosedAssociation
 from dicom_adapter.receiver import association_log
@@ -69,7 +70,7 @@ def test_failures_are_reported_at_the_first_one_of_each_study_and_at_the_end(
 ) -> None:
     """Here the data sets are too long. Their studies are read although they are refused.
 
-    Verified to fail when the identity of a refused instance is not read.
+    Verified to fail when only the end is reported.
     """
     first, second = make_study(instances=2, rows=200), make_study(instances=1, rows=200)
     for data_set in [*first, *second]:
@@ -82,6 +83,18 @@ def test_failures_are_reported_at_the_first_one_of_each_study_and_at_the_end(
         (AssociationStatus.RELEASED, {"CANNOT_UNDERSTAND": 3}, tuple(studies)),
     ] == [(report.status, report.failed, report.studies) for report in reports(adapter)]
     assert all(report.all_studies_known and report.is_incomplete for report in reports(adapter))
+
+
+def test_study_of_an_instance_that_is_refused_before_its_data_set_is_known(
+    adapter: Adapter, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Verified to fail when the identity of a refused instance is not read."""
+    monkeypatch.setattr(StoreLimits, "refusal_before", lambda *_request: "there is no free space left")
+    data_set = make_instance()
+    receiver.complete_store(begin(receiver, data_set), None)
+    close(receiver, "released", OUT_OF_RESOURCES=1)
+    studies = (str(data_set.StudyInstanceUID),)
+    assert [(studies, True)] * 2 == [(report.studies, report.all_studies_known) for report in reports(adapter)]
 
 
 def test_instance_that_is_cut_off_is_reported_with_its_study(adapter: Adapter, receiver: Receiver) -> None:

@@ -259,6 +259,7 @@ def test_interruption_survives_restarts(adapter: Adapter) -> None:
     adapter.receive(*study[:2], failed=REFUSED)
     for second in (2, 30, 300):
         adapter.expect_jobs(by=second)
+        adapter.receive(failed=REFUSED, calling_ae_title="CT2", studies=["1.2.3"])  # the inbox deletes old reports
         adapter.restart()
     adapter.expect_jobs(ExpectedJob("p-lung", instances=study[:2], at=600), by=700)
     assert "" not in interrupted(adapter)

@@ -16,8 +16,9 @@ from dicom_adapter import AssociationStatus, InstanceStorageInfo, Job, JobPriori
 from dicom_adapter.dicom.synthetic import make_instance, make_study
 from dicom_adapter.flow.reclaim import retention
 from dicom_adapter.flow.reclaim.retention import EVERY, Retention
-from dicom_adapter.ledger import Ledger, balance, events, instances, jobs, senders, series
+from dicom_adapter.ledger import Ledger, balance, events, history, instances, jobs, senders, series
 from dicom_adapter.ledger.events import Event
+from dicom_adapter.ledger.history import BEGINNING
 from dicom_adapter.ledger.instances import UNNUMBERED
 from dicom_adapter.ledger.schema import InstanceOutcome
 from dicom_adapter.ledger.senders import Rejected
@@ -95,7 +96,7 @@ def test_finished_rows_are_deleted_after_the_configured_days_and_counted(make_ad
 def test_series_are_deleted_after_the_last_instance_of_their_study(make_adapter: MakeAdapter) -> None:
     """The series of pending instances are kept, and so are recent ones, on which receivers rely.
 
-    Verified to fail when `old_series` does not look for instances.
+    Verified to fail when neither `old_series` nor `delete_series` looks for instances.
     """
     adapter = with_history(make_adapter(configured()))
     adapter.receive(*make_study(instances=1), ae_title="LUNG")  # it waits for the next step
@@ -109,6 +110,18 @@ def test_series_are_deleted_after_the_last_instance_of_their_study(make_adapter:
         kept = transaction.execute(text("SELECT study_instance_uid FROM series")).scalars().all()
         held = transaction.execute(text("SELECT study_instance_uid FROM instances")).scalars().all()
     assert {*held, "2.25.2"} == set(kept)
+
+
+def test_series_is_kept_if_an_instance_arrives_before_it_is_deleted(make_adapter: MakeAdapter) -> None:
+    """Verified to fail when `delete_series` does not look for instances."""
+    adapter = make_adapter(configured())
+    now = adapter.clock.now()
+    with adapter.ledger.write() as transaction:
+        series.enter(transaction, [ArrivedSeries("2.25.1", "2.25.2", "P1")], now)
+        page = history.old_series(transaction, now + timedelta(seconds=1), BEGINNING, 10)
+        assert 1 == len(page.numbers)
+        instances.insert(transaction, evolve(an_instance(adapter.clock), study_instance_uid="2.25.2"))
+        assert 0 == history.delete_series(transaction, page.numbers)
 
 
 def test_old_rejections_are_deleted(make_adapter: MakeAdapter) -> None:
