@@ -52,7 +52,10 @@ def test_a_rejected_association_is_reported_with_its_ae_titles(listen: Listen, m
 def test_an_association_that_the_service_provider_rejects_is_reported_and_logged(
     listen: Listen, sent: bytes, reason: str
 ) -> None:
-    """PS3.8 table 9-21: there is no decision about these requests."""
+    """PS3.8 table 9-21: there is no decision about these requests.
+
+    Verified to fail when the upper layer does not report them.
+    """
     listening = listen()
     rejected = rejected_after(listening, sent)
     assert ("CT1", "LUNG", RejectionCause.PROTOCOL, reason) == (
