@@ -184,7 +184,7 @@ pipeline-lung = "8abf244aff7647989d4f6b3987a85759"
 def test_a_platform_that_is_down_is_red_until_it_is_back(launch_service: LaunchService, tmp_path: Path) -> None:
     """One study waits for a platform whose port is closed. No operator is needed after the platform has started.
 
-    Verified to fail when the failures of one job do not count, or the job is not retried soon.
+    Verified to fail when the failures of one job do not count.
     """
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
