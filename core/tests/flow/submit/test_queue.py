@@ -244,6 +244,31 @@ def test_a_platform_is_down_a_minute_after_its_only_call(
     assert PartFinding(state=PartState.FAILING, reason=reason) == watch.health()
 
 
+def test_a_job_that_the_adapter_cannot_read_does_not_delay_the_others(
+    make_adapter: MakeAdapter, platform: Platform
+) -> None:
+    """It is tried every 30 seconds, without a call of the platform.
+
+    Verified to fail when its tries count as calls of the platform: the other job waits for its pause of five minutes.
+    """
+    watch = patient(make_adapter, platform)
+    watch.begin()
+    watch.adapter.receive(make_instance(), ae_title="LUNG")
+    [waiting] = watch.adapter.jobs
+    watch.adapter.advance(10)
+
+    def fail_to_read(job: Job) -> None:
+        if job.job_id != waiting.job_id:
+            raise CannotRead("the files cannot be read")
+
+    platform.on_upload = fail_to_read
+    watch.adapter.receive(make_instance(seed="another"), ae_title="LUNG")
+    watch.adapter.advance(50)
+    states = {job.job_id: job.state for job in watch.adapter.jobs}
+    assert JobState.SUBMITTED is states.pop(waiting.job_id)
+    assert [JobState.METADATA_SENT] == list(states.values())
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_platform_for_which_no_job_waits_is_not_down(watch: Outage, count: int) -> None:
     """All jobs are faulted: nothing calls the platform any more.

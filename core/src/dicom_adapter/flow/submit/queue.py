@@ -73,7 +73,7 @@ class JobQueue:
         self._served: dict[str, int] = {}  # for each AE title, the number of the last choice of one of its jobs
         self._choices = 0  # number of choices so far
         self._breaker = Breaker()
-        self._chosen_at = self._clock.now()  # time of the last choice
+        self._tried_at = self._clock.now()  # end of the last call of the platform, or choice of a postponed job
 
     def step(self) -> datetime | None:
         """Run one step of one job. Return the time of the next call. Raises the errors of `Submitter.open`."""
@@ -116,18 +116,17 @@ class JobQueue:
                 is_open = self._breaker.is_open
                 row = self._choose_in_turn(transaction) if is_open else self._choose(transaction, now)
             if row is not None:
-                self._chosen_at = now
                 self.in_flight.steps[row.number] = StepInProgress(row.job.job_id, row.job.state, now)
                 self._served[row.job.ae_title] = self._choices
                 self._choices += 1
         return row
 
     def _choose(self, transaction: Transaction, now: datetime) -> JobRow | None:
-        """Choose a job that is due; a postponed job if no job was due for PROBE_EVERY."""
+        """Choose a job that is due; a postponed job if the platform was not called for PROBE_EVERY."""
         latest = now + self._retries.longest
         row = self._most_urgent(jobs.queue_heads(transaction, self._name, now, list(self.in_flight.steps), latest))
-        if row is None and now >= self._chosen_at + PROBE_EVERY:
-            self._chosen_at = now
+        if row is None and not self.in_flight.steps and now >= self._tried_at + PROBE_EVERY:
+            self._tried_at = now
             row = self._most_urgent(jobs.queue_heads(transaction, self._name, None, list(self.in_flight.steps)))
         return row
 
@@ -149,6 +148,8 @@ class JobQueue:
 
     def _update_breaker(self, row: JobRow, result: StepResult) -> None:
         """Determine from a step whether the platform is available."""
+        if result.platform is not PlatformContact.UNKNOWN:
+            self._tried_at = self._clock.now()
         if result.platform is PlatformContact.ANSWERED:
             self._close_breaker()
             return
@@ -189,6 +190,6 @@ class JobQueue:
                 self._breaker.health.check(now)
             elif not (self._breaker.is_open or self.in_flight.steps):
                 self._breaker.succeeded()  # no job waits for the platform
-        probe = None if postponed is None else self._chosen_at + PROBE_EVERY
+        probe = None if postponed is None else self._tried_at + PROBE_EVERY
         times = (postponed, probe, self._breaker.open_until, self._breaker.health.down_at)
         return min([*(when for when in times if when is not None and when > now), now + self._poll_every])
