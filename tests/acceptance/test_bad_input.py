@@ -41,7 +41,7 @@ settings = { interrupted = "submit", pipeline-a = "pipeline-1" }
 
 [ae-titles.NEARBY]
 allowed-callers = [{ host = "127.0.0.0/8" }]
-settings = { pipeline-a = "pipeline-1" }
+settings = { interrupted = "submit", pipeline-a = "pipeline-1" }
 """
 )
 

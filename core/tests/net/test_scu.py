@@ -549,6 +549,15 @@ def test_the_command_reports_once_that_the_peer_cannot_be_reached(tmp_path: Path
     assert (1, f"stopped; 4 files not sent: {address} cannot be reached: connection refused\n") == (status, err)
 
 
+@pytest.fixture
+def handled_sigint() -> Iterator[None]:
+    """Handle SIGINT in this process: if it is ignored, as in a job of a shell in the background, children ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("handled_sigint")
 def test_the_command_reports_what_was_sent_before_ctrl_c(tmp_path: Path) -> None:
     """SIGINT while the peer has not answered the third C-STORE: two files were sent, and the exit status is 1.
 

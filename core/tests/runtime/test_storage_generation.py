@@ -157,7 +157,7 @@ def test_a_pair_matches_again_after_it_was_accepted(site: Site) -> None:
 def test_a_crash_between_both_leaves_a_pair_that_matches(site: Site, end: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Verified to fail when the storage is written first."""
     site.use()
-    write = storage_generation._write
+    write = storage_generation.write_generation
 
     def crash(path: Path, generation: int) -> None:
         if end == "after the storage":
@@ -165,7 +165,7 @@ def test_a_crash_between_both_leaves_a_pair_that_matches(site: Site, end: str, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as crashing, pytest.raises(KeyboardInterrupt):
-        crashing.setattr(storage_generation, "_write", crash)
+        crashing.setattr(storage_generation, "write_generation", crash)
         site.start().advance()
     site.close()
     site.use()

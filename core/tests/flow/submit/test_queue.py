@@ -175,7 +175,8 @@ def test_a_platform_is_down_after_three_failures_of_one_job(watch: Outage) -> No
     watch.begin()
     watch.adapter.receive(make_instance(), ae_title="LUNG")
     assert PartFinding() == watch.health()
-    watch.adapter.advance(10)
+    while watch.attempts < 3:  # jitter shortens the pauses
+        watch.adapter.advance(1)
     reason = "3 calls in a row have failed since 2026-01-05 08:00:00 UTC: connection refused"
     assert PartFinding(state=PartState.FAILING, reason=reason) == watch.health()
     assert PartFinding() == watch.adapter.host.findings()[Part(PartKind.PLATFORM, "other")]
