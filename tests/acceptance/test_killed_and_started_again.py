@@ -31,6 +31,7 @@ retry-first = 0.1
 retry-most = 0.5  # longest pause in seconds
 
 [ae-titles.LUNG.settings]
+interrupted = "submit"
 timeout = 10
 pipeline-a = "pipeline-1"
 pipeline-b = "pipeline-2"

@@ -31,6 +31,7 @@ SECONDS = 90  # time limit of each wait, on a busy machine
 SUCCESS = 0x0000
 LUNG = """
 [ae-titles.LUNG.settings]
+interrupted = "submit"
 pipeline-a = "pipeline-1"
 """
 TWO_RECEIVERS = INSTANCE_LINES + "[dicom]\nreceivers = 2\n" + STORAGE + LUNG

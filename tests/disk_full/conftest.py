@@ -64,6 +64,7 @@ type = "fake"
 folder = "platform"
 
 [ae-titles.LUNG.settings]
+interrupted = "submit"
 group-by = "study"
 timeout = {quiet}
 pipeline-a = "pipeline-1"
