@@ -169,7 +169,7 @@ def test_looking_for_a_study_reads_only_its_rows(remembering: Ledger, ask: Any, 
 
 @pytest.mark.parametrize("filters", FILTERS.values(), ids=FILTERS)
 def test_a_summary_of_studies_reads_only_their_rows(remembering: Ledger, filters: Filters) -> None:
-    """`explain` finds the studies before it tells their story."""
+    """`explain` finds the studies before it reads their history."""
     for plan in plans_of(remembering, lambda transaction: studies.find(transaction, filters, 50)):
         assert [] == [line for line in plan if line.startswith("SCAN")], plan
 

@@ -1,4 +1,4 @@
-"""What a receiver refuses is shown by the health, with the cause, until the cause has gone."""
+"""Refusals of a receiver are shown by the health, with the cause, until the cause has gone."""
 
 from __future__ import annotations
 

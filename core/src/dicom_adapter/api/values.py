@@ -114,7 +114,7 @@ INTERRUPTED = "Interrupted"  # metadata of a job whose instances may be incomple
 
 
 class AssociationStatus(str, Enum):
-    """Whether an association is open, or how it ended."""
+    """The state of an association: open, or the way in which it ended."""
 
     OPEN = "open"
     RELEASED = "released"  # by the requestor, in order

@@ -147,9 +147,8 @@ def open_ledger(path: Path) -> Ledger:
 def open_service(path: Path) -> tuple[Ledger, CheckedConfiguration]:
     """Open the ledger of a service, and return it with the service's configuration.
 
-    That is the configuration in the file. If the file is damaged or not valid, it is the configuration with which the
-    service runs, or ran last, and a warning is printed. Ends the command with status 1 if there is no such
-    configuration, and as `open_ledger` does.
+    If the file is damaged or not valid, a warning is printed, and the configuration with which the service runs, or ran
+    last, is returned. Ends the command with status 1 if there is no such configuration, and as `open_ledger` does.
     """
     ledger, problems = _find_ledger(path)
     if not problems:

@@ -194,7 +194,7 @@ def _entries(lines: list[str]) -> Iterator[_Entry]:
 
 
 def _names(statement: str) -> Names:
-    """Return the path that a statement sets; () if it is not TOML by itself, such as a line of a text."""
+    """Return the path that a statement sets; () if the statement alone is not TOML, such as a line of a text."""
     try:
         found: Any = tomli.loads(statement)
     except ValueError:

@@ -12,7 +12,7 @@ from dicom_adapter.ledger.schema import instances, job_instances, jobs, series
 
 @frozen(kw_only=True)
 class Filters:
-    """Which instances or jobs are wanted. A filter that is None does not restrict them."""
+    """Conditions for instances or jobs. A filter that is None does not restrict them."""
 
     study_instance_uid: str | None = None
     series_instance_uid: str | None = None

@@ -27,7 +27,7 @@ JOB_ID = re.compile(r"[0-9a-fA-F]{1,32}")
 
 @frozen(kw_only=True)
 class Matches:
-    """What a value, or filters, select."""
+    """The studies and the job that a value or filters select."""
 
     subject: str = ""  # the UID or job id that is meant, if only one is
     studies: Sequence[StudySummary] = ()  # the studies, if several match
@@ -90,7 +90,7 @@ class RefusedInstances:
 
 @frozen(kw_only=True)
 class Absence:
-    """What was rejected and refused in the time in which something is missing."""
+    """Rejections and refusals in the time in which something is missing."""
 
     since: datetime  # UTC
     until: datetime  # UTC

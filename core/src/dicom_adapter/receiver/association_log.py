@@ -33,7 +33,7 @@ MOST_RECORDS = 100_000  # number of records that wait for the ledger; further re
 
 @define
 class _Incomplete:
-    """What was not stored in an open association."""
+    """The failures of an open association: instances that were not stored."""
 
     failed: Counter[str] = field(factory=Counter)  # number of failed C-STOREs by name of the status
     cut_off: int = 0

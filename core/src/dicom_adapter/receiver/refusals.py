@@ -1,4 +1,4 @@
-"""What a receiver has refused recently for reasons of the adapter, not of the sender: the health shows all of it.
+"""Recent refusals of a receiver for reasons of the adapter, not of the sender: the health shows all of them.
 
 Nothing here decides: the receiver reports each refusal. A refusal is shown for SHOWN_FOR, and longer while its cause
 can be seen: there is no space for the data set that was refused, or the sender has as many associations as it may.

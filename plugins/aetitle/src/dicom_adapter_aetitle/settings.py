@@ -17,7 +17,7 @@ LONGEST_SECONDS = 365 * 24 * 3600  # a year: a longer time is a mistake; TOML al
 
 
 class InterruptedRule(str, Enum):
-    """What happens to a group if there is evidence that instances are missing."""
+    """Treatment of a group if there is evidence that instances are missing."""
 
     WAIT = "wait"  # it waits `interrupted-wait` for the sender to return
     SUBMIT = "submit"  # it does not wait

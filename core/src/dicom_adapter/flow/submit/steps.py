@@ -50,7 +50,7 @@ BATCH_SECONDS = 2.0  # after this time, no upload of a batch begins, so that oth
 
 
 class PlatformContact(Enum):
-    """What a step shows about the availability of the platform."""
+    """Evidence of a step about the availability of the platform."""
 
     ANSWERED = "answered"  # available: the step has ended without an error
     FAILED = "failed"  # perhaps not available: the step failed with a retriable error
