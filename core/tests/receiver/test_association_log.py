@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -157,6 +158,23 @@ def test_end_of_an_association_is_one_event(adapter: Adapter, receiver: Receiver
     close(receiver, "released", CANNOT_UNDERSTAND=1)
     [event] = [event for event in adapter.events if event.event == "association_closed"]
     assert {"CANNOT_UNDERSTAND": 1} == event.detail["statuses"]
+
+
+def test_connection_that_is_lost_during_the_commit_is_reported(adapter: Adapter, receiver: Receiver) -> None:
+    """No status was counted, but the instance is stored. The next start does not take the end for a crash.
+
+    Verified to fail when only the counted statuses decide whether the end is recorded.
+    """
+    loop = asyncio.new_event_loop()
+    receiver.start(loop, lambda _results: loop.stop(), lambda: False)
+    assert receiver.complete_store(begin(receiver, make_instance()), None) is None
+    receiver.association_closed(ClosedAssociation(association_id=ASSOCIATION, request=REQUEST, how="lost", statuses={}))
+    loop.run_forever()  # until the result of the commit is delivered
+    loop.close()
+    receiver.close()
+    receiver.recover()
+    [report] = reports(adapter)
+    assert (AssociationStatus.LOST, True) == (report.status, report.all_counted)
 
 
 def test_crash_of_a_receiver_is_recorded_at_its_next_start(adapter: Adapter, receiver: Receiver) -> None:

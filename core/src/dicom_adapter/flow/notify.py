@@ -39,19 +39,15 @@ class Notify:
     def arrived(self) -> Iterator[Arrived]:
         """Yield the instances that arrived since the last call, in batches, in the order of arrival; then the reports.
 
-        The reports are read first: the lanes find all instances that were stored before them.
+        The reports are read first: the lanes find all instances that were stored before them. If the caller stops
+        early, the next call yields the rest.
         """
-        reports = self._new_reports()
+        with self._ledger.read() as transaction:
+            reports = association_reports.newest_after(transaction, self._seen_report)
         yield from self._new_instances()
         if reports:
-            yield Arrived(ae_titles=reports)
-
-    def _new_reports(self) -> frozenset[str]:
-        """Return the AE titles with reports since the last call."""
-        with self._ledger.read() as transaction:
-            newest = association_reports.newest_after(transaction, self._seen_report)
-        self._seen_report = max([self._seen_report, *newest.values()])
-        return frozenset(newest)
+            self._seen_report = max(reports.values())
+            yield Arrived(ae_titles=frozenset(reports))
 
     def _new_instances(self) -> Iterator[Arrived]:
         while True:

@@ -102,11 +102,14 @@ class AssociationLog:
         with self._lock:
             self._incomplete.setdefault(association_id, _Incomplete()).add_study(study)
 
-    def closed(self, closed: ClosedAssociation, at: datetime) -> None:
-        """Record the end of an association whose instances are committed or refused."""
+    def closed(self, closed: ClosedAssociation, at: datetime, *, has_stored: bool) -> None:
+        """Record the end of an association whose instances are committed or refused.
+
+        `has_stored`: an instance was stored. If that was after the connection was lost, `closed` has no status of it.
+        """
         with self._lock:
             incomplete = self._incomplete.pop(closed.association_id, _Incomplete())
-            if closed.statuses or incomplete.failed or incomplete.cut_off:
+            if has_stored or closed.statuses or incomplete.failed or incomplete.cut_off:
                 report = _end_report(closed, incomplete, at)
                 self._put(_Record(report, _end_event(closed, incomplete, at)))
 

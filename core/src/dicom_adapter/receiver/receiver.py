@@ -226,8 +226,8 @@ class Receiver:
         )
 
     def _record_end(self, closed: ClosedAssociation, at: datetime) -> None:
-        self._store.forget_association(closed.association_id)
-        self._associations.closed(closed, at)
+        has_stored = self._store.forget_association(closed.association_id)
+        self._associations.closed(closed, at, has_stored=has_stored)
 
     def close(self) -> None:
         """Write pending events and a checkpoint. Call this method after the network has stopped."""

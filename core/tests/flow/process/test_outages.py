@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import pytest
 
@@ -74,6 +74,51 @@ def test_a_processor_that_waits_for_a_resource_is_reported(make_adapter: MakeAda
     adapter.advance(3)
     assert "its turns are retried: the licence server is away" == reason(adapter)
     away.clear()
+    adapter.advance(3)
+    assert "" == reason(adapter)
+
+
+class Timed(JobProcessorBase[NoSettings]):
+    """A processor that needs a resource in `open`, or in a timer."""
+
+    name = "timed"
+    away: ClassVar[set[str]] = set()  # where the resource is missing
+
+    def open(self) -> None:
+        self.require("open")
+
+    def handle_instance(self, instance: InstanceStorageInfo) -> None:
+        self.call_later(5, lambda: self.require("timer"))
+
+    def require(self, place: str) -> None:
+        if place in self.away:
+            raise Retriable("the licence server is away")
+
+
+class TimedPlugin:
+    @hookimpl
+    def dicom_adapter_processors(self) -> list[type[Timed]]:
+        return [Timed]
+
+
+@pytest.mark.parametrize("place", ["open", "timer"])
+def test_an_outage_is_reported_until_its_end_wherever_the_resource_is_needed(
+    make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Before each retry of a timer, all instances are delivered again; their turns succeed.
+
+    Verified to fail when any turn that succeeds ends the outage of a timer, and when an outage of `open` has no end
+    without a further instance.
+    """
+    monkeypatch.setattr(Timed, "away", set[str]())
+    adapter = make_adapter('[ae-titles.LUNG]\nprocessor = "timed"\n', Plugin(TimedPlugin()))
+    if place == "timer":
+        adapter.receive(make_instance(), make_instance(), ae_title="LUNG")
+    Timed.away.add(place)
+    adapter.restart()
+    adapter.advance(20)
+    assert "its turns are retried: the licence server is away" == reason(adapter)
+    Timed.away.clear()
     adapter.advance(3)
     assert "" == reason(adapter)
 

@@ -18,6 +18,7 @@ from dicom_adapter import (
     NoSettings,
     hookimpl,
 )
+from dicom_adapter.flow.notify import Notify
 from dicom_adapter.flow.process import inbox
 from dicom_adapter.ledger import association_reports
 from dicom_adapter.testing import Adapter, Plugin, make_instance
@@ -32,10 +33,13 @@ class Recording(JobProcessorBase[NoSettings]):
     name = "recording"
     turns: ClassVar[list[str]] = []  # of all objects: the lane builds new ones
     failures = 0  # number of reports whose turns raise
+    timer_after: float | None = None  # seconds after each instance at which a timer is due
 
     def handle_instance(self, instance: InstanceStorageInfo) -> None:
         self._kept = [*getattr(self, "_kept", []), instance]
         self.turns.append(f"{instance.instance_id}")
+        if self.timer_after is not None:
+            self.call_later(self.timer_after, lambda: self.turns.append("timer"))
 
     def association_changed(self, association: AssociationReport) -> None:
         assert self.now() == association.at
@@ -114,12 +118,37 @@ def test_processor_that_fails_on_a_report_is_stopped(adapter: Adapter, monkeypat
     assert "failed 5 times" in adapter.lanes["LUNG"].reason
 
 
-def test_report_comes_before_timers_that_are_due_later(adapter: Adapter) -> None:
-    """The clock of the lane is late: turns run in the order of their times."""
+@pytest.mark.parametrize(
+    ("timer_after", "turns"),
+    [(50, ["1", "released A", "released B", "timer"]), (20, ["1", "released A", "timer", "released B"])],
+)
+def test_reports_and_timers_are_delivered_in_the_order_of_their_times(
+    adapter: Adapter, monkeypatch: pytest.MonkeyPatch, timer_after: float, turns: list[str]
+) -> None:
+    """The host was down, so that everything is due together.
+
+    Verified to fail when reports come before all timers, and when they come after all timers.
+    """
+    monkeypatch.setattr(Recording, "timer_after", timer_after)
     with adapter.down():
         adapter.receive(make_instance(), calling_ae_title="A")
+        adapter.advance(30)
+        adapter.receive(calling_ae_title="B", failed=REFUSED)
         adapter.advance(100)
-    assert ["1", "released A"] == take_turns()
+    assert turns == take_turns()
+
+
+def test_reports_wake_their_lane_although_the_host_pauses_before_them(adapter: Adapter) -> None:
+    """Many instances may arrive together: the host then stops after a batch and continues later.
+
+    Verified to fail when reports count as seen as soon as they are read.
+    """
+    notify = Notify(adapter.ledger, each=False)
+    adapter.receive(make_instance())
+    adapter.end_wait("LUNG", "1.2")
+    assert frozenset({"LUNG"}) == next(notify.arrived()).ae_titles  # only the instances
+    assert [frozenset({"LUNG"})] == [arrived.ae_titles for arrived in notify.arrived()]
+    assert [] == list(notify.arrived())
 
 
 def test_operator_ends_a_wait(adapter: Adapter) -> None:
@@ -141,4 +170,4 @@ def test_reports_are_deleted_when_they_concern_no_pending_instance(adapter: Adap
     adapter.receive(make_instance())
     with adapter.ledger.read() as transaction:
         left = association_reports.after(transaction, 0, 100, "LUNG")
-    assert ["TEST-SCU"] == [row.report.calling_ae_title for row in left if row.report is not None]
+    assert ["TEST-SCU"] == [row.report and row.report.calling_ae_title for row in left]

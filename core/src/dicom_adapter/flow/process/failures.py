@@ -41,14 +41,15 @@ class Outage:
     """The last of consecutive turns that waited for a resource, such as the ledger or one that the processor needs."""
 
     count: int
+    instance_id: int | None  # as in `Failure`
     error: str = field(repr=False)
 
     @classmethod
-    def after(cls, last: Outage | None, failure: BaseException) -> Outage:
-        """Return the outage after another turn that waits."""
+    def after(cls, last: Outage | None, failure: BaseException, instance_id: int | None) -> Outage:
+        """Return the outage after another turn that waits. `instance_id`: the instance that it delivered."""
         cause = failure.__cause__ or failure
         error = str(cause) if isinstance(cause, DicomAdapterError) else type(cause).__name__
-        return cls(count=1 if last is None else last.count + 1, error=error)
+        return cls(count=1 if last is None else last.count + 1, instance_id=instance_id, error=error)
 
     @property
     def reason(self) -> str:

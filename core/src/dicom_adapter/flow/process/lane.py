@@ -157,6 +157,7 @@ class Lane:
             return False
         turn = self._next_turn(self._running)
         if turn is None:
+            self._outage = None  # no turn is retried any more
             return False
         self._react(turn, self._attempt(turn))
         return True
@@ -262,7 +263,7 @@ class Lane:
         if reaction is Reaction.REBUILD:
             self._superseded_by = error.by if isinstance(error, Superseded) else self._superseded_by
         elif reaction is Reaction.WAIT:
-            self._wait(error)
+            self._wait(error, BEFORE_ALL_INSTANCES if turn.kind is TurnKind.BUILD else turn.instance_id)
         elif reaction is Reaction.WAIT_FOR_OBJECT:
             assert isinstance(error, Unreadable)  # only turns with this error have this reaction
             self._wait_for_object(error, turn.instance_id)
@@ -285,21 +286,22 @@ class Lane:
 
     def _note_progress(self, instance_id: int | None) -> None:
         """Clear a failure if the turn that failed, or a later turn, has succeeded."""
-        self._outage = None
+        if self._outage is not None and is_past(self._outage.instance_id, instance_id):
+            self._outage = None
         if self._failure is not None and is_past(self._failure.instance_id, instance_id):
             self._failure = None
         if self._stuck is not None and is_past(self._stuck.handled, instance_id):
             self._stuck = None
 
-    def _wait(self, failure: BaseException) -> None:
+    def _wait(self, failure: BaseException, instance_id: int | None = None) -> None:
         """Pause, then retry without a limit, because the ledger or the storage backend is unavailable."""
         self._paused_until = self._clock.now() + FIRST_PAUSE
-        self._outage = Outage.after(self._outage, failure)
+        self._outage = Outage.after(self._outage, failure, instance_id)
         log.error("turn_not_committed", ae_title=self.ae_title, error=type(failure.__cause__ or failure).__name__)
 
     def _wait_for_object(self, failure: Unreadable, handled: int | None) -> None:
         """Wait as `_wait` does, but quarantine an instance that fails repeatedly while others can be read."""
-        self._wait(failure)
+        self._wait(failure, handled)
         instance, last = failure.instance, self._stuck
         before = last.tries if last is not None and last.instance_id == instance.instance_id else 0
         tries = before + 1 if can_read_another(self._resources.storage, instance.storage_key) else 0

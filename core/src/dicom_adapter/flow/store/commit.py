@@ -121,9 +121,11 @@ class Store:
         incoming.discard()
         return StoreResult(outcome=StoreOutcome.OUT_OF_SPACE, reason=full)
 
-    def forget_association(self, association_id: str) -> None:
-        """Forget an association that has ended. Thread-safe."""
+    def forget_association(self, association_id: str) -> bool:
+        """Forget an association that has ended. Return whether an instance of it was stored. Thread-safe."""
+        has_stored = association_id in self._associations
         self._associations.discard(association_id)
+        return has_stored
 
     def keep(self, request: StoreRequest, data_set: bytes) -> StoreResult:
         """Store and commit an instance in one call, without a network."""
