@@ -202,7 +202,9 @@ def test_what_never_arrived_is_answered_with_what_was_rejected_and_refused(site:
     assert (14, 12) == (shown["rejections"][0]["count"], shown["refused"][0]["count"])
 
 
-@pytest.mark.parametrize("arguments", [(), (" ",), ("1.2.3", "--calling", "CT1"), ("--since", "yesterday")])
+@pytest.mark.parametrize(
+    "arguments", [(), (" ",), ("1.2.3", "--calling", "CT1"), ("--since", "yesterday"), ("--since", "999999d")]
+)
 def test_a_value_or_filters_are_required(site: Site, arguments: tuple[str, ...]) -> None:
     site.explain(*arguments, status=2)
 

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
+from dicom_adapter.cli.filters import _time
 from dicom_adapter.cli.times import Times
 
 MOMENT = datetime(2026, 1, 5, 23, 30, tzinfo=timezone.utc)
@@ -29,3 +30,10 @@ def test_a_time_has_the_offset_of_its_zone(hours: float, shown: str, zone: str) 
 def test_a_text_without_a_time_is_not_changed(text: str) -> None:
     """A message of a plugin may have any digits."""
     assert text == Times(timezone(timedelta(hours=-5))).in_text(text)
+
+
+@pytest.mark.parametrize(("text", "hour"), [("8:00", 8), ("8:00:05", 8), ("08:00:05", 8), ("23:59", 23)])
+def test_a_time_of_today_may_have_one_digit_and_seconds(text: str, hour: int) -> None:
+    found = _time("--since", text, MOMENT, ends=False)
+    assert found is not None
+    assert (MOMENT.astimezone().date(), hour) == (found.astimezone().date(), found.astimezone().hour)

@@ -7,8 +7,8 @@ import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from dicom_adapter import InstanceStorageInfo, JobState, Permanent, Refused, Retriable
+from dicom_adapter.cli import backup as cli_backup
 from dicom_adapter.config.model import Config
 from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.ledger import Ledger, instances
@@ -29,7 +30,7 @@ from dicom_adapter.ledger.migration import MIGRATIONS
 from dicom_adapter.ledger.schema import instances as table
 from dicom_adapter.ledger.schema import jobs as jobs_table
 from dicom_adapter.operations import backup as backup_module
-from dicom_adapter.operations.audit import Audit
+from dicom_adapter.operations.audit import Audit, AuditReport
 from dicom_adapter.operations.backup import Backup
 from dicom_adapter.operations.backup_folder import Manifest
 from dicom_adapter.operations.restore import Restore, RestoreResult
@@ -107,10 +108,12 @@ class BackedUp:
         """Start the adapter on the restored data folder."""
         self.adapter.restart_with(self.restored_config(backend))
 
-    def require_clean(self) -> None:
+    def audit(self) -> AuditReport:
         resources = Resources(ledger=self.adapter.ledger, storage=self.adapter.storage, clock=self.adapter.clock)
-        report = Audit(resources, is_running=lambda: False, verify=True).run()
-        assert {} == report.found
+        return Audit(resources, is_running=lambda: False, verify=True).run()
+
+    def require_clean(self) -> None:
+        assert {} == self.audit().found
 
     def received(self) -> set[int]:
         with self.adapter.ledger.read() as transaction:
@@ -249,14 +252,16 @@ def test_instances_whose_objects_are_lost_or_damaged_are_reported(site: BackedUp
     ]
     result = site.restore()
     assert (1, 2) == (result.instances, len(result.not_restored))
+    site.continue_restored()
+    assert {"object-missing"} == set(site.audit().found)
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
 def test_files_of_plugins_are_copied(site: BackedUp) -> None:
-    """Databases are copied with the transactions in their logs, and without the logs."""
-    folder = site.adapter.config.storage.path / "processors" / "4c554e47"
+    """Databases are copied with the transactions in their logs, and without the logs. A name may have any character."""
+    folder = site.adapter.config.storage.path / "processors" / "4c554e47?mode=rw"
     (folder / "more").mkdir(parents=True, exist_ok=True)
     (folder / "more" / "notes-wal").write_text("a file", encoding="utf-8")
     with closing(sqlite3.connect(folder / "index.sqlite")) as database:
@@ -267,7 +272,7 @@ def test_files_of_plugins_are_copied(site: BackedUp) -> None:
         assert (folder / "index.sqlite-wal").stat().st_size
         site.back_up()
     site.restore()
-    restored = site.restored / "processors" / "4c554e47"
+    restored = site.restored / "processors" / "4c554e47?mode=rw"
     assert "a file" == (restored / "more" / "notes-wal").read_text(encoding="utf-8")
     with closing(sqlite3.connect(restored / "index.sqlite")) as database:
         assert [("1.2.3",)] == database.execute("SELECT uid FROM pins").fetchall()
@@ -413,6 +418,38 @@ def test_a_restore_never_overwrites(site: BackedUp) -> None:
     site.restore()
     with pytest.raises(Refused, match="is not empty; a restore needs a new data folder"):
         site.restore()
+
+
+@pytest.mark.parametrize(("is_alone", "message"), [(False, "another process uses"), (True, "is not empty")])
+def test_a_restore_deletes_nothing_of_a_process_that_was_faster(
+    site: BackedUp, monkeypatch: pytest.MonkeyPatch, is_alone: bool, message: str
+) -> None:
+    """Both found the folder empty. Verified to fail when the folder is emptied after this refusal."""
+    site.back_up()
+    exclusive = DataFolder.exclusive
+
+    @contextmanager
+    def late(folder: DataFolder) -> Iterator[bool]:
+        with exclusive(folder):
+            (folder.path / "theirs").write_text("data", encoding="utf-8")
+            yield is_alone
+
+    monkeypatch.setattr(DataFolder, "exclusive", late)
+    with pytest.raises(Refused, match=message):
+        site.restore()
+    assert "data" == (site.restored / "theirs").read_text(encoding="utf-8")
+
+
+def test_files_of_a_restore_are_private_whatever_the_umask(tmp_path: Path) -> None:
+    """The data folder may be a mount point that other users can enter. Verified to fail with the umask of the shell."""
+    before = os.umask(0o022)
+    try:
+        with cli_backup._or_nothing("nothing was restored"):
+            (tmp_path / "ledger.sqlite").touch()
+        assert 0o022 == os.umask(0o022)
+    finally:
+        os.umask(before)
+    assert 0o600 == (tmp_path / "ledger.sqlite").stat().st_mode & 0o777
 
 
 def damage(backup: Path, what: str) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from attrs import evolve
 
 from dicom_adapter.api.errors import DicomAdapterError, Refused
 from dicom_adapter.cli.configuration import ConfigOption, find_file, open_service, read
@@ -86,7 +88,8 @@ def restore(
     if as_json:
         typer.echo(json.dumps(_result_as_json(result, folder.path), indent=2))
     else:
-        typer.echo(f"restored to {folder.path}: {_describe(result.manifest, Times.chosen(utc))}")
+        restored = evolve(result.manifest, instances=result.instances)
+        typer.echo(f"restored to {folder.path}: {_describe(restored, Times.chosen(utc))}")
         _show(result.not_restored, "not restored")
         typer.echo(f"\nTo start the service: dicom-adapter run {path}")
     if result.not_restored:
@@ -97,6 +100,7 @@ def restore(
 def _or_nothing(consequence: str) -> Iterator[None]:
     """End the command with FAILED_STATUS if the block fails or is interrupted."""
     keep_values_out_of_warnings()
+    umask = os.umask(0o077)  # every file of a backup or a restore may hold patient data
     try:
         with log_to_stderr():
             yield
@@ -108,6 +112,8 @@ def _or_nothing(consequence: str) -> Iterator[None]:
     except (OSError, DicomAdapterError) as failure:
         fail(f"{failure}; {consequence}")
         raise typer.Exit(FAILED_STATUS) from None
+    finally:
+        os.umask(umask)
 
 
 @contextmanager

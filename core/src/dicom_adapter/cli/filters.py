@@ -116,12 +116,12 @@ def _time(option: str, text: str | None, now: datetime, *, ends: bool) -> dateti
     """Return the time that an option names. `ends`: for a date, the end of the day."""
     if text is None:
         return None
-    ago = re.fullmatch(r"(\d{1,6})([mhd])", text)
-    if ago is not None:
-        return now - timedelta(**{UNITS[ago[2]]: int(ago[1])})
     try:
+        ago = re.fullmatch(r"(\d{1,6})([mhd])", text)
+        if ago is not None:
+            return now - timedelta(**{UNITS[ago[2]]: int(ago[1])})
         if re.fullmatch(r"\d{1,2}:\d{2}(:\d{2})?", text):
-            text = f"{now.astimezone():%Y-%m-%d} {text.zfill(5)}"
+            text = f"{now.astimezone():%Y-%m-%d} {text if text[1] != ':' else f'0{text}'}"
         found = datetime.fromisoformat(OFFSET.sub(r"\1", re.sub(r"Z$| UTC$", "+00:00", text)))
         if ends and "T" not in text and ":" not in text:
             found += timedelta(days=1)

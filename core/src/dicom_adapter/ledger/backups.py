@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
+from urllib.parse import quote
 
-from sqlalchemy import bindparam, create_engine, delete, func, or_, select, text, update
+from sqlalchemy import URL, bindparam, create_engine, delete, func, or_, select, text, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_adapter.api.errors import LedgerError
@@ -55,7 +56,8 @@ def copy_snapshot(transaction: Transaction, target: Path, on_progress: CopyProgr
 
 def copy_database(source: Path, target: Path) -> None:
     """Copy a SQLite database, which another program may use, to a new file. Raises LedgerError."""
-    engine = create_engine(f"sqlite:///{source}")
+    # Read-only: a database that was just deleted must not be created anew.
+    engine = create_engine(URL.create("sqlite", database=f"file:{quote(str(source))}?mode=ro", query={"uri": "true"}))
     try:
         with engine.connect() as connection:
             copy_snapshot(connection, target, lambda _done, _total: None)

@@ -19,7 +19,7 @@ from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.local_disk import sync_folder
 from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.ledger import Ledger, backups, balance
-from dicom_adapter.operations.backup import BATCH, BackupProgress, copy_files
+from dicom_adapter.operations.backup import BATCH, BackupProgress
 from dicom_adapter.operations.backup_folder import (
     LEDGER,
     PLUGIN_FOLDERS,
@@ -34,7 +34,7 @@ from dicom_adapter.operations.backup_folder import (
 )
 from dicom_adapter.operations.object_copier import ObjectCopier, ObjectNotCopied
 from dicom_adapter.runtime.clock import Clock
-from dicom_adapter.runtime.data_folder import DataFolder
+from dicom_adapter.runtime.data_folder import USE_LOCK, DataFolder
 from dicom_adapter.runtime.storage_generation import StorageGeneration, write_generation
 from dicom_adapter.runtime.storage_marker import create_marker
 
@@ -63,10 +63,8 @@ class Restore:
         """Restore a backup. Raises Refused, OSError, StorageFull or the errors of the ledger; then nothing is left."""
         manifest = read_manifest(backup)
         require_intact(backup, manifest)
-        ledger = self._require_new()
-        with self._removed_on_failure(ledger), self.folder.exclusive() as is_alone:
-            if not is_alone:
-                raise Refused(f"another process uses {self.folder.path}")
+        self._require_new()
+        with self._alone() as ledger, self._removed_on_failure(ledger):
             marker = create_marker(self.folder.path, durable=True)
             write_generation(marker.file.path, 1)  # a start is refused until the ledger has this generation, too
             unfinished = ledger.with_name(ledger.name + UNFINISHED)
@@ -80,7 +78,8 @@ class Restore:
                     backups.delete_health(transaction)
                 StorageGeneration(marker, copy, self.clock, is_durable=True).advance()
             for name in PLUGIN_FOLDERS:
-                copy_files(backup / PLUGINS / name, self.folder.path / name)
+                if (backup / PLUGINS / name).is_dir():
+                    shutil.copytree(backup / PLUGINS / name, self.folder.path / name)
             sync_tree(self.folder.path)
             sync_file(unfinished)
             unfinished.replace(ledger)
@@ -96,10 +95,18 @@ class Restore:
             raise Refused(f"{path} is not empty; a restore needs a new data folder: move the old one away")
         if ledger.exists():
             raise Refused(f"the ledger {ledger} exists; a restore needs a new ledger: move the old one away")
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not ledger.parent.is_dir():
+        if ledger.parent != path and not ledger.parent.is_dir():  # the data folder is created later
             raise Refused(f"{ledger.parent}, the folder of the ledger, does not exist; create it, or mount its disk")
         return ledger
+
+    @contextmanager
+    def _alone(self) -> Iterator[Path]:
+        """Lock the data folder, and yield the path of the ledger. Raises Refused if another process was faster."""
+        self.folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self.folder.exclusive() as is_alone:
+            if not is_alone:
+                raise Refused(f"another process uses {self.folder.path}")
+            yield self._require_new()
 
     @contextmanager
     def _removed_on_failure(self, ledger: Path) -> Iterator[None]:
@@ -108,7 +115,7 @@ class Restore:
             yield
         except BaseException:
             files = [ledger.with_name(f"{ledger.name}{UNFINISHED}{log}") for log in ("", "-wal", "-shm")]
-            for path in [*_contents(self.folder.path), *files]:
+            for path in [*_contents(self.folder.path), self.folder.path / USE_LOCK, *files]:
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
                 else:
@@ -141,8 +148,8 @@ class Restore:
 
 
 def _contents(folder: Path) -> list[Path]:
-    """Return the entries of a folder, without the folder that a new ext4 file system has."""
-    return [path for path in folder.iterdir() if path.name != "lost+found"]
+    """Return the entries of a folder, without the folder that a new ext4 file system has, and without the lock."""
+    return [path for path in folder.iterdir() if path.name not in ("lost+found", USE_LOCK)]
 
 
 def _require_space(storage: StorageBackend[Any], manifest: Manifest) -> None:
