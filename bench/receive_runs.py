@@ -18,7 +18,7 @@ from attrs import evolve
 from process_tree import Peak, ProcessTree
 from receive_link import Link, LinkFailed
 from receive_receivers import Receiver
-from receive_sender import Order, Sent
+from receive_sender import SenderTask, Sent
 from receive_values import AE_TITLE, Associations, Rate, Running, Workload
 
 HERE = Path(__file__).parent
@@ -38,23 +38,23 @@ def run_workload(
 ) -> Rate:
     """Start `receiver` in `folder`, warm it up, and send for about `seconds`. Raises LinkFailed."""
     folder.mkdir()
-    order = Order(
+    task = SenderTask(
         port=0,
         called=AE_TITLE,
         data_set=str(data_set),
         number=0,
         count=10**9,
         seconds=WARM_UP_S,
-        is_association_each=workload.is_association_each,
+        has_association_per_instance=workload.has_association_per_instance,
         longest_pdu=longest_pdu,
     )
     with _fresh(receiver, folder, workload.senders) as running:
-        warm = _per_second(_send(running, [order] * workload.senders))
+        warm = _per_second(_send(running, [task] * workload.senders))
         each = max(4, round(warm * seconds / workload.senders))
         processes = ProcessTree(running.pid)
         with Peak(processes) as peak:
             used = processes.cpu_seconds()
-            sent = _send(running, [evolve(order, count=each, seconds=LONGEST_S)] * workload.senders)
+            sent = _send(running, [evolve(task, count=each, seconds=LONGEST_S)] * workload.senders)
             used = processes.cpu_seconds() - used
     return _rate(sent, used, peak.size_bytes)
 
@@ -95,9 +95,9 @@ def _truncate(folder: Path) -> None:
             os.truncate(path, 0)
 
 
-def _send(running: Running, orders: Sequence[Order]) -> list[Sent]:
+def _send(running: Running, tasks: Sequence[SenderTask]) -> list[Sent]:
     """Start all senders at the same time, each in a separate process."""
-    senders = [_start(running, order) for order in orders]
+    senders = [_start(running, task) for task in tasks]
     try:
         for sender in senders:
             _read_line(sender)
@@ -112,9 +112,9 @@ def _send(running: Running, orders: Sequence[Order]) -> list[Sent]:
             sender.communicate()
 
 
-def _start(running: Running, order: Order) -> subprocess.Popen[str]:
-    order = evolve(order, port=running.port, number=next(_numbers))
-    command = [sys.executable, str(HERE / "receive_sender.py"), order.write()]
+def _start(running: Running, task: SenderTask) -> subprocess.Popen[str]:
+    task = evolve(task, port=running.port, number=next(_numbers))
+    command = [sys.executable, str(HERE / "receive_sender.py"), task.write()]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603 - ours
 
 

@@ -1,7 +1,7 @@
-"""`python receive_sender.py ORDER`: one sender with minimal cost, which prints its results as JSON.
+"""`python receive_sender.py TASK`: send instances with little CPU time, and print the results as JSON.
 
-ORDER is an `Order` as JSON. The program prints `ready`, waits for a line, and sends. The program imports only modules
-that load quickly; the data set is read from a file.
+TASK is a `SenderTask` as JSON. The program prints `ready`, waits for a line, and sends. The program imports only
+modules that load quickly; the data set is read from a file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from receive_pdus import Message, make_uid, store_request
 
 
 @attrs.frozen(kw_only=True)
-class Order:
+class SenderTask:
     """The task of a sender."""
 
     port: int
@@ -26,7 +26,7 @@ class Order:
     number: int  # of this sender, unique in a benchmark, because UIDs are derived from it
     count: int  # maximum number of instances
     seconds: float  # maximum duration; at least one instance is sent
-    is_association_each: bool  # one association for each instance, instead of one for all instances
+    has_association_per_instance: bool  # one association for each instance, instead of one for all instances
     longest_pdu: int  # bytes; smaller if the receiver accepts only smaller PDUs
 
     def write(self) -> str:
@@ -44,36 +44,36 @@ class Sent:
     rejections: int  # associations that a busy receiver rejected
 
 
-def send(order: Order) -> Sent:
-    """Send the instances of `order`. Raises LinkFailed, OSError."""
-    data_set = Path(order.data_set).read_bytes()
-    study, series = make_uid(2, order.number), make_uid(3, order.number)
-    numbers = iter(range(order.number * 10**9, order.number * 10**9 + order.count))
+def send(task: SenderTask) -> Sent:
+    """Send the instances of `task`. Raises LinkFailed, OSError."""
+    data_set = Path(task.data_set).read_bytes()
+    study, series = make_uid(2, task.number), make_uid(3, task.number)
+    numbers = iter(range(task.number * 10**9, task.number * 10**9 + task.count))
     message: Message | None = None
-    asked, used = time.monotonic(), time.process_time()
+    started, used = time.monotonic(), time.process_time()
     began, rejections, count, is_over = 0.0, 0, 0, False
-    while not is_over and count < order.count:
-        with Link(order.port, order.called) as link:
+    while not is_over and count < task.count:
+        with Link(task.port, task.called) as link:
             rejections += link.rejections
             began = began or time.monotonic()
-            longest = min(order.longest_pdu, link.accepted.maximum_length or order.longest_pdu)
+            longest = min(task.longest_pdu, link.accepted.maximum_length or task.longest_pdu)
             message = message or store_request(data_set, study, series, longest)
             for number in numbers:
                 link.store(message.rename(make_uid(1, number)))
                 count += 1
-                is_over = time.monotonic() - asked > order.seconds
-                if is_over or order.is_association_each:
+                is_over = time.monotonic() - started > task.seconds
+                if is_over or task.has_association_per_instance:
                     break
     ended = time.monotonic()
     return Sent(count=count, began=began, ended=ended, cpu_seconds=time.process_time() - used, rejections=rejections)
 
 
 def main() -> None:
-    order = Order(**json.loads(sys.argv[1]))
+    task = SenderTask(**json.loads(sys.argv[1]))
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     sys.stdin.readline()
-    sys.stdout.write(json.dumps(attrs.asdict(send(order))) + "\n")
+    sys.stdout.write(json.dumps(attrs.asdict(send(task))) + "\n")
 
 
 if __name__ == "__main__":

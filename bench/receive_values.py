@@ -23,7 +23,7 @@ class Workload:
     name: str
     size: str  # of the data sets
     senders: int
-    is_association_each: bool = False
+    has_association_per_instance: bool = False
 
 
 WORKLOADS = (
@@ -32,7 +32,11 @@ WORKLOADS = (
     Workload(key="small-1", name="small, 1", size="small", senders=1),
     Workload(key="small-8", name="small, 8", size="small", senders=8),
     Workload(
-        key="each", name="an association for each small one, 8", size="small", senders=8, is_association_each=True
+        key="each",
+        name="an association for each small one, 8",
+        size="small",
+        senders=8,
+        has_association_per_instance=True,
     ),
 )
 

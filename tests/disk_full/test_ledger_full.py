@@ -40,9 +40,9 @@ def uids(data_sets: list[Dataset]) -> list[str]:
 
 @pytest.mark.parametrize("storage", ["disk", "elsewhere"])
 def test_the_service_survives_a_full_ledger(launch: Launch, disk: Disk, storage: str) -> None:
-    """Instances are refused and turns retried later, on one disk or on two.
+    """While the disk is full, instances are refused. Failed turns are retried when there is free space.
 
-    A host that dies during this time is restarted.
+    The stored objects are on the ledger's disk, or on another disk. A host that dies during this time is restarted.
 
     Verified to fail when the ledger's free space is not checked: associations are accepted.
     """
@@ -100,10 +100,10 @@ def test_incomplete_objects_are_deleted_before_the_ledger_is_opened(launch: Laun
     before = store_some(associate(first.port(), "LUNG"))
     first.kill()
     disk.fill(leave=1 * MB)
-    left = Segment.create(disk.path / "data" / "instances" / f"{'0' * 32}.segment")
-    os.posix_fallocate(left.descriptor, BLOCK, disk.free)
-    os.pwrite(left.descriptor, b"half written", BLOCK)
-    left.close()
+    incomplete = Segment.create(disk.path / "data" / "instances" / f"{'0' * 32}.segment")
+    os.posix_fallocate(incomplete.descriptor, BLOCK, disk.free)
+    os.pwrite(incomplete.descriptor, b"half written", BLOCK)
+    incomplete.close()
 
     second = launch()
     second.wait_for("job_submitted", times=len(before))
@@ -123,9 +123,8 @@ def test_instances_never_use_the_space_that_their_jobs_need(launch: Launch, disk
     for kilobytes in (2000, 200, 20, 1):  # until the smallest instance is refused, too
         while CStoreStatus.SUCCESS == store(association, data_set := image(kilobytes)):
             sent.append(data_set)
-    assert (
-        LEDGER_RESERVE_BYTES - 3 * MB < disk.free < LEDGER_RESERVE_BYTES + 1 * MB
-    )  # the last instance was written and deleted
+    # The range is wide, because the last instance was refused after it was written, and then deleted.
+    assert LEDGER_RESERVE_BYTES - 3 * MB < disk.free < LEDGER_RESERVE_BYTES + 1 * MB
     assert REJECT_REASON[Rejection.LOCAL_LIMIT_EXCEEDED] == rejection(service.port(), "LUNG")
     service.wait_for("job_submitted", times=len(sent))
     service.wait_for("instances_reclaimed")

@@ -22,15 +22,15 @@ port = 11112                      # bind = "0.0.0.0", max-associations = 25
 
 [storage]
 backend = "local"
-path = "/var/lib/dicom-adapter"   # the ledger lies beside it unless [ledger] url says otherwise
+path = "/var/lib/dicom-adapter"   # the ledger is in this folder, too, unless [ledger] url is set
 watermark-percent = 85
 reserve = "5 GB"
 
-[submitters.clara]                # the only one is the default one; else default-submitter names it
+[submitters.clara]                # a single submitter is the default; of several, default-submitter names the default
 type = "remote"
 endpoint = "clara.example:50051"
 
-[ae-titles.LUNG]                  # the processor is "aetitle" when left out
+[ae-titles.LUNG]                  # processor is omitted: its default is "aetitle"
 allowed-callers = ["CT1", { ae-title = "PACS", host = "10.0.0.0/24" }]
 ignored-sop-classes = ["1.2.840.10008.5.1.4.1.1.7"]
 overwrite-same-instance = false
@@ -146,8 +146,8 @@ def test_unknown_keys_are_reported_with_the_nearest_key(problems: Problems) -> N
     assert "(known: core-dumps, format, level)" in reported["log.lvl"]
 
 
-def test_an_unknown_key_of_the_storage_table_is_compared_with_all_its_keys(read: Read, minimal: str) -> None:
-    """The table has keys of the core and keys of the backend."""
+def test_an_unknown_storage_key_is_compared_with_the_keys_of_core_and_backend(read: Read, minimal: str) -> None:
+    """The table [storage] has both kinds of keys."""
     text = minimal.replace('path = "data"', 'path = "data"\ndepht = 3\nreserv = 5')
     reported = {p.path: p.message for p in read(text).problems}
     assert "did you mean 'depth'?" in reported["storage.depht"]
@@ -229,7 +229,7 @@ def test_an_unknown_log_level_is_refused(problems: Problems) -> None:
     assert f"{expected} (the default is info)" == reported["log.level"]
 
 
-def test_pauses_must_be_consistent(read: Read, minimal: str) -> None:
+def test_the_longest_retry_pause_must_not_be_below_the_first(read: Read, minimal: str) -> None:
     """A problem of several settings is reported at their table."""
     text = minimal.replace('type = "remote"', 'type = "remote"\nretry-first = 400')
     assert ["submitter 'clara': is not valid: retry-most = 300 must not be below retry-first = 400"] == [
@@ -237,8 +237,8 @@ def test_pauses_must_be_consistent(read: Read, minimal: str) -> None:
     ]
 
 
-def test_a_configuration_built_in_code_may_lack_a_submitter(read: Read, minimal: str) -> None:
-    """The method that returns the submitter then raises an error that names the AE title."""
+def test_a_configuration_built_in_code_may_lack_a_default_submitter(read: Read, minimal: str) -> None:
+    """With two submitters and no default, `submitter_for` raises an error that names the AE title."""
     config = read(minimal).config
     assert config is not None
     two = evolve(config, submitters={**config.submitters, "other": config.submitters["clara"]})

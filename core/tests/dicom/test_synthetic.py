@@ -119,13 +119,13 @@ def test_a_study_has_the_requested_series_and_instances() -> None:
     ]
 
 
-def test_the_receiver_reads_the_requested_attributes(tmp_path: Path) -> None:
-    """The attributes of the ledger are found in the encoded data set."""
+def test_the_receiver_finds_the_attributes_of_a_synthetic_instance(tmp_path: Path) -> None:
+    """The receiver reads the attributes for the ledger from the encoded data set."""
     dataset = synthetic.make_instance(patient_id="P1", issuer="HOSPITAL", patient_name="Müller^Ä")
     synthetic.write(dataset, tmp_path / "a.dcm")
-    data_set = (tmp_path / "a.dcm").read_bytes()
+    content = (tmp_path / "a.dcm").read_bytes()
     begin = 144 + dcmread(tmp_path / "a.dcm").file_meta.FileMetaInformationGroupLength
-    identity = identify(data_set[begin:], ExplicitVRLittleEndian)
+    identity = identify(content[begin:], ExplicitVRLittleEndian)
     assert ("P1", "HOSPITAL", dataset.SOPInstanceUID) == (
         identity.patient_id,
         identity.issuer_of_patient_id,

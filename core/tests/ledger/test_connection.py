@@ -27,7 +27,8 @@ MakeInstance = Callable[..., InstanceStorageInfo]
 
 
 @pytest.fixture
-def untouched(url: str) -> Iterator[Ledger]:
+def unmigrated(url: str) -> Iterator[Ledger]:
+    """Return a ledger without tables."""
     opened = Ledger(url)
     yield opened
     opened.close()
@@ -47,12 +48,12 @@ def newest() -> str:
 
 
 @pytest.fixture
-def migrated(untouched: Ledger) -> Ledger:
+def migrated(unmigrated: Ledger) -> Ledger:
     """Return a ledger that was created by running all migrations."""
-    with untouched._engine.connect() as connection:
+    with unmigrated._engine.connect() as connection:
         upgrade(connection)
         connection.commit()
-    return untouched
+    return unmigrated
 
 
 def test_a_new_ledger_begins_with_the_revision_of_the_newest_migration() -> None:
@@ -67,7 +68,7 @@ def test_the_migrations_create_exactly_the_tables_of_the_schema(migrated: Ledger
         assert [] == compare_metadata(context, metadata)
 
 
-def test_the_migrations_create_exactly_the_statements_of_the_schema(migrated: Ledger, tmp_path: Path) -> None:
+def test_the_migrations_give_the_same_create_statements_as_the_schema(migrated: Ledger, tmp_path: Path) -> None:
     """The statements include defaults, conditions of partial indexes, AUTOINCREMENT and foreign keys."""
     direct = Ledger(f"sqlite:///{tmp_path / 'direct.sqlite'}")
     with direct.write() as transaction:
@@ -110,18 +111,18 @@ def test_a_current_ledger_is_accepted(ledger: Ledger) -> None:
     ledger.require_current()
 
 
-def test_a_ledger_without_tables_is_refused_with_the_next_step(untouched: Ledger) -> None:
+def test_a_ledger_without_tables_is_refused_with_the_next_step(unmigrated: Ledger) -> None:
     """The message of a command that only reads explains how to create the ledger."""
     with pytest.raises(Refused) as refusal:
-        untouched.require_current()
+        unmigrated.require_current()
     assert (
-        f"the ledger {untouched.url} has schema none, this version needs {newest()}; "
+        f"the ledger {unmigrated.url} has schema none, this version needs {newest()}; "
         "start the service once with `dicom-adapter run`, which brings it up to date"
     ) == str(refusal.value)
 
 
-def test_a_ledger_of_another_version_is_refused(ledger: Ledger) -> None:
-    """An older program neither reads nor writes a newer schema. The message names the way out.
+def test_a_ledger_of_a_newer_version_is_refused(ledger: Ledger) -> None:
+    """An older program neither reads nor writes a newer schema. The message names the newer version as the cause.
 
     Verified to fail when the upgrade is left to Alembic, which raises an error of its own.
     """
@@ -142,14 +143,14 @@ def test_an_earlier_ledger_is_refused_by_commands_that_only_read(ledger: Ledger)
         ledger.require_current()
 
 
-def test_a_database_of_another_program_is_not_changed(untouched: Ledger) -> None:
+def test_a_database_of_another_program_is_not_changed(unmigrated: Ledger) -> None:
     """Verified to fail when a database that has tables, but no revision, is upgraded."""
-    with untouched.write() as transaction:
+    with unmigrated.write() as transaction:
         transaction.execute(text("CREATE TABLE patients (name TEXT)"))
-    before = statements(untouched)
+    before = statements(unmigrated)
     with pytest.raises(Refused, match="it belongs to another program; name another file"):
-        untouched.migrate()
-    assert before == statements(untouched)
+        unmigrated.migrate()
+    assert before == statements(unmigrated)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +173,7 @@ def test_the_folder_of_a_ledger_may_have_any_name(tmp_path: Path, name: str) -> 
 
 @pytest.mark.parametrize("content", [None, b"this is not a database, whatever its name may say. " * 40])
 def test_a_ledger_that_cannot_be_opened_is_refused_with_the_reason(tmp_path: Path, content: bytes | None) -> None:
-    """A missing folder or another kind of file is an operator's mistake, not a traceback."""
+    """A missing folder or another kind of file is reported as a mistake of the operator, without a traceback."""
     path = tmp_path / "ledger.sqlite" if content else tmp_path / "missing" / "ledger.sqlite"
     if content:
         path.write_bytes(content)
@@ -270,10 +271,10 @@ def test_two_processes_that_write_at_once_both_succeed(url: str) -> None:
     ledger.close()
 
 
-def test_a_commit_that_must_be_synced_fails_if_the_setting_fails(untouched: Ledger) -> None:
-    """The setting of the connection is changed for each transaction; a setting that failed is set again."""
+def test_a_synced_transaction_fails_if_pragma_synchronous_cannot_be_set(unmigrated: Ledger) -> None:
+    """The pragma is set when a synced transaction follows an unsynced one. After a failure, the next one sets it."""
 
-    class Refusing:
+    class FailingConnection:
         def __init__(self, connection: Any) -> None:
             self._connection = connection
 
@@ -283,11 +284,11 @@ def test_a_commit_that_must_be_synced_fails_if_the_setting_fails(untouched: Ledg
         def __getattr__(self, name: str) -> Any:
             return getattr(self._connection, name)
 
-    with untouched.write(synced=False) as transaction:
+    with unmigrated.write(synced=False) as transaction:
         writer = transaction
     with pytest.MonkeyPatch.context() as broken:
-        broken.setattr(type(writer), "connection", property(lambda _self: Refusing(None)))
-        with pytest.raises(LedgerUnavailable), untouched.write():
+        broken.setattr(type(writer), "connection", property(lambda _self: FailingConnection(None)))
+        with pytest.raises(LedgerUnavailable), unmigrated.write():
             pass
-    with untouched.write() as transaction:
+    with unmigrated.write() as transaction:
         assert 2 == transaction.exec_driver_sql("PRAGMA synchronous").scalar()

@@ -56,7 +56,7 @@ def pem(expires_at: datetime, name: str = "name") -> bytes:
 def test_the_end_of_the_validity_is_read(tmp_path: Path, year: int) -> None:
     """Until 2049 a certificate has a UTCTime, after that a GeneralizedTime (RFC 5280 section 4.1.2.5).
 
-    Verified to fail when only one of both is read.
+    Verified to fail when only one of these types is read.
     """
     expires_at = datetime(year, 2, 3, 4, 5, 6, tzinfo=timezone.utc)
     (tmp_path / "a.pem").write_bytes(b"text\n" + pem(expires_at))
@@ -71,8 +71,8 @@ def test_all_certificates_of_a_chain_are_read(tmp_path: Path) -> None:
     assert dates == [certificate.expires_at for certificate in certificates]
 
 
-def test_an_authority_that_was_renewed_in_its_file_does_not_count(tmp_path: Path) -> None:
-    """Files of authorities keep the old one for a while. Verified to fail when both are returned."""
+def test_the_old_certificate_of_a_renewed_authority_is_ignored(tmp_path: Path) -> None:
+    """A file of authorities has both certificates for a while. Verified to fail when both are returned."""
     old, new, other = NOW, NOW + timedelta(days=900), NOW + timedelta(days=400)
     (tmp_path / "ca.pem").write_bytes(pem(old, "A") + pem(new, "A") + pem(other, "B"))
     certificates = certificates_in_file(tmp_path / "ca.pem", "authority", is_authority=True)
@@ -89,8 +89,8 @@ def test_an_authority_that_was_renewed_in_its_file_does_not_count(tmp_path: Path
         b"-----BEGIN CERTIFICATE-----\n\xff\n-----END CERTIFICATE-----",
     ],
 )
-def test_a_file_that_is_no_certificate_has_none(tmp_path: Path, content: bytes) -> None:
-    """The start of the service, or the submitter, reports the file."""
+def test_no_certificates_are_returned_for_a_file_without_certificates(tmp_path: Path, content: bytes) -> None:
+    """The service reports the invalid file at its start, or the submitter reports it."""
     (tmp_path / "a.pem").write_bytes(content)
     assert [] == certificates_in_file(tmp_path / "a.pem", "certificate")
     assert [] == certificates_in_file(tmp_path / "missing.pem", "certificate")
@@ -170,7 +170,7 @@ class Reporting:
 
 
 def test_a_submitter_that_fails_does_not_hide_the_certificates_of_others() -> None:
-    """A submitter of an earlier version has none. Verified to fail when the exception is not caught."""
+    """A submitter without its own `certificates` method has none. Verified to fail when the exception is not caught."""
     submitters: dict[str, Any] = {
         "a": Reporting(ValueError("secret")),
         "b": Reporting([certificate(3)]),
@@ -185,7 +185,7 @@ def test_a_submitter_that_fails_does_not_hide_the_certificates_of_others() -> No
 
 
 def test_check_shows_the_days_left(tmp_path: Path, memory_submitter: None) -> None:
-    """The certificate that expires first is shown first. They are no errors: the service would start."""
+    """The certificate that expires first is shown first. A certificate that has not expired is not a problem."""
     pki = Pki(tmp_path)
     own, key = pki.adapter()
     text = f'''

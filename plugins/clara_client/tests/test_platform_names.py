@@ -44,7 +44,7 @@ def upload_of(uid: str, position: int = 0, patient_id: str = "P1") -> Upload:
         ("CT_1 (new)--seg!-20240501120000", "ct-1-new-seg-20240501120000"),
         ("--LUNG--", "lung"),
         ("LÜNGE", "l-nge"),
-        ("\N{KELVIN SIGN}1", "1"),  # the lower case of this character is the ASCII letter k
+        ("\N{KELVIN SIGN}1", "1"),  # not ASCII and therefore removed, although its lower case is the ASCII letter k
         (70 * "a", 63 * "a"),
         (62 * "a" + "-b", 62 * "a"),
         ("", "job"),

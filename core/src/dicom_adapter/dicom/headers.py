@@ -1,8 +1,8 @@
 """Parse the headers of stored Part 10 files with pydicom.
 
-A failure to read a file and a failure to parse it are different: the first may be an outage of the storage, which ends,
-and concerns every file; the second concerns one instance, for ever. pydicom raises errors of many types, OSError among
-them, so that the type of an error does not distinguish them.
+A failure to read a file may be a temporary outage of the storage, which affects every file. A failure to parse a file
+is permanent, and affects one instance. pydicom raises errors of many types, including OSError, for files that it cannot
+parse. So the type of an error does not show which of the two failures occurred.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)  # Float Pixel Data, Double Float 
 END_OF_SEQUENCE = b"\xfe\xff\xdd\xe0\0\0\0\0"
 
 
-LARGE = 1 << 16  # bytes: values that are longer are not read, if elements come after the pixel data
+LARGE = 1 << 16  # bytes: if elements follow the pixel data, longer values are not read
 
 
 def read_header(file: BinaryIO, **options: Any) -> Dataset:
@@ -35,7 +35,7 @@ def read_header(file: BinaryIO, **options: Any) -> Dataset:
     source = _Source(file)
     try:
         header = dcmread(source, stop_before_pixels=True, **options)
-        if source.has_elements_after_pixels(header):  # PS3.5 section 7.1 does not allow it; some senders do not sort
+        if source.has_elements_after_pixels(header):  # not allowed (PS3.5 section 7.1), but sent
             source.seek(0)
             header = dcmread(source, defer_size=LARGE, **options)
             for tag in PIXELS:
@@ -43,14 +43,14 @@ def read_header(file: BinaryIO, **options: Any) -> Dataset:
     except Exception as failure:
         source.raise_failure()
         if isinstance(failure, OSError) and reports_no_resources(failure):
-            raise  # by the import of a module
+            raise  # pydicom could not import one of its modules; a later attempt may succeed
         raise UnreadableDataSet(f"its header cannot be parsed ({describe_failure(failure)})") from None
-    source.raise_failure()  # pydicom takes some errors for the end of the file
+    source.raise_failure()  # pydicom treats some read errors as the end of the file
     return header
 
 
 class _Source:
-    """A file that records the failure of an operation, and reads no more bytes than there are."""
+    """A file that records the first failed operation, and never requests more bytes than the file has."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -74,7 +74,7 @@ class _Source:
         return self._attempt(self._file.tell)
 
     def has_elements_after_pixels(self, header: Dataset) -> bool:
-        """Return whether the data set goes on after the pixel data, at which pydicom has stopped."""
+        """Return whether elements follow the pixel data. pydicom has stopped at the beginning of the pixel data."""
         at, end = self.tell(), self._end()
         if at == end:
             return False

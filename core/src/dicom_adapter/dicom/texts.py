@@ -1,7 +1,8 @@
 """Read the texts of some top-level elements of a stored Part 10 file, without parsing the rest of it.
 
-This takes a fraction of the time that pydicom needs for a header, and finds the elements wherever they are before the
-bulk of the data set. What the other elements contain, such as deeply nested sequences, does not matter.
+This takes a fraction of the time that pydicom needs for a header. Elements are found at any position before the first
+very long value, which is usually the pixel data. The contents of other elements, such as deeply nested sequences, are
+skipped.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from dicom_adapter.dicom.part10 import data_set_offset
 TEXT_VRS = frozenset(
     {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"}
 )
-NOT_REQUIRED: frozenset[int] = frozenset()
+NONE_REQUIRED: frozenset[int] = frozenset()
 PIXEL_GROUP = 0x7FE0
 FIRST_PIECE = 8 << 10  # bytes: most headers are shorter
 PIECE = 64 << 10
-BULK = 1 << 20  # bytes: a value that is longer is the bulk of the data set
+BULK = 1 << 20  # bytes: reading ends at a value with at least this many unread bytes
 
 
 def read_texts(file: BinaryIO, transfer_syntax_uid: str, keywords: Iterable[str]) -> dict[str, str]:
@@ -37,7 +38,7 @@ def read_texts(file: BinaryIO, transfer_syntax_uid: str, keywords: Iterable[str]
     tags = _tags(tuple(keywords))
     if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
         raise UnreadableDataSet("its data set is deflated, which the adapter does not support")
-    scanner = ElementScanner(transfer_syntax_uid, frozenset(tags.values()) | {SPECIFIC_CHARACTER_SET}, NOT_REQUIRED)
+    scanner = ElementScanner(transfer_syntax_uid, frozenset(tags.values()) | {SPECIFIC_CHARACTER_SET}, NONE_REQUIRED)
     _scan(file, scanner)
     charset = scanner.values.get(SPECIFIC_CHARACTER_SET, b"")
     return {

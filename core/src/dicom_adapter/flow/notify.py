@@ -1,4 +1,4 @@
-"""Step 3 (`notify`) of the flow: detect new instances and reports in the ledger, wake lanes and notify observers.
+"""Step 3 (`notify`) of the flow: detect new instances and association reports, wake lanes and notify observers.
 
 A woken lane reads its rows from the ledger in order, beginning after the last row that it has read. Therefore a lane
 treats a new instance like an instance that was pending when the host started.
@@ -18,7 +18,7 @@ BATCH = 1000  # number of rows that are read together
 
 @frozen(kw_only=True)
 class Arrived:
-    """A batch of new instances, or new reports about associations."""
+    """A batch of new instances, or new association reports."""
 
     ae_titles: frozenset[str]  # the called AE titles
     instances: Sequence[InstanceStorageInfo] = ()  # empty unless observers are notified of each instance
@@ -39,8 +39,8 @@ class Notify:
     def arrived(self) -> Iterator[Arrived]:
         """Yield the instances that arrived since the last call, in batches, in the order of arrival; then the reports.
 
-        The reports are read first: the lanes find all instances that were stored before them. If the caller stops
-        early, the next call yields the rest.
+        The reports are read before the instances: so all instances that were stored before a report are yielded before
+        the report. If the caller stops early, the next call yields the rest.
         """
         with self._ledger.read() as transaction:
             reports = association_reports.newest_after(transaction, self._seen_report)
@@ -53,10 +53,10 @@ class Notify:
         while True:
             with self._ledger.read() as transaction:
                 last, batch = self._next(transaction)
-            read, self._seen = last - self._seen, last
-            if read:
+            count, self._seen = last - self._seen, last
+            if count:
                 yield batch
-            if read < BATCH:  # there are no more rows now; later rows cause another wake-up
+            if count < BATCH:  # there are no more rows now; later rows cause another wake-up
                 return
 
     def _next(self, transaction: Transaction) -> tuple[int, Arrived]:

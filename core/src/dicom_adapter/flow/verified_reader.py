@@ -39,7 +39,8 @@ class VerifiedReader(io.RawIOBase):
         self._file = file
         self._instance = instance
         self._beginning = b""  # the first bytes of the file, which contain the length of the header
-        self._skip = BEFORE_META  # length of the header; the checksum covers only the data set, after the header
+        # Length of the header, which the checksum does not cover: a minimum until `_find_data_set` sets the exact value
+        self._skip = BEFORE_META
         self._size = 0
         self._checksum = 0
 
@@ -69,7 +70,7 @@ class VerifiedReader(io.RawIOBase):
             self._verify()
 
     def _find_data_set(self, piece: memoryview) -> None:
-        # The length is read from the file, because earlier versions of the adapter wrote a shorter header.
+        # The length of the header is read from the file: earlier versions of the adapter wrote a shorter header.
         self._beginning += piece[: BEFORE_META - self._size]
         if len(self._beginning) == BEFORE_META:
             try:

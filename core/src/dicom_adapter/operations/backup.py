@@ -3,10 +3,11 @@
 The backup holds the ledger of one moment, and every object that the ledger of this moment needs. Everything that was
 acknowledged before the backup began is in it: an instance is acknowledged after its row was committed.
 
-The service is not held up: it continues to receive, and to delete the objects of finished jobs. So the objects are
-copied first, in rounds, until few are left. Then a reading transaction begins, which sees a snapshot of the ledger, and
-the objects are copied that are still missing for it. If one of them was deleted meanwhile, another transaction begins;
-otherwise the snapshot is copied. Objects that the copied ledger does not need are deleted from the backup at the end.
+The backup does not block the service, which continues to receive, and to delete the objects of finished jobs. So the
+objects are copied first, in rounds, until a round finds few new objects. Then the last round begins: a reading
+transaction sees a snapshot of the ledger, and all objects that this snapshot needs and the backup lacks are copied. If
+one of them was deleted meanwhile, the last round is repeated with a new transaction; otherwise the snapshot is copied.
+Objects that the copied ledger does not need are deleted from the backup at the end.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from dicom_adapter.runtime.resources import Resources
 from dicom_adapter.runtime.storage_marker import read_marker
 
 BATCH = 1000  # number of rows that are read together
-FEW = 200  # with fewer new objects than this, a round is followed by the last one
+FEW = 200  # after a round that copied fewer objects than this, the last round begins
 MAX_ROUNDS = 20  # rounds before the last one
 MAX_TRIES = 50  # tries of the last round
 SPARE_BYTES = 64 << 20  # free space that the destination needs beyond the objects and the ledger
@@ -153,7 +154,10 @@ class Backup:
         return True
 
     def _complete(self, copier: ObjectCopier, folder: Path, as_of: datetime) -> Manifest:
-        """Make the copied ledger and the copied objects match: the same instances, and the keys of the copies."""
+        """Make the copied ledger and the copied objects consistent, and return the manifest.
+
+        Both then have the same instances, and the rows have the storage keys of the copied objects.
+        """
         with closing(Ledger(f"sqlite:///{folder / LEDGER}")) as copy, copy.write() as transaction:
             needed = backups.needed_numbers(transaction)
             backups.mark_unneeded_reclaimed(transaction, needed, as_of)

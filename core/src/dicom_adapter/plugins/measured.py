@@ -152,16 +152,16 @@ class MeasuredCaller:
         """Call `function` and record the call as `hook`. The result and the exceptions are those of `function`."""
         statistics = self.statistics
         monotonic, active_count = statistics.monotonic, threading.active_count  # looked up once: this is a hot path
-        threads, started = active_count(), monotonic()
+        threads_before, started = active_count(), monotonic()
         try:
             result = function(*arguments, **named)
         except BaseException as failure:
             seconds, outcome = monotonic() - started, describe_failure(failure)
-            statistics.record(self, hook, seconds, outcome, active_count() - threads)
+            statistics.record(self, hook, seconds, outcome, active_count() - threads_before)
             raise
-        seconds, threads = monotonic() - started, active_count() - threads
-        if threads or seconds > MIN_SLOW_SECONDS or statistics.trace:  # rarely true
-            statistics.record(self, hook, seconds, "returned", threads)
+        seconds, new_threads = monotonic() - started, active_count() - threads_before
+        if new_threads or seconds > MIN_SLOW_SECONDS or statistics.trace:  # rarely true
+            statistics.record(self, hook, seconds, "returned", new_threads)
         return result
 
 

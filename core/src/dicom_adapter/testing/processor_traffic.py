@@ -1,4 +1,4 @@
-"""Instances that the processor suite sends, and summaries of the resulting jobs."""
+"""Instances that the test suite for processors sends, and summaries of the resulting jobs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PATIENT_NAME = "Nobody^Norbert"
 _PATIENT: dict[str, Any] = {"patient_id": PATIENT_ID, "patient_name": PATIENT_NAME, "accession_number": PATIENT_ID}
 
 
-# Arguments of `Adapter.receive` for the ends of associations: interruptions of each kind, and clean ends between them
+# Arguments of `Adapter.receive` for ends of associations: each kind of interruption, a normal release, and no end yet
 ENDS: Sequence[Mapping[str, Any]] = (
     {"failed": {"OUT_OF_RESOURCES": 2}},
     {"status": AssociationStatus.ABORTED},

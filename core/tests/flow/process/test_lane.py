@@ -50,14 +50,14 @@ def serve(make_adapter: Any) -> Serve:
             def handle_instance(self, instance: Instance) -> None:
                 handle(self, instance)
 
-        class Brought:
+        class UnderTestPlugin:
             @hookimpl
             def dicom_adapter_processors(self) -> list[type[Processor]]:
                 return [UnderTest]
 
         for name, method in methods.items():
             setattr(UnderTest, name, method)
-        adapter: Adapter = make_adapter(CONFIGURATION, Plugin(Brought()))
+        adapter: Adapter = make_adapter(CONFIGURATION, Plugin(UnderTestPlugin()))
         return adapter
 
     return make
@@ -69,13 +69,13 @@ def send(adapter: Adapter, count: int = 1, ae_title: str = "A") -> list[Instance
     return [answer.instance for answer in answers if answer.instance is not None]
 
 
-def submit(processor: Processor, *taken: Instance, name: str = "job", pipeline: str = "p1", **more: Any) -> None:
-    processor.submit_pipeline_job(name, pipeline, more.pop("priority", "normal"), taken, **more)
+def submit(processor: Processor, *group: Instance, name: str = "job", pipeline: str = "p1", **more: Any) -> None:
+    processor.submit_pipeline_job(name, pipeline, more.pop("priority", "normal"), group, **more)
 
 
-def finish(processor: Processor, *taken: Instance) -> None:
-    submit(processor, *taken)
-    processor.remove_instances(taken)
+def finish(processor: Processor, *group: Instance) -> None:
+    submit(processor, *group)
+    processor.remove_instances(group)
 
 
 def seconds(when: datetime, adapter: Adapter) -> float:
@@ -129,23 +129,25 @@ def test_a_turn_that_raises_is_rolled_back_and_instances_are_delivered_to_a_new_
     assert ([3], {"reclaimed": 3}) == ([job.instance_count for job in adapter.jobs], adapter.states)
 
 
-Take = Callable[[Processor, Instance, Instance, Instance], object]
-WRONG: dict[str, Take] = {
-    "another AE title's instance": lambda p, one, gone, other: submit(p, one, other),
-    "another AE title's removal": lambda p, one, gone, other: p.remove_instances([other]),
-    "what an earlier turn removed": lambda p, one, gone, other: submit(p, one, gone),
-    "an unknown instance": lambda p, one, gone, other: submit(p, evolve(one, instance_id=999)),
-    "one that it has not seen": lambda p, one, gone, other: submit(p, evolve(one, instance_id=one.instance_id + 1)),
-    "no instances": lambda p, one, gone, other: submit(p),
-    "no name": lambda p, one, gone, other: submit(p, one, name=""),
-    "no pipeline": lambda p, one, gone, other: submit(p, one, pipeline=""),
-    "no such priority": lambda p, one, gone, other: submit(p, one, priority="urgent"),
-    "metadata that is no text": lambda p, one, gone, other: submit(p, one, metadata={"Age": object()}),
+InvalidAction = Callable[[Processor, Instance, Instance, Instance], object]
+INVALID_ACTIONS: dict[str, InvalidAction] = {
+    "another AE title's instance": lambda p, one, released, other: submit(p, one, other),
+    "another AE title's removal": lambda p, one, released, other: p.remove_instances([other]),
+    "an instance that an earlier turn removed": lambda p, one, released, other: submit(p, one, released),
+    "an unknown instance": lambda p, one, released, other: submit(p, evolve(one, instance_id=999)),
+    "an instance that was not delivered yet": lambda p, one, released, other: submit(
+        p, evolve(one, instance_id=one.instance_id + 1)
+    ),
+    "no instances": lambda p, one, released, other: submit(p),
+    "no name": lambda p, one, released, other: submit(p, one, name=""),
+    "no pipeline": lambda p, one, released, other: submit(p, one, pipeline=""),
+    "an unknown priority": lambda p, one, released, other: submit(p, one, priority="urgent"),
+    "metadata that is not text": lambda p, one, released, other: submit(p, one, metadata={"Age": object()}),
 }
 
 
-@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG.keys())
-def test_an_invalid_submission_fails_the_whole_turn(serve: Serve, wrong: Take) -> None:
+@pytest.mark.parametrize("act", INVALID_ACTIONS.values(), ids=INVALID_ACTIONS.keys())
+def test_an_invalid_submission_fails_the_whole_turn(serve: Serve, act: InvalidAction) -> None:
     """Two valid submissions in the same turn are not committed.
 
     The turn counts as a failure of the processor, not an outage.
@@ -153,18 +155,18 @@ def test_an_invalid_submission_fails_the_whole_turn(serve: Serve, wrong: Take) -
     Verified to fail when invalid values count as an outage of the ledger (then metadata that is not text is retried
     forever).
     """
-    taken: list[Instance] = []
+    earlier: list[Instance] = []
 
     def handle(processor: Processor, instance: Instance) -> None:
         if instance.ae_title == "A":
             finish(processor, instance)
             if instance.instance_id > 2:
                 submit(processor, instance, pipeline="p2")
-                wrong(processor, instance, taken[1], taken[0])
-            taken.append(instance)
+                act(processor, instance, earlier[1], earlier[0])
+            earlier.append(instance)
 
     adapter = serve(handle)
-    taken += send(adapter, ae_title="B")
+    earlier += send(adapter, ae_title="B")
     send(adapter, 3)
     adapter.advance(60)
 
@@ -214,10 +216,10 @@ TIMERS = [("third", 3), ("never", 1), ("first", 1), ("fourth", 3), ("second", 2)
 
 def test_timers_run_in_the_order_of_their_times_unless_cancelled(serve: Serve) -> None:
     """Timers with equal times run in the order in which they were set. A second or late cancel has no effect."""
-    rung: list[str] = []
+    called: list[str] = []
 
     def handle(processor: Processor, _instance: Instance) -> None:
-        timers = {name: processor.call_later(after, lambda name=name: rung.append(name)) for name, after in TIMERS}
+        timers = {name: processor.call_later(after, lambda name=name: called.append(name)) for name, after in TIMERS}
         for name in ("never", "never", "one"):
             timers[name].cancel()
         processor.call_later(4, timers["first"].cancel)
@@ -225,12 +227,12 @@ def test_timers_run_in_the_order_of_their_times_unless_cancelled(serve: Serve) -
     adapter = serve(handle)
     send(adapter)
     adapter.advance(2.9)
-    assert ["first", "second"] == rung
+    assert ["first", "second"] == called
     adapter.advance(9)
-    assert ["first", "second", "third", "fourth"] == rung
+    assert ["first", "second", "third", "fourth"] == called
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["in time", "made up for"])
+@pytest.mark.parametrize("late", [False, True], ids=["in time", "delayed"])
 def test_the_time_of_a_turn_is_that_of_its_arrival_or_timer(serve: Serve, monkeypatch: Any, late: bool) -> None:
     """now() is the time of arrival or the due time of the timer. New timers count from this time.
 
@@ -274,8 +276,11 @@ def test_call_at_refuses_a_time_without_a_time_zone(serve: Serve) -> None:
     assert {"quarantined": 1} == adapter.states
 
 
-def test_a_timer_beyond_the_longest_wait_of_threads_is_refused(serve: Serve) -> None:
-    """Verified to fail when the time is not checked (then the wait fails in the lane, outside of all turns)."""
+def test_a_timer_too_far_in_the_future_is_refused(serve: Serve) -> None:
+    """No thread can wait that long.
+
+    Verified to fail when the time is not checked (then the wait fails in the lane, outside of all turns).
+    """
     never = datetime.max.replace(tzinfo=timezone.utc)
     refusals: list[str] = []
 
@@ -293,7 +298,9 @@ def test_a_timer_beyond_the_longest_wait_of_threads_is_refused(serve: Serve) -> 
 
 
 def test_an_arrival_before_the_due_time_joins_its_group_although_its_row_is_late(serve: Serve) -> None:
-    """A receiver stamps an instance, then waits for the ledger. Here two rows are late, one in each attempt.
+    """A receiver sets the time of arrival, then waits for the ledger to write the row.
+
+    Here two rows are late: one in each of the first two attempts of the turn.
 
     Verified to fail when the commit does not check for arrivals (then the group is split).
     """
@@ -470,7 +477,7 @@ class Panic(BaseException):
     """A BaseException, like pyo3's for a panic in Rust, or asyncio's for a cancelled task."""
 
 
-@pytest.mark.parametrize("error", [ValueError(SECRET), SystemExit(1), Panic()], ids=["raises", "leaves", "panics"])
+@pytest.mark.parametrize("error", [ValueError(SECRET), SystemExit(1), Panic()], ids=["raises", "exits", "panics"])
 @pytest.mark.parametrize(
     ("method", "state", "becomes"),
     [
@@ -499,7 +506,7 @@ def test_the_host_survives_every_exception_of_a_processor(
 
 
 def test_a_processor_that_keeps_submitting_a_replaced_instance_has_failed(serve: Serve, monkeypatch: Any) -> None:
-    """The processor keeps its state outside of the object, so that a new processor has the same state.
+    """The processor keeps its state outside of the processor object, so that a rebuilt processor has the same state.
 
     Verified to fail when a conflict never counts as a failure (then the lane rebuilds the processor forever).
     """
@@ -525,15 +532,15 @@ def test_a_processor_that_keeps_submitting_a_replaced_instance_has_failed(serve:
     assert LaneState.RUNNING is adapter.lanes["A"].state
 
 
-INVALID = {
+INVALID_WAITING = {
     "a time without a time zone": Waiting(label="x", instance_count=1, until=datetime(2026, 1, 5)),  # noqa: DTZ001
-    "a time that no year has": Waiting(label="x", instance_count=1, until=datetime.max.replace(tzinfo=WEST)),
-    "a count that is no whole number": Waiting(label="x", instance_count=Fraction(1), until=None),  # type: ignore[arg-type] # the mistake
+    "a time after the year 9999 in UTC": Waiting(label="x", instance_count=1, until=datetime.max.replace(tzinfo=WEST)),
+    "a count that is not an int": Waiting(label="x", instance_count=Fraction(1), until=None),  # type: ignore[arg-type] # the mistake
     "something else": "study 1.2.3",
 }
 
 
-@pytest.mark.parametrize("invalid", INVALID.values(), ids=INVALID.keys())
+@pytest.mark.parametrize("invalid", INVALID_WAITING.values(), ids=INVALID_WAITING.keys())
 def test_invalid_waiting_information_does_not_block_the_lane(serve: Serve, invalid: Any) -> None:
     """The values of `waiting` are only information for operators.
 

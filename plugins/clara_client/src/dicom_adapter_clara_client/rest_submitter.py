@@ -59,12 +59,12 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
 
     def __init__(self, settings: ClaraRestSettings, context: SubmitterContext) -> None:
         super().__init__(settings, context)
-        self._open_connection: RestConnection | None = None
+        self._reused_connection: RestConnection | None = None
         self._is_open = False
         self._lock = threading.Lock()
 
     def open(self) -> None:
-        """Allow calls. The first call creates the connection, so that an error is reported with its job."""
+        """Allow calls. The first call opens the connection, so that a failure to open it is reported with a job."""
         self._is_open = True
 
     def certificates(self) -> Iterable[Certificate]:
@@ -87,9 +87,9 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
     def close(self) -> None:
         with self._lock:
             self._is_open = False
-            if self._open_connection is not None:
-                self._open_connection.close()
-                self._open_connection = None
+            if self._reused_connection is not None:
+                self._reused_connection.close()
+                self._reused_connection = None
 
     def create_job(self, job: Job) -> PlatformJob:
         subject = _subject(job, "create")
@@ -107,7 +107,8 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
 
     def add_metadata(self, job: Job, metadata: Mapping[str, str]) -> None:
         missing = missing_metadata(fitting_metadata(metadata), metadata_of_creation(job))
-        # One POST adds all values. If it may have been sent before, or if a key exists, each value is sent with PUT.
+        # One POST adds all values. If an earlier attempt may have sent it, or if the platform's job has one of the
+        # metadata keys already, each value is sent with PUT.
         if missing and (job.repeated or not self._add_all(job, missing)):
             for key, value in missing.items():
                 self._put_metadata(job, key, value)
@@ -161,9 +162,9 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
         with self._lock:
             if not self._is_open:
                 raise RuntimeError("the submitter is not open")
-            if self._open_connection is None:
-                self._open_connection = RestConnection(self.settings)
-            return self._open_connection
+            if self._reused_connection is None:
+                self._reused_connection = RestConnection(self.settings)
+            return self._reused_connection
 
     def _add_all(self, job: Job, metadata: Mapping[str, str]) -> bool:
         """Add metadata in one call. Return False, without any addition, if one of the keys is already present."""
@@ -186,11 +187,11 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
         request = RestRequest(subject=subject, method="PUT", path=path, body={"value": value}, may_quote=False)
         self._connection.send(request, CREATED, NO_CONTENT)
 
-    def _check_started(self, job: Job, subject: str, refused_answer: RestAnswer) -> None:
+    def _check_started(self, job: Job, subject: str, conflict_answer: RestAnswer) -> None:
         """Raise an error unless the job was started already, by an earlier attempt of this call."""
         platform_job = self._query(job, subject)
         if platform_job.state == "pending":
-            raise refusal(subject, refused_answer)
+            raise refusal(subject, conflict_answer)
         if platform_job.was_stopped_before_start:
             raise Permanent(
                 f"{subject}: the job was stopped on the platform ({platform_job.status}) before it was started"
@@ -199,8 +200,8 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
     def _created_id(self, job: Job, subject: str) -> str:
         """Return the platform's id of a job whose creation had no response; "" if it was not created.
 
-        dicom-adapter repeats `create_job` to get the id before it calls `cancel`. The search makes `cancel` correct for
-        a job without the id, too.
+        The search is a precaution: before dicom-adapter calls `cancel` for a job without the platform's id, it repeats
+        `create_job` to get the id.
         """
         platform_job = self._find(job, subject) if job.repeated else None
         return platform_job.job_id if platform_job else ""

@@ -35,7 +35,10 @@ class RequestFailed(Exception):
 
 @define(eq=False)
 class ProcessorRequest:
-    """One request to a processor, or a notice: a request without a waiting caller, which must not fail."""
+    """A request to a processor, or a notice: a request for whose result no caller waits.
+
+    An error of a notice counts as a failure of the processor.
+    """
 
     ae_title: str
     when: datetime

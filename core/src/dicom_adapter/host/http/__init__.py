@@ -1,8 +1,9 @@
 """The HTTP server in the host process: health, the routes of plugins, and their description in OpenAPI.
 
-`guard` controls access, `web_pages` has its rules for browsers, `strict_requests` the rules for all routes, `problems`
-creates the responses to errors, `health` provides the route `GET /health`, `app` combines these modules to an ASGI
-application, `connection` limits each connection, and `server` runs the application. Only the last two need a socket.
+`guard` controls access, and uses `web_pages` to recognize requests of web pages. `strict_requests` has the rules for
+the requests of all routes. `problems` creates the responses to errors. `health` provides the route `GET /health`.
+`app` combines these modules into an ASGI application. `connection` limits each connection, and `server` runs the
+application. Only `connection` and `server` need a socket.
 """
 
 from dicom_adapter.host.http.app import Mounts, make_app
