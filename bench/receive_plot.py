@@ -16,17 +16,9 @@ sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module_
 DECADES = (10, 100, 1000, 10_000, 100_000)
 # dicom-adapter in blue, and one colour for each product, in the order of the receivers.
 COLOURS = ("#1f4e9c", "#7ba0dc", "#e08214", "#1b7837", "#5aae61", "#a6dba0", "#762a83", "#b79ac8")
-NUMBERS = (
-    "white",
-    "black",
-    "black",
-    "white",
-    "black",
-    "black",
-    "white",
-    "black",
-)  # colours of the numbers on these colours
-FROM_BELOW = tuple(reversed(THROUGHPUT))  # the order in which bars are drawn
+# The colour of the numbers on a bar, for each of COLOURS.
+NUMBER_COLOURS = ("white", "black", "black", "white", "black", "black", "white", "black")
+BOTTOM_UP = tuple(reversed(THROUGHPUT))  # workloads in the order of the plot: the first is at the bottom
 
 
 def draw(results: Results, names: Mapping[str, str]) -> str:
@@ -42,7 +34,7 @@ def draw(results: Results, names: Mapping[str, str]) -> str:
         major_label_font_size=14,
         legend_font_size=13,
         value_font_size=12,
-        value_colors=NUMBERS,
+        value_colors=NUMBER_COLOURS,
     )
     chart = pygal.HorizontalBar(
         style=style,
@@ -61,14 +53,14 @@ def draw(results: Results, names: Mapping[str, str]) -> str:
         spacing=10,
     )
     workloads = {workload.key: workload.name for workload in WORKLOADS}
-    chart.x_labels = [workloads[key] for key in FROM_BELOW]
+    chart.x_labels = [workloads[key] for key in BOTTOM_UP]
     for receiver in results.rates:
-        chart.add(names[receiver], [results.rate(receiver, key) for key in FROM_BELOW])
+        chart.add(names[receiver], [results.rate(receiver, key) for key in BOTTOM_UP])
     drawn: str = chart.render(is_unicode=True, disable_xml_declaration=True)
     return drawn + "\n"
 
 
 def _range(results: Results) -> tuple[float, float]:
-    """Return the range from the decade below the slowest rate, for visible bars, to just above the fastest rate."""
+    """Return the range of the axis. It starts a decade below the slowest rate, so that the slowest bar is visible."""
     rates = [results.rate(receiver, key) for receiver in results.rates for key in THROUGHPUT]
     return max(decade for decade in (1, *DECADES) if decade < max(2, min(rates))), max(rates) * 1.2

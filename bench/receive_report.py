@@ -108,13 +108,13 @@ def verdicts(results: Results) -> Iterator[Verdict]:
     each = results.rate(ADAPTER, "each")
     yield at_least(each, MIN_ASSOCIATIONS_PER_S, "Associations per second, one instance in each")
     if FORK in results.rates:
-        yield at_least(results.ratio(ADAPTER, FORK, "each"), 1.0, "The same ÷ DCMTK storescp --fork +B")
+        yield at_least(results.ratio(ADAPTER, FORK, "each"), 1.0, "Associations per second ÷ DCMTK storescp --fork +B")
     idle = f"{results.association(ADAPTER, 'held') or 0:,.0f} idle associations"
     for what, field, limit, unit in (
         ("CPU to accept an association and release it", "cycle_cpu_ms", MAX_CYCLE_CPU_MS, " ms"),
         ("Memory of an idle association", "memory_kb", MAX_KB_PER_ASSOCIATION, " kB"),
         (f"Additional CPU for {idle}, in percent of one core", "idle_cpu_percent", MAX_IDLE_PERCENT, " %"),
-        (f"Longest time to accept one more, with {idle}", "another_ms", MAX_MS_FOR_ANOTHER, " ms"),
+        (f"Longest time to accept another association, with {idle}", "another_ms", MAX_MS_FOR_ANOTHER, " ms"),
     ):
         value = results.association(ADAPTER, field)
         if value is not None:

@@ -109,7 +109,8 @@ def _setting(receiving: Values, results: Results) -> str:
     return " ".join(
         (
             f"Measured at {receiving['measured_at']} on {Machine(**receiving['machine'])}; {versions};",
-            f"medians of {receiving['rounds']} rounds. The sender used {number(sender_us)} µs for each small instance.",
+            f"medians of {receiving['rounds']} rounds.",
+            f"The sender used {number(sender_us)} µs of CPU for each small instance.",
             *left_out,
         )
     )
@@ -155,9 +156,11 @@ def _others(found: Mapping[str, Values]) -> Iterator[Verdict]:
         yield at_least(pending["rate_ratio"], FLAT[0], f"Instances per second {conditions}")
         yield at_most(pending["cpu_ratio"], FLAT[1], f"CPU time for an instance {conditions}")
     if replay := found.get("replay", {}).get("waiting"):
-        start = f"Start with {replay['pending']:,} pending instances"
-        yield at_most(replay["accepting_s"], MAX_S_TO_ACCEPT, f"{start} until associations are accepted", " s")
-        yield at_most(replay["replayed_s"], MAX_S_TO_REPLAY, f"{start} until everything is replayed", " s")
+        load = f"with {replay['pending']:,} pending instances"
+        accepting = f"Time from the start until associations are accepted, {load}"
+        replayed = f"Time from the start until everything is replayed, {load}"
+        yield at_most(replay["accepting_s"], MAX_S_TO_ACCEPT, accepting, " s")
+        yield at_most(replay["replayed_s"], MAX_S_TO_REPLAY, replayed, " s")
     if look_up := found.get("look_up"):
         rows = f"with {look_up['instances']:,} instances and {look_up['jobs']:,} jobs"
         longest = max(look_up["cpu_ms"].values())
@@ -183,7 +186,7 @@ ASSOCIATION_HEADINGS = (
     "held open",
     "memory of each, kB",
     "CPU of all, % of a core",
-    "time to accept one more, ms",
+    "time to accept another, ms",
 )
 
 

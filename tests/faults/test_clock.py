@@ -23,14 +23,14 @@ def test_a_step_changes_the_system_time_of_the_service(tmp_path: Path) -> None:
         assert not before <= shown <= time.time()
 
 
-def test_the_range_is_exact_without_steps(tmp_path: Path) -> None:
+def test_the_range_is_zero_without_steps(tmp_path: Path) -> None:
     clock = ServiceClock(tmp_path / "clock", Random(1))
     clock.set_for_start()
     assert ClockRange() == clock.range
 
 
 def test_the_range_contains_the_offset_at_a_start(tmp_path: Path) -> None:
-    """A step of a running service does not change its clock at once, but the offset at its start does."""
+    """The clock of a running service follows a step slowly, but a starting service begins with the whole offset."""
     clock = ServiceClock(tmp_path / "clock", Random(1))
     clock.set_for_start()
     clock.step()

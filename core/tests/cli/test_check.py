@@ -21,7 +21,7 @@ MakeAdapter = Callable[..., Adapter]
 
 CONFIGURATION = """
 [submitters.clara]
-type = "moody"
+type = "failing"
 [submitters.other]
 type = "memory"
 [ae-titles.LUNG]
@@ -30,7 +30,7 @@ submitter = "clara"
 settings = { pipeline-one = "p1" }
 [ae-titles.HEAD]
 submitter = "other"
-processor = "silent"
+processor = "undescribed"
 [ae-titles.LIVER]
 processor = "by-study"
 submitter = "other"
@@ -43,8 +43,8 @@ class Panic(BaseException):
     """A BaseException, like a panic of a library written in Rust."""
 
 
-class Bad:
-    """A submitter that cannot be created, and a processor that cannot describe its settings."""
+class BadPlugin:
+    """A plugin with a submitter that cannot be created, and a processor that cannot describe its settings."""
 
     def __init__(self, error: BaseException) -> None:
         self._error = error
@@ -53,21 +53,21 @@ class Bad:
     def dicom_adapter_submitters(self) -> list[type]:
         error = self._error
 
-        class Moody(Submitter):  # type: ignore[type-arg] # without settings
-            name = "moody"
+        class FailingSubmitter(Submitter):  # type: ignore[type-arg] # without settings
+            name = "failing"
 
             def __init__(self, *_arguments: Any) -> None:
                 raise error
 
-        Moody.__abstractmethods__ = frozenset()
-        return [Moody]
+        FailingSubmitter.__abstractmethods__ = frozenset()
+        return [FailingSubmitter]
 
     @hookimpl
     def dicom_adapter_processors(self) -> list[type]:
         error = self._error
 
-        class Silent(JobProcessorBase[NoSettings]):
-            name = "silent"
+        class UndescribedProcessor(JobProcessorBase[NoSettings]):
+            name = "undescribed"
 
             @classmethod
             def describe(cls, settings: NoSettings) -> str:
@@ -75,7 +75,7 @@ class Bad:
 
             def handle_instance(self, instance: InstanceStorageInfo) -> None: ...
 
-        return [Silent]
+        return [UndescribedProcessor]
 
 
 ERRORS = pytest.mark.parametrize("error", [ValueError(SECRET), SystemExit(0), Panic()], ids=lambda e: type(e).__name__)
@@ -91,7 +91,7 @@ def test_check_reports_components_that_cannot_be_created_with_their_plugin(
     success).
     """
 
-    monkeypatch.setattr(registry, "discover", partial(registry.discover, Plugin(Bad(error), name="bad")))
+    monkeypatch.setattr(registry, "discover", partial(registry.discover, Plugin(BadPlugin(error), name="bad")))
     file = tmp_path / "adapter.toml"
     file.write_text(
         CONFIGURATION + '[storage]\npath = "data"\nwatermark-percent = 100\nreserve = 0\n[dicom]\nport = 0\n',
@@ -119,6 +119,6 @@ def test_the_host_serves_ae_titles_that_do_not_need_the_failing_plugin(
     make_adapter: MakeAdapter, error: BaseException
 ) -> None:
     """Verified to fail when the host catches only `Exception` (then it does not start)."""
-    adapter = make_adapter(CONFIGURATION, Plugin(Bad(error)))
+    adapter = make_adapter(CONFIGURATION, Plugin(BadPlugin(error)))
     assert {"LIVER"} == adapter.host.served.keys()
     assert {"LUNG", "HEAD"} == adapter.host.refused.keys()

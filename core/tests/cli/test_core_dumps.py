@@ -25,7 +25,7 @@ def writes_core_dump(folder: Path, call: str) -> bool:
     folder.mkdir()
     process = subprocess.Popen([sys.executable, "-c", CRASH.format(call=call)], cwd=folder)
     _pid, status = os.waitpid(process.pid, 0)
-    process.returncode = 0  # the status was read
+    process.returncode = 0  # Popen cannot read the status again
     assert os.WIFSIGNALED(status)
     return os.WCOREDUMP(status)
 
@@ -50,10 +50,12 @@ finally:
 
 
 def test_every_command_disables_core_dumps() -> None:
-    """Also `audit` and `send` read patient data. A limit of 1 byte disables programs that collect core dumps, too.
+    """Commands such as `audit` and `send` read patient data, too.
+
+    A limit of 1 byte also disables programs that collect core dumps.
 
     Verified to fail when only `run` sets the limit.
     """
     done = subprocess.run([sys.executable, "-c", LIMIT], capture_output=True, text=True, check=True)
     assert "1" == done.stdout.splitlines()[-1]
-    assert resource.getrlimit(resource.RLIMIT_CORE)[0] != 1  # of this process
+    assert resource.getrlimit(resource.RLIMIT_CORE)[0] != 1  # the test process keeps its limit

@@ -34,6 +34,6 @@ def test_a_text_without_a_time_is_not_changed(text: str) -> None:
 
 @pytest.mark.parametrize(("text", "hour"), [("8:00", 8), ("8:00:05", 8), ("08:00:05", 8), ("23:59", 23)])
 def test_a_time_of_today_may_have_one_digit_and_seconds(text: str, hour: int) -> None:
-    found = _time("--since", text, MOMENT, ends=False)
+    found = _time("--since", text, MOMENT, end_of_day=False)
     assert found is not None
     assert (MOMENT.astimezone().date(), hour) == (found.astimezone().date(), found.astimezone().hour)

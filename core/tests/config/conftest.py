@@ -50,7 +50,7 @@ class GroupingProcessor(JobProcessorBase[Grouping]):
 @frozen(kw_only=True)
 class Endpoint:
     endpoint: str = setting(help="Where the platform is.")
-    token: Secret | None = setting(default=None, help="How to be let in.")
+    token: Secret | None = setting(default=None, help="Access token of the platform.")
 
 
 class RemoteSubmitter(Submitter[Endpoint]):
@@ -102,7 +102,7 @@ def problems(read: Callable[[str | bytes], Loaded]) -> Callable[[str], dict[str,
 def settings(tmp_path: Path) -> Callable[[type, str], tuple[Any, dict[str, str]]]:
     """Return a function that structures a processor's settings.
 
-    The function returns the instance or None, and the problems by path.
+    The function returns the settings or None, and the problems by path.
     """
 
     def structure(settings_class: type, lines: str) -> tuple[Any, dict[str, str]]:
@@ -111,7 +111,7 @@ def settings(tmp_path: Path) -> Callable[[type, str], tuple[Any, dict[str, str]]
 
             def handle_instance(self, instance: Any) -> None: ...
 
-        Mine.settings_type = settings_class  # a type argument would have to be known when this module is written
+        Mine.settings_type = settings_class  # not a type argument, because it is known only at run time
         catalogue = Catalogue(processors={"mine": Mine}, submitters=PLATFORMS, storage_backends=STORES)
         head = MINIMAL.partition("[ae-titles")[0] + '[ae-titles.X]\nprocessor = "mine"\n[ae-titles.X.settings]\n'
         loaded = load(head + lines, folder=tmp_path, catalogue=catalogue)

@@ -130,7 +130,7 @@ def test_valid_values_are_accepted(settings: Structure, field: str, written: str
         ("size", "true", "must be a number of bytes or a text"),
         ("folder", "''", "must be a path"),
         ("folder", r'"a\u0000"', "must be a path"),
-        ("folder", "'~nobody-of-this-name/x'", "must begin with the home folder of an existing user"),
+        ("folder", "'~nobody-of-this-name/x'", "must not begin with '~' for a user without a home folder"),
         ("maybe", "'x'", "must be a whole number"),
         ("either", "true", "must be a whole number, without quotes, or must be a text in quotes"),
         ("numbers", "'12'", "must be a list"),

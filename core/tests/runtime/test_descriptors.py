@@ -1,4 +1,4 @@
-"""Limits of file descriptors, in a process of their own."""
+"""The limit of file descriptors. The tests change it in a child process, not in the test process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ subprocess.run([sys.executable, "-c", child], check=True)
 
 
 def limits_after_raising(soft: int, hard: int) -> list[int]:
-    """Return the result, the limit of the process, and both limits of its child."""
+    """Return the results of `raise_descriptor_limit` and `max_descriptors`, then a child's soft and hard limit."""
     program = PROGRAM.format(soft=soft, hard=hard)
     output = subprocess.check_output([sys.executable, "-c", program], text=True)
     return [int(word) for word in output.split()]

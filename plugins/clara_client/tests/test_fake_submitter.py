@@ -263,7 +263,7 @@ def test_a_fault_raises_the_error_of_its_kind(make: Make, kind: FakeFaultKind, e
     ids=["twice", "always", "later", "one-after-the-other"],
 )
 def test_a_fault_fails_the_configured_number_of_calls(make: Make, faults: list[FakeFault], expected: list[str]) -> None:
-    """`after` calls succeed, then `times` calls fail. A call that one fault makes fail is not counted by the next."""
+    """`after` calls succeed, then `times` fail. A call that fails because of a fault is not counted for the next."""
     assert expected == attempts(make(*faults), a_job(), len(expected))
 
 

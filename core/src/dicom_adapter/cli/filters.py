@@ -1,4 +1,4 @@
-"""The filter options that all commands share which look for instances, jobs and studies."""
+"""The filter options of all commands that look for instances, jobs, studies and senders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import typer
 from dicom_adapter.cli.wrapping import wrapped
 from dicom_adapter.ledger.filters import Filters
 
-OFFSET = re.compile(r" ([+-]\d\d:\d\d)$")  # of a time as commands show it
+OFFSET = re.compile(r" ([+-]\d\d:\d\d)$")  # offset from UTC at the end of a time, as commands print it
 Command: TypeAlias = Callable[..., None]
 
 UNITS = {"m": "minutes", "h": "hours", "d": "days"}
@@ -42,8 +42,8 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-# The filters that name a study, with their options.
-OF_STUDIES = {
+# The filters that name a study or its sender, with their options.
+EXPLAIN_OPTIONS = {
     "study_instance_uid": "--study",
     "series_instance_uid": "--series",
     "sop_instance_uid": "--sop",
@@ -53,9 +53,9 @@ OF_STUDIES = {
 }
 
 
-def nothing_lines(text: str, filters: Filters, options: str) -> list[str]:
-    """Return that nothing was found, and the command that shows why if the filters name a study or its sender."""
-    names = {option: getattr(filters, name) for name, option in OF_STUDIES.items()}
+def nothing_found_lines(text: str, filters: Filters, options: str) -> list[str]:
+    """Return the text for no results. If the filters name a study or its sender, add the command that shows why."""
+    names = {option: getattr(filters, name) for name, option in EXPLAIN_OPTIONS.items()}
     given = " ".join(f"{option} {shlex.quote(value)}" for option, value in names.items() if value is not None)
     return wrapped(f"{text}. `dicom-adapter explain {given}{options}` shows why." if given else f"{text}.", "", "")
 
@@ -95,8 +95,8 @@ def _option(name: str) -> inspect.Parameter:
 
 def _filters(values: dict[str, Any]) -> Filters:
     now = datetime.now(timezone.utc)
-    since = _time("--since", values["since"], now, ends=False)
-    until = _time("--until", values["until"], now, ends=True)
+    since = _time("--since", values["since"], now, end_of_day=False)
+    until = _time("--until", values["until"], now, end_of_day=True)
     if since is not None and until is not None and since >= until:
         raise typer.BadParameter("--since must be before --until")
     return Filters(
@@ -112,8 +112,8 @@ def _filters(values: dict[str, Any]) -> Filters:
     )
 
 
-def _time(option: str, text: str | None, now: datetime, *, ends: bool) -> datetime | None:
-    """Return the time that an option names. `ends`: for a date, the end of the day."""
+def _time(option: str, text: str | None, now: datetime, *, end_of_day: bool) -> datetime | None:
+    """Return the time that an option names. `end_of_day`: of a date, not its start but its end."""
     if text is None:
         return None
     try:
@@ -123,7 +123,7 @@ def _time(option: str, text: str | None, now: datetime, *, ends: bool) -> dateti
         if re.fullmatch(r"\d{1,2}:\d{2}(:\d{2})?", text):
             text = f"{now.astimezone():%Y-%m-%d} {text if text[1] != ':' else f'0{text}'}"
         found = datetime.fromisoformat(OFFSET.sub(r"\1", re.sub(r"Z$| UTC$", "+00:00", text)))
-        if ends and "T" not in text and ":" not in text:
+        if end_of_day and "T" not in text and ":" not in text:
             found += timedelta(days=1)
         return found.astimezone(timezone.utc)
     except (ValueError, OverflowError):

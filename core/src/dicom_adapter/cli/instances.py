@@ -23,7 +23,7 @@ from dicom_adapter.cli.configuration import (
     open_ledger,
     open_service,
 )
-from dicom_adapter.cli.filters import nothing_lines, takes_filters
+from dicom_adapter.cli.filters import nothing_found_lines, takes_filters
 from dicom_adapter.cli.job_text import event_lines
 from dicom_adapter.cli.messages import fail, warn
 from dicom_adapter.cli.operator_name import operator_name
@@ -87,7 +87,7 @@ def list_instances(
         typer.echo(_lines(row, stopped, Times.chosen(utc)))
     options = config_option(file or config)
     if not rows:
-        typer.echo("\n".join(nothing_lines("No instances", filters, options)))
+        typer.echo("\n".join(nothing_found_lines("No instances", filters, options)))
     elif len(studies := {row.instance.study_instance_uid for row in rows}) == 1:
         text = f"`dicom-adapter explain {studies.pop()}{options}` shows the story of the study."
         typer.echo("\n".join(wrapped(text, "", "")))

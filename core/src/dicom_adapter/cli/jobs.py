@@ -14,7 +14,7 @@ from attrs import evolve
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.values import Job, JobState
 from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, config_option, find_file, open_ledger
-from dicom_adapter.cli.filters import nothing_lines, takes_filters
+from dicom_adapter.cli.filters import nothing_found_lines, takes_filters
 from dicom_adapter.cli.job_text import SHORT_ID, JobWriter
 from dicom_adapter.cli.messages import fail, warn
 from dicom_adapter.cli.times import Times, Utc, iso
@@ -77,7 +77,7 @@ def list_jobs(
     for row in rows:
         typer.echo("\n".join(writer.block(row.job, studies.get(row.number, NO_STUDY))))
     if not rows:
-        typer.echo("\n".join(nothing_lines("No jobs", filters, writer.options)))
+        typer.echo("\n".join(nothing_found_lines("No jobs", filters, writer.options)))
     elif len(rows) == limit:
         typer.echo(f"These are the newest {limit} jobs; --limit shows more.", err=True)
 

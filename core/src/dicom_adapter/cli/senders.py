@@ -21,7 +21,7 @@ from dicom_adapter.operations.senders import SenderReport, describe, name_of, ne
 from dicom_adapter.runtime.clock import SystemClock
 
 DEEPER = 2 * INDENT
-MOST_WITHOUT_NAME = 20  # addresses that are listed as text
+MAX_UNNAMED = 20  # maximum number of senders without a calling AE title in the text; JSON has all
 
 
 @takes_some_filters("calling", "ae_title", "since", "until")
@@ -51,11 +51,12 @@ def senders(
         typer.echo(json.dumps([_as_json(one, now) for one in found], indent=2))
         return
     times = Times.chosen(utc)
-    without_name = [one for one in found if not one.calling_ae_title]
-    for one in found[: len(found) - max(len(without_name) - MOST_WITHOUT_NAME, 0)]:
+    unnamed = sum(not one.calling_ae_title for one in found)
+    omitted = max(unnamed - MAX_UNNAMED, 0)
+    for one in found[: len(found) - omitted]:  # senders without a calling AE title are last
         typer.echo("\n".join(_lines(one, times, now, config_option(file or config))))
-    if len(without_name) > MOST_WITHOUT_NAME:
-        typer.echo(f"{len(without_name) - MOST_WITHOUT_NAME} more addresses; --json shows all.", err=True)
+    if omitted:
+        typer.echo(f"{omitted} more addresses; --json shows all.", err=True)
     if not found:
         typer.echo("No senders.")
 
@@ -81,7 +82,7 @@ def _lines(one: SenderReport, times: Times, now: datetime, options: str) -> Iter
         when = f"last {times.full(rejected.last_at)}"
         if rejected.count > 1:
             when = f"first {times.full(rejected.first_at)}, {when}"
-        if rejected.since is None:
+        if rejected.since is None:  # an association was accepted after the last rejection
             when += "; accepted since then"
         yield from wrapped(times.in_text(f"rejected {describe(rejected)}"))
         yield from wrapped(when, DEEPER, DEEPER)
@@ -117,7 +118,7 @@ def _as_json(one: SenderReport, now: datetime) -> dict[str, Any]:
 
 
 def rejection_as_json(rejected: Rejected) -> dict[str, Any]:
-    """Return rejections of one sender as JSON values."""
+    """Return the rejections of one sender for one kind of reason as JSON values."""
     return {
         "callingAeTitle": rejected.calling_ae_title,
         "peer": rejected.peer_address,

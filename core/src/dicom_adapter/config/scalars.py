@@ -1,6 +1,6 @@
 """Conversion of single TOML values: each type accepts only values of its own TOML type.
 
-Messages continue after the value, such as "must be a whole number".
+Messages are the end of a sentence that begins with a key and its value, such as "must be a whole number".
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def byte_size(value: Any) -> ByteSize:
 
 
 def format_size(size: int) -> str:
-    """Return the shortest text for exactly this size, such as `5 GB` or `512 MiB`; a plain number without a unit."""
+    """Return the shortest text for exactly this size, such as `5 GB` or `512 MiB`; if no unit fits, the number."""
     for base, suffix in ((1000, "B"), (1024, "iB")):
         for letter in "PTGMk":
             unit = base ** POWERS[letter]
@@ -93,7 +93,7 @@ def file_path(folder: Path, value: Any) -> Path:
     try:
         return folder / Path(written).expanduser()
     except RuntimeError as error:
-        raise ValueError("must begin with the home folder of an existing user, or without '~'") from error
+        raise ValueError("must not begin with '~' for a user without a home folder; write the whole path") from error
 
 
 def secret(folder: Path, environ: Mapping[str, str], value: Any) -> Secret:
@@ -128,7 +128,7 @@ def _from_file(path: Path) -> str:
 
 
 def one_of(value: Any, allowed: Mapping[Any, Any]) -> Any:
-    """Return the result for the value in `allowed`. Types are compared too: 1 is neither true nor 1.0."""
+    """Return the result that `allowed` has for a value. Types are compared, too: 1 is neither true nor 1.0."""
     for candidate, result in allowed.items():
         if type(candidate) is type(value) and candidate == value:
             return result

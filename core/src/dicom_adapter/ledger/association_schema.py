@@ -20,12 +20,12 @@ association_reports = Table(
     Column("at", UtcDateTime, nullable=False),  # time of the end, or of the first failure that the report contains
     Column("acknowledged", Integer, nullable=False),
     Column("failed", JSON, nullable=False),  # number of failed C-STOREs by name of the status
-    Column("cut_off", Integer, nullable=False),
+    Column("cut_off", Integer, nullable=False),  # number of data sets that were incomplete at the end
     Column("studies", JSON, nullable=False),  # Study Instance UIDs
     Column("all_studies_known", Boolean, nullable=False),
-    Column("all_counted", Boolean, nullable=False),
-    Column("unreleased_in_a_row", Integer, nullable=False),
-    # The report concerns pending instances with ids from the first to the last, and is delivered after the last.
+    Column("all_counted", Boolean, nullable=False),  # false: after a crash, further failures are possible
+    Column("unreleased_in_a_row", Integer, nullable=False),  # `count` of unreleased_associations at the end
+    # The report concerns pending instances with ids from the first to the last. It is delivered after that last one.
     Column("first_instance_id", BigInteger, nullable=False),
     Column("last_instance_id", BigInteger, nullable=False),
     sqlite_autoincrement=True,
@@ -45,7 +45,8 @@ open_associations = Table(
     Column("first_instance_id", BigInteger, nullable=False),
 )
 
-# Consecutive associations of a sender that ended without a release and without a failure; no row: the last was released
+# Number of the latest consecutive associations of a sender that ended without an A-RELEASE, although nothing failed. A
+# sender whose latest association ended in another way has no row.
 unreleased_associations = Table(
     "unreleased_associations",
     metadata,

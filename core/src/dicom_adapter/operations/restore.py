@@ -1,8 +1,8 @@
 """Restore a backup into the empty data folder and ledger of a configuration.
 
 The result is a storage with an identity of its own: neither its ledger nor its instances can be mixed with those of the
-original, or of another restore, because a start compares the identities. The ledger is put in its place last. Until
-then the storage has a generation, but no ledger with it, and the service refuses to start.
+original, or of another restore, because the service compares the identities when it starts. The ledger gets its
+final name last. Until then the storage has a generation and no ledger, and the service refuses to start.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class RestoreResult:
 
     manifest: Manifest
     instances: int  # number of restored instances
-    not_restored: tuple[NotCopied, ...]  # instances whose objects the backup does not have, or that are damaged in it
+    not_restored: tuple[NotCopied, ...]  # instances whose objects are missing or damaged in the backup
 
 
 @frozen
@@ -60,11 +60,14 @@ class Restore:
     on_progress: BackupProgress = lambda _step, _done, _total: None
 
     def run(self, backup: Path) -> RestoreResult:
-        """Restore a backup. Raises Refused, OSError, StorageFull or the errors of the ledger; then nothing is left."""
+        """Restore a backup. If this fails, delete everything that was restored.
+
+        Raises Refused, OSError, StorageFull or the errors of the ledger.
+        """
         manifest = read_manifest(backup)
         require_intact(backup, manifest)
         self._require_new()
-        with self._alone() as ledger, self._removed_on_failure(ledger):
+        with self._locked_folder() as ledger, self._delete_created_on_failure(ledger):
             marker = create_marker(self.folder.path, durable=True)
             write_generation(marker.file.path, 1)  # a start is refused until the ledger has this generation, too
             unfinished = ledger.with_name(ledger.name + UNFINISHED)
@@ -100,16 +103,16 @@ class Restore:
         return ledger
 
     @contextmanager
-    def _alone(self) -> Iterator[Path]:
-        """Lock the data folder, and yield the path of the ledger. Raises Refused if another process was faster."""
+    def _locked_folder(self) -> Iterator[Path]:
+        """Lock the data folder, and yield the path of the new ledger. Raises Refused if the folder is in use."""
         self.folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self.folder.exclusive() as is_alone:
-            if not is_alone:
+        with self.folder.exclusive() as got_lock:
+            if not got_lock:
                 raise Refused(f"another process uses {self.folder.path}")
             yield self._require_new()
 
     @contextmanager
-    def _removed_on_failure(self, ledger: Path) -> Iterator[None]:
+    def _delete_created_on_failure(self, ledger: Path) -> Iterator[None]:
         """Delete everything that the block has created if it raises."""
         try:
             yield
@@ -148,7 +151,7 @@ class Restore:
 
 
 def _contents(folder: Path) -> list[Path]:
-    """Return the entries of a folder, without the folder that a new ext4 file system has, and without the lock."""
+    """Return the entries of a folder without the lock, and without `lost+found`, which a new file system has."""
     return [path for path in folder.iterdir() if path.name not in ("lost+found", USE_LOCK)]
 
 

@@ -1,4 +1,4 @@
-"""A list of jobs that can describe its adapter: pytest shows the description when an assertion fails."""
+"""The list of the jobs of an adapter. When an assertion about the list fails, pytest also describes the adapter."""
 
 from __future__ import annotations
 

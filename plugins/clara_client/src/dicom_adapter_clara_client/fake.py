@@ -72,7 +72,7 @@ class FakeSettings:
     )
     fail: tuple[FakeFault, ...] = setting(
         default=(),
-        help="Faults, applied in this order. A call that one fault makes fail is not counted by the faults after it.",
+        help="Faults, applied in this order. A call that fails because of a fault is not counted for later faults.",
     )
 
 
@@ -136,7 +136,7 @@ class FakeSubmitter(Submitter[FakeSettings]):
         self._answer(SubmitterCall.CANCEL, job, partial(self._cancel, job))
 
     def _answer(self, call: SubmitterCall, job: Job, act: Callable[[], object], position: int | None = None) -> None:
-        """Perform `call` unless a fault is due, and record its outcome."""
+        """Run `act` unless a fault is due, and record its outcome. `act` returns False if it has changed nothing."""
         log = partial(self._log, call=call, job_id=job.job_id, position=position)
         try:
             self._faults.raise_if_due(call, job)

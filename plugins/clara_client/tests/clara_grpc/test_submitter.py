@@ -208,7 +208,7 @@ def test_cancelling_a_missing_or_stopped_job_succeeds(
     site.fail("Jobs.Cancel", CallFaultKind.CODE, code=-0x2999)
     submitter.cancel(job)
     site.fail("Jobs.Cancel", CallFaultKind.STATUS, status="UNAVAILABLE")
-    with pytest.raises(Retriable, match="cancel: the call ended with UNAVAILABLE: as demanded"):
+    with pytest.raises(Retriable, match="cancel: the call ended with UNAVAILABLE: injected fault"):
         submitter.cancel(job)
 
 

@@ -231,7 +231,7 @@ def test_a_refusal_in_the_middle_ends_the_upload(
     """The remaining chunks are not sent, and the file is closed."""
     reader = BytesIO(bytes(64 * MIB))
     site.fail("Payloads.Upload", kind, status="INTERNAL", code=-0x3002)
-    with pytest.raises(Retriable, match=r"INTERNAL: as demanded|-0x3002: as demanded"):
+    with pytest.raises(Retriable, match=r"INTERNAL: injected fault|-0x3002: injected fault"):
         submitter.upload(ready, make_upload(size=64 * MIB, opener=lambda: reader))
     assert reader.closed
 

@@ -92,9 +92,9 @@ def _query_parameters(app: Litestar) -> dict[tuple[str, str], QueryParameters | 
 
 
 def is_text(scope: HTTPScope) -> bool:
-    """Return whether path and query of a request are UTF-8 after decoding, and the path has no control characters.
+    """Return whether the percent-decoded path and query are UTF-8, and the path has no control characters.
 
-    Handlers check the characters of query parameters: their message names the parameter.
+    Handlers check for control characters in query parameters, because a handler's message can name the parameter.
     """
     try:
         # Some servers (the test client of Litestar) include the query in the path, against the ASGI specification.

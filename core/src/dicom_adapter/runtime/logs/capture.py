@@ -1,4 +1,4 @@
-"""Turn the messages of libraries, warnings and unexpected exceptions into events, so that every line is an event.
+"""Log warnings, unexpected exceptions and the messages of libraries as events: every line of the log is an event.
 
 Exceptions are logged with their kind and place: their messages may quote patient data.
 """
@@ -40,7 +40,7 @@ def capture() -> None:
 
 
 def capture_libraries() -> None:
-    """Log the messages that libraries pass to `logging`: warnings and errors, and for INFORMATIVE also information."""
+    """Log the messages that libraries pass to `logging`: warnings, errors, and information of INFORMATIVE loggers."""
     logging.raiseExceptions = False  # a message that cannot be formatted is not printed with its values
     root = logging.getLogger()
     root.handlers = [LibraryHandler()]

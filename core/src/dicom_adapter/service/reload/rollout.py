@@ -30,7 +30,7 @@ class Processes(Protocol):
         """Send the configuration to the host. Return False if no host runs: the next host starts with it."""
 
     def restart_host(self, requested: Configuration) -> bool:
-        """Restart the host with the configuration. Return True if a host runs, which has to end first."""
+        """Restart the host with the configuration. Return True if a host runs: it must end first."""
 
     def configure_receivers(self) -> set[str]:
         """Send the configuration that the host has applied to the running receivers. Return their names."""
@@ -47,41 +47,41 @@ class Rollout:
 
     def __init__(self, requested: Configuration, processes: Processes) -> None:
         self._processes = processes
-        self._waiting = {HOST}
+        self._awaited = {HOST}  # names of the processes whose reports are missing
         self._note = ""
         assert requested.request is not None  # only the configuration at the start of the service has no request
-        self._restarts = requested.request.restart_host
-        if not self._restarts:
+        self._restarts_host = requested.request.restart_host
+        if not self._restarts_host:
             is_sent = processes.configure_host(requested)
-            self._restarts = not is_sent  # no host runs: the next host starts with the configuration
+            self._restarts_host = not is_sent  # no host runs: the next host starts with the configuration
         # Reports of the old host, if there is one, are ignored until it has ended.
-        self._is_ending = self._restarts and processes.restart_host(requested)
+        self._is_old_host_ending = self._restarts_host and processes.restart_host(requested)
 
     def receive(self, name: str, report: Mapping[str, Any]) -> RolloutResult | None:
         """Receive a report of a process. Return the result when the rollout is complete or refused."""
         event = report["event"]
-        if name not in self._waiting:
+        if name not in self._awaited:
             return None
         if name == HOST:
             return self._receive_from_host(event, report)
         if event == NOT_APPLIED:
             self._processes.restart_receiver(name)
         if event in (APPLIED, NOT_APPLIED, ENDED):
-            self._waiting.discard(name)
-        return None if self._waiting else RolloutResult(note=self._note)
+            self._awaited.discard(name)
+        return None if self._awaited else RolloutResult(note=self._note)
 
     def _receive_from_host(self, event: str, report: Mapping[str, Any]) -> RolloutResult | None:
-        if self._is_ending:
-            self._is_ending = event != ENDED
-        elif event == ("ready" if self._restarts else APPLIED):
+        if self._is_old_host_ending:
+            self._is_old_host_ending = event != ENDED
+        elif event == ("ready" if self._restarts_host else APPLIED):
             hanging = report.get("hanging", ())
             if hanging:
                 self._note = (
                     f"the processors of {', '.join(hanging)} hang, and are replaced when their calls return; "
                     "if these calls do not return, restart the service"
                 )
-            self._waiting = self._processes.configure_receivers()
-            return None if self._waiting else RolloutResult(note=self._note)
+            self._awaited = self._processes.configure_receivers()
+            return None if self._awaited else RolloutResult(note=self._note)
         elif event in (NOT_APPLIED, FAILED, ENDED):
             self._processes.roll_back()
             return RolloutResult(refusal=report.get("reason") or f"the host ended with status {report['status']}")

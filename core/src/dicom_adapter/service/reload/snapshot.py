@@ -68,7 +68,8 @@ def _keys(table: Any, without: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]
         if field.metadata.get(PREFIX) is not None:
             yield from ((f"{field.metadata[PREFIX]}{key}", item) for key, item in value.items())
         elif attrs.has(type(value)):
-            parent = "" if field.metadata.get(DERIVED) else f"{name}."  # the keys of a plugin are in the same table
+            # The settings of a plugin are a derived field: in the file, their keys are in the table itself.
+            parent = "" if field.metadata.get(DERIVED) else f"{name}."
             yield from ((f"{parent}{key}", item) for key, item in _keys(value))
         elif field.metadata.get(DERIVED):
             continue  # not a key of the file

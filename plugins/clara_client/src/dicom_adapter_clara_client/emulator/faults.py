@@ -13,16 +13,16 @@ from dicom_adapter_clara_client.wire.codes import ClaraCode
 
 
 class CallFaultKind(str, Enum):
-    """How a call fails. "Before the work" means: without a change of the platform's state."""
+    """How a call fails. A call that fails before the work does not change the platform's state."""
 
     STATUS = "status"  # before the work, with the protocol's status `status`
     CODE = "code"  # before the work, with the header code `code`; on REST, a problem with this code
     RESET = "reset"  # before the work, the connection is lost
     DROP = "drop"  # after the work, the connection is lost: the client receives no response
     DELAY = "delay"  # a successful call after `seconds`
-    TRUNCATE = (
-        "truncate"  # an upload: cut after its first piece, before the work; other calls: response cut, after the work
-    )
+    # The request of an upload ends after its first piece, before the work. The response of another call is incomplete,
+    # after the work.
+    TRUNCATE = "truncate"
     GARBAGE = "garbage"  # after the work, the response is unreadable
 
 
@@ -33,13 +33,13 @@ class CallFault:
     call: str = "*"  # such as "Jobs.Create", with the wildcards * and ?; the names are the same for both protocols
     kind: CallFaultKind = field(converter=CallFaultKind)
     times: int | None = 1  # number of calls that fail; None: all, until the fault is removed
-    after: int = 0  # number of calls that succeed before
+    after: int = 0  # number of calls that succeed before the first one fails
     seconds: float = 0.0  # delay at the start of the call, for every kind
     status: str | int = (
         "UNAVAILABLE"  # for STATUS: the name of a gRPC status, or an HTTP status; translated between the protocols
     )
     code: int = ClaraCode.INTERNAL  # for CODE
-    messages: tuple[str, ...] = ("as demanded",)  # for STATUS and CODE
+    messages: tuple[str, ...] = ("injected fault",)  # for STATUS and CODE
     pipeline_id: str | None = None  # only calls about this pipeline, its jobs and their payloads
     protocol: str | None = None  # "grpc" or "rest"; None: both
 

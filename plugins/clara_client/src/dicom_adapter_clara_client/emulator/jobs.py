@@ -17,11 +17,11 @@ from dicom_adapter_clara_client.emulator.store import PlatformStore
 from dicom_adapter_clara_client.emulator.values import ClaraJob, ClaraJobState, ClaraJobStatus, JobFilter, RunPlan
 from dicom_adapter_clara_client.wire.codes import ClaraCode
 
-METADATA = ClaraCode.JOB_METADATA_REFUSED
+METADATA_REFUSED = ClaraCode.JOB_METADATA_REFUSED
 
 
 class PlatformJobs:
-    """All jobs. There is no timer: a running job is stopped when it is read after its end."""
+    """All jobs. There is no timer: a job whose running time is over becomes stopped when it is read."""
 
     def __init__(
         self, store: PlatformStore, lock: RLock, known: Iterable[ClaraJob], clock: Callable[[], datetime], run: RunPlan
@@ -30,16 +30,16 @@ class PlatformJobs:
         self._lock = lock
         self._clock = clock
         self._jobs = {job.job_id: job for job in known}
-        self._run = run
-        self._runs: dict[str, RunPlan] = {}  # by pipeline
+        self._default_plan = run
+        self._plans: dict[str, RunPlan] = {}  # plans for single pipelines, by pipeline id
 
     def set_run(self, run: RunPlan, pipeline_id: str | None = None) -> None:
-        """Set the plan for jobs that start later: jobs of one pipeline, or of all pipelines without a plan."""
+        """Set the plan for jobs that start later: jobs of one pipeline, or of all pipelines without their own plan."""
         with self._lock:
             if pipeline_id is None:
-                self._run = run
+                self._default_plan = run
             else:
-                self._runs[pipeline_id.lower()] = run
+                self._plans[pipeline_id.lower()] = run
 
     def create(
         self,
@@ -54,7 +54,7 @@ class PlatformJobs:
     ) -> ClaraJob:
         """Create a pending job and its payload; see `EmulatedPlatform.create_job`."""
         rules.check_job_name(name)
-        validated = rules.with_metadata({}, metadata.items(), METADATA)
+        validated = rules.with_metadata({}, metadata.items(), METADATA_REFUSED)
         with self._lock:
             pipeline = pipelines.details(pipeline_id)
             job = ClaraJob(
@@ -72,12 +72,12 @@ class PlatformJobs:
     def start(self, job_id: str, variables: Mapping[str, str] | None = None) -> ClaraJob:
         """Start a pending job; its payload is read-only from now on."""
         with self._lock:
-            job = self._known(job_id)
+            job = self._current(job_id)
             if job.state is not ClaraJobState.PENDING:
                 state = f"it is {job.state.value}, {job.status.value}"
                 raise Conflict(ClaraCode.JOB_NOT_PENDING, f"only a pending job can be started: {state}")
             now = self._clock()
-            run = self._runs.get(job.pipeline_id, self._run)
+            run = self._plans.get(job.pipeline_id, self._default_plan)
             ends = None if run.seconds is None else now + timedelta(seconds=run.seconds)
             start_variables = dict(variables or {})
             return self._save(
@@ -87,7 +87,7 @@ class PlatformJobs:
     def cancel(self, job_id: str, reason: str = "") -> ClaraJob:
         """Stop a pending or running job. For a stopped job, do nothing."""
         with self._lock:
-            job = self._known(job_id)
+            job = self._current(job_id)
             if job.state is ClaraJobState.STOPPED:
                 return job
             return self._save(_stopped(job, self._clock(), ClaraJobStatus.CANCELED, (reason,) if reason else ()))
@@ -97,7 +97,7 @@ class PlatformJobs:
     ) -> ClaraJob:
         """End a running job now. Only for tests and demonstrations: the API has no such call."""
         with self._lock:
-            job = self._known(job_id)
+            job = self._current(job_id)
             if job.state is not ClaraJobState.RUNNING:
                 raise Conflict(ClaraCode.JOB_NOT_PENDING, f"only a running job can end: it is {job.state.value}")
             return self._save(_stopped(job, self._clock(), status, messages))
@@ -105,7 +105,7 @@ class PlatformJobs:
     def status(self, job_id: str) -> ClaraJob:
         """Return one job with its details."""
         with self._lock:
-            return self._known(job_id)
+            return self._current(job_id)
 
     def state_of(self, job_id: str) -> ClaraJobState:
         """Return the state of a job."""
@@ -114,21 +114,24 @@ class PlatformJobs:
     def list(self, wanted: JobFilter | None = None) -> tuple[ClaraJob, ...]:
         """Return the jobs that match a filter, in order of creation."""
         with self._lock:
-            return tuple(job for job in map(self._known, list(self._jobs)) if wanted is None or wanted.matches(job))
+            return tuple(job for job in map(self._current, list(self._jobs)) if wanted is None or wanted.matches(job))
 
     def add_metadata(self, job_id: str, metadata: Mapping[str, str]) -> ClaraJob:
-        """Add to a job's metadata: all entries or none."""
+        """Add entries to a job's metadata: all of them or none."""
         with self._lock:
-            job = self._known(job_id)
-            return self._save(evolve(job, metadata=rules.with_metadata(job.metadata, metadata.items(), METADATA)))
+            job = self._current(job_id)
+            return self._save(
+                evolve(job, metadata=rules.with_metadata(job.metadata, metadata.items(), METADATA_REFUSED))
+            )
 
     def remove_metadata(self, job_id: str, keys: Iterable[str]) -> ClaraJob:
-        """Remove from a job's metadata."""
+        """Remove the entries with these keys from a job's metadata."""
         with self._lock:
-            job = self._known(job_id)
+            job = self._current(job_id)
             return self._save(evolve(job, metadata=rules.without_metadata(job.metadata, keys)))
 
-    def _known(self, job_id: str) -> ClaraJob:
+    def _current(self, job_id: str) -> ClaraJob:
+        """Return a job in its current state: stopped if its running time is over. Raises NotFound."""
         key = rules.identifier(job_id, "job", ClaraCode.JOB_ID_MALFORMED)
         if key not in self._jobs:
             raise NotFound(ClaraCode.NO_SUCH_JOB, f"no job {key}")
