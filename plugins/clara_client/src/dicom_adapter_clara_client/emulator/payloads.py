@@ -17,7 +17,7 @@ from dicom_adapter_clara_client.emulator.values import ClaraJobState, ClaraPaylo
 from dicom_adapter_clara_client.wire.codes import ClaraCode
 
 INPUT = "input"  # the folder of a job's payload that clients fill
-METADATA = ClaraCode.PAYLOAD_METADATA_REFUSED
+METADATA_REFUSED = ClaraCode.PAYLOAD_METADATA_REFUSED
 
 
 class Payloads:
@@ -37,7 +37,7 @@ class Payloads:
 
     def create(self, metadata: Mapping[str, str] | None = None) -> ClaraPayload:
         """Create a reusable payload."""
-        validated = rules.with_metadata({}, (metadata or {}).items(), METADATA)
+        validated = rules.with_metadata({}, (metadata or {}).items(), METADATA_REFUSED)
         with self._lock:
             return self._add(ClaraPayload(payload_id=rules.new_id(), type=PayloadType.REUSABLE, metadata=validated))
 
@@ -131,7 +131,7 @@ class Payloads:
         """Add to a reusable payload's metadata: all entries or none."""
         with self._lock:
             payload = self._reusable(payload_id)
-            validated = rules.with_metadata(payload.metadata, metadata.items(), METADATA)
+            validated = rules.with_metadata(payload.metadata, metadata.items(), METADATA_REFUSED)
             return self._save(evolve(payload, metadata=validated))
 
     def remove_metadata(self, payload_id: str, keys: Iterable[str]) -> ClaraPayload:
@@ -166,7 +166,7 @@ class Payloads:
     def _reusable(self, payload_id: str) -> ClaraPayload:
         payload = self._known(payload_id)
         if payload.type is not PayloadType.REUSABLE:
-            raise InvalidValue(METADATA, "only reusable payloads have metadata: add it to the job")
+            raise InvalidValue(METADATA_REFUSED, "only reusable payloads have metadata: add it to the job")
         return payload
 
     def _check_place(self, payload: ClaraPayload, name: str, replace: bool) -> None:

@@ -13,7 +13,7 @@ from dicom_adapter_clara_client.emulator.store import PlatformStore
 from dicom_adapter_clara_client.emulator.values import ClaraPipeline, PipelineFile
 from dicom_adapter_clara_client.wire.codes import ClaraCode
 
-METADATA = ClaraCode.PIPELINE_METADATA_REFUSED
+METADATA_REFUSED = ClaraCode.PIPELINE_METADATA_REFUSED
 
 
 class Pipelines:
@@ -30,7 +30,7 @@ class Pipelines:
     ) -> ClaraPipeline:
         """Register a pipeline, under the client's id or a new one."""
         key = _identifier(pipeline_id) if pipeline_id else rules.new_id()
-        validated = rules.with_metadata({}, (metadata or {}).items(), METADATA)
+        validated = rules.with_metadata({}, (metadata or {}).items(), METADATA_REFUSED)
         pipeline = rules.pipeline(key, pieces, validated)
         with self._lock:
             if key in self._pipelines:
@@ -69,7 +69,7 @@ class Pipelines:
         """Add to a pipeline's metadata: all entries or none."""
         with self._lock:
             present = self.details(pipeline_id)
-            validated = rules.with_metadata(present.metadata, metadata.items(), METADATA)
+            validated = rules.with_metadata(present.metadata, metadata.items(), METADATA_REFUSED)
             return self._save(evolve(present, metadata=validated))
 
     def remove_metadata(self, pipeline_id: str, keys: Iterable[str]) -> ClaraPipeline:
