@@ -78,15 +78,16 @@ def test_every_arrival_restarts_the_wait(
 ) -> None:
     """Four instances of one study, each in a separate association, 4, 3 and 1 s apart, become one job.
 
-    If sending is so slow that two instances are more than five seconds apart, each part becomes a job.
+    If sending is so slow that more than five seconds pass between two instances, there is a job for the instances
+    before, and another job for those after.
     """
     service = launch_service(CONFIGURATION)
     for path, pause in zip(write_study(tmp_path / "study", instances=4), (4, 3, 1, 0), strict=True):
         assert [True] == [result.ok for result in send([path], service, "HEAD")]
         time.sleep(pause)  # the pauses are part of the scenario
-    parts = parts_of(arrivals(service), quiet=timedelta(seconds=5))
-    service.wait_for("job_submitted", times=len(parts))
-    assert sorted(("pipeline-4", "higher", part) for part in parts) == started_jobs(platform)
+    sizes = group_sizes(arrivals(service), wait=timedelta(seconds=5))
+    service.wait_for("job_submitted", times=len(sizes))
+    assert sorted(("pipeline-4", "higher", size) for size in sizes) == started_jobs(platform)
 
 
 def arrivals(service: LaunchedService) -> list[datetime]:
@@ -96,12 +97,12 @@ def arrivals(service: LaunchedService) -> list[datetime]:
         return [instance.received_at for instance in instances.arrived_after(transaction, 0, 1000)]
 
 
-def parts_of(times: list[datetime], quiet: timedelta) -> list[int]:
-    """Return the number of instances in each part. Parts are separated by pauses longer than `quiet`."""
-    parts = [1]
+def group_sizes(times: list[datetime], wait: timedelta) -> list[int]:
+    """Return the number of instances in each group. A pause longer than `wait` ends a group."""
+    sizes = [1]
     for before, after in pairwise(times):
-        parts = [*parts, 1] if after - before > quiet else [*parts[:-1], parts[-1] + 1]
-    return parts
+        sizes = [*sizes, 1] if after - before > wait else [*sizes[:-1], sizes[-1] + 1]
+    return sizes
 
 
 def _study(file: Path) -> str:

@@ -33,7 +33,7 @@ def test_the_document_is_valid_openapi(make_cache: Any) -> None:
 
 
 def test_no_pattern_matches_a_trailing_newline(make_cache: Any) -> None:
-    """In Python, `$` matches before it. The patterns are valid in JSON Schema, too.
+    """In Python, `$` alone also matches before a trailing newline. The patterns mean the same in JSON Schema.
 
     Verified to fail with `$` alone.
     """

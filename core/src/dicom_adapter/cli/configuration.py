@@ -60,7 +60,7 @@ class CheckedConfiguration:
 
 
 def config_option(named: Path | None) -> str:
-    """Return the option that commands to type need: a configuration file that was named has to be named again."""
+    """Return the option for the commands that a message suggests: they need the same configuration file."""
     return "" if named is None else f" -c {shlex.quote(str(named))}"
 
 
@@ -135,7 +135,7 @@ def require_valid(path: Path) -> Config:
 
 
 def open_ledger(path: Path) -> Ledger:
-    """Open the ledger of a service, which may be running or stopped. If the file is damaged, a warning is printed.
+    """Open the ledger of a service, which may be running or stopped. Warn if the configuration file is damaged.
 
     Ends the command with status 1 if there is no ledger, or if its schema is not current.
     """
@@ -147,8 +147,8 @@ def open_ledger(path: Path) -> Ledger:
 def open_service(path: Path) -> tuple[Ledger, CheckedConfiguration]:
     """Open the ledger of a service, and return it with the service's configuration.
 
-    If the file is damaged or not valid, a warning is printed, and the configuration with which the service runs, or ran
-    last, is returned. Ends the command with status 1 if there is no such configuration, and as `open_ledger` does.
+    If the configuration file is damaged or not valid, print a warning, and return the configuration that the service
+    used last. Ends the command with status 1 if the ledger does not contain it, or for the reasons of `open_ledger`.
     """
     ledger, problems = _find_ledger(path)
     if not problems:
@@ -160,13 +160,13 @@ def open_service(path: Path) -> tuple[Ledger, CheckedConfiguration]:
         running = configurations.running(transaction)
     last = None if running is None else check_text(running.text, Path(running.folder))
     if last is None or last.loaded.config is None:
-        raise fail(*problems, f"correct {path}: there is no usable configuration in the ledger, which a start records")
-    warn(*problems, f"{path} is not used: this is the service with the configuration that it was using last")
+        raise fail(*problems, f"correct {path}: the ledger has no usable configuration of an earlier start")
+    warn(*problems, f"{path} is not used; the configuration that the service used last is used instead")
     return ledger, last
 
 
 def _find_ledger(path: Path) -> tuple[Ledger, list[str]]:
-    """Return the ledger of a service, and the problems of the file if it was found without the whole file."""
+    """Return the ledger of a service, and the problems of the configuration file if they did not prevent this."""
     folder = path.resolve().parent
     text, problems = _readable_text(path)
     url = None if problems else ledger_url(text, folder=folder)
@@ -177,14 +177,14 @@ def _find_ledger(path: Path) -> tuple[Ledger, list[str]]:
     running = find_announcement(path)
     if running is not None and running.ledger_url != url:
         problems = problems or [f"{path}: there is no ledger at {url}"]
-        own = f"the service that was started with {path} (PID {running.pid}) uses the ledger {running.ledger_url}"
-        return _current(Ledger(running.ledger_url)), [*problems, own]
+        found = f"the service that was started with {path} (PID {running.pid}) uses the ledger {running.ledger_url}"
+        return _current(Ledger(running.ledger_url)), [*problems, found]
     if url is not None:
         raise fail(f"{path}: there is no ledger at {url} yet; `dicom-adapter run {path}` creates it")
     readable = readable_ledger_url(text, folder=folder)
     if readable is None or not exists(readable):
         raise fail(*problems)
-    return _current(Ledger(readable)), [*problems, f"the rest of {path} names the ledger {readable}"]
+    return _current(Ledger(readable)), [*problems, f"the readable lines of {path} name the ledger {readable}"]
 
 
 def _readable_text(path: Path) -> tuple[str, list[str]]:

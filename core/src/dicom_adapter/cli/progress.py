@@ -11,7 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int | None], None]]:
-    """Show progress bars on stderr, if it is a terminal. Yield a function of a step, its done and all its items."""
+    """Show progress bars on stderr, if it is a terminal.
+
+    Yield a function that updates the bar of a step: name of the step, number of finished items, number of all items.
+    """
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

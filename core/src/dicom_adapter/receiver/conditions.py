@@ -34,7 +34,8 @@ class CurrentConditions:
     def recent(self) -> Conditions:
         """Return conditions that were read at most RECENT_SECONDS ago.
 
-        They are good enough to accept an association: each of its instances is checked again. A rejection needs `read`.
+        They are good enough to accept an association: each of its instances is checked again. Before a rejection,
+        call `read`: the conditions may have changed.
         """
         last = self._last
         if last is not None and self._monotonic() - last[0] <= RECENT_SECONDS:

@@ -2,9 +2,9 @@
 
     <storage.path>/instances/storage-id     line 1: the identity of the storage; line 2: its generation
 
-While a service uses both, the generation increases at the start, every hour, and at the stop, in three steps: the
-ledger records the next generation; it is written to the storage; the ledger records it as the current generation. So
-ledger and storage match after a crash at any moment. They do not match if only one of them was restored from a backup.
+The generation increases when a service starts, every hour, and when the service stops, in three steps: the ledger
+records the next generation; it is written to the storage; the ledger records it as the current generation. So ledger
+and storage match after a crash at any moment. They do not match if only one of them was restored from a backup.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class StorageGeneration:
             storages.save(transaction, self._recorded(following))
 
     def finish(self) -> None:
-        """Begin another generation at the stop of the service. A failure is only logged, because both still match."""
+        """Begin another generation when the service stops. A failure is only logged: ledger and storage still match."""
         try:
             self.advance()
         except (StorageUnavailable, OSError, LedgerError) as failure:

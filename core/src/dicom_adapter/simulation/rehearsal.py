@@ -50,15 +50,15 @@ class Instance:
 
 @define
 class Names:
-    """The names that the schedule uses for studies, series and groups."""
+    """The names that replace UIDs and digests in labels."""
 
-    by_uid: dict[str, str] = field(factory=dict)
-    groups: dict[str, str] = field(factory=dict)
+    by_uid: dict[str, str] = field(factory=dict)  # names of studies and series in the schedule
+    by_digest: dict[str, str] = field(factory=dict)  # "#1", "#2" and so on, in the order of appearance
 
     def label(self, label: str) -> str:
-        """Replace UIDs and digests in a label by names of the schedule, so that the label is the same in each run."""
+        """Replace UIDs and digests in a label by names, so that the label is the same in each run."""
         replaced = " ".join(self.by_uid.get(word, word) for word in label.split(" "))
-        return DIGEST.sub(lambda match: self.groups.setdefault(match[0], f"#{len(self.groups) + 1}"), replaced)
+        return DIGEST.sub(lambda match: self.by_digest.setdefault(match[0], f"#{len(self.by_digest) + 1}"), replaced)
 
 
 def rehearse(config: Config, schedule: Schedule, folder: Path, time_after: timedelta) -> Timeline:
@@ -122,10 +122,11 @@ class _Rehearsal:
 
     def _receive(self, at: datetime, association: str, batch: list[Instance], *, is_end: bool) -> None:
         arrival, last = batch[0].arrival, batch[-1]
-        refusing = [instance for instance in batch if instance.is_last and instance.arrival.refused]
-        refused = sum(instance.arrival.refused for instance in refusing)
+        # The last instance of each arrival that also has refused instances.
+        before_refused = [instance for instance in batch if instance.is_last and instance.arrival.refused]
+        refused = sum(instance.arrival.refused for instance in before_refused)
         is_cut_off = is_end and last.arrival.end == CUT_OFF
-        incomplete = [*refusing, last] if is_cut_off else refusing
+        of_incomplete_studies = [*before_refused, last] if is_cut_off else before_refused
         self._adapter.advance_to(at)
         self._record_groups()
         self._entries += [_arrival_entry(at, instances) for instances in _by_arrival(batch)]
@@ -137,7 +138,7 @@ class _Rehearsal:
             status=ENDS[last.arrival.end] if is_end else AssociationStatus.OPEN,
             failed={CStoreStatus.OUT_OF_RESOURCES.name: refused} if refused else {},
             cut_off=int(is_cut_off),
-            studies={str(instance.data_set.StudyInstanceUID) for instance in incomplete},
+            studies={str(instance.data_set.StudyInstanceUID) for instance in of_incomplete_studies},
         )
         self._record_groups()
 

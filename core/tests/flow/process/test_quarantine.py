@@ -52,10 +52,10 @@ SERVED = ("A", "B")
 
 
 class Picky:
-    """A plugin with a processor that either refuses instances or submits each as a job, as the test sets it."""
+    """A plugin whose processor refuses each instance, or submits it as a job: the attributes select the behaviour."""
 
     def __init__(self) -> None:
-        self.taken: list[tuple[int, float]] = []  # id of each accepted instance, and the time of its turn
+        self.accepted: list[tuple[int, float]] = []  # id of each accepted instance, and `now()` of its turn
         self.refusing = True
         self.holding = False  # accept instances without submitting jobs
         self.failure: BaseException | None = None
@@ -72,7 +72,7 @@ class Picky:
                     raise picky.failure
                 if picky.refusing:
                     raise Unprocessable("it has no accession number")
-                picky.taken.append((instance.instance_id, self.now().timestamp()))
+                picky.accepted.append((instance.instance_id, self.now().timestamp()))
                 if not picky.holding:
                     self.submit_pipeline_job("job", "p1", JobPriority.NORMAL, [instance])
                     self.remove_instances([instance])
@@ -131,10 +131,10 @@ def test_a_requeued_instance_is_delivered_in_its_original_order(adapter: Adapter
     adapter.advance(60)
     picky.refusing, picky.holding = False, True
     second = send(adapter)
-    picky.taken.clear()
+    picky.accepted.clear()
     assert Intervention([first.instance_id], {}) == requeue(adapter, first.instance_id)
 
-    assert [(instance.instance_id, instance.received_at.timestamp()) for instance in (first, second)] == picky.taken
+    assert [(instance.instance_id, instance.received_at.timestamp()) for instance in (first, second)] == picky.accepted
     assert {"pending": 2} == adapter.states
     assert [("instance_requeued", 1, "operator")] == recorded_events(adapter, "instance_requeued")
     picky.holding = False
@@ -149,7 +149,7 @@ def test_an_instance_requeued_while_the_service_is_stopped_is_delivered_at_the_n
     picky.refusing = False
     quarantine.requeue(adapter.ledger, adapter.clock, [first.instance_id], "operator")
     adapter.restart()
-    assert [first.instance_id] == [number for number, _at in picky.taken]
+    assert [first.instance_id] == [number for number, _at in picky.accepted]
 
 
 def test_an_instance_is_not_requeued_while_a_newer_duplicate_is_pending(adapter: Adapter, picky: Picky) -> None:
@@ -224,7 +224,7 @@ def restart_lane(adapter: Adapter, ae_title: str = "A") -> None:
 def test_an_operator_can_restart_a_stopped_lane(
     adapter: Adapter, picky: Picky, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pending instance is delivered. Stop and restart are events.
+    """The pending instance is delivered. The stop and the restart are recorded as events.
 
     Verified to fail when failures from before the restart are counted (then the next failure stops the lane).
     """
@@ -232,7 +232,7 @@ def test_an_operator_can_restart_a_stopped_lane(
     restart_lane(adapter)
     assert (LaneState.RUNNING, "") == (adapter.lanes["A"].state, adapter.lanes["A"].reason)
     adapter.advance(1)
-    assert LaneState.RUNNING is adapter.lanes["A"].state  # two of the five failures after which the lane stops
+    assert LaneState.RUNNING is adapter.lanes["A"].state  # failed twice since the restart; it stops after five failures
     picky.failure = None
     adapter.advance(60)
     assert 1 == len(adapter.jobs)
@@ -244,17 +244,18 @@ def test_an_operator_can_restart_a_stopped_lane(
 def test_a_running_lane_is_restarted_once_for_each_request(adapter: Adapter, picky: Picky) -> None:
     """No other lane is restarted.
 
-    Verified to fail when requests are compared with 0 instead of the last number (then the lane restarts every second).
+    Verified to fail when the number of requests is compared with 0 instead of the number of restarts (then the lane
+    restarts every second).
     """
     picky.refusing, picky.holding = False, True
     send(adapter)
     send(adapter, ae_title="B")
     restart_lane(adapter)
     adapter.advance(5)
-    assert [1, 2, 1] == [number for number, _at in picky.taken]
+    assert [1, 2, 1] == [number for number, _at in picky.accepted]
     adapter.restart()
     adapter.advance(5)
-    assert [1, 2] == sorted(number for number, _at in picky.taken[3:])
+    assert [1, 2] == sorted(number for number, _at in picky.accepted[3:])
 
 
 def test_a_lane_stops_only_when_the_ledger_has_recorded_the_stop(
@@ -303,10 +304,10 @@ def test_a_discarded_instance_is_reclaimed(adapter: Adapter) -> None:
         ((), "which the running service serves: restart the service first"),
     ],
 )
-def test_an_instance_that_a_processor_has_is_not_discarded(
+def test_a_pending_instance_of_a_served_ae_title_is_not_discarded(
     adapter: Adapter, picky: Picky, served: Collection[str], why: str
 ) -> None:
-    """The file and the running configuration are both checked.
+    """The configuration file and the configuration of the running service are both checked.
 
     Verified to fail when the command does not check this (then the turn that submits the instance fails).
     """
@@ -322,7 +323,7 @@ def test_an_instance_that_a_processor_has_is_not_discarded(
 def test_instances_of_a_removed_ae_title_are_held_with_the_reason(adapter: Adapter, picky: Picky) -> None:
     """The instances are held until they are discarded, or the AE title is configured again.
 
-    Verified to fail when a start deletes the row of the lane (then the time since when the instances are held is lost).
+    Verified to fail when a start deletes the row of the lane (then it is not known since when they are held).
     """
     quarantined = send(adapter)
     picky.refusing, picky.holding = False, True
@@ -341,7 +342,7 @@ def test_instances_of_a_removed_ae_title_are_held_with_the_reason(adapter: Adapt
     picky.holding = False
     adapter.restart(CONFIGURATION)
     assert LaneState.RUNNING is adapter.lanes["A"].state
-    assert [quarantined.instance_id, other.instance_id] == [number for number, _at in picky.taken[-2:]]
+    assert [quarantined.instance_id, other.instance_id] == [number for number, _at in picky.accepted[-2:]]
     assert (2, False) == (len(adapter.jobs), "pending" in adapter.states)
 
 
@@ -356,7 +357,7 @@ def test_a_removed_ae_title_is_deleted_with_its_last_instance(adapter: Adapter) 
 
 
 def rejection(adapter: Adapter, ae_title: str = "A") -> Rejection | None:
-    """Return the rejection of an association by a receiver, from the load in the ledger, or None."""
+    """Return how a receiver would reject an association now; None if it would accept the association."""
     with adapter.ledger.read() as transaction:
         load = Load(associations=0, space=Space(), stopped={}, full=lanes.full(transaction))
     request = AssociationRequest(called_ae_title=ae_title, calling_ae_title="X", peer_address="::1")
@@ -376,7 +377,7 @@ def fill(adapter: Adapter, picky: Picky) -> tuple[list[Instance], int]:
 
 
 def test_associations_with_an_ae_title_at_its_quota_are_rejected(adapter: Adapter, picky: Picky) -> None:
-    """The rejection is transient, local limit exceeded. A restart does not change it.
+    """The rejection is transient, with the reason "local limit exceeded". A restart does not change it.
 
     Verified to fail when the quota does not include the instances of faulted jobs.
     """
@@ -415,10 +416,11 @@ WAYS_TO_FREE_SPACE: dict[str, FreeSpace] = {
 
 
 @pytest.mark.parametrize("free_space", WAYS_TO_FREE_SPACE.values(), ids=WAYS_TO_FREE_SPACE.keys())
-def test_an_ae_title_below_its_quota_is_accepted_again(adapter: Adapter, picky: Picky, free_space: FreeSpace) -> None:
+def test_associations_are_accepted_again_below_the_quota(adapter: Adapter, picky: Picky, free_space: FreeSpace) -> None:
     """Space is freed in each possible way.
 
-    Verified to fail when the event does not update the quota (then the AE title is rejected for up to a minute longer).
+    Verified to fail when the change does not cause a check of the quota (then associations are rejected for up to a
+    minute longer).
     """
     held, _total = fill(adapter, picky)
     free_space(adapter, picky, held)
@@ -429,8 +431,10 @@ def test_an_ae_title_below_its_quota_is_accepted_again(adapter: Adapter, picky: 
     ]
 
 
-def test_an_instance_of_a_faulted_job_counts_once_and_only_without_open_jobs(adapter: Adapter, picky: Picky) -> None:
-    """An instance counts when its last other job has ended; it counts once, even if several faulted jobs contain it.
+def test_an_instance_of_faulted_jobs_counts_once_and_only_without_unfinished_jobs(
+    adapter: Adapter, picky: Picky
+) -> None:
+    """An instance that an unfinished job needs does not count. An instance of several faulted jobs counts once.
 
     Verified to fail when the query joins the jobs (then an instance of two jobs counts twice).
     """

@@ -23,7 +23,7 @@ from dicom_adapter_clara_client.wire.jobs_pb2_grpc import JobsStub
 from dicom_adapter_clara_client.wire.payloads_pb2 import PayloadsUploadRequest, PayloadsUploadResponse
 from dicom_adapter_clara_client.wire.payloads_pb2_grpc import PayloadsStub
 
-# The version of NVIDIA's own client 0.8.1, which platforms accept.
+# NVIDIA's client 0.8.1 sends this API version, and platforms accept it.
 HEADER = RequestHeader(api_version=Version(major=0, minor=6, patch=0), user_agent=USER_AGENT)
 FAILURES = (grpc.RpcError, grpc.FutureCancelledError)
 
@@ -65,7 +65,7 @@ class GrpcConnection:
         *,
         quoting: bool = True,
     ) -> AnswerT:
-        """Return the response to one request. Raises Refusal; `quoting`: how much text of the platform it may quote."""
+        """Return the response to one request. Raises Refusal; with `quoting`, it may quote text of the platform."""
         allowed = Quoting(secrets=self._secrets, anything=quoting)
         try:
             answer = method(request, timeout=self._deadline, metadata=self._metadata)

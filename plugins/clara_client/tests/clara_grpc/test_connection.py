@@ -116,7 +116,7 @@ def test_every_call_has_a_deadline(call: str, hostile: Make, created: Job) -> No
 
 @pytest.mark.parametrize("size", [4, 64 << 20])
 def test_an_upload_has_its_own_deadline(size: int, hostile: Make, created: Job, make_upload: Make) -> None:
-    """The platform does not respond, or does not read the file."""
+    """The platform does not respond to a small file, or does not read a large one."""
     submitter = hostile({"Payloads.Upload": "silence"}, deadline=60.0, upload_deadline=0.3)
     began = monotonic()
     with pytest.raises(Retriable, match="upload of instance 41: the call ended with DEADLINE_EXCEEDED"):
@@ -212,7 +212,7 @@ def test_every_call_has_the_configured_metadata(hostile: Make, created: Job, mak
             step()
     with pytest.raises(Retriable):
         submitter.create_job(evolve(created, repeated=True))
-    assert 5 == len(seen)
+    assert 5 == len(seen)  # a repeated create makes two calls: List and Create
     assert {("Bearer t0ken", "north")} == {(metadata["authorization"], metadata["x-site"]) for metadata in seen}
     assert all(metadata["user-agent"].startswith("dicom-adapter-clara-client") for metadata in seen)
 
@@ -236,7 +236,7 @@ def authority(tmp_path: Path) -> trustme.CA:
     return authority
 
 
-def served(certificate: trustme.LeafCert, client_authority: trustme.CA | None = None) -> EmulatorTls:
+def emulator_tls(certificate: trustme.LeafCert, client_authority: trustme.CA | None = None) -> EmulatorTls:
     chain = b"".join(blob.bytes() for blob in certificate.cert_chain_pems)
     clients = client_authority.cert_pem.bytes() if client_authority else None
     return EmulatorTls(certificate=chain, key=certificate.private_key_pem.bytes(), client_authority=clients)
@@ -246,7 +246,7 @@ def test_a_platform_with_a_certificate_of_the_authority_is_trusted(
     tmp_path: Path, authority: trustme.CA, make_site: Make, connect: Make, submit: Make, job: Job, make_upload: Make
 ) -> None:
     """The certificate must be for the endpoint's host."""
-    site = make_site(tls=served(authority.issue_cert("127.0.0.1")))
+    site = make_site(tls=emulator_tls(authority.issue_cert("127.0.0.1")))
     submitter = connect(site.server.address, tls=ClaraTls(ca_file=tmp_path / "ca.pem"))
     submit(submitter, job, [make_upload()])
     assert 1 == len(site.platform.jobs.list())
@@ -257,7 +257,7 @@ def test_the_certificates_of_files_and_platform_are_reported(
 ) -> None:
     """Operators see in time when they expire. Without TLS there are none."""
     expires_at = datetime(2049, 1, 2, tzinfo=timezone.utc)
-    site = make_site(tls=served(authority.issue_cert("127.0.0.1", not_after=expires_at)))
+    site = make_site(tls=emulator_tls(authority.issue_cert("127.0.0.1", not_after=expires_at)))
     submitter = connect(site.server.address, tls=ClaraTls(ca_file=tmp_path / "ca.pem"))
     from_file, from_platform = submitter.certificates()
     assert (f"authority in ca-file {tmp_path / 'ca.pem'}", True) == (from_file.subject, from_file.is_authority)
@@ -269,7 +269,7 @@ def test_a_certificate_with_another_name_or_authority_is_refused(
     tmp_path: Path, authority: trustme.CA, make_site: Make, connect: Make, job: Job
 ) -> None:
     """No request is sent; `server-name` sets the expected name."""
-    site = make_site(tls=served(authority.issue_cert("clara.example")))
+    site = make_site(tls=emulator_tls(authority.issue_cert("clara.example")))
     ca_file = tmp_path / "ca.pem"
     trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
     for tls in (ClaraTls(ca_file=ca_file), ClaraTls(ca_file=tmp_path / "other.pem", server_name="clara.example"), True):
@@ -283,8 +283,8 @@ def test_a_certificate_with_another_name_or_authority_is_refused(
 def test_a_client_certificate_is_sent(
     together: bool, tmp_path: Path, authority: trustme.CA, make_site: Make, connect: Make, job: Job
 ) -> None:
-    """The key is in a separate file or in the certificate's file. The platform refuses connections without one."""
-    site = make_site(tls=served(authority.issue_cert("127.0.0.1"), authority))
+    """The key is in a separate file or in the certificate's file. Clients without a certificate are refused."""
+    site = make_site(tls=emulator_tls(authority.issue_cert("127.0.0.1"), authority))
     mine = authority.issue_cert("adapter.example")
     ca_file, both, certificate, key = (tmp_path / name for name in ("ca.pem", "both.pem", "cert.pem", "key.pem"))
     mine.private_key_and_cert_chain_pem.write_to_path(both)
@@ -301,7 +301,7 @@ def test_a_client_certificate_is_sent(
 @pytest.mark.parametrize(
     "content", [None, b"", b"not PEM", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
 )
-def test_unusable_certificate_files_are_an_error_of_open(
+def test_open_raises_for_unusable_certificate_files(
     content: bytes | None, files: set[str], tmp_path: Path, connect: Make
 ) -> None:
     """gRPC would not report such files: each call would fail without a reason."""

@@ -10,9 +10,6 @@ from typing import Any
 
 import pytest
 
-PIPELINE = 32 * "a"
-NOBODY = 32 * "0"
-
 
 @pytest.fixture
 def files(emulator: Any) -> str:
@@ -36,7 +33,7 @@ def test_a_file_can_be_empty(emulator: Any, files: str) -> None:
 
 
 def test_a_large_file_is_downloaded_unchanged(emulator: Any, files: str, tmp_path: Path) -> None:
-    """The file is streamed in both directions, with or without a Content-Length."""
+    """The file is uploaded in two pieces, without a Content-Length."""
     data = bytes(range(256)) * 20_000
     emulator.client.put(f"{files}/input/large", content=iter([data[:1_000_000], data[1_000_000:]]))
     assert data == emulator.client.get(f"{files}/input/large").content
@@ -62,7 +59,7 @@ def test_a_range_of_a_file_is_read(emulator: Any, files: str, wanted: str, statu
 
 
 def test_a_range_after_the_end_is_refused(emulator: Any, files: str) -> None:
-    """The response has the length of the file."""
+    """The header Content-Range of the response contains the length of the file."""
     emulator.client.put(f"{files}/input/digits", content=b"0123456789")
     answer = emulator.client.get(f"{files}/input/digits", headers={"Range": "bytes=10-"})
     assert (416, "range") == emulator.problem(answer)
@@ -121,7 +118,7 @@ def test_a_digest_is_checked(emulator: Any, files: str) -> None:
 
 
 def test_a_file_that_is_too_large_is_refused(make_emulator: Callable[..., Any]) -> None:
-    """The emulator reads the whole body, so that the client reads the response."""
+    """The emulator reads the whole body: a client may read the response only after it has sent everything."""
     emulator = make_emulator(largest_file_bytes=1000)
     path = f"/v1/payloads/{emulator.new_job()['payloadId']}/files/input/large"
     assert (413, "too-large") == emulator.problem(emulator.client.put(path, content=b"x" * 5_000_000))

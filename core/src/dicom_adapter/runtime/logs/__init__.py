@@ -45,7 +45,7 @@ def configure(*, style: str, level: str, process: str, descriptor: int = STDERR)
             *((_render_json,) if is_json else (_escape_control_characters, console)),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=structlog.WriteLoggerFactory(_Lines(_Destination.output)),  # type: ignore[arg-type] # see there
+        logger_factory=structlog.WriteLoggerFactory(_Lines(_Destination.output)),  # type: ignore[arg-type] # no TextIO
         cache_logger_on_first_use=True,
     )
 
@@ -116,7 +116,7 @@ class batch:  # noqa: N801 - a context manager, used like a function; a generato
 
 
 class _Frame:
-    """Puts the fields that each event has before its own fields, and leaves out empty fields. Zero is not empty."""
+    """Adds the common fields of all events before the other fields, and omits empty fields. Zero is not empty."""
 
     def __init__(self, process: str) -> None:
         self._process = process

@@ -12,7 +12,7 @@ PIECES = (b"the first piece, ", b"the second")
 
 
 def keep_and_read(cls: type[StorageBackend[Any]], config: Config) -> str:
-    """Write, sync, read, list and delete an object. Raises Refused with the first deviation."""
+    """Write, sync, read, list and delete an object. Raises Refused if the result of a step is wrong."""
     storage = cls(config.storage.settings, StorageContext(path=config.storage.path, durable=True))
     storage.open()
     try:

@@ -33,8 +33,8 @@ class ActiveSegment:
     """A segment that this process writes. Guarded by the lock of `ActiveSegments`."""
 
     segment: Segment
-    place: PlacedFile
-    placed: dict[int, tuple[int, Buffer]] = field(factory=dict)  # size and content of records that are not written yet
+    file: PlacedFile  # the file of the segment, to notice that it was deleted or replaced
+    placed: dict[int, tuple[int, Buffer]] = field(factory=dict)  # size and content of unwritten records, by offset
     unsynced: set[int] = field(factory=set)  # offsets of complete records that are not synced
     in_use: bool = False  # a writer uses it
     syncs: int = 0  # number of syncs in progress
@@ -80,8 +80,8 @@ class ActiveSegments:
                     return active
         with no_free_space_is_storage_full(SUBJECT):
             segment = Segment.create(self._root / f"{uuid4().hex}{SUFFIX}")
-            place = PlacedFile.open_as(segment.descriptor, segment.path)
-            active = ActiveSegment(segment, place, in_use=True)
+            file = PlacedFile.open_as(segment.descriptor, segment.path)
+            active = ActiveSegment(segment, file, in_use=True)
         with self._lock:
             self._active[active.name] = active
         return active
@@ -89,7 +89,7 @@ class ActiveSegments:
     def place(self, buffer: Buffer, used: int, recovery_record: bytes) -> str:
         """Assign a place in a segment to the record in `buffer`, add its header and recovery record, return its key.
 
-        The segment releases the buffer later. If `acquire` raises, the caller has to release it.
+        The segment releases the buffer later. If this method raises, the caller has to release the buffer.
         """
         active = self.acquire()
         record = Record(
@@ -140,7 +140,7 @@ class ActiveSegments:
                 if start not in active.unsynced:  # the record was synced before, or deleted
                     require_record(active.segment, name, start)
             self._write(active, synced=self._durable)
-            self._require_in_place(active)
+            self._require_segment_in_place(active)
             with self._lock:
                 active.unsynced.difference_update(starts)
         finally:
@@ -150,7 +150,7 @@ class ActiveSegments:
         return True
 
     def checkpoint(self) -> None:
-        """Drop the recovery records of all segments whose records are synced."""
+        """Mark all segments whose records are synced: their recovery records are not needed any longer."""
         with self._lock:
             confirmed = [active for active in self._active.values() if not active.unsynced]
             for active in confirmed:
@@ -237,12 +237,12 @@ class ActiveSegments:
             active.is_named = True
 
     def require_in_place(self) -> None:
-        """Raise StorageUnavailable while a segment is missing that was deleted or replaced before."""
+        """Raise StorageUnavailable if a displaced segment is not back at its path yet."""
         if self._displaced is not None:
             self._displaced.require()
             self._displaced = None
 
-    def _require_in_place(self, active: ActiveSegment) -> None:
+    def _require_segment_in_place(self, active: ActiveSegment) -> None:
         """Raise StorageUnavailable if the segment was deleted or replaced.
 
         In this case acknowledged instances are missing, so nothing is stored until the file is back or the service is
@@ -250,9 +250,9 @@ class ActiveSegments:
         """
         self.require_in_place()
         try:
-            active.place.require()
+            active.file.require()
         except StorageUnavailable:
-            self._displaced = active.place
+            self._displaced = active.file
             raise
 
 

@@ -19,7 +19,7 @@ def key_of(name: str, start: int) -> str:
 
 
 def parse(key: str) -> tuple[str, int]:
-    """Return segment and offset of a key. Raises StoredObjectMissing for another text: it must not become a path."""
+    """Return segment and offset of a key. Raises StoredObjectMissing if `key` is not a key of this backend."""
     name, _dash, block = key.partition("-")
     if NAME.fullmatch(name) is None or BLOCK_NUMBER.fullmatch(block) is None:
         raise missing(key)
