@@ -22,7 +22,7 @@ from dicom_adapter.ledger import Ledger, Transaction, events, instances
 from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
 from support import INSTANCE_LINES, STORAGE, PlatformFolder, Run, incomplete_records
-from support.requestor import associate, rejection
+from support.requestor import associate, rejection, wait_for_rejection
 
 CONFIGURATION = (
     INSTANCE_LINES
@@ -270,8 +270,7 @@ def test_associations_are_rejected_temporarily_while_the_ledger_fails(service: L
     rename = "ALTER TABLE {} RENAME TO {}"
     with closing(sqlite3.connect(service.configuration.parent / "data" / "ledger.sqlite")) as ledger:
         ledger.execute(rename.format("lanes", "elsewhere"))
-        while (answer := rejection(service.port(), "LUNG")) is None:
-            pass  # the conditions of an earlier association are used for 20 ms
+        answer = wait_for_rejection(service.port(), "LUNG")
         ledger.execute(rename.format("elsewhere", "lanes"))
     assert TEMPORARY_CONGESTION == answer
     with Peer(service.port(), "LUNG") as peer:

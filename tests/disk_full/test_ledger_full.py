@@ -18,7 +18,7 @@ from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.storage.local.segment import BLOCK, Segment
 from dicom_adapter.testing.fixtures import MakeAdapter
 from support.full_disk import MB, Disk, image, store, submitted
-from support.requestor import associate, rejection
+from support.requestor import associate, rejection, wait_for_rejection
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +50,7 @@ def test_the_service_survives_a_full_ledger(launch: Launch, disk: Disk, storage:
     association = associate(service.port(), "LUNG")
     before = store_some(association)
     disk.fill()
-    assert REJECT_REASON[Rejection.LOCAL_LIMIT_EXCEEDED] == rejection(service.port(), "LUNG")
+    assert REJECT_REASON[Rejection.LOCAL_LIMIT_EXCEEDED] == wait_for_rejection(service.port(), "LUNG")
     assert [CStoreStatus.OUT_OF_RESOURCES] * 2 == [store(association) for _number in range(2)]
     _service, host, receiver = service.pids()
     service.wait_for("worker_failed")  # a turn that cannot be committed
@@ -125,7 +125,7 @@ def test_instances_never_use_the_space_that_their_jobs_need(launch: Launch, disk
             sent.append(data_set)
     # The range is wide, because the last instance was refused after it was written, and then deleted.
     assert LEDGER_RESERVE_BYTES - 3 * MB < disk.free < LEDGER_RESERVE_BYTES + 1 * MB
-    assert REJECT_REASON[Rejection.LOCAL_LIMIT_EXCEEDED] == rejection(service.port(), "LUNG")
+    assert REJECT_REASON[Rejection.LOCAL_LIMIT_EXCEEDED] == wait_for_rejection(service.port(), "LUNG")
     service.wait_for("job_submitted", times=len(sent))
     service.wait_for("instances_reclaimed")
     assert CStoreStatus.SUCCESS == store(association)

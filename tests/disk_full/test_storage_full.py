@@ -11,7 +11,7 @@ from dicom_adapter.net.codes import REJECT_REASON, CStoreStatus
 from dicom_adapter.service.launch import LaunchedService
 from support import Run, stored_records
 from support.full_disk import KB, MB, Disk, image, store, submitted
-from support.requestor import associate, rejection
+from support.requestor import associate, rejection, wait_for_rejection
 
 pytestmark = pytest.mark.slow
 
@@ -78,7 +78,7 @@ def test_limits_take_effect_as_configured(launch: Launch, disk: Disk, limits: st
     assert rejection(service.port(), "LUNG") is None
 
     disk.fill(leave=LIMIT - PAGE)
-    assert REJECT_REASON[Rejection.LOCAL_LIMIT_EXCEEDED] == rejection(service.port(), "LUNG") == (2, 3, 2)
+    assert REJECT_REASON[Rejection.LOCAL_LIMIT_EXCEEDED] == wait_for_rejection(service.port(), "LUNG") == (2, 3, 2)
     assert CStoreStatus.OUT_OF_RESOURCES == store(association) == 0xA700
 
     disk.clear()

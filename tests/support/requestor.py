@@ -35,6 +35,13 @@ def rejection(port: int, called: str, calling: str = "SENDER") -> Rejection | No
     return rejected
 
 
+def wait_for_rejection(port: int, called: str) -> Rejection:
+    """Request associations until one is rejected: to accept, a receiver uses conditions that are up to 20 ms old."""
+    while (rejected := rejection(port, called)) is None:
+        pass
+    return rejected
+
+
 def _request(port: int, called: str, calling: str) -> tuple[Association, Rejection | None]:
     rejections: list[Rejection] = []
 

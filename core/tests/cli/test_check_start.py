@@ -18,6 +18,7 @@ from dicom_adapter.api.errors import Permanent, Retriable
 from dicom_adapter.api.processor import JobProcessorBase
 from dicom_adapter.api.submitter import Submitter
 from dicom_adapter.cli import app
+from dicom_adapter.flow import free_space
 from dicom_adapter.ledger import Ledger
 from dicom_adapter.runtime.data_folder import DataFolder
 from dicom_adapter.runtime.ledger_lock import LedgerLock
@@ -192,6 +193,14 @@ def test_a_repair_and_a_full_storage_are_reported(tmp_path: Path) -> None:
     assert [] == report["problems"]
     (warning,) = report["warnings"]
     assert warning.startswith("associations would be rejected: ")
+
+
+def test_a_full_disk_of_the_ledger_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    DataFolder(tmp_path / "data").prepare(is_new=True)
+    monkeypatch.setattr(free_space, "LEDGER_RESERVE_BYTES", 10**18)  # more than any disk has
+    (warning,) = check(tmp_path, limits=UNLIMITED)["warnings"]
+    assert warning.startswith("associations would be rejected: the ledger's disk has ")
+    assert warning.endswith("; free some space")
 
 
 def test_on_another_machine_only_the_file_is_checked(tmp_path: Path, occupied: int) -> None:

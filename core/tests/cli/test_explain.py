@@ -133,6 +133,7 @@ def test_a_series_and_an_instance_have_a_story(site: Site) -> None:
     site.receive("1.2.3")
     assert site.explain("1.2.3.1").startswith("Series 1.2.3.1 of study 1.2.3: 1 instance. ")
     assert site.explain("--sop", "1.2.3.1.1").startswith("SOP instance 1.2.3.1.1 of study 1.2.3. ")
+    site.explain("--sop", "1.2.3", status=1)
 
 
 def test_several_studies_are_listed_the_newest_first(site: Site) -> None:

@@ -171,6 +171,14 @@ def test_a_selection_must_be_either_ids_or_all_with_filters(
     assert {"quarantined": 3, "pending": 1} == adapter.states
 
 
+@pytest.mark.parametrize("name", ["discard", "export"])
+def test_a_state_needs_all(adapter: Adapter, command: Command, tmp_path: Path, name: str) -> None:
+    """The state of an instance is not checked if its id is given, so the option would have no effect."""
+    where = ("--to", tmp_path / "out") if name == "export" else ()
+    assert "filters need --all" in command("instances", name, 1, "--state", "pending", *where, status=2).stderr
+    assert {"quarantined": 3, "pending": 1} == adapter.states
+
+
 def test_ae_titles_are_listed_with_state_and_counts(adapter: Adapter, command: Command) -> None:
     lanes = {row["aeTitle"]: row for row in json.loads(command("ae-titles", "list", "--json").stdout)}
     assert {"A": ("running", 0, 3), "B": ("running", 1, 0)} == {

@@ -246,7 +246,9 @@ def test_all_faulted_jobs_are_cancelled_after_a_confirmation(
 
 
 @pytest.mark.parametrize("action", ["retry", "cancel"])
-@pytest.mark.parametrize("words", [[], ["a" * 32, "--all"], ["a" * 32, "--ae-title", "LUNG"]])
+@pytest.mark.parametrize(
+    "words", [[], ["a" * 32, "--all"], ["a" * 32, "--ae-title", "LUNG"], ["a" * 32, "--state", "queued"]]
+)
 def test_jobs_are_selected_by_ids_or_by_all_with_filters(
     adapter: Adapter, command: Command, action: str, words: list[str]
 ) -> None:

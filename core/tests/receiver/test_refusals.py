@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from typing import NoReturn
 
 import pytest
+from attrs import evolve
 
 from dicom_adapter.api.errors import LedgerUnavailable
-from dicom_adapter.api.receiving import AssociationDecision, AssociationRequest, RejectedPeer, StoreResult
+from dicom_adapter.api.receiving import (
+    AssociationDecision,
+    AssociationRequest,
+    RejectedPeer,
+    RejectionCause,
+    StoreResult,
+)
 from dicom_adapter.api.values import Capacity
 from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.flow.store.received_instance import ReceivedInstance
@@ -118,8 +126,8 @@ def test_a_receiver_reports_what_it_refuses_for_local_reasons(make_adapter: Make
     receiver.close()
 
 
-def test_a_receiver_reports_failed_commits_and_associations_without_space(make_adapter: MakeAdapter) -> None:
-    """Verified to fail when refusals at the commit, or rejections because of a local cause, are not recorded."""
+def test_a_receiver_reports_failed_commits(make_adapter: MakeAdapter) -> None:
+    """Verified to fail when refusals at the commit are not recorded."""
     adapter = make_adapter(CONFIGURATION)
     receiver = Receiver(adapter.config, adapter.resources, None)
     receiver._commits = CommitsOnThisThread(receiver)  # type: ignore[assignment] # all of it that is used
@@ -135,12 +143,24 @@ def test_a_receiver_reports_failed_commits_and_associations_without_space(make_a
     adapter.clock.advance(60)
     receiver.check(set())
     assert PartFinding() == receiver.refusals.finding()
-    adapter.storage.capacity = lambda: Capacity(total_bytes=1000, free_bytes=0)  # type: ignore[method-assign]
-    receiver.peer_rejected(RejectedPeer.by(receiver.decide("b", REQUEST, 0, 0), REQUEST))
-    finding = receiver.refusals.finding()
-    assert (PartState.FAILING, True) == (finding.state, finding.reason.startswith("1 association refused since "))
     receiver._commits = None
     receiver.close()
+
+
+def test_a_receiver_reports_associations_without_space(make_adapter: MakeAdapter) -> None:
+    """A rejection at a stopped AE title is not reported here: its part shows it, and other AE titles are not affected.
+
+    Verified to fail when rejections are not recorded, or all of them are.
+    """
+    adapter = make_adapter('[storage]\npath = "data"\nreserve = 1000\n' + CONFIGURATION)
+    adapter.storage.capacity = lambda: Capacity(total_bytes=1000, free_bytes=0)  # type: ignore[method-assign]
+    with closing(Receiver(adapter.config, adapter.resources, None)) as receiver:
+        rejected = RejectedPeer.by(receiver.decide("a", REQUEST, 0, 0), REQUEST)
+        receiver.peer_rejected(evolve(rejected, cause=RejectionCause.STOPPED))
+        assert PartFinding() == receiver.refusals.finding()
+        receiver.peer_rejected(rejected)
+        finding = receiver.refusals.finding()
+    assert (PartState.FAILING, True) == (finding.state, finding.reason.startswith("1 association refused since "))
 
 
 class CommitsOnThisThread:

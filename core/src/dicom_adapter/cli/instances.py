@@ -134,7 +134,7 @@ def requeue(
     """
     ledger = open_ledger(find_file(config))
     with ledger.read() as transaction:
-        chosen = _chosen(transaction, ids, everything, (InstanceState.QUARANTINED,), filters, reason)
+        chosen = _chosen(transaction, ids, everything, None, (InstanceState.QUARANTINED,), filters, reason)
     _report("requeued", quarantine.requeue(ledger, SystemClock(), chosen, operator_name()), as_json)
 
 
@@ -145,9 +145,11 @@ def discard(
     config: ConfigOption = None,
     everything: All = False,
     state: Annotated[
-        InstanceState,
-        typer.Option(metavar="STATE", help="With --all: quarantined, or pending at AE titles that are not served."),
-    ] = InstanceState.QUARANTINED,
+        InstanceState | None,
+        typer.Option(
+            metavar="STATE", help="With --all: quarantined (default), or pending at AE titles that are not served."
+        ),
+    ] = None,
     filters: Filters = NO_FILTERS,
     reason: Reason = "",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
@@ -164,7 +166,7 @@ def discard(
     settings = service.loaded.config
     assert settings is not None  # `open_service` has checked it
     with ledger.read() as transaction:
-        chosen = _chosen(transaction, ids, everything, (state,), filters, reason)
+        chosen = _chosen(transaction, ids, everything, state, (InstanceState.QUARANTINED,), filters, reason)
     if chosen and not yes:
         typer.confirm(f"Discard {_counted(chosen)} permanently?", abort=True, err=True)
     served = [name for name in settings.ae_titles if not settings.unavailable(name)]
@@ -192,8 +194,7 @@ def export(
     path = find_file(config)
     ledger, service = open_service(path)
     with ledger.read() as transaction:
-        states = STORED if state is None else (state,)
-        chosen = _chosen(transaction, ids, everything, states, filters, reason)
+        chosen = _chosen(transaction, ids, everything, state, STORED, filters, reason)
         rows = instance_rows.find(transaction, chosen)
     storage = _storage(service)
     result = Intervention(refused=dict.fromkeys(chosen, "there is no such instance"))
@@ -231,21 +232,25 @@ def _chosen(
     transaction: Transaction,
     ids: list[int] | None,
     everything: bool,
-    states: Iterable[InstanceState],
+    state: InstanceState | None,
+    default_states: Iterable[InstanceState],
     filters: Filters,
     reason: str,
 ) -> list[int]:
-    """Return the given ids, or the ids of the instances that match the filters."""
+    """Return the given ids, or the ids of the instances that match the filters.
+
+    `default_states`: used if no state is given.
+    """
     if everything is bool(ids):
         raise typer.BadParameter("enter either instance ids or --all")
     if ids:
-        if filters != NO_FILTERS or reason:
+        if filters != NO_FILTERS or state is not None or reason:
             raise typer.BadParameter("filters need --all")
         return list(dict.fromkeys(ids))
     return sorted(
         row.instance.instance_id
-        for state in states
-        for row in instance_rows.newest(transaction, None, state=state, filters=filters, reason=reason)
+        for selected in (default_states if state is None else (state,))
+        for row in instance_rows.newest(transaction, None, state=selected, filters=filters, reason=reason)
     )
 
 

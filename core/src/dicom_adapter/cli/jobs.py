@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -132,9 +132,8 @@ def retry(
     """
     ledger = open_ledger(find_file(config))
     with ledger.read() as transaction:
-        chosen = _chosen(
-            transaction, job_ids, everything, state or (JobState.FAULTED, *UNFINISHED), filters, submitter, reason
-        )
+        default = (JobState.FAULTED, *UNFINISHED)
+        chosen = _chosen(transaction, job_ids, everything, state or [], default, filters, submitter, reason)
     _intervene(
         ledger,
         [job for job in chosen if not everything or _can_retry(job)],
@@ -165,7 +164,7 @@ def cancel(
     """
     ledger = open_ledger(find_file(config))
     with ledger.read() as transaction:
-        chosen = _chosen(transaction, job_ids, everything, state or (JobState.FAULTED,), filters, submitter, reason)
+        chosen = _chosen(transaction, job_ids, everything, state or [], (JobState.FAULTED,), filters, submitter, reason)
     if everything and chosen and not yes:
         typer.confirm(f"Cancel {_counted(chosen)}?", abort=True, err=True)
     _intervene(ledger, chosen, operators.cancel, "will be cancelled", config_option(config))
@@ -257,20 +256,24 @@ def _chosen(
     transaction: Transaction,
     job_ids: list[str] | None,
     everything: bool,
-    states: Iterable[JobState],
+    states: Sequence[JobState],
+    default_states: Sequence[JobState],
     filters: Filters,
     submitter: str | None,
     reason: str,
 ) -> list[Job]:
-    """Return the jobs with the given ids, or the jobs that match the filters, oldest first."""
+    """Return the jobs with the given ids, or the jobs that match the filters, oldest first.
+
+    `default_states`: used if no state is given.
+    """
     if everything is bool(job_ids):
         raise typer.BadParameter("enter either job ids or --all")
     if job_ids:
-        if filters != NO_FILTERS or submitter is not None or reason:
+        if filters != NO_FILTERS or states or submitter is not None or reason:
             raise typer.BadParameter("filters need --all")
         return [_find(transaction, job_id.lower()).job for job_id in job_ids]
     rows = ledger_jobs.newest(
-        transaction, None, states=tuple(states), filters=filters, submitter=submitter, error=reason
+        transaction, None, states=states or default_states, filters=filters, submitter=submitter, error=reason
     )
     return [row.job for row in reversed(rows)]
 

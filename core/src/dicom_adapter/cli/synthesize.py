@@ -11,10 +11,9 @@ from typing import Annotated, Any
 import typer
 from attrs import frozen
 from pydicom.dataset import Dataset
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress
 
 from dicom_adapter.cli.messages import fail
+from dicom_adapter.cli.progress import progress_bars
 from dicom_adapter.dicom import synthetic
 from dicom_adapter.operations.story.words import counted
 
@@ -91,19 +90,18 @@ def synthesize(
     Exit status: 0 if all files were written, 1 otherwise.
     """
     wanted = list(_studies(patients, studies, modality or ["CT"]))
-    if not force and folder.is_dir() and any(folder.iterdir()):
-        raise fail(f"{folder} is not empty; name a new folder, or replace files of the same names with --force")
     written: list[dict[str, Any]] = []
-    console = Console(stderr=True)
-    with Progress(BarColumn(), MofNCompleteColumn(), console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("writing", total=len(wanted) * series * instances)
-        try:
+    try:
+        if not force and folder.is_dir() and any(folder.iterdir()):
+            raise fail(f"{folder} is not empty; name a new folder, or replace files of the same names with --force")
+        with progress_bars() as on_progress:
             for study in wanted:
                 made = study.generate(series=series, instances=instances, size=size, seed=seed)
-                written.append(_write(study, folder, instances, progress.track(made, task_id=task)))
-        except OSError as failure:
-            done = f"{len(written)} of {counted(len(wanted), 'study')} written"
-            raise fail(f"{failure.filename or folder}: {failure.strerror}; {done}") from None
+                written.append(_write(study, folder, instances, made))
+                on_progress("writing studies", len(written), len(wanted))
+    except OSError as failure:
+        done = f"{len(written)} of {counted(len(wanted), 'study')} written"
+        raise fail(f"{failure.filename or folder}: {failure.strerror}; {done}") from None
     typer.echo(
         json.dumps({"folder": str(folder), "studies": written}, indent=2) if as_json else _summary(folder, written)
     )

@@ -59,9 +59,10 @@ def match_value(transaction: Transaction, value: str) -> Matches:
 
 def match_filters(transaction: Transaction, wanted: Filters) -> Matches:
     """Look for the studies with selected instances. Raises Unknown if there are none."""
-    if wanted.sop_instance_uid is not None and wanted == Filters(sop_instance_uid=wanted.sop_instance_uid):
-        return match_value(transaction, wanted.sop_instance_uid)
-    return _matches(studies.find(transaction, wanted, MOST_STUDIES + 1), "")
+    found = studies.find(transaction, wanted, MOST_STUDIES + 1)
+    if found and wanted == Filters(sop_instance_uid=wanted.sop_instance_uid):
+        return Matches(subject=wanted.sop_instance_uid or "")
+    return _matches(found, "")
 
 
 def _matches(found: list[StudySummary], job: str) -> Matches:

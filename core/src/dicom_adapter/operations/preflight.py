@@ -14,12 +14,13 @@ from attrs import field, frozen
 from dicom_adapter.api.errors import DicomAdapterError
 from dicom_adapter.api.values import Capacity
 from dicom_adapter.config.model import Config
-from dicom_adapter.flow.free_space import storage_full
+from dicom_adapter.flow.acceptance import Space, association_refusal
 from dicom_adapter.ledger.connection import database_file
 from dicom_adapter.ledger.trial import require_usable
 from dicom_adapter.net.address import cannot_listen
 from dicom_adapter.runtime.data_folder import DataFolder, with_pids
 from dicom_adapter.runtime.ledger_lock import LedgerLock
+from dicom_adapter.runtime.parts import PartKind
 from dicom_adapter.runtime.storage_marker import INSTANCES
 
 LOCAL_BACKENDS = frozenset({"local", "files"})  # they store instances in the data folder
@@ -115,16 +116,23 @@ def _try_to_listen(listeners: Iterable[Listener]) -> Iterator[str]:
 
 def _free_space(config: Config) -> Iterator[str]:
     """Yield a warning if associations would be rejected. The free space of other backends is not known here."""
-    if config.storage.backend not in LOCAL_BACKENDS:
-        return
+    is_local = config.storage.backend in LOCAL_BACKENDS
     try:
-        disk = os.statvfs(_nearest_existing(config.storage.path / INSTANCES))
+        space = Space(
+            capacity=_capacity(config.storage.path / INSTANCES) if is_local else None,
+            ledger_free=_capacity(database_file(config.ledger_url)).free_bytes,
+        )
     except OSError:
-        return  # `_try_folder` reports the reason
-    capacity = Capacity(total_bytes=disk.f_blocks * disk.f_frsize, free_bytes=disk.f_bavail * disk.f_frsize)
-    reason = storage_full(capacity, config.storage)
-    if reason:
-        yield f"associations would be rejected: {reason}; free some space, or change the limits in [storage]"
+        return  # `_try_folder` or `_try_ledger` reports the reason
+    refusal = association_refusal("", {}, space, config.storage)
+    if refusal is not None:
+        limits = ", or change the limits in [storage]" if refusal.part == PartKind.STORAGE.title else ""
+        yield f"associations would be rejected: {refusal.reason}; free some space{limits}"
+
+
+def _capacity(path: Path) -> Capacity:
+    disk = os.statvfs(_nearest_existing(path))
+    return Capacity(total_bytes=disk.f_blocks * disk.f_frsize, free_bytes=disk.f_bavail * disk.f_frsize)
 
 
 def _try_to_write(folder: Path) -> Iterator[str]:

@@ -49,7 +49,6 @@ from dicom_adapter.runtime.resources import Resources
 log = structlog.get_logger("dicom_adapter.receiver")
 
 LOCAL_OUTCOMES = (StoreOutcome.OUT_OF_SPACE, StoreOutcome.FAILED)  # the cause is the adapter, not the sender
-LOCAL_CAUSES = (RejectionCause.SPACE, RejectionCause.STOPPED)
 
 
 class Receiver:
@@ -204,7 +203,7 @@ class Receiver:
         if rejected.cause is RejectionCause.LIMIT:
             what = "association" if rejected.calling_ae_title else "connection"
             self.refusals.record_limit(what, rejected.reason, rejected.peer_address)
-        elif rejected.cause in LOCAL_CAUSES:
+        elif rejected.cause is RejectionCause.SPACE:  # a stopped AE title has a part of its own
             self.refusals.record("association", rejected.reason)
         self._senders.rejected(rejected, self._clock.now())
 

@@ -20,6 +20,7 @@ from dicom_adapter import (
 from dicom_adapter.flow.submit import operators
 from dicom_adapter.flow.submit.scheduling import FAILURES_TO_OPEN
 from dicom_adapter.flow.submit.status_watch import MAX_LOGGED
+from dicom_adapter.runtime.peer_health import PROBE_EVERY
 from dicom_adapter.testing import Adapter, Plugin, make_instance
 from support.scripted_platform import ScriptedPlatform
 
@@ -240,9 +241,7 @@ def test_jobs_are_submitted_in_order_and_without_a_burst_of_calls_after_an_outag
         send_one(adapter, ae_title="LUNG", seed=f"lung-{number}", patient_id=f"P{number}")
     send_one(adapter, ae_title="HEAD", seed="head")
     adapter.advance(3600)
-    assert (
-        len(platform.calls) < 5 * FAILURES_TO_OPEN + 3600 / 32
-    )  # the longest pause is 64 s, with up to half of it as jitter
+    assert len(platform.calls) < 5 * FAILURES_TO_OPEN + 3600 / PROBE_EVERY.total_seconds()
     platform.calls.clear()
     del platform.failing["create"]
     adapter.advance(64)
