@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from attrs import define, field, frozen
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dicom_adapter import AssociationStatus, InstanceStorageInfo, Job
@@ -148,7 +148,24 @@ def visit(
     )
 
 
+def stored(association: int | None, *, pause: float, study: int = 1, disturbance: str = "") -> Step:
+    """Return a step that stores one instance, without failures."""
+    return Step(
+        pause=pause,
+        association=association,
+        study=study,
+        instances=1,
+        failed=0,
+        ends=association is None,
+        end=AssociationStatus.RELEASED,
+        cut_off=False,
+        disturbance=disturbance,
+    )
+
+
 @settings(max_examples=25, deadline=None)
+# A crash in an association whose study has a job already, while a group of another association waits.
+@example(schedule=[stored(1, pause=0), stored(None, pause=59), stored(None, pause=1, study=2, disturbance="crash")])
 @given(schedule=st.lists(steps, min_size=1, max_size=8))
 def test_no_group_with_evidence_is_early_unmarked_or_waits_for_ever(schedule: list[Any]) -> None:
     """Arrivals, refusals, aborts, returns of the sender, restarts and crashes, in any order.

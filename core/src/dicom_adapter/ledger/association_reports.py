@@ -156,12 +156,23 @@ def lose_open(
             began_at=row.began_at,
             at=now,
             acknowledged=0,
+            studies=_studies(transaction, row.association_id, row.first_instance_id),
+            all_studies_known=False,
             all_counted=False,
         )
-        for row in transaction.execute(select(open_associations).where(is_over))
+        for row in transaction.execute(select(open_associations).where(is_over)).all()
     ]
     record(transaction, reports)
     return reports
+
+
+def _studies(transaction: Transaction, association_id: str, first_instance_id: int) -> tuple[str, ...]:
+    """Return the studies of the instances that an association has stored: more of them may be missing.
+
+    An earlier job may have these instances, while a group waits for those of another association.
+    """
+    stored = (instances.c.instance_id >= first_instance_id) & (instances.c.association_id == association_id)
+    return tuple(transaction.execute(select(instances.c.study_instance_uid).where(stored).distinct()).scalars())
 
 
 def end_wait(transaction: Transaction, ae_title: str, studies: Sequence[str], now: datetime) -> None:
