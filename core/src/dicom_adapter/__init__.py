@@ -23,7 +23,7 @@ from dicom_adapter.api.processor import JobProcessorBase, ProcessorContext, Time
 from dicom_adapter.api.server import Server
 from dicom_adapter.api.settings import ByteSize, Secret, at_least, between, not_empty, setting
 from dicom_adapter.api.storage import InstanceWriter, StorageBackend, StorageContext
-from dicom_adapter.api.submitter import Submitter, SubmitterContext, Upload
+from dicom_adapter.api.submitter import Output, Submitter, SubmitterContext, Upload
 from dicom_adapter.api.values import (
     INTERRUPTED,
     AssociationReport,
@@ -59,6 +59,7 @@ __all__ = [
     "JobState",
     "LaneHandle",
     "NoSettings",
+    "Output",
     "Permanent",
     "PlatformJob",
     "PlatformStatus",

@@ -1,7 +1,7 @@
 """`Submitter`: submits jobs to an inference platform.
 
 The core drives each job: it calls one method for each step, records the outcome in the ledger, and repeats a step whose
-outcome is unknown. **Every method must therefore be idempotent**: a second `create_job` for the same `job.job_id`
+outcome is unknown. **Every method must therefore be idempotent**: a second `create_job` for the same `job.run_id`
 returns the job that the first call created.
 """
 
@@ -39,11 +39,23 @@ class Upload:
     open: Callable[[], BinaryIO]  # opens a new reader of the Part 10 file; raises StoredObjectMissing
 
 
+@frozen(kw_only=True)
+class Output:
+    """One file that a job has produced."""
+
+    name: str  # relative path, as the pipeline chose it: unique in the job; never used as a path by the core
+    open: Callable[[], BinaryIO]  # opens a new reader of the file
+
+
 class Submitter(ABC, Generic[SettingsT]):
     """Base class of all submitters.
 
     Life cycle: constructor (without side effects), `open`, then the other methods from several threads at once,
     `close`.
+
+    The core follows a started job until its end if `follows_jobs` is set: it calls `status`, and after a success
+    `results` and `clean_up`. An operator may retry a failed job: that is another run, and all steps are repeated with
+    another `job.run_id`. Use `run_id` as the idempotency key.
 
     Errors: raise `Retriable` for a transient failure (the step is repeated with back-off) and `Permanent` for a failure
     that a repetition cannot fix (the job becomes faulted). Any other exception is a bug and faults the job.
@@ -51,6 +63,10 @@ class Submitter(ABC, Generic[SettingsT]):
 
     name: ClassVar[str]  # value of `type` in a [submitters.<name>] table that selects this class
     settings_type: ClassVar[type]  # settings class, from the class argument: `class Mine(Submitter[MySettings])`
+    follows_jobs: bool = False
+    """True if `status` reports whether a finished job has succeeded. Set it in the class, or in the constructor."""
+    most_running: int | None = None
+    """Number of jobs that may run at the same time, unless the configuration has `running`; None: no limit."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -65,7 +81,7 @@ class Submitter(ABC, Generic[SettingsT]):
 
     @abstractmethod
     def create_job(self, job: Job) -> PlatformJob:
-        """Create the job on the platform without starting it. If the job with `job.job_id` exists there, return it."""
+        """Create the job on the platform without starting it. If the job with `job.run_id` exists there, return it."""
 
     @abstractmethod
     def add_metadata(self, job: Job, metadata: Mapping[str, str]) -> None:
@@ -86,6 +102,24 @@ class Submitter(ABC, Generic[SettingsT]):
     @abstractmethod
     def cancel(self, job: Job) -> None:
         """Cancel the job on the platform in any state. A job that has already ended is not an error."""
+
+    def results(self, job: Job) -> Iterable[Output]:  # noqa: ARG002 - for subclasses
+        """Return the files that a succeeded job has produced. The core calls this method again after a crash."""
+        return ()
+
+    def clean_up(self, job: Job) -> None:
+        """Delete what the platform keeps for a job that has ended, except its log.
+
+        The core calls this method after the results are stored, and after a failed job was cancelled; after a crash,
+        perhaps never. A job that is already deleted is not an error.
+        """
+
+    def log(self, job: Job) -> BinaryIO | None:  # noqa: ARG002 - for subclasses
+        """Open the log of the job's last run: text in UTF-8. Return None if there is none.
+
+        Called by `jobs show --log`, in another process, before `open`.
+        """
+        return None
 
     def certificates(self) -> Iterable[Certificate]:
         """Return the certificates on which the connection depends: those in the submitter's files, and the platform's.

@@ -47,7 +47,10 @@ class JobState(str, Enum):
     CREATED = "created"  # exists on the platform, without metadata and instances
     METADATA_SENT = "metadata-sent"  # all metadata are on the platform
     UPLOADED = "uploaded"  # all instances are on the platform
-    SUBMITTED = "submitted"  # started on the platform; the last state of a successful job
+    SUBMITTED = "submitted"  # started on the platform; the last state if the submitter does not follow jobs
+    RUNNING = "running"  # started on the platform, and followed until its end
+    SUCCEEDED = "succeeded"  # ended on the platform with success; its results are stored
+    FAILED = "failed"  # ended on the platform without success
     FAULTED = "faulted"  # given up after a permanent error or too many retries
     CANCELLED = "cancelled"  # cancelled by an operator
 
@@ -56,7 +59,7 @@ class JobState(str, Enum):
 class Job:
     """One set of instances for one pipeline."""
 
-    job_id: str  # 32 lower-case hexadecimal digits; the idempotency key for the platform
+    job_id: str  # 32 lower-case hexadecimal digits
     name: str
     ae_title: str
     pipeline_id: str
@@ -78,6 +81,13 @@ class Job:
     platform_state: str = ""  # state of a started job as last reported by the platform, not translated
     platform_detail: str = ""  # explanation of `platform_state` as reported by the platform
     platform_finished: bool = False  # `platform_state` is final
+    run: int = 1  # number of the run on the platform: the retry of a failed job is another run
+    started_at: datetime | None = None  # time in UTC at which the run was started on the platform; None before
+
+    @property
+    def run_id(self) -> str:
+        """The idempotency key for the platform, at most 40 characters: `job_id`, and the number of a further run."""
+        return self.job_id if self.run == 1 else f"{self.job_id}-{self.run}"
 
 
 @frozen(kw_only=True)
@@ -108,6 +118,8 @@ class PlatformStatus:
     state: str  # name of the state on the platform, such as "running"
     finished: bool  # `state` is final
     detail: str = ""  # explanation of `state`
+    # Whether a finished job has done what it should do; None if it has not finished, or the platform does not know.
+    succeeded: bool | None = None
 
 
 INTERRUPTED = "Interrupted"  # metadata of a job whose instances may be incomplete: what is known, no patient data

@@ -14,7 +14,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from dicom_adapter.ledger import association_schema  # noqa: F401 - adds its tables to `metadata`
 from dicom_adapter.ledger.schema import metadata
 
-REVISION = "0010"  # revision of the newest migration, with which a new ledger is created
+REVISION = "0011"  # revision of the newest migration, with which a new ledger is created
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 # All indexes, in the order in which the migrations create them: of two equally good indexes, SQLite uses the newer one.

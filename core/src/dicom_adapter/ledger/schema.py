@@ -198,6 +198,8 @@ jobs = Table(
     Column("platform_detail", Text, nullable=False, server_default=""),
     Column("platform_finished", Boolean, nullable=False, server_default=text("0")),
     Column("platform_asked_at", UtcDateTime, nullable=True),
+    Column("run", Integer, nullable=False, server_default="1"),
+    Column("started_at", UtcDateTime, nullable=True),  # time at which the run was started on the platform
     sqlite_autoincrement=True,
 )
 Index(

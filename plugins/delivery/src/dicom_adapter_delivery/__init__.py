@@ -1,0 +1,14 @@
+"""Submitters that send instances to DICOM nodes, DICOMweb servers and folders: as results, or as routing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from dicom_adapter import Submitter, hookimpl
+
+
+@hookimpl
+def dicom_adapter_submitters() -> Iterable[type[Submitter[Any]]]:
+    """Register the submitters of this plugin."""
+    return []
