@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dicom_adapter import Submitter, SubmitterContext
+from dicom_adapter import Job, Submitter, SubmitterContext
 from dicom_adapter.testing import BaseSubmitterTests, PlatformRecord
-from dicom_adapter_clara_client import FakeSettings, FakeSubmitter
+from dicom_adapter_clara_client import FakeEnd, FakeSettings, FakeSubmitter
 from dicom_adapter_clara_client.emulator.values import ClaraJobState, ClaraJobStatus, RunPlan
 from dicom_adapter_clara_client.fake_records import FakeJob, FakeState
 from dicom_adapter_clara_client.grpc_settings import ClaraGrpcSettings
@@ -22,7 +22,9 @@ from dicom_adapter_clara_client.testing import PlatformEmulator
 
 MakeSubmitter = Callable[[], Submitter[Any]]
 OnPlatform = Callable[[], Sequence[PlatformRecord]]
+EndJob = Callable[[Job, Mapping[str, bytes] | None], None]
 SECONDS = 20.0  # limit of a call on a busy machine
+FOLLOWED: dict[str, Any] = {"outcome": FakeEnd.SUCCEEDS, "run_seconds": 1e6}  # until the test ends the job
 
 
 @pytest.fixture
@@ -50,8 +52,13 @@ def fake_record(job: FakeJob, folder: Path | None) -> PlatformRecord:
         metadata=job.metadata,
         files=files,
         started=job.started,
-        cancelled=job.state is FakeState.STOPPED,
+        cancelled=job.state is FakeState.STOPPED and job.succeeded is None,
     )
+
+
+def end(submitter: FakeSubmitter, job: Job, outputs: Mapping[str, bytes] | None) -> None:
+    submitter.open()
+    submitter.end_job(job.run_id, succeeds=outputs is not None, outputs=outputs)
 
 
 class TestFakeInFolder(BaseSubmitterTests):
@@ -59,7 +66,13 @@ class TestFakeInFolder(BaseSubmitterTests):
 
     @pytest.fixture
     def make_submitter(self, tmp_path: Path, context: SubmitterContext) -> MakeSubmitter:
-        return lambda: FakeSubmitter(FakeSettings(folder=tmp_path / "platform"), context)
+        return lambda: FakeSubmitter(FakeSettings(folder=tmp_path / "platform", **FOLLOWED), context)
+
+    @pytest.fixture
+    def end_job(self, tmp_path: Path, context: SubmitterContext) -> EndJob:
+        return lambda job, outputs: end(
+            FakeSubmitter(FakeSettings(folder=tmp_path / "platform"), context), job, outputs
+        )
 
     @pytest.fixture
     def on_platform(self, tmp_path: Path, context: SubmitterContext) -> OnPlatform:
@@ -80,7 +93,11 @@ class TestFakeInMemory(BaseSubmitterTests):
 
     @pytest.fixture
     def fake(self, context: SubmitterContext) -> FakeSubmitter:
-        return FakeSubmitter(FakeSettings(), context)
+        return FakeSubmitter(FakeSettings(**FOLLOWED), context)
+
+    @pytest.fixture
+    def end_job(self, fake: FakeSubmitter) -> EndJob:
+        return lambda job, outputs: end(fake, job, outputs)
 
     @pytest.fixture
     def make_submitter(self, fake: FakeSubmitter) -> MakeSubmitter:

@@ -296,6 +296,7 @@ def test_the_manifest_is_complete(tmp_path: Path) -> None:
         "metadata": {"Source": "LUNG"},
         "state": "running",
         "starts": 1,
+        "succeeded": None,
         "instances": [
             {"file": "00000.dcm", "sopInstanceUid": "1.2.0", "sizeBytes": 5},
             {"file": "00001.dcm", "sopInstanceUid": "1.2.1", "sizeBytes": 6},

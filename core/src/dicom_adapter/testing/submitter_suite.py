@@ -15,6 +15,7 @@ from attrs import evolve
 from dicom_adapter.api.errors import DicomAdapterError, Permanent, Retriable, StoredObjectMissing
 from dicom_adapter.api.submitter import Submitter
 from dicom_adapter.api.values import PlatformJob, PlatformStatus
+from dicom_adapter.testing.submitter_ends import EndOfJobTests
 from dicom_adapter.testing.submitter_jobs import (
     PATIENT_ID,
     JobSteps,
@@ -33,11 +34,12 @@ FIRST, SECOND = b"first instance", b"the second instance"
 MALFORMED_UIDS = ["../../../outside", "/etc/hostname", "a\nb", "名前", "x" * 300]
 
 
-class BaseSubmitterTests:
+class BaseSubmitterTests(EndOfJobTests):
     """Base class of tests: subclass it with two fixtures, and with attributes as needed. Pytest collects the subclass.
 
     - `make_submitter` returns a function that makes a submitter, not yet open. All submitters use the same platform.
     - `on_platform` returns a function that returns a `PlatformRecord` for each job of that platform.
+    - `end_job` returns a function that ends a job on that platform: for a submitter that follows jobs.
     """
 
     pipeline_id: ClassVar[str] = "pipeline-1"  # a pipeline of the platform
@@ -288,12 +290,14 @@ class BaseSubmitterTests:
         submitter.open()
         submitter.close()
 
-    @pytest.mark.parametrize("step", ["create", "describe", "upload", "start", "status", "cancel"])
+    @pytest.mark.parametrize("step", ["create", "describe", "upload", "start", "status", "results", "cancel"])
     def test_unreachable_platform_is_a_retriable_error(
         self, unreachable: MakeSubmitter, steps: JobSteps, step: str
     ) -> None:
         """The adapter retries each step for `retry-for` seconds; no error contains patient data."""
         submitter = unreachable()
+        if step == "results" and not submitter.follows_jobs:
+            pytest.skip("follows_jobs = False: results() is not called")
         submitter.open()
         steps.job = evolve(steps.job, platform_job_id=32 * "b", platform_payload_id=32 * "c")
         calls: dict[str, Callable[[], object]] = {
@@ -302,6 +306,7 @@ class BaseSubmitterTests:
             "upload": lambda: steps.upload(submitter, make_upload(0, FIRST)),
             "start": lambda: steps.start(submitter),
             "status": lambda: submitter.status(steps.job),
+            "results": lambda: list(submitter.results(steps.job)),
             "cancel": lambda: submitter.cancel(steps.job),
         }
         with pytest.raises(Retriable) as raised:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from dicom_adapter import Submitter, hookimpl
-from dicom_adapter_clara_client.fake import FakeFault, FakeFaultKind, FakeSettings, FakeSubmitter
+from dicom_adapter_clara_client.fake import FakeEnd, FakeFault, FakeFaultKind, FakeSettings, FakeSubmitter
 from dicom_adapter_clara_client.fake_records import (
     FakeCall,
     FakeInstance,
@@ -22,6 +22,7 @@ from dicom_adapter_clara_client.fake_records import (
 
 __all__ = [
     "FakeCall",
+    "FakeEnd",
     "FakeFault",
     "FakeFaultKind",
     "FakeInstance",

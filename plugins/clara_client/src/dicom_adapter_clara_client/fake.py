@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
 from enum import Enum
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 
 from attrs import evolve, frozen
 
 from dicom_adapter import (
     Job,
+    Output,
     Permanent,
     PlatformJob,
     PlatformStatus,
@@ -35,8 +37,9 @@ from dicom_adapter_clara_client.fake_records import (
     MemoryRecords,
     SubmitterCall,
 )
+from dicom_adapter_clara_client.made_outputs import make_outputs
 
-JOB_ID = re.compile(r"[0-9a-f]{32}")  # form of the core's job ids, safe as a path
+RUN_ID = re.compile(r"[0-9a-f]{32}(-[0-9]{1,7})?")  # form of `Job.run_id`, safe as a path
 
 
 class FakeFaultKind(str, Enum):
@@ -62,6 +65,13 @@ class FakeFault:
     after: int = setting(default=0, validator=at_least(0), help="Number of such calls that succeed first.")
 
 
+class FakeEnd(str, Enum):
+    """How jobs end on the fake platform."""
+
+    SUCCEEDS = "succeeds"
+    FAILS = "fails"
+
+
 @frozen(kw_only=True)
 class FakeSettings:
     """The [submitters.<name>] table of `type = "fake"`."""
@@ -70,10 +80,33 @@ class FakeSettings:
         default=None,
         help="Folder for jobs; by default they are kept in memory and lost when the host process stops.",
     )
+    outcome: FakeEnd | None = setting(
+        default=None,
+        help="How jobs end; they are followed until then. If omitted, jobs are not followed: `submitted` is their end.",
+    )
+    run_seconds: float = setting(
+        default=0.0, validator=at_least(0), help="Seconds from the start of a job to its end. Requires `outcome`."
+    )
+    output_folder: Path | None = setting(
+        default=None,
+        help="Folder whose files are results of each job that succeeds. Requires `outcome`.",
+    )
+    secondary_capture: bool = setting(
+        default=False,
+        help=(
+            "Each job that succeeds has a secondary capture as result: an image with a test pattern in the study of "
+            "the job's first instance. Requires `outcome`."
+        ),
+    )
     fail: tuple[FakeFault, ...] = setting(
         default=(),
         help="Faults, applied in this order. A call that fails because of a fault is not counted for later faults.",
     )
+
+    def __attrs_post_init__(self) -> None:
+        """Check the combination of the fields."""
+        if self.outcome is None and (self.run_seconds or self.output_folder or self.secondary_capture):
+            raise ValueError("run-seconds, output-folder and secondary-capture need outcome")
 
 
 class FakeSubmitter(Submitter[FakeSettings]):
@@ -83,6 +116,7 @@ class FakeSubmitter(Submitter[FakeSettings]):
 
     def __init__(self, settings: FakeSettings, context: SubmitterContext) -> None:
         super().__init__(settings, context)
+        self.follows_jobs = settings.outcome is not None
         self._records: FakeRecords = FolderRecords(settings.folder) if settings.folder else MemoryRecords()
         self._faults = _Faults(settings.fail)
         self._lock = (
@@ -91,7 +125,7 @@ class FakeSubmitter(Submitter[FakeSettings]):
 
     @property
     def jobs(self) -> Mapping[str, FakeJob]:
-        """Current jobs by the adapter's job id."""
+        """Current jobs by the adapter's `run_id`: the job id, in further runs with the number of the run."""
         with self._lock:
             return self._records.jobs()
 
@@ -102,6 +136,9 @@ class FakeSubmitter(Submitter[FakeSettings]):
             return self._records.calls()
 
     def open(self) -> None:
+        outputs = self.settings.output_folder
+        if outputs is not None and not outputs.is_dir():
+            raise Retriable(f"output-folder must be an existing folder: {outputs}")
         self._records.open()
 
     def check_connection(self) -> str:
@@ -115,7 +152,7 @@ class FakeSubmitter(Submitter[FakeSettings]):
 
     def create_job(self, job: Job) -> PlatformJob:
         self._answer(SubmitterCall.CREATE, job, partial(self._create, job))
-        return PlatformJob(job_id=f"fake-{job.job_id}", payload_id=f"fake-payload-{job.job_id}")
+        return PlatformJob(job_id=f"fake-{job.run_id}", payload_id=f"fake-payload-{job.run_id}")
 
     def add_metadata(self, job: Job, metadata: Mapping[str, str]) -> None:
         attach = partial(evolve, metadata=dict(metadata))
@@ -128,16 +165,33 @@ class FakeSubmitter(Submitter[FakeSettings]):
         self._answer(SubmitterCall.START, job, partial(self._change, job, _started))
 
     def status(self, job: Job) -> PlatformStatus:
-        self._answer(SubmitterCall.STATUS, job, partial(self._state, job))
-        state = self._state(job)
-        return PlatformStatus(state=state.value, finished=state is FakeState.STOPPED)
+        self._answer(SubmitterCall.STATUS, job, partial(self._end_if_due, job))
+        with self._lock:
+            return _status_of(self._records.job(job.run_id), is_followed=self.follows_jobs)
+
+    def results(self, job: Job) -> Iterable[Output]:
+        self._answer(SubmitterCall.RESULTS, job, partial(self._state, job))
+        with self._lock:
+            outputs = self._records.outputs(job.run_id)
+        return [Output(name=name, open=opener) for name, opener in outputs.items()]
+
+    def clean_up(self, job: Job) -> None:
+        """Delete the results. The instances are kept, so that people and tests can look at them."""
+        self._answer(SubmitterCall.CLEAN_UP, job, partial(self._clean_up, job))
+
+    def end_job(self, run_id: str, *, succeeds: bool, outputs: Mapping[str, bytes] | None = None) -> None:
+        """End a running job now, with outputs in addition to those of the settings. For tests."""
+        with self._lock:
+            for name, data in (outputs or {}).items():
+                self._records.add_output(run_id, name, BytesIO(data))
+            self._end(self._records.job(run_id), succeeds=succeeds)
 
     def cancel(self, job: Job) -> None:
         self._answer(SubmitterCall.CANCEL, job, partial(self._cancel, job))
 
     def _answer(self, call: SubmitterCall, job: Job, act: Callable[[], object], position: int | None = None) -> None:
         """Run `act` unless a fault is due, and record its outcome. `act` returns False if it has changed nothing."""
-        log = partial(self._log, call=call, job_id=job.job_id, position=position)
+        log = partial(self._log, call=call, job_id=job.run_id, position=position)
         try:
             self._faults.raise_if_due(call, job)
             changed = act()
@@ -152,10 +206,10 @@ class FakeSubmitter(Submitter[FakeSettings]):
             self._records.log(FakeCall(time=now, call=call, job_id=job_id, outcome=outcome, position=position))
 
     def _create(self, job: Job) -> bool:
-        if JOB_ID.fullmatch(job.job_id) is None:
+        if RUN_ID.fullmatch(job.run_id) is None:
             raise Permanent(f"job {job.job_id!r}: its id must be 32 lower-case hexadecimal digits")
         with self._lock:
-            if self._records.state(job.job_id) is not None:
+            if self._records.state(job.run_id) is not None:
                 return False
             self._records.save(_created(job))
             return True
@@ -163,7 +217,7 @@ class FakeSubmitter(Submitter[FakeSettings]):
     def _change(self, job: Job, change: Callable[[FakeJob], FakeJob]) -> bool:
         self._state(job)
         with self._lock:
-            before = self._records.job(job.job_id)
+            before = self._records.job(job.run_id)
             after = change(before)
             if after == before:
                 return False
@@ -174,19 +228,47 @@ class FakeSubmitter(Submitter[FakeSettings]):
         if self._is_uploaded(job, upload.position):
             return False
         with upload.open() as source:
-            received = self._records.receive_upload(job.job_id, source)
+            received = self._records.receive_upload(job.run_id, source)
         with self._lock:
-            self._records.add(job.job_id, upload.position, upload.instance.sop_instance_uid, received)
+            self._records.add(job.run_id, upload.position, upload.instance.sop_instance_uid, received)
         return True
 
     def _is_uploaded(self, job: Job, position: int) -> bool:
         state = self._state(job)
         with self._lock:
-            if self._records.has(job.job_id, position):
+            if self._records.has(job.run_id, position):
                 return True
         if state is not FakeState.PENDING:
             raise Permanent(f"job {job.job_id}: it is {state.value} and accepts no more instances")
         return False
+
+    def _end_if_due(self, job: Job) -> bool:
+        """End a running job whose time is over: there is no timer. Return True: the call is done."""
+        outcome = self.settings.outcome
+        if self._state(job) is FakeState.RUNNING and outcome is not None:
+            with self._lock:
+                running = self._records.job(job.run_id)
+                seconds = (datetime.now(timezone.utc) - (running.started_at or running.created_at)).total_seconds()
+                if running.state is FakeState.RUNNING and seconds >= self.settings.run_seconds:
+                    self._end(running, succeeds=outcome is FakeEnd.SUCCEEDS)
+        return True
+
+    def _end(self, job: FakeJob, *, succeeds: bool) -> None:
+        """End a job. A kill in between is harmless: the outputs are made again. Called under the lock."""
+        if succeeds:
+            first = self._records.first_instance(job.job_id)
+            capture = self.settings.secondary_capture
+            for output in make_outputs(self.settings.output_folder, first, secondary_capture=capture, seed=job.job_id):
+                with output.open() as source:
+                    self._records.add_output(job.job_id, output.name, source)
+        self._records.save(evolve(job, state=FakeState.STOPPED, succeeded=succeeds))
+
+    def _clean_up(self, job: Job) -> bool:
+        if self._find(job) is None:
+            return False
+        with self._lock:
+            self._records.delete_outputs(job.run_id)
+        return True
 
     def _cancel(self, job: Job) -> bool:
         if self._find(job) is None:
@@ -200,10 +282,10 @@ class FakeSubmitter(Submitter[FakeSettings]):
         return state
 
     def _find(self, job: Job) -> FakeState | None:
-        if JOB_ID.fullmatch(job.job_id) is None:
+        if RUN_ID.fullmatch(job.run_id) is None:
             return None
         with self._lock:
-            return self._records.state(job.job_id)
+            return self._records.state(job.run_id)
 
 
 class _Faults:
@@ -243,9 +325,17 @@ def _outcome_of(error: Exception) -> FakeOutcome:
     return FakeOutcome.PERMANENT if isinstance(error, Permanent) else FakeOutcome.BUG
 
 
+def _status_of(job: FakeJob, *, is_followed: bool) -> PlatformStatus:
+    finished = job.state is FakeState.STOPPED
+    if not (finished and is_followed):
+        return PlatformStatus(state=job.state.value, finished=finished)
+    detail = {None: "cancelled", True: "", False: "the fake platform is configured to let jobs fail"}[job.succeeded]
+    return PlatformStatus(state=job.state.value, finished=True, succeeded=job.succeeded is True, detail=detail)
+
+
 def _created(job: Job) -> FakeJob:
     return FakeJob(
-        job_id=job.job_id,
+        job_id=job.run_id,
         name=job.name,
         ae_title=job.ae_title,
         pipeline_id=job.pipeline_id,

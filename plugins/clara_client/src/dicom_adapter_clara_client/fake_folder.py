@@ -1,9 +1,10 @@
 """Records of the fake platform in a folder: they survive restarts, and no instance is kept in memory.
 
     <folder>/calls.jsonl                    one line for each call, in the order of their outcomes
-    <folder>/<job id>/job.json              the job; after its start, with the list of its instances
-    <folder>/<job id>/uploads.jsonl         one line for each upload, so that the cost of an upload is constant
-    <folder>/<job id>/dcm/<position>.dcm    the instances
+    <folder>/<run id>/job.json              the job; after its start, with the list of its instances
+    <folder>/<run id>/uploads.jsonl         one line for each upload, so that the cost of an upload is constant
+    <folder>/<run id>/dcm/<position>.dcm    the instances
+    <folder>/<run id>/output/…              the outputs of a job that has succeeded
 
 `job.json` and the instances are written under temporary names and then renamed. There is no fsync: the fake platform
 must survive `kill -9`, but not a power loss.
@@ -14,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -46,8 +47,9 @@ class FolderRecords(FakeRecords):
 
     def open(self) -> None:
         self._folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
-        for incomplete in self._folder.rglob("*.part"):
-            incomplete.unlink(missing_ok=True)
+        for pattern in ("*/*.part", "*/dcm/*.part"):  # not in output/, where names are free
+            for incomplete in self._folder.glob(pattern):
+                incomplete.unlink(missing_ok=True)
 
     def state(self, job_id: str) -> FakeState | None:
         try:
@@ -75,10 +77,29 @@ class FolderRecords(FakeRecords):
         _append(self._folder / job_id / "uploads.jsonl", line)
         upload.path.replace(self._instance(job_id, position))
 
+    def first_instance(self, job_id: str) -> Callable[[], BinaryIO] | None:
+        path = self._instance(job_id, 0)
+        return _opener(path) if path.exists() else None
+
+    def add_output(self, job_id: str, name: str, source: BinaryIO) -> None:
+        path = self._folder / job_id / "output" / name
+        _make(path.parent)
+        temporary = self._folder / job_id / f"{uuid4().hex}.output.part"
+        with _create(temporary) as target:
+            shutil.copyfileobj(source, target, PIECE_BYTES)
+        temporary.replace(path)
+
+    def outputs(self, job_id: str) -> dict[str, Callable[[], BinaryIO]]:
+        root = self._folder / job_id / "output"
+        paths = [path for path in sorted(root.rglob("*")) if path.is_file()]
+        return {path.relative_to(root).as_posix(): _opener(path) for path in paths}
+
+    def delete_outputs(self, job_id: str) -> None:
+        shutil.rmtree(self._folder / job_id / "output", ignore_errors=True)
+
     def save(self, job: FakeJob) -> None:
         folder = self._folder / job.job_id
-        (folder / "dcm").mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
-        folder.chmod(FOLDER_MODE)  # mkdir applies the mode only to the last folder
+        _make(folder / "dcm")
         temporary = folder / f"{uuid4().hex}.json.part"
         with _create(temporary) as target:
             target.write(json.dumps(_manifest_of(job), indent=2).encode())
@@ -113,6 +134,17 @@ class FolderRecords(FakeRecords):
 def _file_name(position: int) -> str:
     """Return the name of an instance's file. A UID comes from a peer, so it is not part of the path."""
     return f"{position:05}.dcm"
+
+
+def _opener(path: Path) -> Callable[[], BinaryIO]:
+    return lambda: path.open("rb")
+
+
+def _make(folder: Path) -> None:
+    """Create a folder and its parents, accessible only to the owner."""
+    if not folder.is_dir():
+        _make(folder.parent)
+        folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
 
 
 def _create(path: Path) -> BinaryIO:
@@ -155,6 +187,7 @@ def _manifest_of(job: FakeJob) -> dict[str, Any]:
         "createdAt": job.created_at.isoformat(),
         "startedAt": job.started_at and job.started_at.isoformat(),
         "starts": job.starts,
+        "succeeded": job.succeeded,
         "instances": [
             {"file": _file_name(item.position), "sopInstanceUid": item.sop_instance_uid, "sizeBytes": item.size_bytes}
             for item in job.instances
@@ -175,6 +208,7 @@ def _job_of(manifest: Mapping[str, Any], instances: tuple[FakeInstance, ...]) ->
         created_at=datetime.fromisoformat(manifest["createdAt"]),
         started_at=manifest["startedAt"] and datetime.fromisoformat(manifest["startedAt"]),
         starts=manifest["starts"],
+        succeeded=manifest.get("succeeded"),
         instances=instances,
     )
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from enum import Enum
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,6 +25,8 @@ class SubmitterCall(str, Enum):
     START = "start"
     STATUS = "status"
     CANCEL = "cancel"
+    RESULTS = "results"
+    CLEAN_UP = "clean-up"
 
 
 class FakeOutcome(str, Enum):
@@ -57,7 +61,7 @@ class FakeInstance:
 class FakeJob:
     """One job of the fake platform."""
 
-    job_id: str  # the job id of the adapter
+    job_id: str  # `Job.run_id` of the adapter
     name: str
     ae_title: str
     pipeline_id: str
@@ -68,6 +72,7 @@ class FakeJob:
     created_at: datetime  # UTC; on the fake platform
     started_at: datetime | None = None  # UTC
     starts: int = 0  # number of starts; more than one is a bug
+    succeeded: bool | None = None  # how the job has ended; None if it has not ended, or was cancelled
     instances: tuple[FakeInstance, ...] = ()  # by position
 
     @property
@@ -81,7 +86,7 @@ class FakeCall:
 
     time: datetime  # UTC; of the outcome
     call: SubmitterCall
-    job_id: str  # the job id of the adapter
+    job_id: str  # `Job.run_id` of the adapter
     outcome: FakeOutcome
     position: int | None = None  # of an upload
 
@@ -122,6 +127,21 @@ class FakeRecords(ABC):
     def add(self, job_id: str, position: int, sop_instance_uid: str, upload: FakeUpload) -> None: ...
 
     @abstractmethod
+    def first_instance(self, job_id: str) -> Callable[[], BinaryIO] | None:
+        """Return a function that opens the instance at position 0; None if there is none."""
+
+    @abstractmethod
+    def add_output(self, job_id: str, name: str, source: BinaryIO) -> None:
+        """Keep an output of the job, in place of an output of the same name. `name` is a relative path."""
+
+    @abstractmethod
+    def outputs(self, job_id: str) -> dict[str, Callable[[], BinaryIO]]:
+        """Return the kept outputs by name, each with a function that opens it."""
+
+    @abstractmethod
+    def delete_outputs(self, job_id: str) -> None: ...
+
+    @abstractmethod
     def save(self, job: FakeJob) -> None: ...
 
     @abstractmethod
@@ -143,6 +163,7 @@ class MemoryRecords(FakeRecords):
     def __init__(self) -> None:
         self._jobs: dict[str, FakeJob] = {}
         self._calls: list[FakeCall] = []
+        self._outputs: dict[str, dict[str, bytes]] = {}
 
     def open(self) -> None:
         pass
@@ -164,6 +185,19 @@ class MemoryRecords(FakeRecords):
         )
         job = self._jobs[job_id]
         self._jobs[job_id] = evolve(job, instances=by_position([*job.instances, instance]))
+
+    def first_instance(self, job_id: str) -> Callable[[], BinaryIO] | None:
+        first = self._jobs[job_id].instances[:1]
+        return (lambda: BytesIO(first[0].data or b"")) if first and first[0].position == 0 else None
+
+    def add_output(self, job_id: str, name: str, source: BinaryIO) -> None:
+        self._outputs.setdefault(job_id, {})[name] = source.read()
+
+    def outputs(self, job_id: str) -> dict[str, Callable[[], BinaryIO]]:
+        return {name: partial(BytesIO, data) for name, data in self._outputs.get(job_id, {}).items()}
+
+    def delete_outputs(self, job_id: str) -> None:
+        self._outputs.pop(job_id, None)
 
     def save(self, job: FakeJob) -> None:
         self._jobs[job.job_id] = job

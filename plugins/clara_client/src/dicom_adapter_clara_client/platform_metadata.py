@@ -15,8 +15,8 @@ TOTAL_BYTES = 4_000_000  # documented as "4 MB"; the smaller of the two possible
 RESERVED_BYTES = 1_000  # part of the total, reserved for `metadata_of_creation`
 REQUEST_BYTES = 1 << 20  # keys and values in one request: a quarter of gRPC's largest message
 
-# The value of this key is the adapter's job id. It is sent with the creation, so that the job can be found if the
-# response was lost. A processor cannot use this key: its value is dropped.
+# The value of this key is `Job.run_id`: the adapter's job id, and the number of a further run. It is sent with the
+# creation, so that the job can be found if the response was lost. Processors cannot use this key: its value is dropped.
 IDEMPOTENCY_KEY = "dicom-adapter-job"
 SOURCE_KEY = "Source"  # the sender; NVIDIA's own adapter sends it with the creation of a job
 
@@ -46,12 +46,12 @@ def metadata_of_creation(job: Job) -> dict[str, str]:
     """Return the metadata of the creation: the idempotency key and the source."""
     fitting = fitting_metadata(job.metadata)
     source = {key: value for key, value in fitting.items() if key.lower() == SOURCE_KEY.lower()}
-    return {**source, IDEMPOTENCY_KEY: job.job_id}
+    return {**source, IDEMPOTENCY_KEY: job.run_id}
 
 
 def is_of_job(metadata: Mapping[str, str], job: Job) -> bool:
-    """Return whether a platform job with this metadata was created for `job`."""
-    return any(key.lower() == IDEMPOTENCY_KEY and value == job.job_id for key, value in metadata.items())
+    """Return whether a platform job with this metadata was created for this run of `job`."""
+    return any(key.lower() == IDEMPOTENCY_KEY and value == job.run_id for key, value in metadata.items())
 
 
 def missing_metadata(wanted: Mapping[str, str], present: Mapping[str, str]) -> dict[str, str]:

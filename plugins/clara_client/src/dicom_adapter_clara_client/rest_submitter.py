@@ -1,7 +1,7 @@
 """The `clara-rest` submitter: submits jobs to a platform with the API of `docs/clara-rest-openapi.yaml`.
 
 step          request                                    why a repetition is harmless
-create_job    POST /v1/jobs                              it has an idempotency key, the job's id
+create_job    POST /v1/jobs                              it has an idempotency key, `Job.run_id`
 add_metadata  POST …/metadata, then PUT …/metadata/{key} POST adds all or nothing; PUT replaces
 upload        PUT …/files/input/dcm/{name}               PUT replaces
 start         POST …:start                               it has its own key, see below
@@ -101,7 +101,7 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
                 "priority": job.priority.value,
                 "metadata": metadata_of_creation(job),
             }
-            request = RestRequest(subject=subject, method="POST", path="/v1/jobs", key=job.job_id, body=body)
+            request = RestRequest(subject=subject, method="POST", path="/v1/jobs", key=job.run_id, body=body)
             created = job_of(subject, self._connection.send(request, CREATED))
         return PlatformJob(job_id=created.job_id, payload_id=created.payload_id)
 
@@ -123,7 +123,7 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
 
     def start(self, job: Job) -> None:
         subject = _subject(job, "start")
-        path, key = f"{_path(job)}:start", f"{job.job_id}-start"
+        path, key = f"{_path(job)}:start", f"{job.run_id}-start"
         request = RestRequest(subject=subject, method="POST", path=path, key=key, body={"variables": {}})
         answer = self._connection.exchange(request)
         if conflicts(answer):
