@@ -284,6 +284,13 @@ class ElementScanner:
         )
 
 
+class CompleteElementScanner(ElementScanner):
+    """Scans a data set to its end, so that `end` also finds a data set that ends in the middle of its Pixel Data."""
+
+    def _wants_more(self) -> bool:
+        return not (self.problem or self.conflict)
+
+
 def _scan_implicit(
     data: bytes, encoding: Encoding, wanted: frozenset[int], values: dict[int, bytes], last: int, greatest: int
 ) -> tuple[int, int, int]:

@@ -17,7 +17,7 @@ from pydicom.filereader import read_dataset
 from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from dicom_adapter.api.errors import Refused
-from dicom_adapter.dicom.elements import ElementScanner
+from dicom_adapter.dicom.elements import CompleteElementScanner, ElementScanner
 from dicom_adapter.dicom.encoding import UNDEFINED_LENGTH
 
 UID_GRAMMAR = re.compile(r"[0-9.]{1,64}")
@@ -51,7 +51,13 @@ LOOK_UP_NAMES = (*LOOK_UP_TAGS, *DESCRIPTION_TAGS)
 WANTED_TAGS = IDENTITY_TAGS.union(LOOK_UP_TAGS.values())
 WANTED_TAGS_WITH_DESCRIPTIONS = WANTED_TAGS.union(DESCRIPTION_TAGS.values())
 LONGEST_LOOK_UP = 64  # characters; the longest legal value of these attributes (PS3.5 table 6.2-1: LO)
-UIDS = frozenset({SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID, SERIES_INSTANCE_UID})
+UID_NAMES = {
+    "sop_class_uid": SOP_CLASS_UID,
+    "sop_instance_uid": SOP_INSTANCE_UID,
+    "study_instance_uid": STUDY_INSTANCE_UID,
+    "series_instance_uid": SERIES_INSTANCE_UID,
+}
+UIDS = frozenset(UID_NAMES.values())
 
 
 class UnreadableDataSet(Refused):
@@ -83,15 +89,23 @@ class IdentityReader:
     """Reads the identity from a data set that arrives in pieces. Not thread-safe."""
 
     def __init__(
-        self, transfer_syntax_uid: str, *, accepts_any_encoding: bool = False, reads_descriptions: bool = False
+        self,
+        transfer_syntax_uid: str,
+        *,
+        accepts_any_encoding: bool = False,
+        reads_descriptions: bool = False,
+        must_be_complete: bool = False,
     ) -> None:
         """`accepts_any_encoding`: read the data set as it is encoded, and report a difference in `mismatch`.
 
-        `reads_descriptions`: read the descriptions of study and series, too.
+        `reads_descriptions`: read the descriptions of study and series, too. `must_be_complete`: scan the data set to
+        its end, and refuse it if it is truncated.
         """
+        self._must_be_complete = must_be_complete
         self._accepts_any_encoding = accepts_any_encoding
         wanted = WANTED_TAGS_WITH_DESCRIPTIONS if reads_descriptions else WANTED_TAGS
-        self._scanner = ElementScanner(transfer_syntax_uid, wanted, UIDS, IDENTITY_TAGS)
+        scanner = CompleteElementScanner if must_be_complete else ElementScanner
+        self._scanner = scanner(transfer_syntax_uid, wanted, UIDS, IDENTITY_TAGS)
 
     @property
     def needs_more(self) -> bool:
@@ -123,11 +137,26 @@ class IdentityReader:
             raise NotAsNegotiated(self._scanner.mismatch)
         if self._scanner.conflict:
             raise UnreadableDataSet(self._scanner.conflict)
-        if self._scanner.problem and not (self._scanner.is_past_wanted or self._scanner.is_complete):
+        is_sufficient = self._scanner.is_past_wanted or self._scanner.is_complete
+        if self._scanner.problem and (self._must_be_complete or not is_sufficient):
             raise UnreadableDataSet(self._scanner.problem)
         if self._scanner.values.keys().isdisjoint(IDENTITY_TAGS):
             raise UnreadableDataSet("the data set has none of the attributes that identify an instance")
         return _identity(self._scanner.values)
+
+    def known(self) -> Identity:
+        """Return what is known of the identity of an unusable data set: "" for a value that is missing or malformed."""
+        values = self._scanner.values
+        uids = {
+            name: values.get(tag, b"").rstrip(b"\x00 ").decode("ascii", "replace") for name, tag in UID_NAMES.items()
+        }
+        known: dict[str, Any] = {name: uid if UID_GRAMMAR.fullmatch(uid) else "" for name, uid in uids.items()}
+        charset = values.get(SPECIFIC_CHARACTER_SET, b"")
+        return Identity(
+            **known,
+            patient_id=_text(values.get(PATIENT_ID, b""), charset),
+            issuer_of_patient_id=_text(values.get(ISSUER_OF_PATIENT_ID, b""), charset),
+        )
 
 
 def identify(data_set: bytes, transfer_syntax_uid: str) -> Identity:

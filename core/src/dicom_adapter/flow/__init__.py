@@ -1,4 +1,4 @@
-"""The path of an instance through the adapter, in six steps. To follow it, read the modules in this order:
+"""The path of an instance through the adapter, in seven steps. To follow it, read the modules in this order:
 
 1. `association`: `judge` accepts or rejects the association of the sender.
 2. `store`: `commit.Store` writes the data set to the storage backend while it arrives (`incoming`), makes it durable,
@@ -12,7 +12,9 @@
 5. `submit`: `queue.JobQueue` chooses the next job of a submitter. `submission` runs its next step, and records the
    result; `steps` are the calls to the platform: create the job, add metadata, upload the files (through
    `verified_reader`), start. `status_watch` follows the state of submitted jobs on the platform.
-6. `reclaim`: `reclaim.Reclaim` deletes the stored objects of released instances that no unfinished job needs. `quota`
+6. `results`: `collect` stores the outputs of a job that has succeeded. `check` decides which of them may be delivered,
+   and `deliver` creates a delivery job for each destination: submitters deliver, as in step 5.
+7. `reclaim`: `reclaim.Reclaim` deletes the stored objects of released instances that no unfinished job needs. `quota`
    and `watermark` limit the space in use, and `retention` deletes old history.
 
 The steps do not import each other: they communicate through the ledger. `receiver` connects the first two steps, `host`

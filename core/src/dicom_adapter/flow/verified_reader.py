@@ -7,7 +7,8 @@ import zlib
 from typing import BinaryIO, Protocol
 
 from dicom_adapter.api.errors import Permanent
-from dicom_adapter.dicom.part10 import BEFORE_META, data_set_offset
+from dicom_adapter.dicom.part10 import BEFORE_META
+from dicom_adapter.dicom.part10_reader import checksum_start
 
 
 class StoredObjectChanged(Permanent):
@@ -39,7 +40,7 @@ class VerifiedReader(io.RawIOBase):
         self._file = file
         self._instance = instance
         self._beginning = b""  # the first bytes of the file, which contain the length of the header
-        # Length of the header, which the checksum does not cover: a minimum until `_find_data_set` sets the exact value
+        # Offset of the first byte that `_check` adds to the checksum: a minimum until `_find_data_set` sets the value
         self._skip = BEFORE_META
         self._size = 0
         self._checksum = 0
@@ -73,15 +74,14 @@ class VerifiedReader(io.RawIOBase):
         # The length of the header is read from the file: earlier versions of the adapter wrote a shorter header.
         self._beginning += piece[: BEFORE_META - self._size]
         if len(self._beginning) == BEFORE_META:
-            try:
-                self._skip = data_set_offset(self._beginning)
-            except ValueError as failure:
-                raise StoredObjectChanged(
-                    f"the stored object of instance {self._instance.instance_id} has changed: {failure}"
-                ) from None
+            start = checksum_start(self._beginning)
+            self._skip = max(start, BEFORE_META)
+            self._checksum = zlib.crc32(self._beginning[start:])
 
     def _verify(self) -> None:
         instance = self._instance
+        if self._size < BEFORE_META:  # the end of a short file
+            self._checksum = zlib.crc32(self._beginning)
         if (self._size, self._checksum) != (instance.size_bytes, instance.checksum):
             raise StoredObjectChanged(
                 f"the stored object of instance {instance.instance_id} has changed: {self._size} bytes with checksum "

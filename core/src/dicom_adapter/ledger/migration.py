@@ -14,7 +14,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from dicom_adapter.ledger import association_schema  # noqa: F401 - adds its tables to `metadata`
 from dicom_adapter.ledger.schema import metadata
 
-REVISION = "0011"  # revision of the newest migration, with which a new ledger is created
+REVISION = "0012"  # revision of the newest migration, with which a new ledger is created
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 # All indexes, in the order in which the migrations create them: of two equally good indexes, SQLite uses the newer one.
@@ -45,6 +45,9 @@ INDEXES = (
     "senders_by_time",
     "rejections_of_hour",
     "reports_of_ae_title",
+    "results_of_job",
+    "results_by_uid",
+    "ix_attachments_job_number",
 )
 
 _version = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))

@@ -98,6 +98,10 @@ instances = Table(
     Column("replaced_by", RowId, nullable=True),  # the newer instance that replaced this one
     Column("changed_at", UtcDateTime, nullable=False, server_default="0"),  # time of the last change of `state`
     Column("outcome", String(16), nullable=False, server_default=""),  # an InstanceOutcome; "" while it is unknown
+    # Of a result: the number of the job that has produced it, also when the job is deleted. None: it was received.
+    Column("source_job", RowId, nullable=True),
+    Column("output_name", Text, nullable=True),  # of a result: the name that its pipeline chose; may have patient data
+    Column("keep_until", UtcDateTime, nullable=True),  # of a result: it is not reclaimed before
     # Ids are never reused: a reader of "all rows after 17" must not miss a new row 18.
     sqlite_autoincrement=True,
 )
@@ -139,6 +143,8 @@ Index(
 )
 Index("instances_of_study", instances.c.study_instance_uid)
 Index("arrivals_of_instance", instances.c.sop_instance_uid)
+Index("results_of_job", instances.c.source_job, sqlite_where=text("source_job IS NOT NULL"))
+Index("results_by_uid", instances.c.sop_instance_uid, sqlite_where=text("source_job IS NOT NULL"))
 
 # See `ledger.series`.
 series = Table(
@@ -236,6 +242,20 @@ job_instances = Table(
     Column("position", Integer, primary_key=True),  # 0-based, in the order that the processor chose
     Column("instance_id", ForeignKey("instances.instance_id"), nullable=False, index=True),
     Column("uploaded", Boolean, nullable=False, server_default=text("0")),
+)
+
+# Outputs of jobs that are not DICOM.
+attachments = Table(
+    "attachments",
+    metadata,
+    Column("attachment_number", RowId, primary_key=True, autoincrement=True),
+    # None after the job was deleted: then the stored object is deleted, and the row after it
+    Column("job_number", ForeignKey("jobs.job_number", ondelete="SET NULL"), nullable=True, index=True),
+    Column("name", Text, nullable=False),  # the name that the pipeline chose; may have patient data
+    Column("storage_key", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("checksum", BigInteger, nullable=False),  # CRC-32 of the whole file
+    sqlite_autoincrement=True,
 )
 
 lanes = Table(
@@ -354,6 +374,7 @@ storages = Table(
 IS_PENDING = instances.c.state == literal_column("'pending'")
 IS_RELEASED = instances.c.state == literal_column("'released'")
 IS_QUARANTINED = instances.c.state == literal_column("'quarantined'")
+IS_RESULT = instances.c.source_job.is_not(None)
 IS_RECLAIMED = instances.c.state == literal_column("'reclaimed'")
 IS_FAULTED = jobs.c.state == literal_column("'faulted'")
 IS_STARTED = (jobs.c.state == literal_column("'submitted'")) & ~jobs.c.platform_finished

@@ -16,25 +16,13 @@ from pydicom._uid_dict import UID_dictionary
 from dicom_adapter.api.receiving import ContextRules
 from dicom_adapter.config.transfer_syntaxes import UNSUPPORTED_TRANSFER_SYNTAXES
 from dicom_adapter.dicom.identity import UID_GRAMMAR
+from dicom_adapter.dicom.sop_classes import STORAGE_WITHOUT_PATIENT, is_storage
 from dicom_adapter.net.associate import ContextResult, ProposedContext
 
 VERIFICATION = "1.2.840.10008.1.1"
 IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 
 ACCEPTANCE, ABSTRACT_SYNTAX_NOT_SUPPORTED, TRANSFER_SYNTAXES_NOT_SUPPORTED = 0, 3, 4  # PS3.8 table 9-18
-
-# Storage SOP classes whose instances belong to no patient and no study (PS3.4 table GG.3-1)
-STORAGE_WITHOUT_PATIENT = {
-    "1.2.840.10008.5.1.4.38.1": "Hanging Protocol Storage",
-    "1.2.840.10008.5.1.4.39.1": "Color Palette Storage",
-    "1.2.840.10008.5.1.4.43.1": "Generic Implant Template Storage",
-    "1.2.840.10008.5.1.4.44.1": "Implant Assembly Template Storage",
-    "1.2.840.10008.5.1.4.45.1": "Implant Template Group Storage",
-    "1.2.840.10008.5.1.4.1.1.200.1": "CT Defined Procedure Protocol Storage",
-    "1.2.840.10008.5.1.4.1.1.200.3": "Protocol Approval Storage",
-    "1.2.840.10008.5.1.4.1.1.200.7": "XA Defined Procedure Protocol Storage",
-    "1.2.840.10008.5.1.4.1.1.201.1": "Inventory Storage",
-}
 
 MAX_DESCRIBED = 12  # limit of the declined presentation contexts in a log line, and of the transfer syntaxes of each
 ANY_CONTEXT = ContextRules()
@@ -82,15 +70,6 @@ def _is_transfer_syntax(uid: str) -> bool:
     if not UID_GRAMMAR.fullmatch(uid) or uid in UNSUPPORTED_TRANSFER_SYNTAXES:
         return False
     return uid not in UID_dictionary or UID_dictionary[uid][1] == "Transfer Syntax"
-
-
-@lru_cache(maxsize=1024)
-def is_storage(sop_class_uid: str) -> bool:
-    """Return whether the class is a storage SOP class of PS3.6 for instances of patients, or unknown to PS3.6."""
-    if not UID_GRAMMAR.fullmatch(sop_class_uid) or sop_class_uid in STORAGE_WITHOUT_PATIENT:
-        return False
-    name, kind, *_ = UID_dictionary.get(sop_class_uid, ("Storage", "SOP Class"))
-    return "SOP Class" in kind and "Storage" in name and "Commitment" not in name and "Directory" not in name
 
 
 def describe_declined(

@@ -1,4 +1,4 @@
-"""Step 6 (`reclaim`) of the flow: limit the space of held instances, which are kept until an operator decides.
+"""Step 7 (`reclaim`) of the flow: limit the space of held instances, which are kept until an operator decides.
 
 An instance is held if it is quarantined, if only faulted jobs still need it, or if its AE title is not configured any
 more. When the quarantined and faulted instances of an AE title reach the quota, the AE title accepts no more instances

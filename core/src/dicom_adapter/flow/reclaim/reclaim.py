@@ -1,4 +1,4 @@
-"""Step 6 (`reclaim`) of the flow: delete the stored objects of released instances that no unfinished job needs.
+"""Step 7 (`reclaim`) of the flow: delete the stored objects of released instances that no unfinished job needs.
 
 The stored object is deleted before its row is marked. After a crash between these actions, the deletion is repeated,
 which storage backends accept. The reverse order could leave an object without a row.

@@ -1,4 +1,4 @@
-"""Step 6 (`reclaim`) of the flow: delete history that is older than the retention period, to limit the ledger.
+"""Step 7 (`reclaim`) of the flow: delete history that is older than the retention period, to limit the ledger.
 
 `ledger.history` determines which rows may be deleted. This module deletes them in small transactions, with pauses in
 which other processes can write.

@@ -1,4 +1,4 @@
-"""Step 6 (`reclaim`) of the flow: the space that processors are requested to free before the storage is full."""
+"""Step 7 (`reclaim`) of the flow: the space that processors are requested to free before the storage is full."""
 
 from __future__ import annotations
 
