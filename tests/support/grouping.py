@@ -17,6 +17,7 @@ from dicom_adapter import (
     InstanceStorageInfo,
     JobPriority,
     JobProcessorBase,
+    PipelineReference,
     ProcessorContext,
     Timer,
     Unprocessable,
@@ -30,7 +31,9 @@ from dicom_adapter import (
 class StudySettings:
     timeout: float = setting(default=5.0, help="Seconds without a new instance after which a study becomes jobs.")
     priority: JobPriority = setting(default=JobPriority.NORMAL, help="Priority of the jobs.")
-    pipelines: Mapping[str, str] = setting(prefix="pipeline-", help="Id of a pipeline; it gets one job for each study.")
+    pipelines: Mapping[str, PipelineReference] = setting(
+        prefix="pipeline-", help="Pipeline; it gets one job for each study."
+    )
     required: str = setting(default="", help="DICOM keyword; an instance without a value is quarantined.")
 
 
@@ -80,9 +83,11 @@ class StudyProcessor(JobProcessorBase[StudySettings]):
         instances = list(self._studies.pop(uid).instances.values())
         if not instances:
             return  # duplicates of another study have replaced all instances
-        for pipeline, pipeline_id in self.settings.pipelines.items():
-            name = f"{self.ae_title}-{pipeline}-{self.now():%Y%m%d%H%M%S}"
-            self.submit_pipeline_job(name, pipeline_id, self.settings.priority, instances)
+        for name, pipeline in self.settings.pipelines.items():
+            job_name = f"{self.ae_title}-{name}-{self.now():%Y%m%d%H%M%S}"
+            self.submit_pipeline_job(
+                job_name, pipeline.id, self.settings.priority, instances, submitter=pipeline.submitter
+            )
         self.remove_instances(instances)
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import attrs
 
-from dicom_adapter import ByteSize, Secret
+from dicom_adapter import ByteSize, PipelineReference, Secret
 from dicom_adapter.config import names, transfer_syntaxes
 from dicom_adapter.config.model import CallerConfig
 from dicom_adapter.config.scalars import format_size
@@ -27,6 +27,7 @@ PLAIN: Mapping[Any, str] = {
     str: "text",
     ByteSize: "size",
     CallerConfig: "AE title or table",
+    PipelineReference: "text or table",
     Secret: "secret",
     Path: "path",
     IPv4Network: "IP address or network",

@@ -21,7 +21,16 @@ from dicom_adapter.api.hookspecs import hookimpl
 from dicom_adapter.api.lane import LaneHandle
 from dicom_adapter.api.processor import JobProcessorBase, ProcessorContext, Timer
 from dicom_adapter.api.server import Server
-from dicom_adapter.api.settings import ByteSize, Secret, at_least, between, not_empty, setting
+from dicom_adapter.api.settings import (
+    ByteSize,
+    PipelineReference,
+    Secret,
+    SubmitterReference,
+    at_least,
+    between,
+    not_empty,
+    setting,
+)
 from dicom_adapter.api.storage import InstanceWriter, StorageBackend, StorageContext
 from dicom_adapter.api.submitter import Output, Submitter, SubmitterContext, Upload
 from dicom_adapter.api.values import (
@@ -61,6 +70,7 @@ __all__ = [
     "NoSettings",
     "Output",
     "Permanent",
+    "PipelineReference",
     "PlatformJob",
     "PlatformStatus",
     "ProcessorContext",
@@ -75,6 +85,7 @@ __all__ = [
     "StoredObjectMissing",
     "Submitter",
     "SubmitterContext",
+    "SubmitterReference",
     "Timer",
     "Unprocessable",
     "Upload",

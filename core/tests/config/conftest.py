@@ -13,6 +13,7 @@ from dicom_adapter import (
     JobPriority,
     JobProcessorBase,
     NoSettings,
+    PipelineReference,
     Secret,
     StorageBackend,
     Submitter,
@@ -38,7 +39,9 @@ pipeline-lung = "8abf"
 class Grouping:
     priority: JobPriority = setting(default=JobPriority.NORMAL, help="How urgent.")
     timeout: int = setting(default=5, validator=at_least(5, "seconds"), help="Seconds to wait.")
-    pipelines: Mapping[str, str] = setting(prefix="pipeline-", factory=dict, validator=not_empty, help="Identifiers.")
+    pipelines: Mapping[str, PipelineReference] = setting(
+        prefix="pipeline-", factory=dict, validator=not_empty, help="Identifiers."
+    )
 
 
 class GroupingProcessor(JobProcessorBase[Grouping]):

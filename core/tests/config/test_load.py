@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from dicom_adapter import JobPriority
+from dicom_adapter import JobPriority, PipelineReference
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.config import CallerConfig, ConfigProblemKind, DicomConfig, Durability, Loaded, LogConfig
 
@@ -65,7 +65,7 @@ def test_the_example_of_the_design_is_read(read: Read) -> None:
     ) == lung.allowed_callers
     assert ("1.2.840.10008.5.1.4.1.1.7",) == lung.ignored_sop_classes
     assert (JobPriority.NORMAL, 60) == (lung.settings.priority, lung.settings.timeout)
-    assert {"lung": "8abf244aff7647989d4f6b3987a85759"} == lung.settings.pipelines
+    assert {"lung": PipelineReference(id="8abf244aff7647989d4f6b3987a85759")} == lung.settings.pipelines
     assert "clara.example:50051" == config.submitters["clara"].settings.endpoint
     assert ("clara", "") == (config.submitter_for("LUNG"), config.unavailable("LUNG"))
 

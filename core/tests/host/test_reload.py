@@ -24,6 +24,12 @@ PLATFORM = '[submitters.platform]\ntype = "memory"\n'
 SECOND = '[submitters.second]\ntype = "memory"\n'
 HEAD = '[ae-titles.HEAD]\nprocessor = "by-study"\nsettings = { pipeline-one = "head" }\n'
 LUNG = '[ae-titles.LUNG]\nprocessor = "by-study"\nsettings = { pipeline-one = "old" }\n'
+OLD = """
+[ae-titles.OLD]
+processor = "by-study"
+submitter = "platform"
+settings = { timeout = 60, pipeline-one = { id = "x", submitter = "second" } }
+"""
 BOTH = PLATFORM + HEAD + LUNG
 RETRIES = PLATFORM + "retry-first = 7\n"
 SLOWER = BOTH.replace('pipeline-one = "old"', 'pipeline-one = "new", timeout = 60')
@@ -219,6 +225,16 @@ def test_a_draining_submitter_finishes_its_jobs(make_adapter: MakeAdapter) -> No
     adapter.advance(100)
     assert [("drained", 1), ("old", 1)] == pipelines(adapter)
     assert ["second", "platform"] == [job.submitter for job in adapter.jobs]
+
+
+def test_a_draining_ae_title_submits_to_the_submitters_of_its_pipelines(make_adapter: MakeAdapter) -> None:
+    """A submitter that only a pipeline names drains with the AE title."""
+    adapter = make_adapter(PLATFORM + SECOND + HEAD + 'submitter = "platform"\n' + OLD)
+    adapter.receive(make_instance(), ae_title="OLD")
+    adapter.reload(PLATFORM + HEAD, drain=True)
+    adapter.advance(100)
+    assert [("x", "second")] == [(job.pipeline_id, job.submitter) for job in adapter.jobs]
+    assert {"HEAD"} == adapter.lanes.keys()
 
 
 def test_an_ae_title_that_is_configured_again_while_it_drains_keeps_its_processor(

@@ -16,7 +16,15 @@ import attrs
 import pytest
 from pydicom.dataset import Dataset
 
-from dicom_adapter import InstanceStorageInfo, Job, JobPriority, JobProcessorBase, JobRequest, Unprocessable
+from dicom_adapter import (
+    InstanceStorageInfo,
+    Job,
+    JobPriority,
+    JobProcessorBase,
+    JobRequest,
+    PipelineReference,
+    Unprocessable,
+)
 from dicom_adapter_aetitle.processor import AeTitleJobProcessor
 from dicom_adapter_aetitle.settings import AeTitleSettings
 
@@ -36,10 +44,20 @@ class Submitted:
     priority: JobPriority
     instances: tuple[InstanceStorageInfo, ...]
     at: float  # seconds of virtual time
+    submitter: str | None = None  # None: the submitter of the AE title
 
     @property
     def studies(self) -> list[str]:
         return list(dict.fromkeys(instance.study_instance_uid for instance in self.instances))
+
+
+def pipelines(ids: Mapping[str, str | PipelineReference]) -> dict[str, PipelineReference]:
+    """Return pipelines as the core converts them, from ids by name."""
+    return {name: PipelineReference(id=one) if isinstance(one, str) else one for name, one in ids.items()}
+
+
+def _converted(settings: dict[str, Any]) -> dict[str, Any]:
+    return settings | ({"pipelines": pipelines(settings["pipelines"])} if "pipelines" in settings else {})
 
 
 @attrs.define(eq=False)
@@ -77,7 +95,7 @@ class Lane:
         self._now = START
         self._turn_jobs: list[Submitted] = []
         self._turn_removed: list[InstanceStorageInfo] = []
-        self.settings = AeTitleSettings(**({"pipelines": {"lung": "p-lung"}} | settings))
+        self.settings = AeTitleSettings(**({"pipelines": pipelines({"lung": "p-lung"})} | _converted(settings)))
         self.processor: JobProcessorBase[Any] = AeTitleJobProcessor(self.settings, self)
         self.processor.open()
 
@@ -87,12 +105,14 @@ class Lane:
         return self._now
 
     def submit(self, request: JobRequest) -> Job:
-        assert (request.submitter, request.job_id) == (None, None)  # the processor lets the host choose
+        assert request.job_id is None  # the processor lets the host choose
         if next(self._submissions) in self.failing_submissions:
             raise RuntimeError("the turn fails here")
         used = self._only_pending(request.instances)
         seconds = (self._now - START).total_seconds()
-        self._turn_jobs.append(Submitted(request.name, request.pipeline_id, request.priority, used, seconds))
+        self._turn_jobs.append(
+            Submitted(request.name, request.pipeline_id, request.priority, used, seconds, request.submitter)
+        )
         return Job(
             job_id="0" * 32,
             name=request.name,
@@ -151,7 +171,7 @@ class Lane:
     def restarted(self) -> Lane:
         """Return a new lane with a new processor. The caller delivers the pending instances again."""
         self.processor.close()
-        return Lane(headers=self.headers, **attrs.asdict(self.settings))
+        return Lane(headers=self.headers, **attrs.asdict(self.settings, recurse=False))
 
     def _run_timers(self, is_due: Callable[[RecordedTimer], bool]) -> None:
         while due := [timer for timer in self.timers if timer.live and is_due(timer)]:

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from pydicom.dataset import Dataset
 
-from dicom_adapter import JobPriority, Waiting
+from dicom_adapter import JobPriority, PipelineReference, SubmitterReference, Waiting
 from dicom_adapter_aetitle import dicom_adapter_processors
 from dicom_adapter_aetitle.processor import AeTitleJobProcessor
 from dicom_adapter_aetitle.settings import AeTitleSettings
+
+ON_GPU = PipelineReference(id="2", submitter=SubmitterReference("gpu"))
 
 
 def test_the_plugin_provides_the_processor_aetitle() -> None:
@@ -29,7 +31,30 @@ def test_jobs_are_named_by_ae_title_pipeline_utc_time_and_digest(new_lane: Any, 
 
     first, second = (job.name for job in lane.jobs)
     assert re.fullmatch("LUNG-lung-20240301080005-[0-9a-f]{6}", first)
-    assert first.replace("lung", "a-b") == second
+    assert re.fullmatch("LUNG-a-b-20240301080005-[0-9a-f]{6}", second)
+
+
+def test_names_differ_for_pipelines_with_similar_names(new_lane: Any, instance: Any) -> None:
+    """A platform may ignore case and special characters: the digits of the jobs differ, too.
+
+    Verified to fail when the digits depend on the group only.
+    """
+    lane = new_lane(pipelines={"a.b": "p1", "a-b": "p2", "A-B": "p3"})
+
+    lane.arrive(instance(0))
+    lane.run_all_timers()
+
+    assert 3 == len({job.name.lower().replace(".", "-") for job in lane.jobs})
+
+
+def test_a_job_goes_to_the_submitter_of_its_pipeline(new_lane: Any, instance: Any) -> None:
+    """A pipeline without a submitter uses the submitter of the AE title."""
+    lane = new_lane(pipelines={"lung": "p1", "nodules": ON_GPU})
+
+    lane.arrive(instance(0))
+    lane.run_all_timers()
+
+    assert [("p1", None), ("2", "gpu")] == [(job.pipeline_id, job.submitter) for job in lane.jobs]
 
 
 def test_jobs_of_groups_that_are_due_in_the_same_second_have_different_names(new_lane: Any, instance: Any) -> None:
@@ -47,9 +72,9 @@ def test_jobs_of_groups_that_are_due_in_the_same_second_have_different_names(new
     ("settings", "expected"),
     [
         (
-            {"timeout": 60.0, "max_wait": 600.0, "pipelines": {"a": "1", "b": "2", "c": "3"}},
+            {"timeout": 60.0, "max_wait": 600.0, "pipelines": {"a": "1", "b": ON_GPU, "c": "3"}},
             "groups by patient, ready 60 s after the last instance (at most 600 s after the first), "
-            "3 pipelines (a, b, c), priority normal",
+            "3 pipelines (a, b on gpu, c), priority normal",
         ),
         (
             {"pipelines": {"a": "1"}, "priority": JobPriority.IMMEDIATE},
@@ -61,9 +86,9 @@ def test_jobs_of_groups_that_are_due_in_the_same_second_have_different_names(new
         ),
     ],
 )
-def test_one_line_describes_the_settings(settings: dict[str, Any], expected: str) -> None:
-    """The description names the grouping in force, the waits, the pipelines and the priority."""
-    assert expected == AeTitleJobProcessor.describe(AeTitleSettings(**settings))
+def test_one_line_describes_the_settings(new_lane: Any, settings: dict[str, Any], expected: str) -> None:
+    """The description names the grouping in force, the waits, the pipelines with their submitters, and the priority."""
+    assert expected == AeTitleJobProcessor.describe(new_lane(**settings).settings)
 
 
 def test_waiting_shows_each_open_group_with_its_due_time(new_lane: Any, instance: Any) -> None:

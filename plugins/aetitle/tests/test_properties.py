@@ -37,7 +37,7 @@ def expected_groups(instances: list[Any], max_wait: float | None) -> Counter[Any
 
 
 def job_name(group: FinishedGroup) -> str:
-    return f"{group.due:LUNG-lung-%Y%m%d%H%M%S}-{group.digest}"
+    return f"{group.due:LUNG-lung-%Y%m%d%H%M%S}-{group.digest('lung')}"
 
 
 def ids_in(holder: Any) -> tuple[int, ...]:

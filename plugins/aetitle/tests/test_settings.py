@@ -7,15 +7,17 @@ from typing import Any
 import attrs
 import pytest
 
-from dicom_adapter import JobPriority
+from dicom_adapter import JobPriority, PipelineReference
 from dicom_adapter_aetitle.settings import AeTitleSettings
 
-PIPELINES = {"lung": "p1"}
+PIPELINES = {"lung": PipelineReference(id="p1")}
 
 
 def problem(field: str, value: Any) -> str:
     """Return the message of the validator of `field` for `value`, called as the core calls it; "" if valid."""
     attribute = getattr(attrs.fields(AeTitleSettings), field)
+    if field == "pipelines":
+        value = {name: PipelineReference(id=pipeline_id) for name, pipeline_id in value.items()}
     try:
         attribute.validator(None, attribute, value)
     except ValueError as error:

@@ -106,6 +106,27 @@ def test_instances_of_an_order_with_keep_false_are_deleted_when_the_job_is_submi
     assert ([], ["submitted"], {"reclaimed": 4}) == (site.study_uids(), states(site), site.adapter.states)
 
 
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        ({"pipeline": "lung"}, ("pipeline-1", "second")),
+        ({"pipeline": "pipeline-1"}, ("pipeline-1", "second")),
+        ({"pipeline": "liver"}, ("pipeline-2", "platform")),
+        ({"pipeline": "lung", "submitter": "platform"}, ("pipeline-1", "platform")),
+    ],
+)
+def test_a_job_goes_to_the_submitter_of_its_pipeline(
+    make_cache: Any, order: dict[str, str], expected: tuple[str, str]
+) -> None:
+    """The pipeline may be named by name or id. The submitter of the order has precedence."""
+    pipelines = 'pipeline-lung = { id = "pipeline-1", submitter = "second" }\npipeline-liver = "pipeline-2"'
+    site = make_cache(pipelines, more="[submitters.second]\ntype = 'memory'")
+    site.receive(*make_study(study_uid="1.1"))
+    site.adapter.advance(10)
+    assert 201 == site.compose(studies=["1.1"], **order).status_code
+    assert [expected] == [(job.pipeline_id, job.submitter) for job in site.adapter.jobs]
+
+
 def test_a_clean_up_that_was_not_committed_is_repeated(make_cache: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ledger fails after the commit of the index. Verified to fail when the job is finished in the same turn."""
     site = make_cache()

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from attrs import NOTHING, Attribute, field
+from attrs import NOTHING, Attribute, field, frozen
 
 PREFIX = "dicom_adapter.prefix"  # metadata key of an attrs field: its `prefix`
 HELP = "dicom_adapter.help"  # metadata key of an attrs field: its `help`
@@ -79,6 +79,12 @@ class ByteSize(int):
     """Number of bytes; in TOML an integer, or a text with a unit such as "5 GB" (10⁹) or "5 GiB" (2³⁰)."""
 
 
+class SubmitterReference(str):
+    """Name of a [submitters.<name>] table. The configuration is refused if it has no such table."""
+
+    __slots__ = ()
+
+
 class Secret(str):
     """Text that is hidden in logs and `repr`; in TOML a table with its source: {env = "…"} or {file = "…"}."""
 
@@ -86,3 +92,13 @@ class Secret(str):
 
     def __repr__(self) -> str:
         return "Secret(…)"
+
+
+@frozen(kw_only=True)
+class PipelineReference:
+    """A pipeline to submit jobs to; in TOML its id as text, or a table such as {id = "…", submitter = "gpu"}."""
+
+    id: str = setting(help="The pipeline's id.")
+    submitter: SubmitterReference | None = setting(
+        default=None, help="Name of a `[submitters.<name>]` table; if omitted, the submitter of the AE title."
+    )

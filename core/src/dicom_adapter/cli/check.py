@@ -183,13 +183,14 @@ def _provider(found: CheckedConfiguration, kind: ComponentKind, name: str) -> Pl
 
 def _entry(config: Config, ae_title: str, trials: PluginTrials) -> dict[str, Any]:
     table = config.ae_titles[ae_title]
-    submitter = config.submitter_for(ae_title)
+    submitters = config.submitters_of(ae_title)
+    broken = next((trials.broken[name] for name in submitters if name in trials.broken), "")
     return {
         "aeTitle": ae_title,
         "processor": table.processor,
         "description": trials.described.get(ae_title, ""),
-        "submitter": submitter,
-        "refused": config.unavailable(ae_title) or trials.broken.get(submitter) or trials.undescribed.get(ae_title, ""),
+        "submitter": config.submitter_for(ae_title),
+        "refused": config.unavailable(ae_title) or broken or trials.undescribed.get(ae_title, ""),
     }
 
 

@@ -20,10 +20,11 @@ import attrs
 from cattrs import BaseValidationError, Converter, IterableValidationError
 from cattrs.errors import IterableValidationNote
 
-from dicom_adapter.api.settings import Secret
+from dicom_adapter.api.settings import PipelineReference, Secret
 from dicom_adapter.config import scalars
 from dicom_adapter.config.names import LedgerUrl, Network, Refined, ledger_url, network
 from dicom_adapter.config.problems import with_note
+from dicom_adapter.config.references import pipeline_reference
 from dicom_adapter.config.tables import structure_class
 
 SEQUENCES: dict[Any, Callable[[list[Any]], Any]] = {
@@ -50,6 +51,7 @@ def make_converter(folder: Path, environ: Mapping[str, str] = os.environ) -> Con
         converter.register_structure_hook(scalar, scalars.scalar)
     converter.register_structure_hook(Path, lambda value, _: scalars.file_path(folder, value))
     converter.register_structure_hook(Secret, lambda value, _: scalars.secret(folder, environ, value))
+    converter.register_structure_hook(PipelineReference, partial(pipeline_reference, converter))
     register = converter.register_structure_hook_func
     register(scalars.is_literal, scalars.literal)
     register(lambda t: t in DATES_AND_TIMES, _date_or_time)

@@ -23,7 +23,8 @@ from dicom_adapter.config.problems import (
     format_value,
     value_at,
 )
-from dicom_adapter.config.suggest import listed, suggestion
+from dicom_adapter.config.references import check_references, unknown_submitter
+from dicom_adapter.config.suggest import listed
 from dicom_adapter.config.tables import UnknownKeyError
 from dicom_adapter.config.toml_text import parse
 
@@ -48,6 +49,7 @@ def load(text: str | bytes, *, folder: Path, catalogue: Catalogue) -> Loaded:
 def structure(document: Mapping[str, Any], *, folder: Path, catalogue: Catalogue) -> Loaded:
     """Convert a parsed TOML document to a configuration."""
     converter = make_converter(folder.absolute())
+    check_references(converter, document)
     plugin_tables = PluginTables(catalogue, converter)
     found = [*_submitter_problems(document), *_certificate_problems(document), *plugin_tables.problems(document)]
     config = None
@@ -136,10 +138,7 @@ def _submitter_problems(document: Mapping[str, Any]) -> Iterator[ConfigProblem]:
 
 def _unknown_submitter(where: Where, name: object, submitters: Mapping[str, Any]) -> Iterator[ConfigProblem]:
     if isinstance(name, str) and name not in submitters:
-        message = (
-            f"must name a [submitters.<name>] table{suggestion(name, submitters)} (there are: {listed(submitters)})"
-        )
-        yield ConfigProblem(where=where, message=message, value=format_value(name))
+        yield ConfigProblem(where=where, message=unknown_submitter(name, submitters), value=format_value(name))
 
 
 def _certificate_problems(document: Mapping[str, Any]) -> Iterator[ConfigProblem]:

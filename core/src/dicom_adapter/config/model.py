@@ -19,6 +19,7 @@ from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.settings import HELP, ByteSize, at_least, between, not_empty, setting
 from dicom_adapter.config.listening import DAY_S, DicomConfig, HttpConfig
 from dicom_adapter.config.names import AeTitle, Keyword, LedgerUrl, Network, SubmitterName, Uid
+from dicom_adapter.config.references import referenced_submitters
 from dicom_adapter.config.tables import DERIVED
 from dicom_adapter.config.transfer_syntaxes import TransferSyntax
 
@@ -346,11 +347,17 @@ class Config:
             raise Refused(f"AE title '{ae_title}': submitter is missing, and there is no default-submitter")
         return next(iter(self.submitters))
 
+    def submitters_of(self, ae_title: str) -> list[str]:
+        """Return the submitters that the AE title needs: its own submitter, then those of single pipelines."""
+        settings = self.ae_titles[ae_title].settings
+        return list(dict.fromkeys([self.submitter_for(ae_title), *referenced_submitters(settings)]))
+
     def unavailable(self, ae_title: str) -> str:
         """Return the reason why this AE title cannot be served, or "" if it can be served."""
         reason = self.ae_titles[ae_title].unavailable
-        name = self.submitter_for(ae_title)
-        submitter_reason = self.submitters[name].unavailable
         if reason:
             return f"needs {reason}"
-        return submitter_reason and f"submitter '{name}' needs {submitter_reason}"
+        for name in self.submitters_of(ae_title):
+            if self.submitters[name].unavailable:
+                return f"submitter '{name}' needs {self.submitters[name].unavailable}"
+        return ""

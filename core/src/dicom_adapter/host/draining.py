@@ -12,6 +12,7 @@ from attrs import evolve, frozen
 from dicom_adapter.api.hookspecs import Catalogue
 from dicom_adapter.config import load
 from dicom_adapter.config.model import AeTitleConfig, Config, SubmitterConfig
+from dicom_adapter.config.references import referenced_submitters
 from dicom_adapter.flow.reclaim.quota import describe_unconfigured
 from dicom_adapter.ledger import Ledger, Transaction, configurations, instances, jobs
 from dicom_adapter.ledger.configurations import Draining
@@ -60,6 +61,7 @@ def with_draining(config: Config, previous: Sequence[PreviousConfig]) -> tuple[C
         for name in removed.keys() - config.ae_titles.keys() - ae_titles.keys():
             ae_titles[name] = evolve(removed[name], submitter=old.submitter_for(name))
         needed = {*draining.submitters, *(table.submitter or "" for table in ae_titles.values())}
+        needed |= {name for table in ae_titles.values() for name in referenced_submitters(table.settings)}
         for name in needed & old.submitters.keys() - config.submitters.keys() - submitters.keys():
             submitters[name] = old.submitters[name]
     names = Draining(ae_titles=sorted(ae_titles), submitters=sorted(submitters))
@@ -114,7 +116,8 @@ class Drain:
             for name in self._draining.ae_titles
             if name not in unfinished and not instances.pending_after(transaction, 0, 1, name)
         ]
-        used = {self._config.submitter_for(name) for name in self._draining.ae_titles if name not in ae_titles}
+        left = [name for name in self._draining.ae_titles if name not in ae_titles]
+        used = {submitter for name in left for submitter in self._config.submitters_of(name)}
         busy = jobs.count_unfinished(transaction).keys() | used
         return Draining(
             ae_titles=ae_titles, submitters=[name for name in self._draining.submitters if name not in busy]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 
@@ -130,7 +130,7 @@ def decide_ae_titles(config: Config, plugins: Plugins, broken: Mapping[str, str]
     """
     served, notices, refused = {}, {}, {}
     for name in config.ae_titles:
-        reason = config.unavailable(name) or broken.get(config.submitter_for(name), "")
+        reason = config.unavailable(name) or _first_reason(broken, config.submitters_of(name))
         if not reason:
             try:
                 notices[name] = list_notices(config, plugins, name)
@@ -140,6 +140,10 @@ def decide_ae_titles(config: Config, plugins: Plugins, broken: Mapping[str, str]
         if reason:
             refused[name] = reason
     return AeTitleDecisions(served=served, notices=notices, refused=refused)
+
+
+def _first_reason(broken: Mapping[str, str], submitters: Iterable[str]) -> str:
+    return next((broken[name] for name in submitters if name in broken), "")
 
 
 def _lane_settings(config: Config, plugins: Plugins, ae_title: str, submitters: Collection[str]) -> LaneSettings:

@@ -58,14 +58,14 @@ class FinishedGroup:
     due: datetime  # UTC
     interrupted: str = ""  # what is known about missing instances, without patient data; "": nothing is missing
 
-    @property
-    def digest(self) -> str:
-        """Six hexadecimal digits that distinguish groups that are due in the same second: the jobs' names have them.
+    def digest(self, pipeline: str) -> str:
+        """Return six hexadecimal digits for the name of the job that the group becomes for `pipeline`.
 
-        They depend on the first instance only, which belongs to no other group.
+        They distinguish groups that are due in the same second, by the first instance, which belongs to no other group.
+        They also distinguish pipelines whose names a platform changes to the same name, such as `a.b` and `A-B`.
         """
         first = self.instances[0]
-        text = f"{first.sop_instance_uid} {first.received_at.isoformat()}"
+        text = f"{first.sop_instance_uid} {first.received_at.isoformat()} {pipeline}"
         return hashlib.blake2b(text.encode(), digest_size=3).hexdigest()
 
 

@@ -50,7 +50,9 @@ class AeTitleJobProcessor(JobProcessorBase[AeTitleSettings]):
 
     @classmethod
     def describe(cls, settings: AeTitleSettings) -> str:
-        names = settings.pipelines
+        names = [
+            name if one.submitter is None else f"{name} on {one.submitter}" for name, one in settings.pipelines.items()
+        ]
         at_most = "" if settings.max_wait is None else f" (at most {settings.max_wait:.10g} s after the first)"
         return (
             f"groups by {settings.effective_group_by}, "
@@ -140,10 +142,15 @@ class AeTitleJobProcessor(JobProcessorBase[AeTitleSettings]):
         # This turn usually runs at the due time, but later if a late instance finished the group. Job names contain
         # the due time, so that they are the same in both cases.
         metadata = {INTERRUPTED: finished.interrupted} if finished.interrupted else {}
-        for pipeline, pipeline_id in self.settings.pipelines.items():
-            job_name = f"{self.ae_title}-{pipeline}-{finished.due:%Y%m%d%H%M%S}-{finished.digest}"
+        for name, pipeline in self.settings.pipelines.items():
+            job_name = f"{self.ae_title}-{name}-{finished.due:%Y%m%d%H%M%S}-{finished.digest(name)}"
             self.submit_pipeline_job(
-                job_name, pipeline_id, self.settings.priority, finished.instances, metadata=metadata
+                job_name,
+                pipeline.id,
+                self.settings.priority,
+                finished.instances,
+                metadata=metadata,
+                submitter=pipeline.submitter,
             )
 
     # --- keys and their labels --------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from dicom_adapter import JobPriority, at_least, setting
+from dicom_adapter import JobPriority, PipelineReference, at_least, setting
 from dicom_adapter_aetitle.attribute import BUILT_IN, Attribute, find_attribute
 
 DEFAULT_QUIET_SECONDS = 5.0
@@ -38,12 +38,12 @@ def _positive(_instance: Any, _attribute: attrs.Attribute[Any], value: float | N
         raise ValueError("must be more than 0 seconds")
 
 
-def _named_pipelines(_instance: Any, _attribute: attrs.Attribute[Any], value: Mapping[str, str]) -> None:
+def _named_pipelines(_instance: Any, _attribute: attrs.Attribute[Any], value: Mapping[str, PipelineReference]) -> None:
     """at least one; name and id must not be empty"""
 
     if not value:
         raise ValueError('must be given at least once, such as pipeline-lung = "<the pipeline\'s id>"')
-    problems = [problem for name, pipeline_id in value.items() for problem in _pipeline_problems(name, pipeline_id)]
+    problems = [problem for name, one in value.items() for problem in _pipeline_problems(name, one.id)]
     if problems:
         raise ValueError("; ".join(problems))
 
@@ -74,10 +74,10 @@ class AeTitleSettings:
         validator=[at_least(5, "seconds"), _within_a_year],
         help="Seconds without a new instance after which a group becomes jobs; if omitted, 5.",
     )
-    pipelines: Mapping[str, str] = setting(
+    pipelines: Mapping[str, PipelineReference] = setting(
         prefix="pipeline-",
         validator=_named_pipelines,
-        help="A pipeline's id. Each pipeline gets one job for every group.",
+        help="A pipeline's id, or a table as below. Each pipeline gets one job for every group.",
     )
     group_by: str | None = setting(
         default=None,

@@ -233,7 +233,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         earlier = None if job_id is None else self._earlier_job(job_id, fingerprint)
         if earlier is not None:
             return earlier
-        pipeline_id = self.settings.pipeline_id(order.pipeline)
+        pipeline = self.settings.pipeline(order.pipeline)
         check(order)
         chosen = selection.choose(self._database, self.ae_title, order)
         if not order.mix_patients:
@@ -242,11 +242,11 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
             selection.require_arrived(self._database, chosen, self.now() - self._settle)
         job = self.submit_pipeline_job(
             order.name,
-            pipeline_id,
+            pipeline.id,
             order.priority,
             chosen.instances,
             metadata=order.metadata,
-            submitter=order.submitter,
+            submitter=order.submitter or pipeline.submitter,
             job_id=job_id,
         )
         kept = KeptJob(job_id=job.job_id, keep=order.keep, fingerprint=fingerprint, finished=False)

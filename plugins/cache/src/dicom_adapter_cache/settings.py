@@ -12,7 +12,7 @@ from attrs import Attribute, field, frozen
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from dicom_adapter import ByteSize, Secret, at_least, between, setting
+from dicom_adapter import ByteSize, PipelineReference, Secret, at_least, between, setting
 from dicom_adapter_cache.errors import InvalidRequest
 
 DAY_S = 86_400
@@ -118,29 +118,30 @@ class CacheSettings:
         validator=_url,
         help="URL of the index database in SQLAlchemy form; default: a SQLite file in the adapter's data folder.",
     )
-    pipelines: Mapping[str, str] = setting(
+    pipelines: Mapping[str, PipelineReference] = setting(
         factory=dict,
         prefix="pipeline-",
         help=(
-            "Id of a pipeline, by name. If any pipeline is configured, jobs can use only configured pipelines; "
-            "otherwise jobs can use any id."
+            "A pipeline's id, or a table as below. If any pipeline is configured, jobs can use only configured "
+            "pipelines; otherwise jobs can use any id."
         ),
     )
     grpc: GrpcSettings | None = setting(default=None, help="Enables the gRPC API. The keys of this table are below.")
-    _ids: frozenset[str] = field(init=False, repr=False)
+    _by_id: Mapping[str, PipelineReference] = field(init=False, repr=False)
 
-    @_ids.default
-    def _collect_ids(self) -> frozenset[str]:
-        return frozenset(self.pipelines.values())
+    @_by_id.default
+    def _collect_ids(self) -> Mapping[str, PipelineReference]:
+        return {one.id: one for one in reversed(list(self.pipelines.values()))}  # the first one with an id counts
 
-    def pipeline_id(self, name: str) -> str:
-        """Return the id of the pipeline that a job names. Raises InvalidRequest if it is not configured."""
-        if name in self.pipelines:
-            return self.pipelines[name]
-        if self.pipelines and name not in self._ids:
+    def pipeline(self, name: str) -> PipelineReference:
+        """Return the pipeline that a job names, by name or by id. Raises InvalidRequest if it is not configured."""
+        found = self.pipelines.get(name) or self._by_id.get(name)
+        if found is not None:
+            return found
+        if self.pipelines:
             known = ", ".join(sorted(self.pipelines))
             raise InvalidRequest(f"there is no pipeline {name!r} (there are: {known})", field="pipeline")
-        return name
+        return PipelineReference(id=name)
 
     def index_location(self, folder: Path) -> URL:
         """Return the URL of the index; `folder` is the AE title's data folder, which may have any name."""

@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 from attrs import frozen
 
-from dicom_adapter.api.settings import PREFIX, Secret
+from dicom_adapter.api.settings import PREFIX, PipelineReference, Secret
 from dicom_adapter.config.model import Config
 from dicom_adapter.config.tables import DERIVED
 from dicom_adapter.plugins.registry import STORAGE, Plugins
@@ -82,6 +82,8 @@ def _plain(value: Any, salt: str) -> Any:
         return SECRET + hmac.digest(salt.encode(), value.encode(), "sha256").hex()
     if isinstance(value, Enum):
         return value.value
+    if isinstance(value, PipelineReference) and value.submitter is None:
+        return value.id
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if attrs.has(type(value)):
