@@ -256,9 +256,10 @@ class FakeSubmitter(Submitter[FakeSettings]):
     def _end(self, job: FakeJob, *, succeeds: bool) -> None:
         """End a job. A kill in between is harmless: the outputs are made again. Called under the lock."""
         if succeeds:
-            first = self._records.first_instance(job.job_id)
-            capture = self.settings.secondary_capture
-            for output in make_outputs(self.settings.output_folder, first, secondary_capture=capture, seed=job.job_id):
+            settings, first = self.settings, partial(self._records.open_first, job.job_id)
+            for output in make_outputs(
+                settings.output_folder, first, secondary_capture=settings.secondary_capture, seed=job.job_id
+            ):
                 with output.open() as source:
                     self._records.add_output(job.job_id, output.name, source)
         self._records.save(evolve(job, state=FakeState.STOPPED, succeeded=succeeds))

@@ -77,9 +77,9 @@ class FolderRecords(FakeRecords):
         _append(self._folder / job_id / "uploads.jsonl", line)
         upload.path.replace(self._instance(job_id, position))
 
-    def first_instance(self, job_id: str) -> Callable[[], BinaryIO] | None:
+    def open_first(self, job_id: str) -> BinaryIO | None:
         path = self._instance(job_id, 0)
-        return _opener(path) if path.exists() else None
+        return path.open("rb") if path.exists() else None
 
     def add_output(self, job_id: str, name: str, source: BinaryIO) -> None:
         path = self._folder / job_id / "output" / name

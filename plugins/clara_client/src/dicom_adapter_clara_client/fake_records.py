@@ -127,8 +127,8 @@ class FakeRecords(ABC):
     def add(self, job_id: str, position: int, sop_instance_uid: str, upload: FakeUpload) -> None: ...
 
     @abstractmethod
-    def first_instance(self, job_id: str) -> Callable[[], BinaryIO] | None:
-        """Return a function that opens the instance at position 0; None if there is none."""
+    def open_first(self, job_id: str) -> BinaryIO | None:
+        """Open the instance at position 0; return None if there is none."""
 
     @abstractmethod
     def add_output(self, job_id: str, name: str, source: BinaryIO) -> None:
@@ -186,9 +186,8 @@ class MemoryRecords(FakeRecords):
         job = self._jobs[job_id]
         self._jobs[job_id] = evolve(job, instances=by_position([*job.instances, instance]))
 
-    def first_instance(self, job_id: str) -> Callable[[], BinaryIO] | None:
-        first = self._jobs[job_id].instances[:1]
-        return (lambda: BytesIO(first[0].data or b"")) if first and first[0].position == 0 else None
+    def open_first(self, job_id: str) -> BinaryIO | None:
+        return next((BytesIO(item.data or b"") for item in self._jobs[job_id].instances if item.position == 0), None)
 
     def add_output(self, job_id: str, name: str, source: BinaryIO) -> None:
         self._outputs.setdefault(job_id, {})[name] = source.read()

@@ -39,18 +39,19 @@ class MadeOutput:
 
 
 def make_outputs(
-    folder: Path | None, open_first: Callable[[], BinaryIO] | None, *, secondary_capture: bool, seed: str
+    folder: Path | None, open_first: Callable[[], BinaryIO | None], *, secondary_capture: bool, seed: str
 ) -> Iterator[MadeOutput]:
     """Yield the outputs of one job: the files of `folder`, and a secondary capture.
 
-    `open_first` opens the job's first instance; None if it has none. The same `seed` results in the same outputs.
+    `open_first` opens the job's first instance, or returns None if it has none. Equal arguments give equal outputs.
     """
     if folder is not None:
         paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
         yield from (MadeOutput(name=path.relative_to(folder).as_posix(), open=_opener(path)) for path in paths)
-    if secondary_capture and open_first is not None:
-        with open_first() as source:
-            capture = _secondary_capture(source, seed)
+    first = open_first() if secondary_capture else None
+    if first is not None:
+        with first:
+            capture = _secondary_capture(first, seed)
         if capture is not None:
             yield MadeOutput(name=CAPTURE_NAME, open=lambda: BytesIO(capture))
 

@@ -26,6 +26,20 @@ FAULT_HELP = (
     "code, pipeline, protocol. May be repeated. docs/commands.md explains them, and the names of the calls."
 )
 
+OutputFolder = Annotated[
+    Path | None,
+    typer.Option(exists=True, file_okay=False, help="Folder whose files are outputs of each job that succeeds."),
+]
+SecondaryCapture = Annotated[
+    bool,
+    typer.Option(
+        "--secondary-capture",
+        help="Each job that succeeds has an image as output, in the study of its first instance.",
+    ),
+]
+
+FaultOption = Annotated[list[str] | None, typer.Option(metavar="CALL=KIND[,KEY=VALUE…]", help=FAULT_HELP)]
+
 
 def emulate_platform(
     grpc: Annotated[
@@ -44,10 +58,9 @@ def emulate_platform(
     ] = None,
     run_seconds: Annotated[float, typer.Option(min=0, help="Seconds from a job's start to its end.")] = 2.0,
     ends: Annotated[ClaraJobStatus, typer.Option(help="How jobs end.")] = ClaraJobStatus.HEALTHY,
-    fault: Annotated[
-        list[str] | None,
-        typer.Option(metavar="CALL=KIND[,KEY=VALUE…]", help=FAULT_HELP),
-    ] = None,
+    output_folder: OutputFolder = None,
+    secondary_capture: SecondaryCapture = False,
+    fault: FaultOption = None,
     log: Annotated[
         Path | None, typer.Option(dir_okay=False, help="File to which a JSON line is appended for each call.")
     ] = None,
@@ -67,9 +80,9 @@ def emulate_platform(
         if not re.fullmatch(r".+:[0-9]{1,5}", address):
             raise typer.BadParameter(f"'{address}' is not of the form HOST:PORT, for example 127.0.0.1:50051")
     faults = Faults([_parse_fault(text) for text in fault or ()])
-    platform = EmulatedPlatform(
-        folder=folder, pipelines=pipeline or "any", run=RunPlan(seconds=run_seconds, status=ends)
-    )
+    outputs = output_folder and output_folder.absolute()  # stored with each job, also for a start in another folder
+    run = RunPlan(seconds=run_seconds, status=ends, output_folder=outputs, secondary_capture=secondary_capture)
+    platform = EmulatedPlatform(folder=folder, pipelines=pipeline or "any", run=run)
     calls = _PrintedLog(log)
     try:
         _serve(platform, grpc, rest, {"faults": faults, "log": calls}, token)

@@ -24,8 +24,16 @@ class PlatformJobs:
     """All jobs. There is no timer: a job whose running time is over becomes stopped when it is read."""
 
     def __init__(
-        self, store: PlatformStore, lock: RLock, known: Iterable[ClaraJob], clock: Callable[[], datetime], run: RunPlan
+        self,
+        store: PlatformStore,
+        lock: RLock,
+        known: Iterable[ClaraJob],
+        clock: Callable[[], datetime],
+        run: RunPlan,
+        on_success: Callable[[ClaraJob], None],
     ) -> None:
+        """Keep the jobs in `store`. `on_success` is called before a job becomes stopped and healthy."""
+        self._on_success = on_success
         self._store = store
         self._lock = lock
         self._clock = clock
@@ -100,7 +108,7 @@ class PlatformJobs:
             job = self._current(job_id)
             if job.state is not ClaraJobState.RUNNING:
                 raise Conflict(ClaraCode.JOB_NOT_PENDING, f"only a running job can end: it is {job.state.value}")
-            return self._save(_stopped(job, self._clock(), status, messages))
+            return self._end(job, self._clock(), status, messages)
 
     def status(self, job_id: str) -> ClaraJob:
         """Return one job with its details."""
@@ -137,8 +145,13 @@ class PlatformJobs:
             raise NotFound(ClaraCode.NO_SUCH_JOB, f"no job {key}")
         job = self._jobs[key]
         if job.state is ClaraJobState.RUNNING and job.ends is not None and job.ends <= self._clock():
-            return self._save(_stopped(job, job.ends, job.run.status, job.run.messages))
+            return self._end(job, job.ends, job.run.status, job.run.messages)
         return job
+
+    def _end(self, job: ClaraJob, when: datetime, status: ClaraJobStatus, messages: tuple[str, ...]) -> ClaraJob:
+        if status is ClaraJobStatus.HEALTHY:
+            self._on_success(job)  # first: after a kill in between, it is called again
+        return self._save(_stopped(job, when, status, messages))
 
     def _save(self, job: ClaraJob) -> ClaraJob:
         self._store.save_job(job)

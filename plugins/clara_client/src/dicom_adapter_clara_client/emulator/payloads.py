@@ -87,11 +87,16 @@ class Payloads:
 
     def add_output(self, payload_id: str, name: str, data: bytes) -> PayloadFile:
         """Store a file as an operator of the job does, usually as `operators/<operator>/…`, in any state of the job."""
+        return self.store_output(payload_id, name, [data])
+
+    def store_output(self, payload_id: str, name: str, pieces: Iterable[bytes]) -> PayloadFile:
+        """Store a file as `add_output` does, piece by piece."""
         file = PayloadFile(name=rules.stored_name(name), size_bytes=0)
         with self._lock:
             payload_id = self._known(payload_id).payload_id
             with IncomingFile(self, payload_id, file, True, self._store.receive()) as incoming:
-                incoming.write(data)
+                for piece in pieces:
+                    incoming.write(piece)
                 return self._keep(incoming)
 
     def commit(self, incoming: IncomingFile) -> PayloadFile:

@@ -15,6 +15,7 @@ from dicom_adapter import JobPriority
 from dicom_adapter_clara_client.emulator import rules
 from dicom_adapter_clara_client.emulator.folder import FolderStore
 from dicom_adapter_clara_client.emulator.jobs import PlatformJobs
+from dicom_adapter_clara_client.emulator.outputs import store_outputs
 from dicom_adapter_clara_client.emulator.payloads import Payloads
 from dicom_adapter_clara_client.emulator.pipelines import Pipelines
 from dicom_adapter_clara_client.emulator.rest_keys import IdempotencyKeys
@@ -55,7 +56,7 @@ class EmulatedPlatform:
         initial = () if pipelines == "any" else _initial_pipelines(pipelines)
         registered = {pipeline.pipeline_id: pipeline for pipeline in (*initial, *known.pipelines)}
         self.version = PlatformVersion()
-        self.jobs = PlatformJobs(store, lock, known.jobs, clock, run or RunPlan())
+        self.jobs = PlatformJobs(store, lock, known.jobs, clock, run or RunPlan(), self._store_outputs)
         self.payloads = Payloads(store, lock, known.payloads, self.jobs.state_of)
         self.keys = IdempotencyKeys(store, lock, known.answers, clock)
         self.pipelines = Pipelines(store, lock, registered.values(), any_id=pipelines == "any")
@@ -79,6 +80,9 @@ class EmulatedPlatform:
             metadata=metadata or {},
             input_payloads=input_payloads,
         )
+
+    def _store_outputs(self, job: ClaraJob) -> None:
+        store_outputs(self.payloads, job)
 
     def pipeline_of(self, ids: Mapping[str, str]) -> str | None:
         """Return the pipeline of a call from its `pipelineId`, `jobId` or `payloadId`; None if there is none."""

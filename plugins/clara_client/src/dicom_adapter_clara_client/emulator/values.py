@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from attrs import field, frozen
@@ -44,6 +45,9 @@ class RunPlan:
     seconds: float | None = 0.0  # from start to end; None: until `EmulatedPlatform.jobs.finish` or `cancel`
     status: ClaraJobStatus = ClaraJobStatus.HEALTHY  # at the end
     messages: tuple[str, ...] = ()  # at the end
+    # Outputs of jobs that end as HEALTHY, below `outputs.OUTPUT` in their payload.
+    output_folder: Path | None = None  # its files
+    secondary_capture: bool = False  # an image in the study of the first file in the input folder
 
 
 @frozen(kw_only=True)
