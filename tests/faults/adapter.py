@@ -50,16 +50,22 @@ def _pipelines(number: int, count: int) -> tuple[str, ...]:
     return tuple(f"{number:016x}{pipeline:016x}" for pipeline in range(1, count + 1))
 
 
+# Kills interrupt groups, and no sender returns while the adapter drains.
+WAIT = "interrupted-wait = 15"
 DISK = "disk"  # the mount point, in the folder of the adapter
 CACHE = "CACHE"
 SETTLE_SECONDS = 3  # the largest value; reloads change the setting
 AE_TITLES: Mapping[str, AeTitle] = {
-    "STUDIES": AeTitle(submitter="grpc", settings="", pipelines=_pipelines(1, 3)),
+    "STUDIES": AeTitle(submitter="grpc", settings=WAIT, pipelines=_pipelines(1, 3)),
     "PATIENTS": AeTitle(
-        submitter="rest", settings='group-by = "patient"\ntimeout = 6\npriority = "higher"', pipelines=_pipelines(2, 2)
+        submitter="rest",
+        settings=f'group-by = "patient"\ntimeout = 6\npriority = "higher"\n{WAIT}',
+        pipelines=_pipelines(2, 2),
     ),
-    "SERIES": AeTitle(submitter="rest", settings='group-by = "series"\nmax-wait = 8', pipelines=_pipelines(3, 1)),
-    "NEWEST": AeTitle(submitter="grpc", settings="", pipelines=_pipelines(4, 2), overwrites=True),
+    "SERIES": AeTitle(
+        submitter="rest", settings=f'group-by = "series"\nmax-wait = 8\n{WAIT}', pipelines=_pipelines(3, 1)
+    ),
+    "NEWEST": AeTitle(submitter="grpc", settings=WAIT, pipelines=_pipelines(4, 2), overwrites=True),
     CACHE: AeTitle(processor="cache", submitter="grpc", settings="settle = 2", pipelines=_pipelines(5, 2)),
 }
 
