@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from dicom_adapter import Submitter, hookimpl
+from dicom_adapter_delivery.dicomweb_submitter import DicomwebSubmitter
 from dicom_adapter_delivery.folder_submitter import FolderSubmitter
 
 
 @hookimpl
 def dicom_adapter_submitters() -> Iterable[type[Submitter[Any]]]:
     """Register the submitters of this plugin."""
-    return [FolderSubmitter]
+    return [DicomwebSubmitter, FolderSubmitter]

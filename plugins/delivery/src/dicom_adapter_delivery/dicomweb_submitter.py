@@ -1,0 +1,179 @@
+"""The `dicomweb` submitter: sends the instances of a job to a DICOMweb server with STOW-RS (PS3.18 section 10.5).
+
+step                      what happens                                   why a repetition is harmless
+create_job, add_metadata  nothing: a DICOMweb server knows no jobs
+upload                    one store transaction with one instance        the server replaces the instance, or reports
+                                                                         that it already has it
+start, status, cancel     nothing: each stored instance is delivered
+
+One instance in each request gives each instance its own outcome, and limits the size of a request.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+import structlog
+
+from dicom_adapter import (
+    Certificate,
+    InstanceStorageInfo,
+    Job,
+    Permanent,
+    PlatformJob,
+    PlatformStatus,
+    Retriable,
+    Submitter,
+    SubmitterContext,
+    Upload,
+    certificate_of_server,
+    certificates_in_file,
+)
+from dicom_adapter_delivery.dicomweb_connection import DicomwebConnection, DicomwebResponse, StowBody
+from dicom_adapter_delivery.dicomweb_outcome import (
+    StoreJudgement,
+    StoreOutcome,
+    contains_instance,
+    judge_store,
+    refusal,
+)
+from dicom_adapter_delivery.dicomweb_settings import DicomwebSettings
+
+log = structlog.get_logger("dicom_adapter_delivery")
+
+HTTPS_PORT = 443
+UID = re.compile(r"(?=.{1,64}$)[0-9]+(\.[0-9]+)*")  # PS3.5 section 9.1: safe in a path
+JSON_TYPES = frozenset({"application/dicom+json", "application/json"})
+# Statuses with which a server refuses a search that it does not offer, or that the user may not make.
+NO_SEARCH = frozenset({400, 403, 404, 405, 406, 410, 501})
+# Statuses with which a server may refuse a store transaction without instances because of its content.
+EMPTY_REFUSED = frozenset({400, 409, 411, 415, 422})
+
+
+class DicomwebSubmitter(Submitter[DicomwebSettings]):
+    """Send the instances of jobs to one DICOMweb server over reused connections."""
+
+    name = "dicomweb"
+
+    def __init__(self, settings: DicomwebSettings, context: SubmitterContext) -> None:
+        super().__init__(settings, context)
+        self._reused_connection: DicomwebConnection | None = None
+        self._is_open = False
+        self._lock = threading.Lock()
+
+    def open(self) -> None:
+        """Allow calls. The first call opens the connection, so that a failure to open it is reported with a job."""
+        self._is_open = True
+
+    def close(self) -> None:
+        with self._lock:
+            self._is_open = False
+            if self._reused_connection is not None:
+                self._reused_connection.close()
+                self._reused_connection = None
+
+    def create_job(self, job: Job) -> PlatformJob:
+        return PlatformJob(job_id=job.run_id)
+
+    def add_metadata(self, job: Job, metadata: Mapping[str, str]) -> None:
+        """Do nothing: a DICOMweb server has no place for the metadata of a job."""
+
+    def upload(self, job: Job, upload: Upload) -> None:
+        subject = f"job {job.job_id}: upload of instance {upload.instance.instance_id}"
+        connection = self._connection
+        with upload.open() as source:
+            response = connection.store(StowBody(subject=subject, source=source, size_bytes=upload.size_bytes))
+        judgement = judge_store(subject, response, upload.instance.sop_instance_uid)
+        if judgement.outcome is StoreOutcome.UNCLEAR:
+            self._look_up(connection, subject, upload.instance, judgement)
+        elif judgement.words:
+            log.info(
+                "instance_delivered_with_status",
+                submitter=self.context.name,
+                job_id=job.job_id,
+                sop_instance_uid=upload.instance.sop_instance_uid,
+                status=judgement.words,
+            )
+
+    @property
+    def _connection(self) -> DicomwebConnection:
+        with self._lock:
+            if not self._is_open:
+                raise Retriable("the submitter is closed")
+            if self._reused_connection is None:
+                self._reused_connection = DicomwebConnection(self.settings)
+            return self._reused_connection
+
+    def _look_up(
+        self, connection: DicomwebConnection, subject: str, instance: InstanceStorageInfo, judgement: StoreJudgement
+    ) -> None:
+        """Search for an instance whose outcome is unclear. Raises Retriable or Permanent if it was not found."""
+        found, words = None, "it could not be searched for"
+        if _has_valid_uids(instance):
+            found = contains_instance(connection.search_instance(subject, instance), instance.sop_instance_uid)
+            words = "the server does not answer a search for it" if found is None else "the server does not find it"
+        if found:
+            return
+        message = f"{subject}: {judgement.words}; {words}; {judgement.hint}"
+        raise Retriable(message) if judgement.is_retriable else Permanent(message)
+
+    def start(self, job: Job) -> None:
+        """Do nothing: the instances are delivered."""
+
+    def status(self, job: Job) -> PlatformStatus:  # noqa: ARG002 - delivered like all started jobs
+        return PlatformStatus(state="delivered", finished=True)
+
+    def cancel(self, job: Job) -> None:
+        """Do nothing: instances that the server has stored stay there."""
+
+    def certificates(self) -> Iterable[Certificate]:
+        return self._certificates() if self.settings.is_secure else ()
+
+    def _certificates(self) -> Iterator[Certificate]:
+        yield from certificates_in_file(self.settings.tls.client_certificate, "client-certificate")
+        yield from certificates_in_file(self.settings.tls.ca_file, "authority in ca-file", is_authority=True)
+        address = urlsplit(self.settings.url)
+        if address.hostname:
+            yield from certificate_of_server(address.hostname, address.port or HTTPS_PORT)
+
+    def check_connection(self) -> str:
+        connection = DicomwebConnection(self.settings)
+        try:
+            return self._check(connection)
+        finally:
+            connection.close()
+
+    def _check(self, connection: DicomwebConnection) -> str:
+        """Search for any study; if the server offers no search, store nothing: a transaction without instances."""
+        subject = "search for a study"
+        response = connection.search_any_study(subject)
+        if response.status in NO_SEARCH:
+            return self._check_storing(connection)
+        if not 200 <= response.status < 300:
+            raise refusal(subject, response)
+        if response.status != HTTPStatus.NO_CONTENT and response.media_type not in JSON_TYPES:
+            raise Permanent(
+                f"{subject}: the server answered {response.status} without DICOM JSON; "
+                "check that url leads to the DICOMweb server itself"
+            )
+        return f"{self.settings.url} answers"
+
+    def _check_storing(self, connection: DicomwebConnection) -> str:
+        subject = "store no instance"
+        response = connection.store(StowBody(subject=subject))
+        if not self._accepts_storing(response):
+            raise refusal(subject, response)
+        return f"{self.settings.url} accepts store transactions; it offers no search"
+
+    @staticmethod
+    def _accepts_storing(response: DicomwebResponse) -> bool:
+        return 200 <= response.status < 300 or response.status in EMPTY_REFUSED
+
+
+def _has_valid_uids(instance: InstanceStorageInfo) -> bool:
+    uids = (instance.study_instance_uid, instance.series_instance_uid, instance.sop_instance_uid)
+    return all(UID.fullmatch(uid) for uid in uids)
