@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from enum import Enum
 from http import HTTPStatus
 from typing import Any
 
@@ -77,24 +76,17 @@ HINTS = {
 LONGEST_HEADER = 100  # characters of a header in a message
 
 
-class StoreOutcome(Enum):
-    """Outcome for the instance, as far as the response tells it."""
-
-    DELIVERED = "delivered"
-    UNCLEAR = "unclear"
-
-
 @frozen(kw_only=True)
-class StoreJudgement:
+class StowJudgement:
     """What follows from a response that is no error by itself."""
 
-    outcome: StoreOutcome
+    is_delivered: bool  # False: the response is unclear
     words: str = ""  # the server's warning, or what is unclear; without patient data
     hint: str = ""  # of an unclear response: the next step if the server does not have the instance
     is_retriable: bool = True  # of an unclear response: a repetition may help if the server does not have the instance
 
 
-def judge_store(subject: str, response: DicomwebResponse, sop_instance_uid: str) -> StoreJudgement:
+def judge_store(subject: str, response: DicomwebResponse, sop_instance_uid: str) -> StowJudgement:
     """Return the judgement of a response. Raises Retriable or Permanent if the instance was certainly not stored."""
     module = _module(response) if response.status in WITH_MODULE else None
     if module is not None:
@@ -104,30 +96,26 @@ def judge_store(subject: str, response: DicomwebResponse, sop_instance_uid: str)
         stored = [item for item in _items(module, REFERENCED_SOPS) if _uid(item, REFERENCED_UID) == sop_instance_uid]
         if stored and response.status in (HTTPStatus.OK, HTTPStatus.ACCEPTED):
             code = _code(stored[0], WARNING_REASON)
-            return StoreJudgement(
-                outcome=StoreOutcome.DELIVERED, words="" if code is None else f"warning {describe_reason(code)}"
-            )
+            return StowJudgement(is_delivered=True, words="" if code is None else f"warning {describe_reason(code)}")
     if response.status == HTTPStatus.OK and not response.body and not response.defect:
-        return StoreJudgement(outcome=StoreOutcome.DELIVERED)
+        return StowJudgement(is_delivered=True)
     if 200 <= response.status < 300:
         words = _what_is_wrong(response, module)
-        return StoreJudgement(outcome=StoreOutcome.UNCLEAR, words=words, hint=NOT_THE_SERVER)
+        return StowJudgement(is_delivered=False, words=words, hint=NOT_THE_SERVER)
     if response.status == HTTPStatus.CONFLICT:
         words = f"{_answer(response)} without a reason"
-        return StoreJudgement(outcome=StoreOutcome.UNCLEAR, words=words, hint=SERVER_LOG, is_retriable=False)
+        return StowJudgement(is_delivered=False, words=words, hint=SERVER_LOG, is_retriable=False)
     raise refusal(subject, response)
 
 
-def _judge_failure(subject: str, response: DicomwebResponse, reason: int | None) -> StoreJudgement:
+def _judge_failure(subject: str, response: DicomwebResponse, reason: int | None) -> StowJudgement:
     if reason in ALREADY_THERE:
-        return StoreJudgement(outcome=StoreOutcome.DELIVERED)
+        return StowJudgement(is_delivered=True)
     words = f"{_answer(response)}: the instance was not stored"
     if reason is not None:
         words += f", failure reason {describe_reason(reason)}"
     if response.status == HTTPStatus.CONFLICT and reason in (None, GENERAL_FAILURE):
-        return StoreJudgement(
-            outcome=StoreOutcome.UNCLEAR, words=words, hint=SERVER_LOG, is_retriable=reason is not None
-        )
+        return StowJudgement(is_delivered=False, words=words, hint=SERVER_LOG, is_retriable=reason is not None)
     words += _retry_after(response)
     if reason in NOT_NOW or (reason is not None and reason & 0xFF00 == OUT_OF_RESOURCES):
         raise Retriable(f"{subject}: {words}")

@@ -35,8 +35,7 @@ from dicom_adapter import (
 )
 from dicom_adapter_delivery.dicomweb_connection import DicomwebConnection, DicomwebResponse, StowBody
 from dicom_adapter_delivery.dicomweb_outcome import (
-    StoreJudgement,
-    StoreOutcome,
+    StowJudgement,
     contains_instance,
     judge_store,
     refusal,
@@ -88,7 +87,7 @@ class DicomwebSubmitter(Submitter[DicomwebSettings]):
         with upload.open() as source:
             response = connection.store(StowBody(subject=subject, source=source, size_bytes=upload.size_bytes))
         judgement = judge_store(subject, response, upload.instance.sop_instance_uid)
-        if judgement.outcome is StoreOutcome.UNCLEAR:
+        if not judgement.is_delivered:
             self._look_up(connection, subject, upload.instance, judgement)
         elif judgement.words:
             log.info(
@@ -109,7 +108,7 @@ class DicomwebSubmitter(Submitter[DicomwebSettings]):
             return self._reused_connection
 
     def _look_up(
-        self, connection: DicomwebConnection, subject: str, instance: InstanceStorageInfo, judgement: StoreJudgement
+        self, connection: DicomwebConnection, subject: str, instance: InstanceStorageInfo, judgement: StowJudgement
     ) -> None:
         """Search for an instance whose outcome is unclear. Raises Retriable or Permanent if it was not found."""
         found, words = None, "it could not be searched for"
