@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from dicom_adapter import Submitter, hookimpl
+from dicom_adapter_delivery.dicom_submitter import DicomSubmitter
 from dicom_adapter_delivery.dicomweb_submitter import DicomwebSubmitter
 from dicom_adapter_delivery.folder_submitter import FolderSubmitter
 
@@ -13,4 +14,4 @@ from dicom_adapter_delivery.folder_submitter import FolderSubmitter
 @hookimpl
 def dicom_adapter_submitters() -> Iterable[type[Submitter[Any]]]:
     """Register the submitters of this plugin."""
-    return [DicomwebSubmitter, FolderSubmitter]
+    return [DicomSubmitter, DicomwebSubmitter, FolderSubmitter]

@@ -1,0 +1,383 @@
+"""One association with a DICOM node as requestor: blocking, on the thread of the caller.
+
+Data sets are sent as they are, without a copy in Python: the headers of the PDUs are interleaved with parts of a
+memoryview in one call of the system.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from attrs import frozen
+
+from dicom_adapter import Retriable
+from dicom_adapter_delivery import dicom_wire as wire
+from dicom_adapter_delivery.dicom_file import Piece
+from dicom_adapter_delivery.dicom_settings import DicomSettings
+from dicom_adapter_delivery.dicom_tls import tls_connection
+from dicom_adapter_delivery.dicom_wire import InvalidBytes, Message, Pair
+
+VERIFICATION = Pair("1.2.840.10008.1.1", "1.2.840.10008.1.2")  # with the default transfer syntax
+MOST_VALUES = 500  # fragments in one call of the system, which accepts 1024 buffers
+RELEASE_S = 2.0  # time limit for the answer to A-RELEASE-RQ
+RECEIVE_BYTES = 1 << 13
+LARGEST_MESSAGE = 16 << 20  # bytes of a data set that the peer sends: reports of storage commitment are smaller
+# A node may write its response in two pieces, and send the second one only after the TCP acknowledgement of the first
+# (RFC 896), which is delayed by 40 ms (RFC 1122 section 4.2.3.2) without this option. Linux resets it at each call;
+# other systems do not have it.
+QUICK_ACKNOWLEDGEMENT: int | None = getattr(socket, "TCP_QUICKACK", None)
+
+
+class AssociationGone(Retriable):
+    """The peer has aborted the association, closed the connection, or does not answer."""
+
+    def __init__(self, message: str, *, by_peer: bool = False) -> None:
+        super().__init__(message)
+        self.by_peer = by_peer  # the peer has ended it: perhaps earlier, while it was not in use
+
+
+@frozen(kw_only=True)
+class DicomPeer:
+    """The address of a DICOM node, and the limits of associations with it."""
+
+    settings: DicomSettings
+
+    def __str__(self) -> str:
+        return f"{self.settings.ae_title}@{self.settings.host}:{self.settings.port}"
+
+
+class OutgoingAssociation:
+    """An established association. Used by one thread at a time, except `abort` and `close_connection`."""
+
+    def __init__(self, peer: DicomPeer, connection: socket.socket, pairs: Sequence[Pair]) -> None:
+        """Request an association over a connection. Raises Retriable; then the caller closes the connection."""
+        self._peer = peer
+        self._socket = connection
+        self._is_plain = not isinstance(connection, ssl.SSLSocket)
+        self._received = bytearray()
+        self._message_id = 0
+        self._gone = False
+        settings = peer.settings
+        connection.settimeout(settings.connect_timeout)
+        deadline = time.monotonic() + settings.connect_timeout
+        self._send([wire.associate_request(settings.ae_title, settings.calling_ae_title, pairs)])
+        acceptance = self._acceptance(*self._read_pdu(deadline))
+        connection.settimeout(settings.response_timeout)
+        self.version_name = acceptance.version_name  # of the peer's implementation; not verified text
+        limit = min(acceptance.max_pdu or settings.max_pdu, settings.max_pdu) - wire.PDV_HEADER.size
+        self._fragment_bytes = max(2, limit - limit % 2)
+        numbers = {pair: 2 * number + 1 for number, pair in enumerate(pairs)}
+        self._ids: Mapping[Pair, int] = {
+            pair: number for pair, number in numbers.items() if acceptance.results.get(number) == wire.ACCEPTED
+        }
+        self.refused: Mapping[Pair, str] = {  # pairs that the peer does not accept, with its reason
+            pair: wire.CONTEXT_REASONS.get(acceptance.results.get(number, 2), "no reason given")
+            for pair, number in numbers.items()
+            if pair not in self._ids
+        }
+        self.began = time.monotonic()
+        self.is_reused = False  # an earlier upload has used this association
+
+    @property
+    def accepted(self) -> Iterable[Pair]:
+        return self._ids.keys()
+
+    @property
+    def is_usable(self) -> bool:
+        """Return whether the association is established, as far as is known without a call of the system."""
+        return not self._gone
+
+    def accepts(self, pair: Pair) -> bool:
+        return pair in self._ids
+
+    # --- services
+
+    def store(self, pair: Pair, sop_instance_uid: str, pieces: Iterator[Piece], deadline: float) -> Message:
+        """Send one data set with C-STORE (PS3.7 section 9.1.1) and return the response.
+
+        If `pieces` raises an error after the first piece, the association is aborted: a data set has begun.
+        """
+        context_id, message_id = self._ids[pair], self._next_message_id()
+        request = wire.encode_command(
+            {
+                wire.AFFECTED_SOP_CLASS_UID: pair.sop_class_uid,
+                wire.COMMAND_FIELD: wire.C_STORE_RQ,
+                wire.MESSAGE_ID: message_id,
+                wire.PRIORITY: wire.MEDIUM_PRIORITY,
+                wire.DATA_SET_TYPE: wire.HAS_DATA_SET,
+                wire.AFFECTED_SOP_INSTANCE_UID: sop_instance_uid,
+            }
+        )
+        first = next(pieces)
+        try:
+            before = self._fragments(context_id, memoryview(request), is_last=True, kind=wire.COMMAND)
+            for buffers in self._batches(context_id, first, pieces, before):
+                self._send(buffers)
+                self._check_time(deadline)
+        except BaseException:
+            self.abort()
+            raise
+        return self._response(context_id, message_id, wire.C_STORE_RQ, deadline)
+
+    def echo(self, pair: Pair = VERIFICATION) -> Message:
+        """Send a C-ECHO (PS3.7 section 9.1.5) and return the response."""
+        context_id, message_id = self._ids[pair], self._next_message_id()
+        request = wire.encode_command(
+            {
+                wire.AFFECTED_SOP_CLASS_UID: pair.sop_class_uid,
+                wire.COMMAND_FIELD: wire.C_ECHO_RQ,
+                wire.MESSAGE_ID: message_id,
+                wire.DATA_SET_TYPE: wire.NO_DATA_SET,
+            }
+        )
+        self._send(self._fragments(context_id, memoryview(request), is_last=True, kind=wire.COMMAND))
+        deadline = time.monotonic() + self._peer.settings.response_timeout
+        return self._response(context_id, message_id, wire.C_ECHO_RQ, deadline)
+
+    def _next_message_id(self) -> int:
+        self._message_id = self._message_id % 0xFFFF + 1
+        return self._message_id
+
+    # --- end
+
+    def is_alive(self) -> bool:
+        """Return whether the peer has neither released nor aborted the association nor closed the connection."""
+        if self._gone or self._received:
+            return False
+        try:
+            self._socket.settimeout(0)
+            self._received += self._socket.recv(RECEIVE_BYTES)  # b"" at the end of the connection
+            self._gone = True
+        except (BlockingIOError, ssl.SSLWantReadError):
+            self._socket.settimeout(self._peer.settings.response_timeout)
+        except OSError:
+            self._gone = True
+        return not self._gone
+
+    def release(self) -> None:
+        """Release the association in order, within RELEASE_S, and close the connection."""
+        try:
+            if self.is_alive():
+                self._socket.settimeout(RELEASE_S)
+                self._send([wire.PDU_HEADER.pack(wire.RELEASE_RQ, 4) + bytes(4)])
+                self._read_pdu(time.monotonic() + RELEASE_S)  # A-RELEASE-RP; anything else ends the association, too
+        except (Retriable, InvalidBytes, OSError):
+            pass  # the association has no unfinished work, and the connection is closed in any case
+        finally:
+            self.close_connection()
+
+    def abort(self) -> None:
+        """Abort the association and close the connection. Another thread that uses it gets AssociationGone."""
+        self._gone = True
+        try:
+            self._socket.settimeout(0)
+            self._socket.send(wire.abort_request())
+        except (OSError, ValueError):
+            pass  # the connection is closed, or the peer does not read: it notices the end of the connection
+        self.close_connection()
+
+    def close_connection(self) -> None:
+        self._gone = True
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)  # wakes a thread that waits for the socket
+        except OSError:
+            pass  # already closed by the peer
+        self._socket.close()
+
+    # --- sending
+
+    def _fragments(
+        self, context_id: int, content: memoryview, *, is_last: bool, kind: int = 0
+    ) -> list[bytes | memoryview]:
+        """Return the P-DATA-TFs of a command or of a piece of a data set, as buffers."""
+        size = self._fragment_bytes
+        whole = wire.DATA_HEADER.pack(wire.P_DATA, size + 6, size + 2, context_id, kind)
+        buffers: list[bytes | memoryview] = []
+        at, end = 0, len(content)
+        while end - at > size:
+            buffers += (whole, content[at : at + size])
+            at += size
+        rest = end - at
+        control = kind | (wire.LAST if is_last else 0)
+        buffers += (wire.DATA_HEADER.pack(wire.P_DATA, rest + 6, rest + 2, context_id, control), content[at:])
+        return buffers
+
+    def _batches(
+        self, context_id: int, piece: Piece, pieces: Iterator[Piece], before: list[bytes | memoryview]
+    ) -> Iterator[list[bytes | memoryview]]:
+        """Yield the buffers for each call of the system; `before` is sent together with the first ones."""
+        step = MOST_VALUES * self._fragment_bytes
+        while True:
+            content, is_last_piece = piece
+            for at in range(0, max(1, len(content)), step):
+                is_last = is_last_piece and at + step >= len(content)
+                yield before + self._fragments(context_id, content[at : at + step], is_last=is_last)
+                before = []
+            if is_last_piece:
+                return
+            piece = next(pieces)
+
+    def _send(self, buffers: list[bytes | memoryview]) -> None:
+        try:
+            if not self._is_plain:
+                self._socket.sendall(b"".join(buffers))  # TLS has no sendmsg
+                return
+            left = sum(map(len, buffers))
+            while True:
+                sent = self._socket.sendmsg(buffers)
+                left -= sent
+                if not left:
+                    return
+                buffers = _after(buffers, sent)
+        except TimeoutError:
+            raise self._timed_out("accepted no data") from None
+        except (OSError, ValueError) as failure:  # ValueError: closed by another thread
+            raise self._gone_because(self._reason_of_abort() or _described(failure)) from None
+
+    # --- receiving
+
+    def _response(self, context_id: int, message_id: int, request: int, deadline: float) -> Message:
+        """Return the response to a request. Raises AssociationGone."""
+        deadline = min(deadline, time.monotonic() + self._peer.settings.response_timeout)
+        try:
+            message = self._read_message(deadline)
+            _require_response(message, context_id, message_id, request)
+        except InvalidBytes as defect:
+            self.abort()
+            raise AssociationGone(f"{self._peer} violates the protocol: {defect}") from None
+        return message
+
+    def _read_message(self, deadline: float) -> Message:
+        command, data_set = bytearray(), bytearray()
+        elements: dict[int, bytes] | None = None
+        while True:
+            body = self._read_data_pdu(deadline)
+            for context_id, control, fragment in wire.data_values(body):
+                if bool(control & wire.COMMAND) is (elements is not None):
+                    raise InvalidBytes("command and data set of a message are not in order")
+                target = command if elements is None else data_set
+                target += fragment
+                if len(target) > LARGEST_MESSAGE:
+                    raise InvalidBytes(f"a message has more than {LARGEST_MESSAGE} bytes")
+                if not control & wire.LAST:
+                    continue
+                if elements is None:
+                    elements = wire.decode_command(bytes(command))
+                    has_data_set = elements.get(wire.DATA_SET_TYPE) != wire.NO_DATA_SET.to_bytes(2, "little")
+                    if has_data_set:
+                        continue
+                return Message(context_id=context_id, command=elements, data_set=bytes(data_set))
+
+    def _read_data_pdu(self, deadline: float) -> bytes:
+        kind, body = self._read_pdu(deadline)
+        if kind != wire.P_DATA:
+            raise self._gone_because(_end_by_peer(kind, body))
+        return body
+
+    def _acceptance(self, kind: int, body: bytes) -> wire.Acceptance:
+        try:
+            if kind == wire.ASSOCIATE_RJ:
+                raise Retriable(f"{self._peer} rejected the association: {wire.describe_rejection(body)}")
+            if kind != wire.ASSOCIATE_AC:
+                raise Retriable(f"{self._peer} did not accept the association: {_end_by_peer(kind, body)}")
+            return wire.parse_acceptance(body)
+        except InvalidBytes as defect:
+            raise Retriable(f"{self._peer} violates the protocol: {defect}") from None
+
+    def _read_pdu(self, deadline: float) -> tuple[int, bytes]:
+        """Return type and content of the next PDU. Raises AssociationGone."""
+        kind, length = wire.PDU_HEADER.unpack(self._read(wire.PDU_HEADER.size, deadline))
+        limit = wire.MAX_ASSOCIATE_BYTES if kind == wire.ASSOCIATE_AC else wire.MAX_RECEIVED_PDU
+        if not wire.ASSOCIATE_RQ <= kind <= wire.ABORT or length > limit:
+            self.abort()
+            raise AssociationGone(f"{self._peer} does not answer as a DICOM node; check host and port")
+        return kind, self._read(length, deadline)
+
+    def _read(self, count: int, deadline: float) -> bytes:
+        received = self._received
+        while len(received) < count:
+            try:
+                if QUICK_ACKNOWLEDGEMENT is not None:
+                    self._socket.setsockopt(socket.IPPROTO_TCP, QUICK_ACKNOWLEDGEMENT, 1)
+                piece = self._socket.recv(RECEIVE_BYTES)
+            except TimeoutError:
+                raise self._timed_out("not answered") from None
+            except (OSError, ValueError) as failure:
+                raise self._gone_because(_described(failure)) from None
+            if not piece:
+                raise self._gone_because("it closed the connection")
+            received += piece
+            self._check_time(deadline)
+        content = bytes(received[:count])
+        del received[:count]
+        return content
+
+    def _check_time(self, deadline: float) -> None:
+        if time.monotonic() > deadline:
+            raise self._gone_because("the timeout was exceeded", by_peer=False)
+
+    def _timed_out(self, what: str) -> AssociationGone:
+        return self._gone_because(f"it has {what} for {self._socket.gettimeout():g} seconds", by_peer=False)
+
+    def _reason_of_abort(self) -> str:
+        """Return the reason why the peer does not read any more, if it has sent one."""
+        try:
+            self._socket.settimeout(0)
+            self._received += self._socket.recv(RECEIVE_BYTES)
+            kind, length = wire.PDU_HEADER.unpack_from(self._received)
+            return _end_by_peer(kind, bytes(self._received[6 : 6 + length]))
+        except Exception:  # noqa: BLE001 - the reason is only for the message
+            return ""
+
+    def _gone_because(self, reason: str, *, by_peer: bool = True) -> AssociationGone:
+        self._gone = True
+        return AssociationGone(f"{self._peer}: the association was lost: {reason}", by_peer=by_peer)
+
+
+def connect(peer: DicomPeer, pairs: Sequence[Pair]) -> OutgoingAssociation:
+    """Open an association with one presentation context for each pair. Raises Retriable."""
+    settings = peer.settings
+    try:
+        connection = socket.create_connection((settings.host, settings.port), settings.connect_timeout)
+    except (OSError, UnicodeError) as failure:  # UnicodeError: a name that is no host name
+        raise Retriable(f"{peer} cannot be reached: {_described(failure)}") from None
+    try:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connection = tls_connection(str(peer), connection, settings)
+        return OutgoingAssociation(peer, connection, pairs)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _require_response(message: Message, context_id: int, message_id: int, request: int) -> None:
+    kind, responded_to = message.number(wire.COMMAND_FIELD), message.number(wire.MESSAGE_ID_RESPONDED_TO)
+    if (message.context_id, kind, responded_to) != (context_id, request | wire.RESPONSE, message_id):
+        raise InvalidBytes("a message is not the response to the request")
+    message.number(wire.STATUS)
+
+
+def _after(buffers: list[bytes | memoryview], sent: int) -> list[bytes | memoryview]:
+    """Return what is left of `buffers` after the first `sent` bytes."""
+    for number, buffer in enumerate(buffers):
+        if sent < len(buffer):
+            return [memoryview(buffer)[sent:], *buffers[number + 1 :]]
+        sent -= len(buffer)
+    return []
+
+
+def _end_by_peer(kind: int, body: bytes) -> str:
+    if kind == wire.ABORT and len(body) == 4:
+        by = {0: "service user", 2: "service provider"}.get(body[2], f"source {body[2]}")
+        return f"it aborted the association ({by}, reason {body[3]})"
+    return "it released the association" if kind == wire.RELEASE_RQ else f"it sent an unexpected PDU of type {kind}"
+
+
+def _described(failure: Exception) -> str:
+    if isinstance(failure, TimeoutError):
+        return "no answer in time"
+    return (getattr(failure, "strerror", None) or type(failure).__name__).lower()

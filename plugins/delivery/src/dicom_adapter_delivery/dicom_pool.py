@@ -1,0 +1,192 @@
+"""The associations with one DICOM node, which successive uploads share."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from attrs import define
+
+from dicom_adapter import Permanent, Retriable
+from dicom_adapter_delivery.dicom_association import OutgoingAssociation
+from dicom_adapter_delivery.dicom_wire import MAX_CONTEXTS, Pair
+
+RECENT_S = 60.0  # a new association also proposes the accepted pairs of uploads in the last 60 seconds
+REFUSAL_S = 10.0  # after this time, a refused pair is proposed again: the node's configuration may have changed
+# Uploads that wait for an association fail together with the one that could not open it: each of them would otherwise
+# wait for the same timeout.
+FAILURE_S = 1.0
+CLOSING_S = 5.0  # time limit for the thread that releases unused associations
+
+
+class ContextRefused(Permanent):
+    """The node does not accept the presentation context of an instance."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@define
+class _Unused:
+    association: OutgoingAssociation
+    since: float  # monotonic time
+
+
+class AssociationPool:
+    """At most `most` associations; one that is not used for `idle_s` seconds is released. Thread-safe."""
+
+    def __init__(self, connect: Callable[[Sequence[Pair]], OutgoingAssociation], most: int, idle_s: float) -> None:
+        self._connect = connect
+        self._most = most
+        self._idle_s = idle_s
+        self._changed = threading.Condition()
+        self._unused: list[_Unused] = []  # the one that was used last is at the end
+        self._in_use: set[OutgoingAssociation] = set()
+        self._count = 0  # associations that are open, being opened, or being released
+        self._recent: dict[Pair, float] = {}  # accepted pairs with the monotonic time of their last use
+        self._failure: tuple[float, Retriable] | None = None  # time and error of the last failed attempt to connect
+        self._is_closed = False
+        self._thread: threading.Thread | None = None
+
+    def open(self) -> None:
+        """Start the thread that releases unused associations."""
+        with self._changed:
+            self._is_closed = False
+            self._thread = threading.Thread(target=self._release_unused, name="dicom-associations", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Release the unused associations and abort those in use."""
+        with self._changed:
+            self._is_closed = True
+            unused, self._unused = self._unused, []
+            self._count -= len(unused)
+            in_use = list(self._in_use)
+            self._changed.notify_all()
+        for association in in_use:
+            association.abort()
+        for entry in unused:
+            entry.association.release()
+        if self._thread is not None:
+            self._thread.join(CLOSING_S)
+
+    @contextmanager
+    def association(self, pair: Pair, *, new: bool = False) -> Iterator[OutgoingAssociation]:
+        """Return an association that accepts the pair; one that no upload has used if `new` is set.
+
+        Raises ContextRefused, or Retriable if no association can be opened.
+        """
+        association = self._take(pair, new=new)
+        try:
+            if pair in association.refused:
+                raise ContextRefused(association.refused[pair])
+            yield association
+            association.is_reused = True
+        finally:
+            self._put_back(association)
+
+    def _take(self, pair: Pair, *, new: bool) -> OutgoingAssociation:
+        with self._changed:
+            while True:
+                self._raise_if_useless()
+                found = None if new else self._find(pair)
+                if found is not None:
+                    self._in_use.add(found)
+                    return found
+                if self._count < self._most:
+                    self._count += 1
+                    superfluous = None
+                    break
+                if self._unused:
+                    superfluous = self._unused.pop(0).association  # its place is used for the new one
+                    break
+                self._changed.wait()
+            pairs = self._pairs_to_propose(pair)
+        return self._open(pair, pairs, superfluous)
+
+    def _raise_if_useless(self) -> None:
+        if self._is_closed:
+            raise Retriable("the submitter is closed")
+        if self._failure is not None and time.monotonic() < self._failure[0] + FAILURE_S:
+            raise Retriable(str(self._failure[1]))
+
+    def _find(self, pair: Pair) -> OutgoingAssociation | None:
+        """Return an unused association whose request contained the pair. Discards those that the peer has ended."""
+        for entry in reversed(list(self._unused)):
+            association = entry.association
+            is_recent = time.monotonic() < association.began + REFUSAL_S
+            if not (association.accepts(pair) or (pair in association.refused and is_recent)):
+                continue
+            self._unused.remove(entry)
+            if association.is_alive():
+                return association
+            association.close_connection()
+            self._count -= 1
+        return None
+
+    def _pairs_to_propose(self, pair: Pair) -> list[Pair]:
+        now = time.monotonic()
+        self._recent = {other: used for other, used in self._recent.items() if now < used + RECENT_S}
+        others = sorted(self._recent.keys() - {pair}, key=lambda other: -self._recent[other])
+        return [pair, *others[: MAX_CONTEXTS - 1]]
+
+    def _open(self, pair: Pair, pairs: Sequence[Pair], superfluous: OutgoingAssociation | None) -> OutgoingAssociation:
+        try:
+            if superfluous is not None:
+                superfluous.release()
+            association = self._connect(pairs)
+        except BaseException as failure:
+            with self._changed:
+                self._count -= 1
+                if isinstance(failure, Retriable):
+                    self._failure = (time.monotonic(), failure)
+                self._changed.notify_all()
+            raise
+        with self._changed:
+            self._failure = None
+            if self._is_closed:
+                self._count -= 1
+                association.abort()
+                raise Retriable("the submitter is closed")
+            self._in_use.add(association)
+            if association.accepts(pair):
+                self._recent[pair] = time.monotonic()
+        return association
+
+    def _put_back(self, association: OutgoingAssociation) -> None:
+        with self._changed:
+            self._in_use.discard(association)
+            now = time.monotonic()
+            if association.is_usable and not self._is_closed:
+                self._unused.append(_Unused(association, now))
+            else:
+                self._count -= 1
+                association.close_connection()
+            self._changed.notify_all()
+
+    def used(self, pair: Pair) -> None:
+        """Record the use of a pair: the next new association proposes it, too."""
+        with self._changed:
+            self._recent[pair] = time.monotonic()
+
+    def _release_unused(self) -> None:
+        with self._changed:
+            while not self._is_closed:
+                now = time.monotonic()
+                due = [entry for entry in self._unused if now >= entry.since + self._idle_s]
+                if not due:
+                    next_due = min((entry.since + self._idle_s for entry in self._unused), default=None)
+                    self._changed.wait(None if next_due is None else next_due - now)
+                    continue
+                self._unused = [entry for entry in self._unused if entry not in due]
+                self._changed.release()
+                try:
+                    for entry in due:
+                        entry.association.release()
+                finally:
+                    self._changed.acquire()
+                    self._count -= len(due)
+                    self._changed.notify_all()

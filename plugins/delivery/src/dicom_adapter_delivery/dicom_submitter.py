@@ -1,0 +1,165 @@
+"""The `dicom` submitter: sends the instances of a job to a DICOM node with C-STORE (PS3.4 annex B).
+
+step                      what happens                                   why a repetition is harmless
+create_job, add_metadata  nothing: a DICOM node knows no jobs
+upload                    one C-STORE                                    the node replaces the instance, or answers
+                                                                         0x0111: it already has it
+start, status, cancel     nothing: each stored instance is delivered
+
+Each data set is sent as it was received. For each pair of SOP class and transfer syntax of the files, the submitter
+proposes a presentation context with this transfer syntax only, so the node accepts a file as it is, or not at all.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Mapping
+from itertools import chain
+
+import structlog
+from pydicom.uid import UID
+
+from dicom_adapter import (
+    Certificate,
+    InstanceStorageInfo,
+    Job,
+    Permanent,
+    PlatformJob,
+    PlatformStatus,
+    Retriable,
+    Submitter,
+    SubmitterContext,
+    Upload,
+)
+from dicom_adapter_delivery.dicom_association import (
+    VERIFICATION,
+    AssociationGone,
+    DicomPeer,
+    OutgoingAssociation,
+    connect,
+)
+from dicom_adapter_delivery.dicom_file import data_set_pieces
+from dicom_adapter_delivery.dicom_pool import AssociationPool, ContextRefused
+from dicom_adapter_delivery.dicom_settings import DicomSettings
+from dicom_adapter_delivery.dicom_statuses import StoreVerdict, describe_store_status, judge
+from dicom_adapter_delivery.dicom_tls import node_certificates
+from dicom_adapter_delivery.dicom_wire import ERROR_COMMENT, STATUS, Message, Pair
+
+log = structlog.get_logger("dicom_adapter_delivery")
+
+SENDABLE_UID = re.compile(r"[!-\[\]-~]{1,64}")  # nodes accept more than the grammar of UIDs; this much can be encoded
+LONGEST_COMMENT = 64  # characters of VR LO
+SHORTEST_QUOTED_ID = 3  # shorter patient ids occur by chance in any text
+
+
+class DicomSubmitter(Submitter[DicomSettings]):
+    """Send the instances of jobs to one DICOM node over reused associations."""
+
+    name = "dicom"
+
+    def __init__(self, settings: DicomSettings, context: SubmitterContext) -> None:
+        super().__init__(settings, context)
+        self._peer = DicomPeer(settings=settings)
+        self._pool = AssociationPool(
+            lambda pairs: connect(self._peer, pairs), settings.associations, settings.idle_timeout
+        )
+
+    def open(self) -> None:
+        self._pool.open()
+
+    def create_job(self, job: Job) -> PlatformJob:
+        return PlatformJob(job_id=job.run_id)
+
+    def add_metadata(self, job: Job, metadata: Mapping[str, str]) -> None:
+        """Do nothing: a DICOM node has no place for metadata of a job."""
+
+    def upload(self, job: Job, upload: Upload) -> None:
+        instance = upload.instance
+        subject = f"instance {instance.sop_instance_uid}"
+        for uid in (instance.sop_instance_uid, instance.sop_class_uid, instance.transfer_syntax_uid):
+            if not SENDABLE_UID.fullmatch(uid):
+                raise Permanent(f"instance {instance.instance_id}: one of its UIDs is not valid, so it cannot be sent")
+        pair = Pair(instance.sop_class_uid, instance.transfer_syntax_uid)
+        try:
+            response = self._store(pair, upload)
+        except ContextRefused as refusal:
+            raise Permanent(f"{self._peer} does not accept {_described(pair)}: {refusal.reason}") from None
+        self._pool.used(pair)
+        self._evaluate(response, subject, job, instance)
+
+    def _store(self, pair: Pair, upload: Upload) -> Message:
+        """Send the instance; once more over a new association if the peer has ended one that was used before."""
+        for new in (False, True):
+            with upload.open() as source:
+                pieces = data_set_pieces(source, upload.size_bytes)
+                pieces = chain([next(pieces)], pieces)  # read while other uploads use the association
+                with self._pool.association(pair, new=new) as association:
+                    deadline = time.monotonic() + self.settings.upload_timeout
+                    try:
+                        return association.store(pair, upload.instance.sop_instance_uid, pieces, deadline)
+                    except AssociationGone as loss:
+                        if new or not (association.is_reused and loss.by_peer):
+                            raise
+        raise AssertionError("the second attempt returns or raises")
+
+    def _evaluate(self, response: Message, subject: str, job: Job, instance: InstanceStorageInfo) -> None:
+        """Raise the error for the status of the response, or log its warning."""
+        status = response.number(STATUS)
+        result, words = judge(status), describe_store_status(status) + _comment(response, instance)
+        if result is StoreVerdict.FAILED_FOR_NOW:
+            raise Retriable(f"{self._peer} answered {words} for {subject}")
+        if result is StoreVerdict.REFUSED:
+            raise Permanent(f"{self._peer} refused {subject} with {words}")
+        if status:
+            log.info(
+                "instance_delivered_with_status",
+                submitter=self.context.name,
+                job_id=job.job_id,
+                sop_instance_uid=instance.sop_instance_uid,
+                status=words,
+            )
+
+    def start(self, job: Job) -> None:
+        """Do nothing: the instances are delivered."""
+
+    def status(self, job: Job) -> PlatformStatus:  # noqa: ARG002 - delivered like all started jobs
+        return PlatformStatus(state="delivered", finished=True)
+
+    def cancel(self, job: Job) -> None:
+        """Do nothing: instances that the node has stored stay there."""
+
+    def certificates(self) -> Iterable[Certificate]:
+        return node_certificates(self.settings)
+
+    def check_connection(self) -> str:
+        association = connect(self._peer, [VERIFICATION])
+        try:
+            return self._echo(association)
+        finally:
+            association.release()
+
+    def _echo(self, association: OutgoingAssociation) -> str:
+        if not association.accepts(VERIFICATION):
+            return f"{self._peer} accepts associations; it does not support C-ECHO"
+        status = association.echo().number(STATUS)
+        if status:
+            raise Retriable(f"{self._peer} answered the C-ECHO with {describe_store_status(status)}")
+        return f"{self._peer} answers the C-ECHO"
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+def _described(pair: Pair) -> str:
+    return f"{UID(pair.sop_class_uid).name} in {UID(pair.transfer_syntax_uid).name}"
+
+
+def _comment(response: Message, instance: InstanceStorageInfo) -> str:
+    """Return the peer's comment for an error message; "" if there is none, or if it contains the patient's id."""
+    text = response.text(ERROR_COMMENT)
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())[:LONGEST_COMMENT]
+    patient = instance.patient_id
+    if not line or (len(patient) >= SHORTEST_QUOTED_ID and patient.casefold() in line.casefold()):
+        return ""
+    return f': "{line}"'
