@@ -69,6 +69,8 @@ def _choices(values: Any) -> str:
 
 
 def _collection(origin: type, arguments: tuple[Any, ...]) -> str:
+    if arguments[1:] == (Any,):
+        return "table"
     kind, of = ("table", arguments[1]) if issubclass(origin, Mapping) else ("list", arguments[0])
     return f"{kind} of {' or '.join(_plural(word) for word in re.split(', | or ', type_words(of)))}"
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from support.command_jobs import Pipelines
 from support.podman import NoPodman, Podman, podman_with_storage
 
 
@@ -29,3 +31,11 @@ def podman(shared_podman: Podman, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
         monkeypatch.setenv(name, value)
     yield shared_podman
     shared_podman.run("rm", "--force", "--all", "--time", "0", check=False)
+
+
+@pytest.fixture
+def pipelines(tmp_path: Path) -> Iterator[Pipelines]:
+    """A submitter `command` without pipelines; its jobs are cancelled after the test."""
+    made = Pipelines(tmp_path)
+    yield made
+    made.cancel_all()

@@ -113,6 +113,7 @@ class JobSteps:
 
     def __init__(self, job: Job) -> None:
         self.job = job
+        self._positions: set[int] = set()  # of the uploads that succeeded
 
     def create(self, submitter: Submitter[Any], *, repeated: bool = False) -> Job:
         """Create the job on the platform. Return the job with the platform's ids."""
@@ -126,8 +127,11 @@ class JobSteps:
     def upload(self, submitter: Submitter[Any], *uploads: Upload, repeated: bool = False) -> None:
         for upload in uploads:
             submitter.upload(self._with_repeated(repeated), upload)
+            self._positions.add(upload.position)
 
     def start(self, submitter: Submitter[Any], *, repeated: bool = False) -> None:
+        """Start the job. The adapter starts a job when all of its instances are uploaded."""
+        self.job = evolve(self.job, instance_count=len(self._positions))
         submitter.start(self._with_repeated(repeated))
 
     def all(self, submitter: Submitter[Any], uploads: Iterable[Upload]) -> None:

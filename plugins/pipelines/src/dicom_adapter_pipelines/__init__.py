@@ -11,4 +11,7 @@ from dicom_adapter import Submitter, hookimpl
 @hookimpl
 def dicom_adapter_submitters() -> Iterable[type[Submitter[Any]]]:
     """Register the submitters of this plugin."""
-    return []
+    # Imported only when needed: the runner of each job imports this package, too, and needs little of it.
+    from dicom_adapter_pipelines.command import CommandSubmitter
+
+    return [CommandSubmitter]

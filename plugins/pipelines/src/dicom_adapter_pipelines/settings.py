@@ -1,0 +1,89 @@
+"""Settings that the tables of all pipelines on this machine have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import Attribute, frozen
+
+from dicom_adapter import ByteSize, Secret, at_least, between, setting
+from dicom_adapter_pipelines.contracts import Contract
+
+DAY_S = 86_400
+YEAR_S = 366 * DAY_S
+MIB = 1 << 20
+
+
+def exit_statuses(_instance: Any, _attribute: Attribute[Any], value: tuple[int, ...]) -> None:
+    """numbers from 0 to 255
+
+    Validate that a list of exit statuses is neither empty nor has other numbers.
+    """
+    if not value or not all(0 <= status <= 255 for status in value):
+        raise ValueError(f"must have {exit_statuses.__doc__.splitlines()[0]}")  # type: ignore[union-attr] # has one
+
+
+@frozen(kw_only=True)
+class PipelineSettings:
+    """The keys that the table of each pipeline has: [submitters.<name>.pipelines.<pipeline id>]."""
+
+    environment: Mapping[str, Secret | str] = setting(
+        factory=dict,
+        help="Environment variables of the pipeline. `{input}`, `{output}`, `{job}` and `{work}` are replaced.",
+    )
+    contract: Contract = setting(
+        default=Contract.PLAIN,
+        help=(
+            "Names of files, variables and manifests that the pipeline expects: `map` those of a MONAI Application "
+            "Package, `mercure` those of a mercure module."
+        ),
+    )
+    settings: Mapping[str, Any] = setting(
+        factory=dict, help='Settings of a mercure module, in `task.json`; only with `contract = "mercure"`.'
+    )
+    time_limit: float | None = setting(
+        default=3600.0,
+        validator=at_least(0.1, "seconds"),
+        help="Seconds after which a run is ended, and the job has failed.",
+    )
+    grace: float = setting(
+        default=10.0,
+        validator=between(0, 3600, "seconds"),
+        help="Seconds from SIGTERM to SIGKILL when processes of a job are ended.",
+    )
+    success: tuple[int, ...] = setting(default=(0,), validator=exit_statuses, help="Exit statuses of a successful run.")
+    expect_results: bool = setting(
+        default=True, help="A run without any output file has failed, whatever its exit status."
+    )
+    max_output_bytes: ByteSize = setting(
+        default=ByteSize(8 << 30),
+        validator=at_least(1),
+        help="A run whose files in `output` and `work` are larger together is ended, and the job has failed.",
+    )
+    max_log_bytes: ByteSize = setting(
+        default=ByteSize(10 * MIB),
+        validator=between(4096, 1 << 30, "bytes"),
+        help="Kept size of the log of a run: its beginning and its end.",
+    )
+    reruns: int = setting(
+        default=1,
+        validator=between(0, 100),
+        help="Number of times that a run is repeated from the start after a power loss or a restart of the machine.",
+    )
+
+
+@frozen(kw_only=True)
+class JobFolderSettings:
+    """The keys that the tables of all submitters on this machine have."""
+
+    folder: Path | None = setting(
+        default=None,
+        help="Folder for the files of jobs, on a disk with space for them; default: the submitter's data folder.",
+    )
+    keep_logs_days: float = setting(
+        default=30.0,
+        validator=between(0, 3660, "days"),
+        help="Days for which the log of a job is kept after its end.",
+    )

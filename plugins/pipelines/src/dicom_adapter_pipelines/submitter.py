@@ -1,0 +1,218 @@
+"""`JobFolderSubmitter`: base class of the submitters `command` and `container`.
+
+A subclass returns the settings of a pipeline, and the process to run for a job (`Launch`). Everything else is here: the
+steps of a job in its folder, its runner, status, results, cancellation and clean-up.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+from attrs import evolve
+
+from dicom_adapter import Job, Output, Permanent, PlatformJob, PlatformStatus, Retriable, Submitter, Upload
+from dicom_adapter_pipelines import contracts
+from dicom_adapter_pipelines.job_folder import JobFolder, JobFolders
+from dicom_adapter_pipelines.launch import Launch
+from dicom_adapter_pipelines.outcome import Outcome, OutcomeState
+from dicom_adapter_pipelines.outputs import OutputRefused, list_outputs, open_output
+from dicom_adapter_pipelines.runner import start_runner
+from dicom_adapter_pipelines.settings import DAY_S, JobFolderSettings, PipelineSettings
+
+JobFolderSettingsT = TypeVar("JobFolderSettingsT", bound=JobFolderSettings)
+
+SWEEP_EVERY_S = 3600.0
+END_SECONDS = 15.0  # `cancel` waits for the end of the processes for this time and their `grace`
+
+
+class JobFolderSubmitter(Submitter[JobFolderSettingsT]):
+    """Runs the jobs on this machine, each in its folder and with its runner. All methods may be repeated."""
+
+    follows_jobs = True
+    most_running = 1
+    _swept_at = 0.0
+
+    # --- for subclasses
+
+    @property
+    @abstractmethod
+    def pipelines(self) -> Mapping[str, PipelineSettings]:
+        """The configured pipelines by their ids."""
+
+    @abstractmethod
+    def make_launch(self, job: Job, folder: JobFolder, pipeline: PipelineSettings) -> Launch:
+        """Return the process for a job whose input/ is complete.
+
+        Called at the start of a run, once unless a crash follows. Raises Retriable if the job has to wait, for example
+        for a GPU, and Permanent if it cannot be run.
+        """
+
+    def command_user(self, pipeline: PipelineSettings) -> str:  # noqa: ARG002 - for subclasses
+        """Return the user that must be able to read the input and to write the output; "": the adapter's."""
+        return ""
+
+    # --- the interface of the core
+
+    @property
+    def folders(self) -> JobFolders:
+        """The folders of all jobs."""
+        return JobFolders(self.settings.folder or self.context.data_folder)
+
+    def open(self) -> None:
+        self._sweep()
+
+    def create_job(self, job: Job) -> PlatformJob:
+        pipeline_of(self.pipelines, job)
+        with _reporting_files():
+            if time.monotonic() - self._swept_at > SWEEP_EVERY_S:
+                self._sweep()
+            for run in range(1, job.run):  # the runs that the operator has retried: only their logs are kept
+                earlier = self.folders.of(evolve(job, run=run).run_id)
+                if earlier.exists and not earlier.is_running:
+                    earlier.clean_up()
+            self.folders.of(job.run_id).create(job)
+        return PlatformJob(job_id=job.run_id)
+
+    def add_metadata(self, job: Job, metadata: Mapping[str, str]) -> None:
+        with _reporting_files():
+            self._existing(job).describe(job, metadata)
+
+    def upload(self, job: Job, upload: Upload) -> None:
+        with _reporting_files():
+            self._existing(job).add(upload)
+
+    def start(self, job: Job) -> None:
+        pipeline = pipeline_of(self.pipelines, job)
+        with _reporting_files():
+            folder = self._existing(job)
+            if folder.is_cancelled:
+                raise Permanent(f"job {job.run_id}: it was cancelled and cannot be started")
+            if folder.outcome() is not None:
+                return
+            if folder.launch() is None:
+                settings = pipeline.settings
+                arrange = contracts.arranger(pipeline.contract, job, settings)
+                folder.prepare(arrange, job.instance_count, self.command_user(pipeline))
+                self.make_launch(job, folder, pipeline).save(folder.launch_file)
+            start_runner(folder.path)
+
+    def status(self, job: Job) -> PlatformStatus:
+        with _reporting_files():
+            folder = self.folders.of(job.run_id)
+            if not folder.exists:
+                detail = f"the folder of the job was deleted; run `dicom-adapter jobs retry {job.job_id}`"
+                return PlatformStatus(state="lost", finished=True, succeeded=False, detail=detail)
+            # In this order: a runner writes the outcome before it ends.
+            runs, outcome = folder.is_running, folder.outcome()
+            if outcome is None and runs:
+                return PlatformStatus(state="cancelling" if folder.is_cancelled else "running", finished=False)
+            if folder.is_cancelled:
+                return PlatformStatus(state="cancelled", finished=True, succeeded=False)
+            if outcome is not None:
+                return _status_of(outcome)
+            if folder.launch() is None:
+                return PlatformStatus(state="not started", finished=False)
+            start_runner(folder.path)  # its runner was interrupted, for example by a power loss
+            return PlatformStatus(state="running", finished=False, detail="it was interrupted and started again")
+
+    def cancel(self, job: Job) -> None:
+        with _reporting_files():
+            folder = self.folders.of(job.run_id)
+            if not folder.exists:
+                return
+            folder.mark_cancelled()
+            launch = folder.launch()
+            if not folder.wait_for_runner(END_SECONDS + (0 if launch is None else launch.grace)):
+                raise Retriable(f"job {job.run_id}: its processes have not ended yet")
+            self._end_interrupted(folder)
+            folder.clean_up()
+
+    def _end_interrupted(self, folder: JobFolder) -> None:
+        """End what a killed runner has left: a runner of a cancelled job only does this."""
+        if folder.outcome() is None and folder.launch() is not None:
+            start_runner(folder.path)
+
+    def results(self, job: Job) -> Iterable[Output]:
+        with _reporting_files():
+            folder, launch = self._existing(job), self._existing(job).launch()
+            if launch is None:
+                raise Permanent(
+                    f"job {job.run_id}: its outputs were deleted; run `dicom-adapter jobs retry {job.job_id}`"
+                )
+            try:
+                files = list_outputs(folder.output, launch.ignored_outputs)
+            except OutputRefused as refusal:
+                raise Permanent(f"job {job.run_id}: {refusal}") from refusal
+        return [Output(name=file.name, open=partial(_open, folder.output, file.name)) for file in files]
+
+    def clean_up(self, job: Job) -> None:
+        with _reporting_files():
+            folder = self.folders.of(job.run_id)
+            if not folder.exists:
+                return
+            # A runner that has written the outcome ends in an instant.
+            if not folder.wait_for_runner(END_SECONDS):
+                raise Retriable(f"job {job.run_id}: its processes have not ended yet")
+            folder.clean_up()
+
+    def log(self, job: Job) -> BinaryIO | None:
+        return self.folders.of(job.run_id).open_log()
+
+    # --- parts
+
+    def _existing(self, job: Job) -> JobFolder:
+        folder = self.folders.of(job.run_id)
+        if not folder.exists:
+            raise Permanent(f"job {job.run_id}: its folder was deleted; run `dicom-adapter jobs retry {job.job_id}`")
+        return folder
+
+    def _sweep(self) -> None:
+        """Delete the logs of jobs that ended long ago. A failure is not important: the next sweep follows."""
+        self._swept_at = time.monotonic()
+        try:
+            self.folders.sweep(time.time() - self.settings.keep_logs_days * DAY_S)
+        except OSError:
+            pass  # the steps of jobs report a folder that cannot be used
+
+
+def pipeline_of(pipelines: Mapping[str, PipelineSettings], job: Job) -> PipelineSettings:
+    """Return the settings of a job's pipeline. Raises Permanent that names the configured ones."""
+    found = pipelines.get(job.pipeline_id)
+    if found is None:
+        known = ", ".join(sorted(pipelines)) or "none"
+        raise Permanent(
+            f"pipeline {job.pipeline_id!r} is not configured (configured: {known}): "
+            f"add [submitters.{job.submitter}.pipelines.{job.pipeline_id}]"
+        )
+    return found
+
+
+def _status_of(outcome: Outcome) -> PlatformStatus:
+    succeeded = outcome.state is OutcomeState.SUCCEEDED
+    return PlatformStatus(state=outcome.state.value, finished=True, succeeded=succeeded, detail=outcome.reason)
+
+
+def _open(folder: Path, name: str) -> BinaryIO:
+    try:
+        return open_output(folder, name)
+    except OutputRefused as refusal:
+        raise Permanent(str(refusal)) from refusal
+    except OSError as failure:
+        raise Retriable(f"an output file cannot be read: {os.strerror(failure.errno or 0)}") from failure
+
+
+@contextmanager
+def _reporting_files() -> Iterator[None]:
+    """Raise Retriable for a failure of the disk of the job folders."""
+    try:
+        yield
+    except OSError as failure:
+        reason = failure.strerror or type(failure).__name__
+        raise Retriable(f"the folder for jobs cannot be used: {reason}; check its disk and permissions") from failure
