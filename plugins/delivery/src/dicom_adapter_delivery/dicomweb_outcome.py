@@ -46,6 +46,7 @@ MEANINGS = {
     0x0124: "not authorized",
     0x0213: "resource limitation",
     0xB000: "data elements were coerced",
+    0xB00E: "the instance already exists",
     0xB006: "elements were discarded",
     0xB007: "data set does not match SOP class",
     0xC122: "transfer syntax not supported",
@@ -81,7 +82,7 @@ class StowJudgement:
     """What follows from a response that is no error by itself."""
 
     is_delivered: bool  # False: the response is unclear
-    words: str = ""  # the server's warning, or what is unclear; without patient data
+    words: str = ""  # the server's warning, that it already has the instance, or what is unclear; no patient data
     hint: str = ""  # of an unclear response: the next step if the server does not have the instance
     is_retriable: bool = True  # of an unclear response: a repetition may help if the server does not have the instance
 
@@ -109,8 +110,8 @@ def judge_store(subject: str, response: DicomwebResponse, sop_instance_uid: str)
 
 
 def _judge_failure(subject: str, response: DicomwebResponse, reason: int | None) -> StowJudgement:
-    if reason in ALREADY_THERE:
-        return StowJudgement(is_delivered=True)
+    if reason is not None and reason in ALREADY_THERE:
+        return StowJudgement(is_delivered=True, words=f"failure reason {describe_reason(reason)}")
     words = f"{_answer(response)}: the instance was not stored"
     if reason is not None:
         words += f", failure reason {describe_reason(reason)}"

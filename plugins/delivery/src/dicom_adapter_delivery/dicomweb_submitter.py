@@ -15,6 +15,7 @@ import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from http import HTTPStatus
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import structlog
@@ -61,6 +62,8 @@ class DicomwebSubmitter(Submitter[DicomwebSettings]):
     def __init__(self, settings: DicomwebSettings, context: SubmitterContext) -> None:
         super().__init__(settings, context)
         self._reused_connection: DicomwebConnection | None = None
+        self._versions: list[tuple[int, int]] = []  # of the TLS files of the reused connection
+        self._replaced: list[DicomwebConnection] = []  # with TLS files that were renewed since
         self._is_open = False
         self._lock = threading.Lock()
 
@@ -71,9 +74,10 @@ class DicomwebSubmitter(Submitter[DicomwebSettings]):
     def close(self) -> None:
         with self._lock:
             self._is_open = False
-            if self._reused_connection is not None:
-                self._reused_connection.close()
-                self._reused_connection = None
+            closing = [*self._replaced, *([self._reused_connection] if self._reused_connection else [])]
+            self._replaced, self._reused_connection = [], None
+        for connection in closing:
+            connection.close()
 
     def create_job(self, job: Job) -> PlatformJob:
         return PlatformJob(job_id=job.run_id)
@@ -89,7 +93,7 @@ class DicomwebSubmitter(Submitter[DicomwebSettings]):
         judgement = judge_store(subject, response, upload.instance.sop_instance_uid)
         if not judgement.is_delivered:
             self._look_up(connection, subject, upload.instance, judgement)
-        elif judgement.words:
+        if judgement.words:
             log.info(
                 "instance_delivered_with_status",
                 submitter=self.context.name,
@@ -103,9 +107,17 @@ class DicomwebSubmitter(Submitter[DicomwebSettings]):
         with self._lock:
             if not self._is_open:
                 raise Retriable("the submitter is closed")
-            if self._reused_connection is None:
-                self._reused_connection = DicomwebConnection(self.settings)
+            versions = [_version(path) for path in self._tls_files]
+            if self._reused_connection is None or versions != self._versions:
+                if self._reused_connection is not None:
+                    self._replaced.append(self._reused_connection)  # uploads may still use it
+                self._reused_connection, self._versions = DicomwebConnection(self.settings), versions
             return self._reused_connection
+
+    @property
+    def _tls_files(self) -> list[Path]:
+        tls = self.settings.tls
+        return [path for path in (tls.ca_file, tls.client_certificate, tls.client_key) if path is not None]
 
     def _look_up(
         self, connection: DicomwebConnection, subject: str, instance: InstanceStorageInfo, judgement: StowJudgement
@@ -171,6 +183,15 @@ class DicomwebSubmitter(Submitter[DicomwebSettings]):
     @staticmethod
     def _accepts_storing(response: DicomwebResponse) -> bool:
         return 200 <= response.status < 300 or response.status in EMPTY_REFUSED
+
+
+def _version(path: Path) -> tuple[int, int]:
+    """Return a value that changes when the file is replaced; (0, 0) for a missing file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return (0, 0)  # the next connection reports it
+    return (status.st_mtime_ns, status.st_ino)
 
 
 def _has_valid_uids(instance: InstanceStorageInfo) -> bool:

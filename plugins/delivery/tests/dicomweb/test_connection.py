@@ -198,6 +198,25 @@ def test_tls_with_a_client_certificate(secure_server: StowServer, connect: Conne
     assert "127.0.0.1" in subjects[2]
 
 
+def test_renewed_certificate_is_used_without_a_restart(
+    secure_server: StowServer, connect: Connect, pki: Pki, tmp_path: Path
+) -> None:
+    """The authority arrives, and the client certificate is renewed, while the submitter is open."""
+    certificate, key = pki.issue("client", "adapter.example")
+    authority = tmp_path / "authority.pem"
+    authority.write_bytes(Pki(tmp_path / "other").authority.read_bytes())
+    submitter = connect(
+        secure_server.url, tls=DicomwebTls(ca_file=authority, client_certificate=certificate, client_key=key)
+    )
+    with pytest.raises(Retriable, match="certificate verify failed"):
+        upload(submitter)
+    authority.write_bytes(pki.authority.read_bytes())
+    upload(submitter)
+    pki.issue("client", "adapter.example")
+    upload(submitter)
+    assert 2 == len({request.connection for request in secure_server.requests})
+
+
 def test_untrusted_server_gets_nothing(secure_server: StowServer, connect: Connect) -> None:
     """The operator may install the authority while the job waits."""
     with pytest.raises(Retriable, match=r"no connection to the server .*certificate verify failed"):

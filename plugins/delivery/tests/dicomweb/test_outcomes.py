@@ -62,13 +62,24 @@ def test_stored_instance_is_delivered(server: StowServer, submitter: DicomwebSub
     assert [b"an instance"] == [request.part for request in server.requests]
 
 
-def test_warning_is_logged_without_patient_data(server: StowServer, submitter: DicomwebSubmitter) -> None:
-    """The instance is delivered; an operator can see what the server has changed."""
-    script(server, Answer(status=202, body=stored(UID, warning=0xB006)))
+@pytest.mark.parametrize(
+    ("store", "words"),
+    [
+        (Answer(status=202, body=stored(UID, warning=0xB006)), "warning 0xB006 (elements were discarded)"),
+        (Answer(status=409, body=failed(UID, 0x0111)), "failure reason 0x0111 (duplicate SOP instance)"),
+        (Answer(status=409), "the server answered 409 Conflict without a reason"),
+    ],
+    ids=["warning", "duplicate", "conflict"],
+)
+def test_warning_is_logged_without_patient_data(
+    server: StowServer, submitter: DicomwebSubmitter, store: Answer, words: str
+) -> None:
+    """The instance is delivered; an operator can see what the server has changed, or that it already had it."""
+    script(server, store, Answer(body=found(UID)))
     with capture_logs() as logs:
         upload(submitter)
     [entry] = logs
-    assert ("instance_delivered_with_status", "archive", UID, "warning 0xB006 (elements were discarded)") == tuple(
+    assert ("instance_delivered_with_status", "archive", UID, words) == tuple(
         entry[key] for key in ("event", "submitter", "sop_instance_uid", "status")
     )
     assert PATIENT_ID not in str(entry)
