@@ -13,5 +13,6 @@ def dicom_adapter_submitters() -> Iterable[type[Submitter[Any]]]:
     """Register the submitters of this plugin."""
     # Imported only when needed: the runner of each job imports this package, too, and needs little of it.
     from dicom_adapter_pipelines.command import CommandSubmitter
+    from dicom_adapter_pipelines.container.submitter import ContainerSubmitter
 
-    return [CommandSubmitter]
+    return [CommandSubmitter, ContainerSubmitter]

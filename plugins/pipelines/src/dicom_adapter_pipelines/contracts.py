@@ -61,16 +61,6 @@ class JobPlaces:
         return text
 
 
-# JobPlaces in a container, where the contract wants them.
-CONTAINER_PLACES: Mapping[Contract, JobPlaces] = {
-    Contract.PLAIN: JobPlaces(input="/input", output="/output", job="/job.json", work="/work"),
-    Contract.MAP: JobPlaces(
-        input="/var/holoscan/input", output="/var/holoscan/output", job="/var/holoscan/job.json", work="/var/holoscan"
-    ),
-    Contract.MERCURE: JobPlaces(input="/tmp/data", output="/tmp/output", job="/tmp/job.json", work="/tmp"),  # noqa: S108
-}
-
-
 def environment(contract: Contract, places: JobPlaces, time_limit: float | None = None) -> dict[str, str]:
     """Return the variables of a contract, and the DICOM_ADAPTER_* variables that every pipeline gets."""
     names = {"DICOM_ADAPTER_INPUT": places.input, "DICOM_ADAPTER_OUTPUT": places.output, JOB_VARIABLE: places.job}

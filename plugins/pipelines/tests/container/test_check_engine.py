@@ -1,0 +1,98 @@
+"""`check --connect`, and jobs while the engine is missing or does not run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dicom_adapter import Permanent, Retriable
+from dicom_adapter_pipelines.container.plan import EngineKind
+from dicom_adapter_pipelines.container.settings import ContainerPipeline, Pull
+from dicom_adapter_pipelines.container.submitter import user_problem
+from support.container_jobs import Containers
+from support.podman import BASE
+
+Client = Callable[[str, str], Path]
+
+
+@pytest.fixture
+def without_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Client:
+    """Return a function that makes a program the only one on PATH; at first there is none."""
+    folder = tmp_path / "only"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+
+    def client(name: str, script: str) -> Path:
+        program = folder / name
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        return program
+
+    return client
+
+
+@pytest.mark.podman
+def test_check_names_engine_version_and_images(containers: Containers) -> None:
+    containers.configure("true")
+    version = containers.podman.run("version", "--format", "{{.Client.Version}}").stdout.strip()
+    assert f"podman {version}; all images are present" == containers.submitter().check_connection()
+
+
+@pytest.mark.podman
+def test_check_names_images_that_are_not_present(containers: Containers) -> None:
+    containers.configure(image="localhost/lung:2")
+    with pytest.raises(Permanent, match=r"image 'localhost/lung:2' is missing: run `podman pull localhost/lung:2`"):
+        containers.submitter().check_connection()
+    containers.settings["pull"] = Pull.MISSING
+    assert containers.submitter().check_connection().endswith("; not pulled yet: localhost/lung:2")
+
+
+def test_missing_engine_is_named(unstarted: Containers, without_engine: Client) -> None:
+    with pytest.raises(Retriable, match="neither podman nor docker is on the PATH of the service: install podman"):
+        unstarted.submitter().check_connection()
+    unstarted.settings["engine"] = EngineKind.DOCKER
+    with pytest.raises(Retriable, match="docker is on the PATH of the service: install docker"):
+        unstarted.submitter().check_connection()
+
+
+def test_docker_is_used_where_podman_is_missing(unstarted: Containers, without_engine: Client) -> None:
+    without_engine("docker", 'case "$*" in *version*) echo 28.1;; *) echo "[{\\"Id\\": \\"sha256:1\\"}]";; esac')
+    assert "docker 28.1; all images are present" == unstarted.submitter().check_connection()
+
+
+def test_jobs_wait_for_an_engine_that_does_not_run(unstarted: Containers, without_engine: Client) -> None:
+    """The same words of docker as of version 28."""
+    words = "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?"
+    without_engine("docker", f"echo '{words}' >&2; exit 1")
+    with pytest.raises(
+        Retriable, match=r"docker is not usable \(Cannot connect.*: start it \(`systemctl start docker`\)"
+    ):
+        unstarted.submitter().create_job(unstarted.job(1))
+    with pytest.raises(Retriable, match="docker is not usable"):
+        unstarted.submitter().check_connection()
+
+
+def test_other_user_needs_root_or_podman(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of another user can neither be read nor deleted by a service that is not root."""
+    monkeypatch.setattr("os.geteuid", lambda: 990)
+    monkeypatch.setattr("os.getegid", lambda: 990)
+    other, own = (ContainerPipeline(image=BASE, user=user) for user in ("1000:1000", "990:990"))
+    assert "remove `user`, or use podman" in user_problem(EngineKind.DOCKER, other)
+    assert "" == user_problem(EngineKind.DOCKER, own)
+    assert "" == user_problem(EngineKind.PODMAN, other)
+
+
+def test_podman_maps_the_user_of_the_service(unstarted: Containers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the results belong to the user of the service, whatever the user in the container is."""
+    monkeypatch.setattr("os.geteuid", lambda: 990)
+    monkeypatch.setattr("os.getegid", lambda: 991)
+    expected = {None: "keep-id", "990:991": "keep-id", "1000:1001": "keep-id:uid=1000,gid=1001", "0:0": ""}
+    assert expected == {user: namespace(unstarted, user) for user in expected}
+
+
+def namespace(containers: Containers, user: str | None) -> str:
+    submitter, job = containers.submitter(), containers.job(1)
+    pipeline = ContainerPipeline(image=BASE, user=user)
+    return submitter.make_plan(job, submitter.folders.of(job.run_id), pipeline).user_namespace
