@@ -161,7 +161,8 @@ def _given_up(before: Attempts, launch: Launch) -> Outcome:
 
 
 def _save(folder: JobFolder, outcome: Outcome) -> None:
-    """Write the outcome. On a full disk, delete the temporary files of the command, then wait for space."""
+    """Write the outcome. On a full disk, delete what nobody needs any more, then wait for space."""
+    needless = [folder.work] if outcome.state is OutcomeState.SUCCEEDED else [folder.work, folder.output]
     while True:
         try:
             outcome.save(folder.outcome_file)
@@ -170,5 +171,6 @@ def _save(folder: JobFolder, outcome: Outcome) -> None:
             if failure.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
         with contextlib.suppress(OSError):
-            remove_tree(folder.work)
+            for tree in needless:
+                remove_tree(tree)
         time.sleep(OUTCOME_PAUSE)
