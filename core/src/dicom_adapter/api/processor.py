@@ -240,4 +240,4 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
         return ()
 
     def close(self) -> None:
-        """Release everything that `open` acquired."""
+        """Release everything that `open` acquired. Called also if `open` has raised."""

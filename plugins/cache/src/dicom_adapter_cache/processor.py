@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -43,6 +44,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
 
     def __init__(self, settings: CacheSettings, context: ProcessorContext) -> None:
         super().__init__(settings, context)
+        self._opened = ExitStack()  # closes what `open` has opened, also if it has failed
         self._settle = timedelta(seconds=settings.settle)
         self._known: set[int] = set()  # ids of all instances in the index
         self._undelivered: set[int] = set()  # ids of instances in the index that were not delivered since `open`
@@ -65,6 +67,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
 
     def open(self) -> None:
         self._database = Database(self.settings.index_location(self.data_folder), writes=True)
+        self._opened.callback(self._database.close)
         self._database.open()
         self._index = Index(self._database, self.ae_title)
         self._opened_at = self.now()
@@ -76,7 +79,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         self.call_later(0, self._reconcile)  # runs after all pending instances are delivered
 
     def close(self) -> None:
-        self._database.close()
+        self._opened.close()
 
     def handle_instance(self, instance: InstanceStorageInfo) -> None:
         number = instance.instance_id

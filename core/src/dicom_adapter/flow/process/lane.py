@@ -297,7 +297,8 @@ class Lane:
         """Pause, then retry without a limit, because the ledger or the storage backend is unavailable."""
         self._paused_until = self._clock.now() + FIRST_PAUSE
         self._outage = Outage.after(self._outage, failure, instance_id)
-        log.error("turn_not_committed", ae_title=self.ae_title, error=type(failure.__cause__ or failure).__name__)
+        error = type(failure.__cause__ or failure).__name__
+        log.error("turn_not_committed", ae_title=self.ae_title, error=error, reason=self._outage.error)
 
     def _wait_for_object(self, failure: Unreadable, handled: int | None) -> None:
         """Wait as `_wait` does, but quarantine an instance that fails repeatedly while others can be read."""
