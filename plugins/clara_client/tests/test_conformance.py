@@ -122,6 +122,18 @@ class Clara(BaseSubmitterTests):
         platform_emulator.platform.jobs.set_run(RunPlan(seconds=None))
 
     @pytest.fixture
+    def end_job(self, platform_emulator: PlatformEmulator) -> EndJob:
+        platform = platform_emulator.platform
+
+        def end_job(job: Job, outputs: Mapping[str, bytes] | None) -> None:
+            for name, content in (outputs or {}).items():
+                platform.payloads.add_output(job.platform_payload_id, f"operators/writer/{name}", content)
+            status = ClaraJobStatus.FAULTED if outputs is None else ClaraJobStatus.HEALTHY
+            platform.jobs.finish(job.platform_job_id, status)
+
+        return end_job
+
+    @pytest.fixture
     def on_platform(self, platform_emulator: PlatformEmulator) -> OnPlatform:
         platform = platform_emulator.platform
 
@@ -151,7 +163,7 @@ class TestClaraGrpc(Clara):
 
     @pytest.fixture
     def make_submitter(self, platform_emulator: PlatformEmulator, context: SubmitterContext) -> MakeSubmitter:
-        settings = ClaraGrpcSettings(endpoint=platform_emulator.grpc, deadline=SECONDS)
+        settings = ClaraGrpcSettings(endpoint=platform_emulator.grpc, deadline=SECONDS, delete_payloads=True)
         return lambda: ClaraGrpcSubmitter(settings, context)
 
     @pytest.fixture
@@ -165,7 +177,7 @@ class TestClaraRest(Clara):
 
     @pytest.fixture
     def make_submitter(self, platform_emulator: PlatformEmulator, context: SubmitterContext) -> MakeSubmitter:
-        settings = ClaraRestSettings(endpoint=platform_emulator.rest, timeout=SECONDS)
+        settings = ClaraRestSettings(endpoint=platform_emulator.rest, timeout=SECONDS, delete_payloads=True)
         return lambda: ClaraRestSubmitter(settings, context)
 
     @pytest.fixture

@@ -77,12 +77,21 @@ class GrpcConnection:
         return _checked(subject, answer, allowed)
 
     def stream(
-        self, subject: str, method: grpc.UnaryStreamMultiCallable[RequestT, AnswerT], request: RequestT
+        self,
+        subject: str,
+        method: grpc.UnaryStreamMultiCallable[RequestT, AnswerT],
+        request: RequestT,
+        *,
+        seconds: float | None = None,
+        quoting: bool = True,
     ) -> Iterator[AnswerT]:
-        """Yield the responses to one request; closing the iterator cancels the call. Raises Refusal."""
-        allowed = Quoting(secrets=self._secrets)
+        """Yield the responses to one request; closing the iterator cancels the call. Raises Refusal.
+
+        `seconds` is the limit for all responses, instead of the deadline of a call.
+        """
+        allowed = Quoting(secrets=self._secrets, anything=quoting)
         try:
-            answers = method(request, timeout=self._deadline, metadata=self._metadata)
+            answers = method(request, timeout=seconds or self._deadline, metadata=self._metadata)
         except ValueError:
             self._check_open(subject)
             raise

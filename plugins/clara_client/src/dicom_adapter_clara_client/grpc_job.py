@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from attrs import field, frozen
 
-from dicom_adapter import Job
+from dicom_adapter import Job, PlatformStatus
 from dicom_adapter_clara_client.grpc_calls import HEADER, GrpcConnection
 from dicom_adapter_clara_client.platform_errors import invalid_response
 from dicom_adapter_clara_client.platform_words import one_line
@@ -42,6 +42,14 @@ class GrpcJob:
     was_started: bool  # the platform reports a start time
     messages: str  # for people, in one line
     metadata: Mapping[str, str] = field(repr=False)
+
+    @property
+    def platform_status(self) -> PlatformStatus:
+        """The status for the core. Only a stopped job that is healthy has succeeded."""
+        finished = self.state == "stopped"
+        detail = "; ".join(text for text in (self.status, self.messages) if text)
+        succeeded = self.status == "healthy" if finished else None
+        return PlatformStatus(state=self.state, finished=finished, succeeded=succeeded, detail=detail)
 
     @property
     def was_stopped_before_start(self) -> bool:

@@ -10,6 +10,12 @@ from typing import Any
 from attrs import Attribute, frozen
 
 from dicom_adapter import ByteSize, Secret, between, setting
+from dicom_adapter_clara_client.platform_results import (
+    DELETE_PAYLOADS_HELP,
+    FOLLOW_HELP,
+    RESULT_FILES_HELP,
+    check_patterns,
+)
 
 HOUR_S = 3600
 DAY_S = 24 * HOUR_S
@@ -91,6 +97,11 @@ class ClaraGrpcSettings:
     upload_deadline: float = setting(
         default=600.0, validator=between(0.1, DAY_S, "seconds"), help="Timeout of the upload of one file in seconds."
     )
+    download_deadline: float = setting(
+        default=600.0,
+        validator=between(0.1, DAY_S, "seconds"),
+        help="Timeout of the download of one result in seconds.",
+    )
     chunk_size: ByteSize = setting(
         default=ByteSize(MIB),
         validator=between(1024, LARGEST_CHUNK_BYTES, "bytes"),
@@ -104,3 +115,6 @@ class ClaraGrpcSettings:
             "a gRPC server closes connections with more frequent pings than one in 300 seconds."
         ),
     )
+    follow: bool = setting(default=True, help=FOLLOW_HELP)
+    result_files: tuple[str, ...] = setting(default=("*",), validator=check_patterns, help=RESULT_FILES_HELP)
+    delete_payloads: bool = setting(default=False, help=DELETE_PAYLOADS_HELP)

@@ -7,6 +7,8 @@
     start         Jobs.Start           a job that is not pending was started already (Jobs.Status)
     status        Jobs.Status          it changes nothing
     cancel        Jobs.Cancel          a stopped job does not change
+    results       Payloads.Details     it changes nothing; each result is read with Payloads.Download
+    clean_up      Payloads.Delete      a deleted payload cannot be deleted again; only with `delete-payloads`
 
 After a refusal, `add_metadata`, `upload`, `start` and `cancel` check whether the step was done already: the platform's
 code for that case is not published.
@@ -14,12 +16,13 @@ code for that case is not published.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 
 from dicom_adapter import (
     Certificate,
     Job,
     JobPriority,
+    Output,
     Permanent,
     PlatformJob,
     PlatformStatus,
@@ -30,7 +33,7 @@ from dicom_adapter import (
 )
 from dicom_adapter_clara_client.grpc_calls import HEADER, GrpcConnection
 from dicom_adapter_clara_client.grpc_job import GrpcJob, check_same, checked_id, query_job, subject_of
-from dicom_adapter_clara_client.grpc_payload import is_stored
+from dicom_adapter_clara_client.grpc_payload import delete_payload, download, is_stored, list_files
 from dicom_adapter_clara_client.grpc_search import find_job, list_newest
 from dicom_adapter_clara_client.grpc_settings import ClaraGrpcSettings, ClaraTls
 from dicom_adapter_clara_client.grpc_upload import OutgoingFile
@@ -43,6 +46,7 @@ from dicom_adapter_clara_client.platform_metadata import (
     missing_metadata,
 )
 from dicom_adapter_clara_client.platform_names import job_name, upload_name
+from dicom_adapter_clara_client.platform_results import ListedFile, results_of
 from dicom_adapter_clara_client.wire import jobs_pb2
 from dicom_adapter_clara_client.wire.common_pb2 import Identifier
 
@@ -61,6 +65,7 @@ class ClaraGrpcSubmitter(Submitter[ClaraGrpcSettings]):
 
     def __init__(self, settings: ClaraGrpcSettings, context: SubmitterContext) -> None:
         super().__init__(settings, context)
+        self.follows_jobs = settings.follow
         self._open_connection: GrpcConnection | None = None
 
     def open(self) -> None:
@@ -125,8 +130,7 @@ class ClaraGrpcSubmitter(Submitter[ClaraGrpcSettings]):
                 raise
             # The job exists even if the platform refuses to report it: an operator may fix that, so polling continues.
             raise Retriable(str(refusal)) from refusal
-        detail = "; ".join(text for text in (platform_job.status, platform_job.messages) if text)
-        return PlatformStatus(state=platform_job.state, finished=platform_job.state == "stopped", detail=detail)
+        return platform_job.platform_status
 
     def cancel(self, job: Job) -> None:
         if not job.platform_job_id:
@@ -139,6 +143,20 @@ class ClaraGrpcSubmitter(Submitter[ClaraGrpcSettings]):
                 return
             if not refusal.from_platform or self._query(job, subject).state != "stopped":
                 raise
+
+    def results(self, job: Job) -> Iterable[Output]:
+        connection, payload_id = self._connection, job.platform_payload_id
+
+        def pieces(subject: str, file: ListedFile) -> Generator[bytes, None, None]:
+            return download(connection, subject, payload_id, file, self.settings.download_deadline)
+
+        subject = subject_of(job, "results")
+        listed = list_files(connection, subject, payload_id)
+        return results_of(subject, listed, self.settings.result_files, pieces)
+
+    def clean_up(self, job: Job) -> None:
+        if self.settings.delete_payloads and job.platform_payload_id:
+            delete_payload(self._connection, subject_of(job, "clean up"), job.platform_payload_id)
 
     @property
     def _connection(self) -> GrpcConnection:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from http import HTTPStatus
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -75,6 +77,7 @@ class RestRequest:
     key: str = ""  # the idempotency key; "" for none
     body: Mapping[str, Any] | FileBody | None = field(default=None, repr=False)  # a mapping is sent as JSON
     may_quote: bool = True  # whether an error may quote the platform's detail
+    longest_answer: int = LONGEST_ANSWER_BYTES  # of the response, in bytes
 
 
 class RestConnection:
@@ -122,10 +125,41 @@ class RestConnection:
             headers["Idempotency-Key"] = f'"{request.key}"'
         url = self._endpoint + request.path
         with self._client.stream(request.method, url, content=content, headers=headers) as response:
-            return self._answer(response)
+            return self._answer(response, request.longest_answer)
 
-    def _answer(self, response: httpx.Response) -> RestAnswer:
-        body, defect = _read(response)
+    def download(self, request: RestRequest) -> Generator[bytes, None, None]:
+        """Yield a file in pieces; closing the generator ends the call. Raises Retriable or Permanent."""
+        seconds = self._settings.download_timeout
+        end = time.monotonic() + seconds
+        try:
+            with self._deadline.until(end):
+                response = self._client.send(
+                    self._client.build_request("GET", self._endpoint + request.path), stream=True
+                )
+            try:
+                if response.status_code != HTTPStatus.OK:
+                    with self._deadline.until(end):
+                        answer = self._answer(response, request.longest_answer)
+                    raise refusal(request.subject, answer, may_quote=request.may_quote)
+                yield from self._pieces(request.subject, response, end)
+            finally:
+                response.close()
+        except FAILURES as failure:
+            raise Retriable(f"{request.subject}: {_described(failure, seconds)}") from None
+
+    def _pieces(self, subject: str, response: httpx.Response, end: float) -> Iterator[bytes]:
+        if _is_compressed(response):
+            raise Retriable(f"{subject}: the response is compressed, which was not requested")
+        pieces = response.iter_raw()
+        while True:
+            with self._deadline.until(end):
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            yield piece
+
+    def _answer(self, response: httpx.Response, longest: int) -> RestAnswer:
+        body, defect = _read(response, longest)
         secret = self._settings.token or ""
         return RestAnswer(
             status=response.status_code, headers=response.headers, body=body, defect=defect, secret=secret
@@ -172,17 +206,21 @@ def _content(request: RestRequest) -> tuple[bytes | Iterator[bytes] | None, dict
     return json.dumps(request.body, sort_keys=True).encode(), {"Content-Type": "application/json"}
 
 
-def _read(response: httpx.Response) -> tuple[bytes, str]:
+def _is_compressed(response: httpx.Response) -> bool:
+    return bool(response.headers.get("content-encoding", "identity").lower() != "identity")
+
+
+def _read(response: httpx.Response, longest: int) -> tuple[bytes, str]:
     """Return the body and its defect. The status is valid even if the body was lost."""
-    if response.headers.get("content-encoding", "identity").lower() != "identity":
+    if _is_compressed(response):
         return b"", "its body is compressed, which was not requested"
     pieces: list[bytes] = []
     length = 0
     try:
         for piece in response.iter_raw():
             length += len(piece)
-            if length > LONGEST_ANSWER_BYTES:
-                return b"", f"its body is longer than {LONGEST_ANSWER_BYTES} bytes"
+            if length > longest:
+                return b"", f"its body is longer than {longest} bytes"
             pieces.append(piece)
     except FAILURES as failure:
         return b"", f"its body is incomplete ({type(failure).__name__})"

@@ -8,6 +8,7 @@ from typing import Any
 
 from attrs import field, frozen
 
+from dicom_adapter import PlatformStatus
 from dicom_adapter_clara_client.rest_errors import LONGEST_DETAIL, Json, RestAnswer, invalid_response, json_object
 
 IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,128}")  # part of paths; the API specifies 32 hexadecimal digits
@@ -26,6 +27,14 @@ class RestJob:
     was_started: bool
     metadata: Mapping[str, str] = field(factory=dict, repr=False)
     messages: str = ""  # for people, in one line
+
+    @property
+    def platform_status(self) -> PlatformStatus:
+        """The status for the core. Only a stopped job that is healthy has succeeded."""
+        finished = self.state == "stopped"
+        detail = "; ".join(text for text in (self.status, self.messages) if text)
+        succeeded = self.status == "healthy" if finished else None
+        return PlatformStatus(state=self.state, finished=finished, succeeded=succeeded, detail=detail)
 
     @property
     def was_stopped_before_start(self) -> bool:

@@ -10,6 +10,12 @@ from urllib.parse import urlsplit
 from attrs import Attribute, frozen
 
 from dicom_adapter import Secret, between, setting
+from dicom_adapter_clara_client.platform_results import (
+    DELETE_PAYLOADS_HELP,
+    FOLLOW_HELP,
+    RESULT_FILES_HELP,
+    check_patterns,
+)
 
 HOUR_S = 3600
 DAY_S = 24 * HOUR_S
@@ -77,12 +83,20 @@ class ClaraRestSettings:
     upload_timeout: float = setting(
         default=600.0, validator=between(0.1, DAY_S, "seconds"), help="Timeout of the upload of one file in seconds."
     )
+    download_timeout: float = setting(
+        default=600.0,
+        validator=between(0.1, DAY_S, "seconds"),
+        help="Timeout of the download of one result in seconds.",
+    )
     keep_alive: float = setting(
         default=5.0, validator=between(0, HOUR_S, "seconds"), help="Seconds after which an idle connection is closed."
     )
     keep_alive_connections: int = setting(
         default=8, validator=between(0, 1000), help="Maximum number of idle connections."
     )
+    follow: bool = setting(default=True, help=FOLLOW_HELP)
+    result_files: tuple[str, ...] = setting(default=("*",), validator=check_patterns, help=RESULT_FILES_HELP)
+    delete_payloads: bool = setting(default=False, help=DELETE_PAYLOADS_HELP)
 
     def __attrs_post_init__(self) -> None:
         """Check the combination of the fields."""

@@ -7,6 +7,8 @@ upload        PUT …/files/input/dcm/{name}               PUT replaces
 start         POST …:start                               it has its own key, see below
 status        GET /v1/jobs/{id}                          it changes nothing
 cancel        POST …:cancel                              a stopped job does not change
+results       GET /v1/payloads/{id}                      it changes nothing; each result is read with GET …/files/{name}
+clean_up      DELETE /v1/payloads/{id}                   a payload that does not exist is deleted; `delete-payloads`
 
 When the platform no longer knows the key of an earlier `start`, it refuses to start a job that is not pending. Then
 `start` queries the job: it succeeds unless the job is pending or was stopped before it was started.
@@ -15,7 +17,7 @@ When the platform no longer knows the key of an earlier `start`, it refuses to s
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from datetime import datetime, timedelta, timezone
 from http import HTTPStatus
 from urllib.parse import quote, urlencode
@@ -23,6 +25,7 @@ from urllib.parse import quote, urlencode
 from dicom_adapter import (
     Certificate,
     Job,
+    Output,
     Permanent,
     PlatformJob,
     PlatformStatus,
@@ -39,9 +42,11 @@ from dicom_adapter_clara_client.platform_metadata import (
     missing_metadata,
 )
 from dicom_adapter_clara_client.platform_names import job_name, upload_name
+from dicom_adapter_clara_client.platform_results import ListedFile, results_of
 from dicom_adapter_clara_client.rest_connection import FileBody, RestConnection, RestRequest
 from dicom_adapter_clara_client.rest_errors import RestAnswer, conflicts, problem_of, refusal
 from dicom_adapter_clara_client.rest_job import RestJob, check_metadata, job_of, page_of
+from dicom_adapter_clara_client.rest_payload import file_request, files_of, is_missing_payload, payload_request
 from dicom_adapter_clara_client.rest_settings import ClaraRestSettings
 
 OK, CREATED, ACCEPTED, NO_CONTENT = HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.ACCEPTED, HTTPStatus.NO_CONTENT
@@ -59,6 +64,7 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
 
     def __init__(self, settings: ClaraRestSettings, context: SubmitterContext) -> None:
         super().__init__(settings, context)
+        self.follows_jobs = settings.follow
         self._reused_connection: RestConnection | None = None
         self._is_open = False
         self._lock = threading.Lock()
@@ -141,8 +147,7 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
             # Unless the job is missing, an operator may fix the reason of the refusal: polling continues.
             raise error if _is_missing_job(answer) else Retriable(str(error))
         platform_job = job_of(subject, answer, job.platform_job_id)
-        detail = "; ".join(text for text in (platform_job.status, platform_job.messages) if text)
-        return PlatformStatus(state=platform_job.state, finished=platform_job.state == "stopped", detail=detail)
+        return platform_job.platform_status
 
     def cancel(self, job: Job) -> None:
         subject = _subject(job, "cancel")
@@ -156,6 +161,24 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
         if answer.status != OK:
             raise refusal(subject, answer)
         job_of(subject, answer, platform_job_id)
+
+    def results(self, job: Job) -> Iterable[Output]:
+        connection, payload_id = self._connection, job.platform_payload_id
+
+        def pieces(subject: str, file: ListedFile) -> Generator[bytes, None, None]:
+            return connection.download(file_request(subject, payload_id, file))
+
+        subject = _subject(job, "results")
+        listed = files_of(subject, connection.send(payload_request(subject, "GET", payload_id), OK))
+        return results_of(subject, listed, self.settings.result_files, pieces)
+
+    def clean_up(self, job: Job) -> None:
+        if not self.settings.delete_payloads or not job.platform_payload_id:
+            return
+        subject = _subject(job, "clean up")
+        answer = self._connection.exchange(payload_request(subject, "DELETE", job.platform_payload_id))
+        if answer.status != NO_CONTENT and not is_missing_payload(answer):
+            raise refusal(subject, answer)
 
     @property
     def _connection(self) -> RestConnection:

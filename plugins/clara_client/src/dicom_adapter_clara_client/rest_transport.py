@@ -11,7 +11,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import httpcore
@@ -35,6 +35,10 @@ class Deadline(threading.local):
             yield
         finally:
             self.end = None
+
+    def until(self, end: float) -> AbstractContextManager[None]:
+        """Limit all network operations in the `with` block to a time on the clock of time.monotonic."""
+        return self.within(end - time.monotonic())
 
     def limit(self, timeout: float | None, too_late: type[Exception]) -> float | None:
         """Return the timeout for one operation. Raises `too_late` if the deadline has passed."""

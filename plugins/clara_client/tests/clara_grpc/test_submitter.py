@@ -179,7 +179,12 @@ def test_the_status_is_that_of_the_platform(
     submitter.start(job)
     assert PlatformStatus(state="running", finished=False, detail="healthy") == submitter.status(job)
     site.platform.jobs.finish(job.platform_job_id, status, ("because\nof\x1b this",))
-    expected = PlatformStatus(state="stopped", finished=True, detail=f"{status.value}; because of this")
+    expected = PlatformStatus(
+        state="stopped",
+        finished=True,
+        detail=f"{status.value}; because of this",
+        succeeded=status is ClaraJobStatus.HEALTHY,
+    )
     assert expected == submitter.status(job)
 
 

@@ -234,3 +234,86 @@ def test_a_404_without_its_problem_type_is_not_a_missing_job(against: Against, s
     """A 404 means that the job does not exist only if it has the problem type `job-not-found`."""
     with pytest.raises(Permanent, match="404"):
         against(script).cancel(known)
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"files": {}},
+        {"files": ["a"]},
+        {"files": [{"path": "a"}]},
+        {"files": [{"path": "a", "size": "1"}]},
+        {"files": [{"path": "a", "size": -1}]},
+        {"files": [{"path": "a", "size": True}]},
+        {"files": [{"path": None, "size": 1}]},
+        [],
+        HTML,
+    ],
+)
+def test_an_invalid_list_of_files_is_retriable(against: Against, known: Job, body: Any) -> None:
+    """Another server may answer for a while: the job must not lose results."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    with pytest.raises(Retriable, match=r"results: .* is not one of a Clara REST API"):
+        against(answer(data, "200 OK")).results(known)
+
+
+def test_a_list_of_many_files_is_accepted(against: Against, known: Job) -> None:
+    """A job can have many thousand instances, which are listed, too."""
+    files = [{"path": f"input/dcm/{number:06}-{'1' * 60}.dcm", "size": number} for number in range(20_000)]
+    files.append({"path": "operators/writer/1", "size": 1})
+    (result,) = against(answer({"files": files}, "200 OK")).results(known)
+    assert "operators/writer/1" == result.name
+
+
+LISTED = answer({"files": [{"path": "/operators/PATIENT 1", "size": 8}]}, "200 OK")
+
+
+@pytest.mark.parametrize(
+    ("download", "expected"),
+    [
+        (answer(b"12345678", "200 OK", "Content-Encoding: gzip"), "compressed, which was not requested"),
+        (answer(b"1234", "200 OK", "Content-Type: text/plain"), "sent only 4 of the 8 bytes"),
+        (answer(b"123456789", "200 OK", "Content-Type: text/plain"), "sent more than the 8 bytes"),
+        (answer(b"1234", "200 OK", "Content-Type: text/plain", length=8), "closed the connection"),
+        (html("503 Service Unavailable"), "503"),
+        (answer(b"12345678", "206 Partial Content"), "does not define this status"),
+        (b"nonsense\r\n\r\n", "does not speak HTTP"),
+    ],
+)
+def test_an_incomplete_download_is_retriable(against: Against, known: Job, download: bytes, expected: str) -> None:
+    """A result is stored only if it is complete. The name may contain a patient's id."""
+    submitter = against(LISTED, download)
+    (result,) = submitter.results(known)
+    with pytest.raises(Retriable, match=f"results: result 1: .*{expected}") as raised, result.open() as source:
+        source.read()
+    assert "PATIENT" not in str(raised.value)
+    assert (
+        b"GET /v1/payloads/" + known.platform_payload_id.encode() + b"/files/operators/PATIENT%201 "
+        in (submitter.hostile.requests[1])
+    )
+
+
+def test_a_slow_download_ends_at_its_timeout(against: Against, known: Job) -> None:
+    """The platform sends one byte now and then."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"
+    listed = answer({"files": [{"path": "a", "size": 1_000_000}]}, "200 OK")
+    (result,) = against(listed, drip(head, b"x"), download_timeout=TIMEOUT_S).results(known)
+    with pytest.raises(Retriable, match=f"limit {TIMEOUT_S:g} s"), result.open() as source:
+        source.read()
+
+
+def test_a_redirected_download_is_a_permanent_error(against: Against, known: Job) -> None:
+    """The token would be sent to another server."""
+    (result,) = against(LISTED, answer(b"", "302 Found", "Location: http://elsewhere.example/")).results(known)
+    with pytest.raises(Permanent, match="redirects"), result.open() as source:
+        source.read()
+
+
+def test_an_unknown_payload_of_a_proxy_is_not_deleted(against: Against, known: Job) -> None:
+    """Only the platform's own problem document means that the payload is gone."""
+    with pytest.raises(Permanent, match="clean up"):
+        against(html("404 Not Found"), delete_payloads=True).clean_up(known)

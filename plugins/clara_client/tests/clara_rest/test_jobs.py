@@ -191,7 +191,7 @@ def test_the_status_is_that_of_the_platform(site: Any) -> None:
     expected = [
         PlatformStatus(state="pending", finished=False, detail="healthy"),
         PlatformStatus(state="running", finished=False, detail="healthy"),
-        PlatformStatus(state="stopped", finished=True, detail="faulted; out of [31m memory"),
+        PlatformStatus(state="stopped", finished=True, detail="faulted; out of [31m memory", succeeded=False),
     ]
     assert expected == seen
 

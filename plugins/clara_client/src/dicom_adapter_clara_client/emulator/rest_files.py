@@ -12,6 +12,7 @@ from urllib.parse import quote
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from dicom_adapter_clara_client.emulator.payloads import INPUT, IncomingFile
 from dicom_adapter_clara_client.emulator.rest_calls import UPLOAD, RestCall, RestCalls
@@ -32,6 +33,20 @@ PIECE_BYTES = 1 << 18
 DIGEST = re.compile(r"\s*([a-z0-9-]+)=:([A-Za-z0-9+/=]*):\s*")  # RFC 9530
 DIGESTS = {"sha-256": hashlib.sha256, "sha-512": hashlib.sha512}
 RANGES = re.compile(r"bytes=(\d*)-(\d*)")
+
+
+class FileAnswer(StreamingResponse):
+    """A part of a file. The file is closed even if the client disconnects."""
+
+    def __init__(self, source: BinaryIO, start: int, end: int, status: int, headers: dict[str, str]) -> None:
+        super().__init__(_read(source, start, end), status, headers, "application/octet-stream")
+        self._source = source
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._source.close()
 
 
 class FileTransfers:
@@ -95,8 +110,7 @@ class FileTransfers:
         if part is not None:
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{file.size_bytes}"
             headers["Content-Length"] = str(end - start)
-        pieces = _read(source, start, end)
-        return StreamingResponse(pieces, 206 if part else 200, headers, "application/octet-stream")
+        return FileAnswer(source, start, end, 206 if part else 200, headers)
 
 
 def _is_input(call: RestCall) -> bool:
