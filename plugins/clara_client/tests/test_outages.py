@@ -18,6 +18,7 @@ CONFIGURATION = """
 [submitters.platform]
 type = "clara-{protocol}"
 endpoint = "{endpoint}"
+follow = false
 status-every = 60
 [ae-titles.LUNG.settings]
 pipeline-lung = "{lung}"
