@@ -51,6 +51,7 @@ reserve = 0
 [submitters.platform]
 type = "clara-{protocol}"
 endpoint = "{endpoint}"
+follow = false
 
 [ae-titles.LUNG.settings]
 group-by = "study"

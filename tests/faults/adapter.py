@@ -269,6 +269,7 @@ type = "clara-grpc"
 endpoint = "127.0.0.1:{ports.grpc}"
 deadline = 2
 upload-deadline = 4
+follow = false
 {RETRIES}
 
 [submitters.rest]
@@ -276,6 +277,7 @@ type = "clara-rest"
 endpoint = "http://127.0.0.1:{ports.rest}"
 timeout = 2
 upload-timeout = 4
+follow = false
 {RETRIES}
 """ + "".join(_ae_title(name) for name in AE_TITLES if name not in left_out)
 
