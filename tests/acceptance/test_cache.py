@@ -102,7 +102,9 @@ def _compose_over_grpc(service: LaunchedService) -> None:
 
 
 def _storage(url: str) -> str:
-    return STORAGE.replace('type = "fake"\nfolder = "platform"', f'type = "clara-rest"\nfollow = false\nendpoint = "{url}"')
+    return STORAGE.replace(
+        'type = "fake"\nfolder = "platform"', f'type = "clara-rest"\nfollow = false\nendpoint = "{url}"'
+    )
 
 
 def _curl(*arguments: str) -> Any:
