@@ -367,6 +367,87 @@ def test_mistakes_of_a_submitter_are_found(pytester: pytest.Pytester) -> None:
     )
 
 
+FOLLOWER = (
+    SUBMITTER.split("class TestCareless")[0]
+    + """
+from io import BytesIO
+
+from dicom_adapter import Output
+
+
+class Follower(Careless):
+    name = "follower"
+    follows_jobs = True
+
+    def create_job(self, job):
+        known = [key for key, made in self.jobs.items() if made["job_id"] == job.job_id]
+        if known:
+            return PlatformJob(job_id=known[0])
+        made = super().create_job(job)
+        self.jobs[made.job_id].update(job_id=job.job_id, outputs=None, ended=False)
+        return made
+
+    def status(self, job):
+        made = self.jobs[job.platform_job_id]
+        finished = made["ended"] or made["cancelled"]
+        return PlatformStatus(state="ended", finished=finished, succeeded=made["outputs"] is not None or None)
+
+    def results(self, job):
+        for name, data in self.jobs[job.platform_job_id]["outputs"].items():
+            whole = BytesIO(data)
+            yield Output(name=name, open=lambda whole=whole: whole)
+
+    def clean_up(self, job):
+        del self.jobs[job.platform_job_id]
+
+
+class TestFollower(BaseSubmitterTests):
+    large_upload_bytes = None
+
+    @pytest.fixture
+    def only_one(self, tmp_path):
+        return Follower(NoSettings(), SubmitterContext(name="s", data_folder=tmp_path / "own"))
+
+    @pytest.fixture
+    def make_submitter(self, only_one):
+        return lambda: only_one
+
+    @pytest.fixture
+    def on_platform(self, only_one):
+        keys = ("metadata", "files", "started", "cancelled")
+        return lambda: [
+            PlatformRecord(platform_job_id=number, **{key: job[key] for key in keys})
+            for number, job in only_one.jobs.items()
+        ]
+
+    @pytest.fixture
+    def end_job(self, only_one):
+        return lambda job, outputs: only_one.jobs[job.platform_job_id].update(ended=True, outputs=outputs)
+"""
+)
+
+
+def test_mistakes_at_the_end_of_a_job_are_found(pytester: pytest.Pytester) -> None:
+    """The submitter works as long as all jobs succeed, and everything is called once."""
+    failed = run(
+        pytester,
+        FOLLOWER,
+        "TestFollower and (running_job or success_is or failure_is or cancelled_job_has or results or result_needs or "
+        "cleaned or cleaning or further_run)",
+    )
+    expect(
+        {name.removeprefix("TestFollower::test_"): message for name, message in failed.items()},
+        {
+            "failure_is_reported_with_its_reason": "PlatformStatus.succeeded must be False, not None",
+            "cancelled_job_has_not_succeeded": "a cancelled job has not succeeded",
+            "results_are_the_files_that_the_job_produced": "closed file",
+            "ended_job_can_be_cleaned_up_twice": "KeyError",
+            "cleaning_up_an_unknown_job_succeeds": "KeyError",
+            "further_run_is_another_job": "identify jobs on the platform by `job.run_id`",
+        },
+    )
+
+
 def test_a_suite_names_the_fixture_that_must_be_overridden(pytester: pytest.Pytester) -> None:
     """The message is not an AttributeError."""
     failed: dict[str, Any] = run(
