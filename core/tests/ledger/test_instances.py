@@ -174,9 +174,9 @@ def test_each_change_of_state_starts_from_the_state_that_allows_it(ledger: Ledge
 def test_an_instance_can_be_reclaimed_when_no_job_needs_it(
     ledger: Ledger, arrive: MakeInstance, a_job: MakeJob, state: JobState
 ) -> None:
-    """Submitted and cancelled jobs no longer need their instances.
+    """Jobs that have ended no longer need their instances.
 
-    A faulted job needs them, because it may be retried.
+    A faulted or failed job needs them, because it may be retried.
     """
     held, free, pending = arrive(), arrive(), arrive()
     with ledger.write() as transaction:
@@ -184,7 +184,7 @@ def test_an_instance_can_be_reclaimed_when_no_job_needs_it(
         jobs.insert(transaction, a_job(state=state), [held.instance_id])
         instances.release(transaction, [held.instance_id, free.instance_id], NOW)
         asked = [held.instance_id, free.instance_id, pending.instance_id]
-        finished = state in (JobState.SUBMITTED, JobState.CANCELLED)
+        finished = state in (JobState.SUBMITTED, JobState.SUCCEEDED, JobState.CANCELLED)
         assert ([held] if finished else []) + [free] == instances.reclaimable(transaction, asked)
 
 

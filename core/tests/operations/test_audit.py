@@ -150,7 +150,7 @@ def test_a_consistent_adapter_accounts_for_every_instance(site: Site) -> None:
     report = site.look()
     assert {} == report.found
     lung, wait = report.balance
-    assert (2, 1, {InstanceOutcome.SUBMITTED: 1}) == (lung.received, lung.faulted, lung.reclaimed)
+    assert (2, 1, {InstanceOutcome.SUBMITTED: 1}) == (lung.received, lung.held, lung.reclaimed)
     assert (3, 1, 1, 1) == (wait.received, wait.pending, wait.quarantined, wait.free)
     assert [0, 0] == [lung.difference, wait.difference]
 

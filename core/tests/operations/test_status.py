@@ -185,7 +185,7 @@ def test_groups_instances_and_jobs_of_an_ae_title_are_counted(make_adapter: Make
     lung, liver = status.ae_titles
     assert ("LUNG", "served", 2, 0, {}, None) == summary(lung)
     assert ("LIVER", "served", 0, 0, {"faulted": 1}, None) == summary(liver)
-    assert liver.held_bytes.faulted > 0
+    assert liver.held_bytes.in_jobs > 0
     reason = "1 job faulted: `dicom-adapter jobs list --state faulted` shows why"
     assert [("yellow", "AE title LIVER", reason)] == problems_of(adapter)
 

@@ -54,8 +54,9 @@ class Submitter(ABC, Generic[SettingsT]):
     `close`.
 
     The core follows a started job until its end if `follows_jobs` is set: it calls `status`, and after a success
-    `results` and `clean_up`. An operator may retry a failed job: that is another run, and all steps are repeated with
-    another `job.run_id`. Use `run_id` as the idempotency key.
+    `results` and `clean_up`. The status of a finished job must then contain `succeeded`, True or False. An operator may
+    retry a failed job: that is another run, and all steps are repeated with another `job.run_id`. Use `run_id` as the
+    idempotency key.
 
     Errors: raise `Retriable` for a transient failure (the step is repeated with back-off) and `Permanent` for a failure
     that a repetition cannot fix (the job becomes faulted). Any other exception is a bug and faults the job.
@@ -81,7 +82,10 @@ class Submitter(ABC, Generic[SettingsT]):
 
     @abstractmethod
     def create_job(self, job: Job) -> PlatformJob:
-        """Create the job on the platform without starting it. If the job with `job.run_id` exists there, return it."""
+        """Create the job on the platform without starting it. If the job with `job.run_id` exists there, return it.
+
+        If `job.run` is not 1, the earlier runs have failed: what the platform keeps of them may be deleted.
+        """
 
     @abstractmethod
     def add_metadata(self, job: Job, metadata: Mapping[str, str]) -> None:
@@ -110,8 +114,8 @@ class Submitter(ABC, Generic[SettingsT]):
     def clean_up(self, job: Job) -> None:
         """Delete what the platform keeps for a job that has ended, except its log.
 
-        The core calls this method after the results are stored, and after a failed job was cancelled; after a crash,
-        perhaps never. A job that is already deleted is not an error.
+        The core calls this method after the results are stored (after a crash, perhaps never), and, right after
+        `cancel`, for each cancelled job. A job that is already deleted is not an error.
         """
 
     def log(self, job: Job) -> BinaryIO | None:  # noqa: ARG002 - for subclasses

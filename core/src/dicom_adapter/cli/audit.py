@@ -162,7 +162,7 @@ def _equation(account: Account) -> str:
     """Return for example `LUNG: 5 received = 3 pending + 2 reclaimed (submitted)`."""
     released = {
         "needed by unfinished jobs": account.unfinished,
-        "needed by faulted jobs": account.faulted,
+        "needed by faulted and failed jobs": account.held,
         "about to be reclaimed": account.free,
     }
     parts = {
@@ -204,7 +204,7 @@ def _account_as_json(account: Account) -> Mapping[str, Any]:
         "received": account.received,
         "pending": account.pending,
         "quarantined": account.quarantined,
-        "released": {"unfinished": account.unfinished, "faulted": account.faulted, "free": account.free},
+        "released": {"unfinished": account.unfinished, "faulted": account.held, "free": account.free},
         "reclaimed": {outcome.value: count for outcome, count in account.reclaimed.items()},
         "difference": account.difference,
     }

@@ -13,11 +13,17 @@ from dicom_adapter.cli.times import Times
 from dicom_adapter.cli.wrapping import titled, wrapped
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.health import PartHealth, PartState
-from dicom_adapter.ledger.jobs import UNFINISHED, JobStudies
+from dicom_adapter.ledger.jobs import HELD, UNFINISHED, JobStudies, is_on_platform
 from dicom_adapter.operations.story.jobs import STEPS
 
 SHORT_ID = 8  # number of characters of a job id in a command to type; commands accept such a prefix
-COLOURS = {JobState.SUBMITTED: "green", JobState.FAULTED: "red", JobState.CANCELLED: "bright_black"}
+COLOURS = {
+    JobState.SUBMITTED: "green",
+    JobState.SUCCEEDED: "green",
+    JobState.FAULTED: "red",
+    JobState.FAILED: "red",
+    JobState.CANCELLED: "bright_black",
+}
 
 
 @frozen(kw_only=True)
@@ -55,16 +61,17 @@ class JobWriter:
     def outlook(self, job: Job) -> str:
         """Return what happens next with a job, with the command to type if an operator has to decide; "" if nothing."""
         name = job.job_id[:SHORT_ID]
-        if job.state is JobState.FAULTED:
+        if job.state in HELD:
             return f"waits for an operator: `dicom-adapter jobs retry {name}{self.options}`, or `jobs cancel`"
         if job.state in UNFINISHED:
             return self._next_step(job)
         if job.state is JobState.SUBMITTED and job.platform_state:
-            detail = f" ({job.platform_detail})" if job.platform_detail else ""
-            return f"on the platform: {job.platform_state}{detail}"
+            return f"on the platform{_reported(job)}"
         return ""
 
     def _next_step(self, job: Job) -> str:
+        if is_on_platform(job):
+            return f"runs on the platform since {self.times.full(job.started_at or job.changed_at)}{_reported(job)}"
         step = "cancel it on the platform" if job.cancel_requested else STEPS[job.state]
         if job.next_attempt_at is not None:
             past = (
@@ -120,6 +127,12 @@ def event_lines(events: list[Event], times: Times, shown: str = "") -> Iterator[
         yield f"{times.full(event.at)}  {event.event}"
         for key, value in detail.items():
             yield from wrapped(f"{key}: {times.in_text(' '.join(str(value).split()))}")
+
+
+def _reported(job: Job) -> str:
+    """Return the status that the platform has reported; "" if it has not reported any."""
+    detail = f" ({job.platform_detail})" if job.platform_detail else ""
+    return f": {job.platform_state}{detail}" if job.platform_state else ""
 
 
 def _counted(instances: int) -> str:

@@ -298,7 +298,7 @@ def _ae_title_as_json(status: AeTitleStatus, report: StatusReport) -> dict[str, 
         "pending": status.held.pending,
         "quarantined": status.held.quarantined,
         "quarantinedBytes": status.held_bytes.quarantined,
-        "faultedBytes": status.held_bytes.faulted,
+        "faultedBytes": status.held_bytes.in_jobs,
         "jobs": {state.value: count for state, count in status.jobs.items()},
         "oldestUnfinishedJob": None
         if oldest is None

@@ -208,7 +208,10 @@ class SubmitterConfig:
     status_every: float | None = setting(
         default=None,
         validator=optional(between(0.1, DAY_S, "seconds")),
-        help="Seconds between two status queries for a started job; if omitted, the platform is not queried.",
+        help=(
+            "Seconds between two status queries for a started job; if omitted, 10 where the submitter follows jobs "
+            "until their end, otherwise the platform is not queried."
+        ),
     )
     settings: Any = derived(default=None, help="Settings of the submitter; None if the submitter is unavailable.")
     unavailable: str = derived(default="", help="Reason why the submitter cannot be used; empty if it can be used.")

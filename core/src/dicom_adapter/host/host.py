@@ -369,6 +369,8 @@ class Host:
         self._notify_observers("dicom_adapter_job_changed", job=job)
         if job.ae_title in self._notified_of_jobs:
             self._notify_processor(job.ae_title, lambda processor: processor.job_changed(job))
+        if job.started_at is not None:  # perhaps its results can be collected, or another job can be started
+            self._wake(submitter_part(job.submitter))
         if job.state in FINISHED:
             with self._ledger.read() as transaction:
                 row = jobs.get(transaction, job.job_id)

@@ -15,6 +15,7 @@ from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.submitter import Submitter
 from dicom_adapter.api.values import Job
 from dicom_adapter.config.model import Config, SubmitterConfig
+from dicom_adapter.flow.collected import Collect, collect_nothing
 from dicom_adapter.flow.submit.queue import POLL_EVERY, JobQueue
 from dicom_adapter.flow.submit.scheduling import Retries
 from dicom_adapter.flow.submit.status_watch import PlatformWatch
@@ -31,6 +32,8 @@ from dicom_adapter.runtime.watch import PartFinding
 log = structlog.get_logger("dicom_adapter.host")
 
 Close = Callable[[], None]
+
+STATUS_EVERY = timedelta(seconds=10)  # time between two status queries for a running job, unless it is configured
 
 
 @frozen(kw_only=True)
@@ -72,11 +75,13 @@ class Submitters:
         uploads: Callable[[str, int], Executor],
         on_change: Callable[[Job], None],
         poll_every: timedelta | None,
+        collect: Collect = collect_nothing,
     ) -> None:
         self._resources = resources
         self._uploads = uploads
         self._on_change = on_change
         self._poll_every = poll_every or POLL_EVERY
+        self._collect = collect
         self._keywords: dict[
             str, Sequence[str]
         ] = {}  # for each AE title, the DICOM keywords whose values the platform receives
@@ -114,7 +119,7 @@ class Submitters:
 
     def _entry(self, name: str, table: SubmitterConfig, submitter: Submitter[Any]) -> _SubmitterEntry:
         uploads, retries = self._uploads(name, table.parallel), Retries.of(table)
-        steps = Steps(submitter, self._resources, uploads, self._keywords)
+        steps = Steps(submitter, self._resources, uploads, self._keywords, self._collect)
         submission = Submission(submitter, steps, retries, self._resources, self._on_change)
         before = self._entries.get(name)
         queue = JobQueue(
@@ -126,8 +131,8 @@ class Submitters:
             in_flight=None if before is None else before.queue.in_flight,
         )
         watch = None
-        if table.status_every is not None:
-            every = timedelta(seconds=table.status_every)
+        if table.status_every is not None or submitter.follows_jobs:
+            every = STATUS_EVERY if table.status_every is None else timedelta(seconds=table.status_every)
             watch = PlatformWatch(name, submitter, submission, every, self._resources, self._on_change)
         return _SubmitterEntry(
             table=table, submitter=submitter, uploads=uploads, submission=submission, queue=queue, watch=watch

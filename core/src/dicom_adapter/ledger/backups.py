@@ -15,7 +15,7 @@ from dicom_adapter.api.errors import LedgerError
 from dicom_adapter.ledger import instances as instance_changes
 from dicom_adapter.ledger.connection import Transaction
 from dicom_adapter.ledger.schema import (
-    IS_FAULTED,
+    IS_HELD,
     IS_PENDING,
     IS_QUARANTINED,
     IS_RELEASED,
@@ -35,7 +35,7 @@ _NUMBERS = select(instances.c.instance_id)
 _NUMBERS_OF_JOBS = (
     select(job_instances.c.instance_id)
     .join(jobs, jobs.c.job_number == job_instances.c.job_number)
-    .where(or_(IS_UNFINISHED, IS_FAULTED))
+    .where(or_(IS_UNFINISHED, IS_HELD))
 )
 
 
@@ -73,7 +73,7 @@ def is_database(beginning: bytes) -> bool:
 
 
 def needed_numbers(transaction: Transaction) -> set[int]:
-    """Return the ids of all instances whose objects are needed: by a processor, an operator or an unfinished job."""
+    """Return the ids of all instances whose objects are needed: by a processor, an operator or a job."""
     needed: set[int] = set()
     for query in (_NUMBERS.where(IS_PENDING), _NUMBERS.where(IS_QUARANTINED), _NUMBERS_OF_JOBS):
         needed.update(transaction.execute(query).scalars())
@@ -117,7 +117,7 @@ def set_storage_keys(transaction: Transaction, keys: Mapping[int, str]) -> None:
 
 def mark_steps_attempted(transaction: Transaction) -> None:
     """Record that the next step of each unfinished job may have reached the platform: after the backup was made."""
-    transaction.execute(update(jobs).where(or_(IS_UNFINISHED, IS_FAULTED)).values(repeated=True))
+    transaction.execute(update(jobs).where(or_(IS_UNFINISHED, IS_HELD)).values(repeated=True))
 
 
 def delete_health(transaction: Transaction) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 from attrs import asdict, evolve, field, fields, frozen
 from sqlalchemy import Row, Select, case, exists, func, select
 
-from dicom_adapter.api.values import InstanceStorageInfo, JobState
+from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.ledger import counters
 from dicom_adapter.ledger.connection import Transaction, inserted_id
 from dicom_adapter.ledger.schema import (
+    HELD_JOB_STATES,
     IS_RELEASED,
     UNFINISHED_JOB_STATES,
     InstanceOutcome,
@@ -26,7 +27,7 @@ _IS_IN_JOB = (job_instances.c.instance_id == instances.c.instance_id) & (
     job_instances.c.job_number == jobs.c.job_number
 )
 _BY_UNFINISHED = exists().where(_IS_IN_JOB, jobs.c.state.in_(UNFINISHED_JOB_STATES))
-_BY_FAULTED = exists().where(_IS_IN_JOB, jobs.c.state == JobState.FAULTED.value)
+_BY_HELD = exists().where(_IS_IN_JOB, jobs.c.state.in_(HELD_JOB_STATES))
 
 
 @frozen(kw_only=True)
@@ -38,14 +39,14 @@ class Account:
     pending: int = 0
     quarantined: int = 0
     unfinished: int = 0  # released instances that unfinished jobs need
-    faulted: int = 0  # released instances that faulted jobs need
+    held: int = 0  # released instances that faulted and failed jobs need
     free: int = 0  # released instances that can be reclaimed
     reclaimed: Mapping[InstanceOutcome, int] = field(factory=dict)  # including those whose rows were deleted
 
     @property
     def difference(self) -> int:
         """Return the number of received instances minus the sum of all states; 0 if every instance is accounted for."""
-        stored = self.pending + self.quarantined + self.unfinished + self.faulted + self.free
+        stored = self.pending + self.quarantined + self.unfinished + self.held + self.free
         return self.received - stored - sum(self.reclaimed.values())
 
 
@@ -72,7 +73,7 @@ def _count_rows() -> Select[Any]:
     account_field = case(
         (instances.c.state != InstanceState.RELEASED.value, instances.c.state),
         (_BY_UNFINISHED, "unfinished"),
-        (_BY_FAULTED, "faulted"),
+        (_BY_HELD, "held"),
         else_="free",
     )
     outcome = case((instances.c.state == InstanceState.RECLAIMED.value, instances.c.outcome), else_="")
@@ -109,11 +110,9 @@ def object_rows(transaction: Transaction, numbers: Sequence[int]) -> list[Object
 
 
 def is_needed(transaction: Transaction, instance_id: int) -> bool:
-    """Return whether an unfinished or faulted job contains this instance."""
+    """Return whether an unfinished, faulted or failed job contains this instance."""
     query = select(
-        exists(
-            select(instances.c.instance_id).where(instances.c.instance_id == instance_id, _BY_UNFINISHED | _BY_FAULTED)
-        )
+        exists(select(instances.c.instance_id).where(instances.c.instance_id == instance_id, _BY_UNFINISHED | _BY_HELD))
     )
     return bool(transaction.execute(query).scalar())
 
@@ -122,7 +121,7 @@ def overdue(transaction: Transaction, before: datetime) -> list[int]:
     """Return released instances that no job has needed since `before`, but that are not reclaimed."""
     by_recent = exists().where(_IS_IN_JOB, jobs.c.changed_at >= before)
     query = select(instances.c.instance_id).where(
-        IS_RELEASED, instances.c.changed_at < before, ~_BY_UNFINISHED, ~_BY_FAULTED, ~by_recent
+        IS_RELEASED, instances.c.changed_at < before, ~_BY_UNFINISHED, ~_BY_HELD, ~by_recent
     )
     return list(transaction.execute(query.order_by(instances.c.instance_id)).scalars())
 
@@ -135,12 +134,12 @@ def incomplete_jobs(transaction: Transaction) -> list[tuple[str, str]]:
 
 
 def jobs_without_data(transaction: Transaction) -> list[tuple[str, str, int]]:
-    """Return the reclaimed instances of unfinished and faulted jobs: job id, AE title and number of the instance."""
+    """Return the reclaimed instances of jobs that need them: job id, AE title and number of the instance."""
     query = (
         select(jobs.c.job_id, jobs.c.ae_title, instances.c.instance_id)
         .join(job_instances, job_instances.c.job_number == jobs.c.job_number)
         .join(instances, instances.c.instance_id == job_instances.c.instance_id)
-        .where(jobs.c.state.in_([*UNFINISHED_JOB_STATES, JobState.FAULTED.value]))
+        .where(jobs.c.state.in_([*UNFINISHED_JOB_STATES, *HELD_JOB_STATES]))
         .where(instances.c.state == InstanceState.RECLAIMED.value)
     )
     rows = transaction.execute(query.order_by(jobs.c.job_number, job_instances.c.position))

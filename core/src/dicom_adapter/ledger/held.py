@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, exists, func, select
 
 from dicom_adapter.ledger.connection import Transaction
 from dicom_adapter.ledger.schema import (
-    IS_FAULTED,
+    IS_HELD,
     IS_PENDING,
     IS_QUARANTINED,
     IS_RELEASED,
@@ -31,11 +31,11 @@ class HeldBytes:
     """Space that instances of an AE title use until an operator decides about them, in bytes."""
 
     quarantined: int
-    faulted: int  # space of released instances that only faulted jobs need
+    in_jobs: int  # space of released instances that only faulted and failed jobs need
 
     @property
     def total(self) -> int:
-        return self.quarantined + self.faulted
+        return self.quarantined + self.in_jobs
 
 
 def count_held(transaction: Transaction) -> dict[str, Held]:
@@ -50,7 +50,7 @@ def count_held(transaction: Transaction) -> dict[str, Held]:
 def count_held_bytes(transaction: Transaction, ae_title: str) -> HeldBytes:
     """Return the space that instances of this AE title use until an operator decides about them."""
     members = select(job_instances.c.instance_id).join(jobs, jobs.c.job_number == job_instances.c.job_number)
-    in_faulted = members.where(IS_FAULTED, jobs.c.ae_title == ae_title)
+    in_held = members.where(IS_HELD, jobs.c.ae_title == ae_title)
     in_unfinished = exists().where(
         job_instances.c.instance_id == instances.c.instance_id,
         job_instances.c.job_number == jobs.c.job_number,
@@ -58,9 +58,9 @@ def count_held_bytes(transaction: Transaction, ae_title: str) -> HeldBytes:
     )
     total = select(func.coalesce(func.sum(instances.c.size_bytes), 0))
     quarantined = total.where(IS_QUARANTINED, instances.c.ae_title == ae_title)
-    faulted = total.where(IS_RELEASED, instances.c.instance_id.in_(in_faulted), ~in_unfinished)
+    of_jobs = total.where(IS_RELEASED, instances.c.instance_id.in_(in_held), ~in_unfinished)
     return HeldBytes(
-        quarantined=transaction.execute(quarantined).scalar_one(), faulted=transaction.execute(faulted).scalar_one()
+        quarantined=transaction.execute(quarantined).scalar_one(), in_jobs=transaction.execute(of_jobs).scalar_one()
     )
 
 

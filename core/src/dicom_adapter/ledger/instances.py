@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from attrs import asdict, evolve
-from sqlalchemy import bindparam, case, exists, func, select, text, update
+from sqlalchemy import bindparam, case, exists, func, or_, select, text, update
 
 from dicom_adapter.api.values import InstanceStorageInfo, JobState
 from dicom_adapter.ledger import counters
@@ -180,7 +180,7 @@ def quarantine(transaction: Transaction, instance_id: int, reason: str, at: date
 
 
 def reclaimable(transaction: Transaction, instance_ids: Sequence[int]) -> list[InstanceStorageInfo]:
-    """Return the instances among `instance_ids` that are released and that no unfinished or faulted job needs."""
+    """Return the instances among `instance_ids` that are released and that no job needs."""
     needed = exists().where(
         job_instances.c.instance_id == instances.c.instance_id,
         job_instances.c.job_number == jobs.c.job_number,
@@ -209,9 +209,10 @@ def mark_reclaimed(transaction: Transaction, instance_ids: Iterable[int], at: da
     used = exists().where(
         job_instances.c.instance_id == instances.c.instance_id, job_instances.c.job_number == jobs.c.job_number
     )
+    is_done = or_(jobs.c.state == JobState.SUBMITTED.value, jobs.c.state == JobState.SUCCEEDED.value)
     outcome = case(
         (instances.c.outcome != "", instances.c.outcome),
-        (used.where(jobs.c.state == JobState.SUBMITTED.value), InstanceOutcome.SUBMITTED.value),
+        (used.where(is_done), InstanceOutcome.SUBMITTED.value),
         (used, InstanceOutcome.CANCELLED.value),
         else_=InstanceOutcome.UNUSED.value,
     )

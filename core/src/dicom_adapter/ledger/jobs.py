@@ -13,17 +13,29 @@ from dicom_adapter.api.errors import IllegalTransition
 from dicom_adapter.api.values import Job, JobPriority, JobState
 from dicom_adapter.ledger.connection import Transaction, inserted_id
 from dicom_adapter.ledger.filters import NO_FILTERS, Filters
-from dicom_adapter.ledger.schema import IS_STARTED, IS_UNFINISHED, UNFINISHED_JOB_STATES, instances, job_instances, jobs
+from dicom_adapter.ledger.schema import (
+    FINISHED_JOB_STATES,
+    HELD_JOB_STATES,
+    IS_RUNNING,
+    IS_STARTED,
+    IS_UNFINISHED,
+    UNFINISHED_JOB_STATES,
+    instances,
+    job_instances,
+    jobs,
+)
 
 UNFINISHED = tuple(JobState(state) for state in UNFINISHED_JOB_STATES)
-# Jobs in these states no longer need their instances. A faulted job needs them.
-FINISHED = (JobState.SUBMITTED, JobState.CANCELLED)
+HELD = tuple(JobState(state) for state in HELD_JOB_STATES)
+FINISHED = tuple(JobState(state) for state in FINISHED_JOB_STATES)  # these jobs no longer need their instances
 RANKS = {JobPriority.IMMEDIATE: 0, JobPriority.HIGHER: 1, JobPriority.NORMAL: 2, JobPriority.LOWER: 3}
 PRIORITIES = {rank: priority for priority, rank in RANKS.items()}
 
 LATEST = datetime.max.replace(tzinfo=timezone.utc)
 
 _COLUMNS = [jobs.c[attribute.name] for attribute in fields(Job)]
+# A running job has a step when the platform has ended it with success, or when it was cancelled.
+_HAS_STEP = IS_UNFINISHED & (~IS_RUNNING | jobs.c.platform_finished | jobs.c.cancel_requested)
 
 
 @frozen(kw_only=True)
@@ -33,6 +45,11 @@ class JobRow:
     number: int  # ascending in the order of submission
     job: Job
     failing_since: datetime | None  # UTC; time of the first of the failed `job.attempts`
+
+
+def is_on_platform(job: Job) -> bool:
+    """Return whether the adapter waits for the end of a running job on the platform, and has no step of it to do."""
+    return job.state is JobState.RUNNING and not job.platform_finished and not job.cancel_requested
 
 
 def insert(transaction: Transaction, job: Job, instance_ids: Sequence[int]) -> int:
@@ -122,13 +139,13 @@ def queue_heads(
     excluding: Collection[int] = (),
     latest: datetime = LATEST,
 ) -> list[JobRow]:
-    """Return the oldest unfinished job of each AE title and priority that the submitter may process at `now`.
+    """Return the oldest job with a step of each AE title and priority that the submitter may process at `now`.
 
     If `now` is None, jobs that wait for their next attempt are included. A time of the next attempt after `latest` is
     ignored: no retry waits that long, so the clock was put back, or the settings for retries have changed.
     """
     oldest = select(func.min(jobs.c.job_number)).where(
-        jobs.c.submitter == submitter, IS_UNFINISHED, jobs.c.job_number.not_in(excluding)
+        jobs.c.submitter == submitter, _HAS_STEP, jobs.c.job_number.not_in(excluding)
     )
     if now is not None:
         next_attempt = jobs.c.next_attempt_at
@@ -167,6 +184,27 @@ def change(transaction: Transaction, row: JobRow, **values: Any) -> JobRow:
     return evolve(row, job=evolve(row.job, **values), failing_since=failing_since)
 
 
+def begin_next_run(transaction: Transaction, row: JobRow, changed_at: datetime) -> JobRow:
+    """Queue a failed job again, as another run: nothing of the earlier run counts, not even an upload."""
+    members = update(job_instances).where(job_instances.c.job_number == row.number)
+    transaction.execute(members.values(uploaded=False))
+    transaction.execute(update(jobs).where(jobs.c.job_number == row.number).values(platform_asked_at=None))
+    return change(
+        transaction,
+        row,
+        state=JobState.QUEUED,
+        run=row.job.run + 1,
+        changed_at=changed_at,
+        started_at=None,
+        last_error="",
+        platform_job_id="",
+        platform_payload_id="",
+        platform_state="",
+        platform_detail="",
+        platform_finished=False,
+    )
+
+
 def clear_backoff(transaction: Transaction, submitter: str) -> None:
     """Make all postponed jobs of a submitter ready for their next attempt: the platform is available again."""
     waiting = jobs.c.next_attempt_at.is_not(None) & (jobs.c.submitter == submitter) & IS_UNFINISHED
@@ -176,13 +214,14 @@ def clear_backoff(transaction: Transaction, submitter: str) -> None:
 def due_for_polling(
     transaction: Transaction, submitter: str, before: datetime, now: datetime, limit: int
 ) -> list[JobRow]:
-    """Return submitted jobs that the platform has not reported as finished, last polled at `before` or earlier.
+    """Return started jobs that the platform has not reported as finished, last polled at `before` or earlier.
 
     A time of the last poll after `now` is ignored: the clock was put back since then.
     """
     query = _select().where(
         jobs.c.submitter == submitter,
         IS_STARTED,
+        ~jobs.c.cancel_requested,
         or_(
             jobs.c.platform_asked_at.is_(None),
             jobs.c.platform_asked_at <= before,

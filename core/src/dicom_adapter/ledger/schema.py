@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from enum import Enum
 from typing import Any
@@ -11,6 +12,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     ForeignKey,
     Index,
     Integer,
@@ -53,7 +55,7 @@ class InstanceState(str, Enum):
 class InstanceOutcome(str, Enum):
     """The use of an instance until it was reclaimed."""
 
-    SUBMITTED = "submitted"  # at least one job with the instance was started on the platform
+    SUBMITTED = "submitted"  # at least one job with the instance was submitted, or has succeeded
     CANCELLED = "cancelled"  # operators cancelled every job with the instance
     UNUSED = "unused"  # the processor released the instance without a job
     REPLACED = "replaced"  # a newer instance replaced it
@@ -72,7 +74,10 @@ RowId = BigInteger().with_variant(Integer, "sqlite")
 
 # Columns whose values together identify a row of `series`
 SERIES_KEY = ("series_instance_uid", "study_instance_uid", "patient_id", "accession_number", "study_date", "modality")
-UNFINISHED_JOB_STATES = ("queued", "created", "metadata-sent", "uploaded")
+# States of jobs, see `JobState`. A job in the first two groups needs its instances.
+UNFINISHED_JOB_STATES = ("queued", "created", "metadata-sent", "uploaded", "running")  # the job engine continues
+HELD_JOB_STATES = ("faulted", "failed")  # an operator decides whether to retry or to cancel the job
+FINISHED_JOB_STATES = ("submitted", "succeeded", "cancelled")
 
 instances = Table(
     "instances",
@@ -204,7 +209,7 @@ jobs = Table(
     Column("platform_detail", Text, nullable=False, server_default=""),
     Column("platform_finished", Boolean, nullable=False, server_default=text("0")),
     Column("platform_asked_at", UtcDateTime, nullable=True),
-    Column("run", Integer, nullable=False, server_default="1"),
+    Column("run", Integer, nullable=False, server_default="1"),  # number of the run on the platform
     Column("started_at", UtcDateTime, nullable=True),  # time at which the run was started on the platform
     sqlite_autoincrement=True,
 )
@@ -221,18 +226,18 @@ Index(
     "started_jobs",
     jobs.c.submitter,
     jobs.c.platform_asked_at,
-    sqlite_where=text("state = 'submitted' AND platform_finished = 0"),
+    sqlite_where=text("state IN ('submitted', 'running') AND platform_finished = 0"),
 )
 Index(
-    "faulted_jobs",
+    "held_jobs",
     jobs.c.ae_title,
     jobs.c.job_number,
-    sqlite_where=text("state = 'faulted'"),
+    sqlite_where=text(f"state IN {HELD_JOB_STATES}"),
 )
 Index(
     "finished_jobs",
     jobs.c.changed_at,
-    sqlite_where=text("state IN ('submitted', 'cancelled')"),
+    sqlite_where=text(f"state IN {FINISHED_JOB_STATES}"),
 )
 
 job_instances = Table(
@@ -376,7 +381,14 @@ IS_RELEASED = instances.c.state == literal_column("'released'")
 IS_QUARANTINED = instances.c.state == literal_column("'quarantined'")
 IS_RESULT = instances.c.source_job.is_not(None)
 IS_RECLAIMED = instances.c.state == literal_column("'reclaimed'")
-IS_FAULTED = jobs.c.state == literal_column("'faulted'")
-IS_STARTED = (jobs.c.state == literal_column("'submitted'")) & ~jobs.c.platform_finished
-IS_FINISHED = jobs.c.state.in_([literal_column("'submitted'"), literal_column("'cancelled'")])
-IS_UNFINISHED = jobs.c.state.in_([literal_column(f"'{state}'") for state in UNFINISHED_JOB_STATES])
+IS_RUNNING = jobs.c.state == literal_column("'running'")
+
+
+def _is_in(states: Sequence[str]) -> ColumnElement[bool]:
+    return jobs.c.state.in_([literal_column(f"'{state}'") for state in states])
+
+
+IS_STARTED = _is_in(("submitted", "running")) & ~jobs.c.platform_finished
+IS_HELD = _is_in(HELD_JOB_STATES)
+IS_FINISHED = _is_in(FINISHED_JOB_STATES)
+IS_UNFINISHED = _is_in(UNFINISHED_JOB_STATES)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
+from functools import partial
+from io import BytesIO
 from typing import Any, ClassVar
 
 from attrs import define, evolve, field, frozen
@@ -12,11 +14,11 @@ from dicom_adapter.api.declare import NoSettings
 from dicom_adapter.api.errors import Permanent
 from dicom_adapter.api.hookspecs import hookimpl
 from dicom_adapter.api.storage import StorageBackend
-from dicom_adapter.api.submitter import Submitter, Upload
+from dicom_adapter.api.submitter import Output, Submitter, Upload
 from dicom_adapter.api.values import Job, PlatformJob, PlatformStatus
 from dicom_adapter.simulation.memory import MemoryStorage, memory_storage
 
-CALLS = ("create_job", "add_metadata", "upload", "start", "status", "cancel")
+CALLS = ("create_job", "add_metadata", "upload", "start", "status", "cancel", "results", "clean_up")
 
 
 @frozen(kw_only=True)
@@ -28,6 +30,10 @@ class ReceivedJob:
     files: Mapping[int, bytes] = field(factory=dict, repr=False)  # Part 10 files by their 0-based position in the job
     started: bool = False
     cancelled: bool = False
+    succeeded: bool | None = None  # None: the job has not ended
+    detail: str = ""  # explanation of its end
+    outputs: Mapping[str, bytes] = field(factory=dict, repr=False)  # what the job has produced, by name
+    cleaned_up: bool = False
 
 
 @define
@@ -42,7 +48,7 @@ class Platform:
     """A platform in memory: keeps everything that it receives, is idempotent, and fails on request. Thread-safe."""
 
     def __init__(self) -> None:
-        self.jobs: dict[str, ReceivedJob] = {}  # received jobs by job id
+        self.jobs: dict[str, ReceivedJob] = {}  # received jobs by run id: the job id, if the job was not run again
         self._faults: list[_Fault] = []
         self._lock = threading.Lock()
 
@@ -55,10 +61,18 @@ class Platform:
             raise ValueError(f"a submitter has no call {call!r}; it has {', '.join(CALLS)}")
         self._faults.append(_Fault(call, error, times, pipeline_id))
 
+    def end(
+        self, job: Job, *, succeeded: bool = True, detail: str = "", outputs: Mapping[str, bytes] | None = None
+    ) -> None:
+        """Let the last run of a job of `memory-followed` end."""
+        with self._lock:
+            changes = {"succeeded": succeeded, "detail": detail, "outputs": outputs or {}}
+            self.jobs[job.run_id] = evolve(self._get(job), **changes)
+
     def create(self, job: Job) -> None:
         with self._lock:
             self._raise_fault("create_job", job)
-            self.jobs.setdefault(job.job_id, ReceivedJob(job=job))
+            self.jobs.setdefault(job.run_id, ReceivedJob(job=job))
 
     def find(self, job: Job, call: str) -> ReceivedJob:
         """Return the job. Raises Permanent if the job was never created."""
@@ -73,15 +87,15 @@ class Platform:
             received = self._get(job)
             if call == "start" and received.cancelled:
                 raise Permanent(f"job {job.job_id}: it was cancelled")
-            self.jobs[job.job_id] = evolve(received, **changes)
+            self.jobs[job.run_id] = evolve(received, **changes)
 
     def receive(self, job: Job, position: int, file: bytes) -> None:
         with self._lock:
             received = self._get(job)
-            self.jobs[job.job_id] = evolve(received, files={**received.files, position: file})
+            self.jobs[job.run_id] = evolve(received, files={**received.files, position: file})
 
     def _get(self, job: Job) -> ReceivedJob:
-        received = self.jobs.get(job.job_id)
+        received = self.jobs.get(job.run_id)
         if received is None:
             raise Permanent(f"job {job.job_id}: it does not exist on the platform")
         return received
@@ -120,12 +134,35 @@ class MemorySubmitter(Submitter[NoSettings]):
         return PlatformStatus(state=state, finished=received.cancelled)
 
     def cancel(self, job: Job) -> None:
-        if job.job_id in self.platform.jobs:
+        if job.run_id in self.platform.jobs:
             self.platform.change(job, "cancel", cancelled=True)
 
 
+class FollowedMemorySubmitter(MemorySubmitter):
+    """Base class of the submitter `memory-followed`, whose jobs end when `Platform.end` is called."""
+
+    name = "memory-followed"
+    follows_jobs = True
+
+    def status(self, job: Job) -> PlatformStatus:
+        received = self.platform.find(job, "status")
+        succeeded = False if received.cancelled else received.succeeded
+        if succeeded is None:
+            return PlatformStatus(state="running" if received.started else "pending", finished=False)
+        state = "cancelled" if received.cancelled else "succeeded" if succeeded else "failed"
+        return PlatformStatus(state=state, finished=True, succeeded=succeeded, detail=received.detail)
+
+    def results(self, job: Job) -> Iterable[Output]:
+        outputs = self.platform.find(job, "results").outputs
+        return [Output(name=name, open=partial(BytesIO, content)) for name, content in outputs.items()]
+
+    def clean_up(self, job: Job) -> None:
+        if job.run_id in self.platform.jobs:
+            self.platform.change(job, "clean_up", cleaned_up=True)
+
+
 class MemoryPlugin:
-    """A plugin with the submitter and the storage backend `memory` of one simulated adapter."""
+    """A plugin with the submitters and the storage backend in memory of one simulated adapter."""
 
     def __init__(self) -> None:
         self.platform = platform = Platform()
@@ -134,12 +171,16 @@ class MemoryPlugin:
         class ToPlatform(MemorySubmitter):
             pass
 
-        ToPlatform.platform = platform
+        class FollowedToPlatform(FollowedMemorySubmitter):
+            pass
+
+        ToPlatform.platform = FollowedToPlatform.platform = platform
         self.submitter = ToPlatform
+        self.followed = FollowedToPlatform
 
     @hookimpl
     def dicom_adapter_submitters(self) -> Iterable[type[Submitter[NoSettings]]]:
-        return [self.submitter]
+        return [self.submitter, self.followed]
 
     @hookimpl
     def dicom_adapter_storage_backends(self) -> Iterable[type[StorageBackend[NoSettings]]]:

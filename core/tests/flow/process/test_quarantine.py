@@ -442,11 +442,11 @@ def test_an_instance_of_faulted_jobs_counts_once_and_only_without_unfinished_job
     instance = send(adapter)
     with adapter.ledger.write() as transaction:
         [job] = adapter.jobs
-        assert instance.size_bytes == count_held_bytes(transaction, "A").faulted
+        assert instance.size_bytes == count_held_bytes(transaction, "A").in_jobs
         for state, faulted in ((JobState.FAULTED, instance.size_bytes), (JobState.QUEUED, 0)):
             another = evolve(job, job_id=state.value.ljust(32, "0"), state=state)
             jobs.insert(transaction, another, [instance.instance_id])
-            assert faulted == count_held_bytes(transaction, "A").faulted
+            assert faulted == count_held_bytes(transaction, "A").in_jobs
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,8 @@ WRITE_AFTER_S = 0.2  # delay after which a new instance is written to the index 
 WRITE_BATCH = 500  # maximum number of instances that are written together
 EVICTION_BATCH = 100  # number of studies in one query
 RESERVED = ("Source", "Instances")  # metadata that the host adds
-FINAL_STATES = (JobState.SUBMITTED, JobState.CANCELLED)
+DONE_STATES = (JobState.SUBMITTED, JobState.SUCCEEDED)
+FINAL_STATES = (*DONE_STATES, JobState.CANCELLED)
 
 
 class CacheProcessor(JobProcessorBase[CacheSettings]):
@@ -152,11 +153,11 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
             self._update_job(kept, job)
 
     def _update_job(self, kept: KeptJob, job: Job | None) -> None:
-        """Finish a job that was submitted or cancelled. A faulted job is not finished: it may be retried."""
+        """Finish a job that has ended. A faulted or failed job has not: it may be retried."""
         if job is None:  # the turn that created the job was not committed
             self._index.forget_job(kept.job_id)
         elif job.state in FINAL_STATES:
-            if job.state is JobState.SUBMITTED and not kept.keep:
+            if job.state in DONE_STATES and not kept.keep:
                 self._clean_up(kept)
             # The index is committed before the turn, which may still fail: mark the job as finished in the next turn.
             self.call_later(0, partial(self._index.finish_job, kept.job_id))

@@ -1,7 +1,7 @@
 """Step 7 (`reclaim`) of the flow: limit the space of held instances, which are kept until an operator decides.
 
-An instance is held if it is quarantined, if only faulted jobs still need it, or if its AE title is not configured any
-more. When the quarantined and faulted instances of an AE title reach the quota, the AE title accepts no more instances
+An instance is held if it is quarantined, if only faulted and failed jobs still need it, or if its AE title is not
+configured any more. When the held instances of an AE title reach the quota, the AE title accepts no more instances
 until they use less space.
 """
 
@@ -26,6 +26,7 @@ QUOTA_EVENTS = (  # events that change the number of held instances of an AE tit
     "instance_requeued",
     "instance_discarded",
     "job_faulted",
+    "job_failed",
     "job_retried",
     "job_cancel_requested",
 )
@@ -108,8 +109,8 @@ def describe_unconfigured(transaction: Transaction, ae_titles: Collection[str], 
 def _quota_reason(held: HeldBytes, quota: int) -> str:
     return (
         f"quarantine-quota = {quota} bytes is used up: quarantined instances use {held.quarantined} bytes, those of "
-        f"faulted jobs {held.faulted}; free space with `dicom-adapter instances requeue` or `discard`, or with "
-        "`dicom-adapter jobs retry` or `cancel`"
+        f"faulted and failed jobs {held.in_jobs}; free space with `dicom-adapter instances requeue` or `discard`, or "
+        "with `dicom-adapter jobs retry` or `cancel`"
     )
 
 

@@ -10,7 +10,7 @@ from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.values import Job, JobState
 from dicom_adapter.ledger import Ledger, Transaction, events, jobs
 from dicom_adapter.ledger.events import Event
-from dicom_adapter.ledger.jobs import UNFINISHED, JobRow
+from dicom_adapter.ledger.jobs import HELD, UNFINISHED, JobRow, is_on_platform
 from dicom_adapter.runtime.clock import Clock
 
 RETRY_NOW = {"attempts": 0, "failing_since": None, "next_attempt_at": None}
@@ -18,23 +18,33 @@ NEVER_BEGUN = {"begun": False}  # event detail of a job that was cancelled befor
 
 
 def retry(ledger: Ledger, clock: Clock, job_id: str) -> Job:
-    """Continue a faulted job with the step that failed, or retry a postponed job now. Raises Refused for other jobs."""
+    """Continue a faulted job with the step that failed, run a failed job again, or retry a postponed job now.
+
+    Raises Refused for other jobs.
+    """
     with ledger.write() as transaction:
         row = _find(transaction, job_id)
         job = row.job
+        if job.state is JobState.FAILED:
+            run = {"run": job.run + 1}
+            return _record(
+                transaction, clock, jobs.begin_next_run(transaction, row, clock.now()), "job_retried", run
+            ).job
         if job.state is JobState.FAULTED:
             values = {"state": job.faulted_in, "faulted_in": None, "last_error": ""}
         elif job.cancel_requested:
             raise Refused(f"job {job.job_id} is being cancelled")
-        elif job.state in UNFINISHED:
+        elif job.state in UNFINISHED and not is_on_platform(job):
             values = {}
         else:
-            raise Refused(f"job {job.job_id} is {job.state.value}: only faulted and postponed jobs can be retried")
+            raise Refused(
+                f"job {job.job_id} is {job.state.value}: only faulted, failed and postponed jobs can be retried"
+            )
         return _change(transaction, clock, row, "job_retried", values).job
 
 
 def cancel(ledger: Ledger, clock: Clock, job_id: str) -> Job:
-    """Cancel an unfinished or faulted job, here and on the platform. Raises Refused for other jobs.
+    """Cancel an unfinished, faulted or failed job, here and on the platform. Raises Refused for other jobs.
 
     The instances of the job may then be reclaimed. A job that never began is cancelled immediately, because it does not
     exist on the platform.
@@ -42,9 +52,10 @@ def cancel(ledger: Ledger, clock: Clock, job_id: str) -> Job:
     with ledger.write() as transaction:  # read and write in one transaction: the host must not begin the job in between
         row = _find(transaction, job_id)
         job = row.job
-        if job.state not in (*UNFINISHED, JobState.FAULTED):
+        if job.state not in (*UNFINISHED, *HELD):
             raise Refused(f"job {job.job_id} is {job.state.value}: it cannot be cancelled any longer")
-        values = {"state": job.faulted_in or job.state, "faulted_in": None, "cancel_requested": True}
+        state = JobState.RUNNING if job.state is JobState.FAILED else job.faulted_in or job.state
+        values = {"state": state, "faulted_in": None, "cancel_requested": True}
         row = _change(transaction, clock, row, "job_cancel_requested", values)
         if job.state is JobState.QUEUED and not job.repeated:
             row = _change(transaction, clock, row, "job_cancelled", {"state": JobState.CANCELLED}, NEVER_BEGUN)
@@ -73,7 +84,11 @@ def _change(
     values: Mapping[str, Any],
     detail: Mapping[str, object] = MappingProxyType({}),
 ) -> JobRow:
-    now = clock.now()
-    change = Event(at=now, event=event, ae_title=row.job.ae_title, job_id=row.job.job_id, detail=detail)
+    changed = jobs.change(transaction, row, changed_at=clock.now(), **RETRY_NOW, **values)
+    return _record(transaction, clock, changed, event, detail)
+
+
+def _record(transaction: Transaction, clock: Clock, row: JobRow, event: str, detail: Mapping[str, object]) -> JobRow:
+    change = Event(at=clock.now(), event=event, ae_title=row.job.ae_title, job_id=row.job.job_id, detail=detail)
     events.record(transaction, [change])
-    return jobs.change(transaction, row, changed_at=now, **RETRY_NOW, **values)
+    return row

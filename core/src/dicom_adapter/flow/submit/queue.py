@@ -28,7 +28,7 @@ AFTER_INTERRUPTION = timedelta(seconds=1)  # pause before an interrupted step is
 POLL_EVERY = timedelta(seconds=2)  # time between two polls of the ledger for jobs that an operator retries or cancels
 
 
-SLOW_STATES = (JobState.CREATED, JobState.METADATA_SENT)  # the steps of these jobs read or send files
+SLOW_STATES = (JobState.CREATED, JobState.METADATA_SENT, JobState.RUNNING)  # the steps of these jobs read or send files
 
 
 @frozen

@@ -1,4 +1,12 @@
-"""Step 5 (`submit`) of the flow: follow the state of submitted jobs on the platform."""
+"""Step 5 (`submit`) of the flow: follow the state of started jobs on the platform.
+
+The status of a submitted job is only recorded. A running job changes its state when its run has ended:
+
+    the platform reports          then
+    finished, succeeded=True      `platform_finished` is recorded: the job has its last step, see `steps`
+    finished, without success     the job is failed
+    not finished at time-limit    the job is cancelled on the platform, then it is failed
+"""
 
 from __future__ import annotations
 
@@ -9,10 +17,10 @@ from typing import Any
 
 import structlog
 
-from dicom_adapter.api.errors import Permanent, Retriable, describe_failure
+from dicom_adapter.api.errors import IllegalTransition, Permanent, Retriable, describe_failure
 from dicom_adapter.api.submitter import Submitter
-from dicom_adapter.api.values import Job, PlatformStatus
-from dicom_adapter.flow.submit.submission import Submission
+from dicom_adapter.api.values import Job, JobState, PlatformStatus
+from dicom_adapter.flow.submit.submission import Submission, platform_event, platform_values
 from dicom_adapter.ledger import events, jobs
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.jobs import JobRow
@@ -23,11 +31,11 @@ from dicom_adapter.runtime.workers import SLICE_SECONDS
 log = structlog.get_logger("dicom_adapter.submit")
 
 MAX_LOGGED = 3  # number of jobs whose failing requests are logged; more of them have the same cause, the platform
-JOBS_PER_STEP = 50  # number of submitted jobs whose status is requested in one step
+JOBS_PER_STEP = 50  # number of started jobs whose status is requested in one step
 
 
 class PlatformWatch:
-    """Polls the platform for the status of submitted jobs, and records changes."""
+    """Polls the platform for the status of started jobs, and records changes."""
 
     def __init__(
         self,
@@ -37,6 +45,7 @@ class PlatformWatch:
         every: timedelta,
         resources: Resources,
         on_change: Callable[[Job], None],
+        time_limit: timedelta | None = None,
     ) -> None:
         """Poll for the jobs of the submitter `name`. `submission` opens the submitter before its first use."""
         self._name = name
@@ -45,6 +54,7 @@ class PlatformWatch:
         self._every = every
         self._ledger, self._clock = resources.ledger, resources.clock
         self._on_change = on_change
+        self._time_limit = time_limit  # of a run, from its start
         self.health = PeerHealth()  # of the platform, from the requests for the status
         self._failing: set[str] = set()  # ids of the jobs whose last request failed
 
@@ -78,46 +88,78 @@ class PlatformWatch:
     def _poll(self, row: JobRow) -> None:
         """Request the status of one job, and record it."""
         status = self._status(row.job)
+        error = self._end_without_success(row.job, status)
+        try:
+            if error:
+                self._submission.fail(row, error, status)
+            else:
+                self._record(row, status)
+        except IllegalTransition as refusal:  # an operator has cancelled the job
+            log.info("job_changed_meanwhile", job_id=row.job.job_id, reason=str(refusal))
+
+    def _record(self, row: JobRow, status: PlatformStatus | None) -> None:
         now = self._clock.now()
         with self._ledger.write() as transaction:
             jobs.mark_polled(transaction, row.number, now)
             if status is None:
                 return
-            changed = jobs.change(
-                transaction,
-                row,
-                platform_state=status.state,
-                platform_detail=status.detail,
-                platform_finished=status.finished,
-            )
+            changed = jobs.change(transaction, row, **platform_values(status))
             if changed.job == row.job:
                 return
-            events.record(transaction, [_platform_state(changed.job, now)])
+            events.record(transaction, [_platform_state(changed.job, status, now)])
         log.info("job_platform_state", job_id=row.job.job_id, state=status.state, detail=status.detail)
         self._on_change(changed.job)
+
+    def _end_without_success(self, job: Job, status: PlatformStatus | None) -> str:
+        """Return why a running job has failed; "" if it runs or has succeeded. Cancels the job at the time limit."""
+        if job.state is not JobState.RUNNING:
+            return ""
+        if status is None or not status.finished:
+            return self._cancel_at_limit(job)
+        if status.succeeded is None:
+            return (
+                f"bug in submitter '{self._name}': `status` does not report whether the job has succeeded, which has "
+                f"ended in state '{status.state}'"
+            )
+        if status.succeeded:
+            return ""
+        return f"it ended in state '{status.state}'" + (f": {status.detail}" if status.detail else "")
+
+    def _cancel_at_limit(self, job: Job) -> str:
+        """Cancel the job on the platform if its time has run out, and return the reason; "" otherwise."""
+        limit, since = self._time_limit, job.started_at
+        if limit is None or since is None or self._clock.now() - since < limit:
+            return ""
+        try:
+            self._submitter.cancel(job)
+        except Retriable as failure:  # try again at the next poll
+            self._note_failure(job, str(failure), is_bug=False)
+            return ""
+        except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even SystemExit
+            reason = str(failure) if isinstance(failure, Permanent) else describe_failure(failure)
+            log.warning("job_cancel_refused", job_id=job.job_id, reason=reason)
+        return f"it had not ended {limit.total_seconds():g} seconds after its start (time-limit), and was cancelled"
 
     def _status(self, job: Job) -> PlatformStatus | None:
         try:
             status = _checked_status(self._submitter.status(job))
         except Permanent as failure:
-            status = PlatformStatus(state="unknown", finished=True, detail=str(failure))
+            status = PlatformStatus(state="unknown", finished=True, detail=str(failure), succeeded=False)
         except Retriable as failure:
-            if self._is_new_failure(job, str(failure)):
-                log.info("platform_status_failed", job_id=job.job_id, reason=str(failure))
+            self._note_failure(job, str(failure), is_bug=False)
             return None
         except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even SystemExit
-            if self._is_new_failure(job, describe_failure(failure)):
-                log.warning("platform_status_failed", job_id=job.job_id, reason=describe_failure(failure))
+            self._note_failure(job, describe_failure(failure), is_bug=True)
             return None
         self._note_answer(job)
         return status
 
-    def _is_new_failure(self, job: Job, reason: str) -> bool:
-        """Record a failed request. Return whether to log it: the first of this job, unless many jobs have failures."""
+    def _note_failure(self, job: Job, reason: str, *, is_bug: bool) -> None:
+        """Record a failed request. Log it if it is the first of this job, unless many jobs have failures."""
         self.health.failed(self._clock.now(), reason)
-        is_new = job.job_id not in self._failing and len(self._failing) < MAX_LOGGED
+        if job.job_id not in self._failing and len(self._failing) < MAX_LOGGED:
+            (log.warning if is_bug else log.info)("platform_status_failed", job_id=job.job_id, reason=reason)
         self._failing.add(job.job_id)
-        return is_new
 
     def _note_answer(self, job: Job) -> None:
         self.health.succeeded()
@@ -127,14 +169,16 @@ class PlatformWatch:
                 log.info("platform_status_recovered", submitter=self._name)
 
 
-def _platform_state(job: Job, now: datetime) -> Event:
-    detail = {"state": job.platform_state, "message": job.platform_detail}
+def _platform_state(job: Job, status: PlatformStatus, now: datetime) -> Event:
+    detail = platform_event(status)
     return Event(at=now, event="job_platform_state", ae_title=job.ae_title, job_id=job.job_id, detail=detail)
 
 
 def _checked_status(status: PlatformStatus) -> PlatformStatus:
     """Raise TypeError for a malformed status, before it is written to the ledger."""
     texts = isinstance(status, PlatformStatus) and isinstance(status.state, str) and isinstance(status.detail, str)
-    if not texts or not isinstance(status.finished, bool):
-        raise TypeError("status must return PlatformStatus(state=<text>, finished=<bool>, detail=<text>)")
+    if not texts or not isinstance(status.finished, bool) or status.succeeded not in (None, True, False):
+        raise TypeError(
+            "status must return PlatformStatus(state=<text>, finished=<bool>, detail=<text>, succeeded=<bool or None>)"
+        )
     return status

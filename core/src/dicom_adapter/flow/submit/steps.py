@@ -4,12 +4,18 @@
     queued         create_job    created
     created        add_metadata  metadata-sent
     metadata-sent  upload (all)  uploaded
-    uploaded       start         submitted
+    uploaded       start         submitted, or running if the submitter follows jobs
+    running        results       succeeded, or failed if an expected result is missing
+
+A running job has no step until `status_watch` has recorded the end that the platform reports: `platform_finished` after
+a success, the state failed otherwise. The step `results` calls `collect` (see `flow.collected`): the rows of the
+results and the state succeeded are committed in one transaction. Then `clean_up` is called, once.
 
 After a retriable error, the same step is repeated after a pause. After a permanent error or a bug, the job is faulted.
-When an operator retries a faulted job, it returns to the state of the step that failed. When an operator cancels a job
-in any state except submitted and cancelled, `cancel` is called if the job may exist on the platform; then the job is
-cancelled. The states submitted and cancelled are final: no step follows.
+When an operator retries a faulted job, it returns to the state of the step that failed. The retry of a failed job is
+another run: the job is queued again, with the next number in `run`, and all its steps are repeated. When an operator
+cancels a job, `cancel` and `clean_up` are called if the job may exist on the platform; then the job is cancelled.
+The states submitted, succeeded and cancelled are final: no step follows.
 
 The ledger records the start of each step, and later its result. If the power fails in between, or if the response of
 the platform is lost, the step is repeated with `job.repeated` set: submitters must make the step idempotent. Each
@@ -28,9 +34,10 @@ from typing import Any, BinaryIO, cast
 import structlog
 from attrs import field, frozen
 
-from dicom_adapter.api.errors import LedgerError, Permanent, Retriable, reports_no_resources
+from dicom_adapter.api.errors import LedgerError, Permanent, Retriable, describe_failure, reports_no_resources
 from dicom_adapter.api.submitter import Submitter, Upload
 from dicom_adapter.api.values import InstanceStorageInfo, Job, JobState
+from dicom_adapter.flow.collected import Collect, Collected, collect_nothing
 from dicom_adapter.flow.submit.metadata import Omitted, read_metadata
 from dicom_adapter.flow.verified_reader import VerifiedReader
 from dicom_adapter.ledger import instances, jobs
@@ -44,6 +51,7 @@ NEXT = {
     JobState.CREATED: JobState.METADATA_SENT,
     JobState.METADATA_SENT: JobState.UPLOADED,
     JobState.UPLOADED: JobState.SUBMITTED,
+    JobState.RUNNING: JobState.SUCCEEDED,
 }
 UPLOADS_PER_COMMIT = 32  # files in one batch: their uploads are recorded together; a crash repeats at most this many
 BATCH_SECONDS = 2.0  # after this time, no upload of a batch begins, so that other jobs can use a slow platform
@@ -71,10 +79,12 @@ class Done:
 
     values: Mapping[str, Any] = field(factory=dict)  # fields of Job that the platform returned
     state: JobState | None = None  # the next state; None: the next state is in NEXT
+    error: str = ""  # reason of the state failed
     is_complete: bool = True  # False: further batches of uploads follow
     platform: PlatformContact = PlatformContact.ANSWERED
     # Events to record in addition to the change of state: the details by the event's name.
     further_events: Mapping[str, Mapping[str, object]] = field(factory=dict)
+    results: Collected = field(factory=Collected)  # results of the job to record with the change of state
 
 
 class Steps:
@@ -89,17 +99,20 @@ class Steps:
         resources: Resources,
         uploads: Executor,
         keywords: Mapping[str, Sequence[str]],
+        collect: Collect = collect_nothing,
     ) -> None:
         """Run steps with `submitter`. `keywords` are, by AE title, the DICOM keywords for the metadata of jobs."""
         self._submitter = submitter
-        self._ledger, self._storage = resources.ledger, resources.storage
+        self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
         self._uploads = uploads
         self._keywords = keywords
+        self._collect = collect
         self._steps: Mapping[JobState, Callable[[JobRow], Done]] = {
             JobState.QUEUED: self._create,
             JobState.CREATED: self._add_metadata,
             JobState.METADATA_SENT: self._upload,
             JobState.UPLOADED: self._start,
+            JobState.RUNNING: self._collect_results,
         }
 
     def run(self, row: JobRow) -> Done:
@@ -175,10 +188,28 @@ class Steps:
 
     def _start(self, row: JobRow) -> Done:
         self._submitter.start(row.job)
-        return Done()
+        state = JobState.RUNNING if self._submitter.follows_jobs else JobState.SUBMITTED
+        return Done(state=state, values={"started_at": self._clock.now()})
+
+    def _collect_results(self, row: JobRow) -> Done:
+        try:
+            results = self._collect(row, self._submitter)
+        except OSError as failure:
+            raise CannotRead(f"the storage backend failed ({type(failure).__name__})") from failure
+        if results.failure:
+            return Done(state=JobState.FAILED, error=results.failure, results=results)
+        return Done(results=results)
+
+    def clean_up(self, job: Job) -> None:
+        """Delete what the platform keeps for a succeeded job. The results are stored, so an error is only logged."""
+        try:
+            self._submitter.clean_up(job)
+        except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even SystemExit
+            reason = str(failure) if isinstance(failure, (Permanent, Retriable)) else describe_failure(failure)
+            log.warning("job_clean_up_failed", job_id=job.job_id, reason=reason)
 
     def _cancel(self, row: JobRow) -> Done:
-        """Cancel the job on the platform, if it was created there."""
+        """Cancel the job on the platform, if it was created there, and delete what the platform keeps for it."""
         if not row.job.platform_job_id and not row.job.repeated:
             return Done(state=JobState.CANCELLED, platform=PlatformContact.UNKNOWN)
         try:
@@ -186,6 +217,7 @@ class Steps:
                 # The response to create_job was lost: repeat it to get the id. The next step cancels the job.
                 return self._create(row)
             self._submitter.cancel(row.job)
+            self._submitter.clean_up(row.job)
         except Permanent as refusal:  # the job does not exist on the platform, or cannot be cancelled there
             log.warning("job_cancel_refused", job_id=row.job.job_id, reason=str(refusal))
         return Done(state=JobState.CANCELLED)

@@ -20,7 +20,7 @@ from dicom_adapter.api.errors import (
     describe_failure,
 )
 from dicom_adapter.api.submitter import Submitter
-from dicom_adapter.api.values import Job, JobState
+from dicom_adapter.api.values import Job, JobState, PlatformStatus
 from dicom_adapter.flow.submit.scheduling import Retries
 from dicom_adapter.flow.submit.steps import NEXT, CannotRead, Done, Interrupted, PlatformContact, Steps, lacks_resources
 from dicom_adapter.ledger import Transaction, events, jobs
@@ -101,7 +101,22 @@ class Submission:
             raise
         except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even SystemExit
             return self._end_failed(begun, failure)
-        return StepResult(self._complete(begun, done), done.platform)
+        completed = self._complete(begun, done)
+        if completed.job.state is JobState.SUCCEEDED:
+            self._steps.clean_up(completed.job)
+        return StepResult(completed, done.platform)
+
+    def fail(self, row: JobRow, error: str, status: PlatformStatus | None) -> None:
+        """Record that the run of a job has ended without success. `status` is the last one that the platform reported.
+
+        Raises IllegalTransition if the job has changed meanwhile, and LedgerError.
+        """
+        values = {**NO_FAILURES, "last_error": error}
+        further_events = {}
+        if status is not None:
+            values |= platform_values(status)
+            further_events = {"job_platform_state": platform_event(status)}
+        self._change(row, "job_failed", JobState.FAILED, values, further_events)
 
     def _end_failed(self, row: JobRow, failure: BaseException) -> StepResult:
         """Record the failure of a step: the job is postponed if a retry may help, otherwise it becomes faulted."""
@@ -132,8 +147,10 @@ class Submission:
         if not done.is_complete:
             return self._clear_failures(row)
         state = done.state or NEXT[row.job.state]
-        values = {**NO_FAILURES, **done.values, "repeated": False}
-        return self._change(row, "job_" + state.value.replace("-", "_"), state, values, done.further_events)
+        values = {**NO_FAILURES, **done.values, "last_error": done.error, "repeated": False}
+        changed = self._change(row, _event_name(state), state, values, done.further_events, done.results.commit)
+        done.results.committed()
+        return changed
 
     def _clear_failures(self, row: JobRow) -> JobRow:
         if not row.job.attempts:
@@ -165,10 +182,14 @@ class Submission:
         state: JobState,
         values: Mapping[str, Any],
         further_events: Mapping[str, Mapping[str, object]] = NO_EVENTS,
+        commit: Callable[[Transaction, JobRow], None] | None = None,
     ) -> JobRow:
+        """Record a change, its events, and in the same transaction what `commit` writes."""
         now = self._clock.now()
         with self._ledger.write() as transaction:
             changed = jobs.change(transaction, row, state=state, changed_at=now, **values)
+            if commit is not None:
+                commit(transaction, row)
             for name, detail in further_events.items():
                 events.record(transaction, [_event(now, name, changed.job, detail)])
             _record(transaction, now, event, changed.job)
@@ -183,6 +204,26 @@ class Submission:
         if changed.job.state is not row.job.state:
             self._on_change(changed.job)
         return changed
+
+
+def platform_values(status: PlatformStatus) -> dict[str, Any]:
+    """Return the fields of Job with the status that the platform reports."""
+    return {
+        "platform_state": status.state,
+        "platform_detail": status.detail,
+        "platform_finished": status.finished,
+    }
+
+
+def platform_event(status: PlatformStatus) -> dict[str, object]:
+    """Return the detail of the event `job_platform_state`."""
+    return {"state": status.state, "message": status.detail}
+
+
+def _event_name(state: JobState) -> str:
+    """Return the name of the event after a successful step. A job is submitted, whether or not it is followed."""
+    reached = JobState.SUBMITTED if state is JobState.RUNNING else state
+    return f"job_{reached.value.replace('-', '_')}"
 
 
 def _record(transaction: Transaction, now: datetime, event: str, job: Job) -> None:

@@ -9,7 +9,7 @@ from typing import cast
 
 from dicom_adapter.api.values import INTERRUPTED, Job, JobState
 from dicom_adapter.ledger.events import Event
-from dicom_adapter.ledger.jobs import UNFINISHED, JobRow
+from dicom_adapter.ledger.jobs import UNFINISHED, JobRow, is_on_platform
 from dicom_adapter.operations.story.values import Entry, StoryFacts
 from dicom_adapter.operations.story.words import clock, counted, due, listed, sentence, short, until
 
@@ -20,6 +20,7 @@ STEPS = {  # the next step in each state
     JobState.CREATED: "send its metadata",
     JobState.METADATA_SENT: "upload its instances",
     JobState.UPLOADED: "start it",
+    JobState.RUNNING: "collect its results",
 }
 DONE = {"job_created": "created", "job_metadata_sent": "metadata sent", "job_uploaded": "uploaded"}
 OPERATOR_ACTIONS = {
@@ -27,7 +28,7 @@ OPERATOR_ACTIONS = {
     "job_cancel_requested": "An operator requested the cancellation of job {}.",
     "job_cancelled": "Job {} was cancelled.",
 }
-AFTER = {f"job_{state.value.replace('-', '_')}": state for state in STEPS}
+AFTER = {f"job_{state.value.replace('-', '_')}": state for state in STEPS} | {"job_submitted": JobState.RUNNING}
 
 
 def happened(facts: StoryFacts) -> Iterator[Entry]:
@@ -212,6 +213,14 @@ def _commands(job: Job) -> str:
     )
 
 
+def _reported(job: Job) -> str:
+    """Return what the platform has reported about a running job."""
+    if not job.platform_state:
+        return ". The platform has not reported its status yet"
+    message = f" ({job.platform_detail})" if job.platform_detail else ""
+    return f". The platform reports it as {job.platform_state}{message}"
+
+
 def _next_step(job: Job, now: datetime, uploaded: int) -> str:
     step = "stop it on the platform" if job.cancel_requested else STEPS[job.state]
     text = f"Job {short(job.job_id)} is {job.state.value}"
@@ -219,6 +228,8 @@ def _next_step(job: Job, now: datetime, uploaded: int) -> str:
         text += ". It is being cancelled"
     if uploaded:
         text += f". {uploaded} of {job.instance_count} files are uploaded"
+    if is_on_platform(job):
+        return f"{text}{_reported(job)}."
     if job.next_attempt_at is None:
         return f"{text}. The next step is to {step}."
     return f"{text}. The next attempt to {step} is {due(job.next_attempt_at, now)}."
