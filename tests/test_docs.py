@@ -125,7 +125,7 @@ def test_every_kind_of_fault_of_the_emulator_is_described(kind: CallFaultKind) -
 def logged() -> set[str]:
     literal = {event for source in SOURCES for event in LOGGED.findall(read(source))}
     steps = {"job_" + state.value.replace("-", "_") for state in NEXT.values()}
-    return literal | steps | {"job_attempt_failed", "job_cancelled", "job_faulted"}
+    return literal | steps | {"job_attempt_failed", "job_cancelled", "job_failed", "job_faulted"}
 
 
 def test_exactly_the_logged_events_are_described() -> None:

@@ -60,10 +60,15 @@ def test_the_heads_are_the_oldest_of_each_ae_title_and_priority(ledger: Ledger, 
 
 
 def test_only_jobs_that_can_continue_now_are_due(ledger: Ledger, enter: Enter) -> None:
-    """Jobs of other submitters, and finished, faulted, postponed and excluded jobs, are not due."""
-    ready = [enter(state=state, ae_title=f"AE{number}") for number, state in enumerate(jobs.UNFINISHED)]
+    """Jobs of other submitters, and finished, held, postponed and excluded jobs, are not due.
+
+    A running job is due when it has ended on the platform, or when an operator has cancelled it.
+    """
+    steps = {JobState.RUNNING: {"platform_finished": True}}
+    ready = [enter(state=state, ae_title=state.name, **steps.get(state, {})) for state in jobs.UNFINISHED]
+    ready.append(enter(state=JobState.RUNNING, ae_title="LAST", cancel_requested=True))
     now = ready[0].job.created_at
-    for state in (JobState.SUBMITTED, JobState.FAULTED, JobState.CANCELLED):
+    for state in (JobState.RUNNING, *jobs.HELD, *jobs.FINISHED):
         enter(state=state)
     enter(submitter="other")
     soon, later = enter(next_attempt_at=now + timedelta(seconds=1)), enter(next_attempt_at=now + timedelta(seconds=9))

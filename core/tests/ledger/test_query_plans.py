@@ -147,7 +147,7 @@ def test_held_instances_are_counted_without_reading_the_rest(remembering: Ledger
             plan = [str(row[3]) for row in transaction.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
             assert [] == [line for line in plan if line.startswith("SCAN") and line.split()[-1] not in PARTIAL], plan
             if "faulted" in statement:
-                assert any("faulted_jobs" in line.split() for line in plan), plan
+                assert any("held_jobs" in line.split() for line in plan), plan
 
 
 FILTERS = {

@@ -66,8 +66,8 @@ class Platform:
     ) -> None:
         """Let the last run of a job of `memory-followed` end."""
         with self._lock:
-            changes = {"succeeded": succeeded, "detail": detail, "outputs": outputs or {}}
-            self.jobs[job.run_id] = evolve(self._get(job), **changes)
+            received = self._get(job)
+            self.jobs[job.run_id] = evolve(received, succeeded=succeeded, detail=detail, outputs=outputs or {})
 
     def create(self, job: Job) -> None:
         with self._lock:
