@@ -102,9 +102,7 @@ class Host:
         self._find_problem = resources.problem
         self._wake_worker = wake
         self._woken: set[Part] = set()  # parts that have work now; read by `run_until_idle` only
-        self._next_step: dict[
-            Part, datetime | None
-        ] = {}  # time of the next step of each part, as its last step returned
+        self._next_step: dict[Part, datetime | None] = {}  # time of the next step, as the part's last step returned
         self._poll_every = poll_every or POLL_EVERY
         self._observers = {info.name: Observer(info, plugins, clock) for info in plugins.observers}
         self._candidates: queue.SimpleQueue[Sequence[int]] = queue.SimpleQueue()
