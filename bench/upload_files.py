@@ -34,7 +34,7 @@ PIPELINE = "8abf244aff7647989d4f6b3987a85759"
 EDGE = 512  # pixels of 16 bits, that is, 512 KiB in each instance
 PIECE_BYTES = 1 << 20
 # `timeout` of the group. Before the job is created, the service must have started and its memory must be measured.
-QUIET_S = 10
+QUIET_S = 20
 
 # `{storage}`: `make` sets `durability` here. It is empty for the measured services, which run with the defaults.
 CONFIGURATION = """\
@@ -48,14 +48,12 @@ backend = "files"
 watermark-percent = 100
 reserve = 0
 {storage}
-[submitters.platform]
-type = "clara-{protocol}"
-endpoint = "{endpoint}"
-follow = false
+{submitter}
 
 [ae-titles.LUNG.settings]
 group-by = "study"
 timeout = {quiet}
+interrupted = "submit"
 pipeline-lung = "{pipeline}"
 """
 
@@ -68,8 +66,11 @@ class Instances:
     paths: tuple[Path, ...]  # of the Part 10 files
     size_bytes: int  # total size of all files
 
-    def lend(self, folder: Path, protocol: str, endpoint: str) -> Path:
-        """Create the folder of a service with these instances. Returns the path of its configuration."""
+    def lend(self, folder: Path, submitter: str) -> Path:
+        """Create the folder of a service with these instances. Returns the path of its configuration.
+
+        `submitter`: the table [submitters.platform].
+        """
         for path in self.paths:
             place = folder / path.relative_to(self.folder)
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -79,14 +80,20 @@ class Instances:
         with ledger.write() as transaction:  # the group becomes due QUIET_S after the start, not at once
             transaction.execute(update(schema.instances).values(received_at=SystemClock().now()))
         ledger.close()
-        return configure(folder, protocol, endpoint)
+        return configure(folder, submitter)
 
 
-def configure(folder: Path, protocol: str, endpoint: str, storage: str = "") -> Path:
+def clara(protocol: str, endpoint: str, parallel: int = 4) -> str:
+    """Return the table [submitters.platform] for a Clara platform."""
+    lines = (f"parallel = {parallel}", f'type = "clara-{protocol}"', f'endpoint = "{endpoint}"', "follow = false")
+    return "\n".join(("[submitters.platform]", *lines))
+
+
+def configure(folder: Path, submitter: str, storage: str = "") -> Path:
     """Write the configuration of a service."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "bench.toml"
-    text = CONFIGURATION.format(protocol=protocol, endpoint=endpoint, storage=storage, pipeline=PIPELINE, quiet=QUIET_S)
+    text = CONFIGURATION.format(submitter=submitter, storage=storage, pipeline=PIPELINE, quiet=QUIET_S)
     path.write_text(text, encoding="utf-8")
     return path
 
@@ -94,7 +101,7 @@ def configure(folder: Path, protocol: str, endpoint: str, storage: str = "") -> 
 def make(folder: Path, count: int) -> Instances:
     """Store one study of `count` CT images."""
     catalogue = discover().catalogue()
-    configuration = configure(folder, "grpc", "127.0.0.1:1", 'durability = "process"\n')
+    configuration = configure(folder, clara("grpc", "127.0.0.1:1"), 'durability = "process"\n')
     config = load(configuration.read_bytes(), folder=folder, catalogue=catalogue).config
     assert config is not None, "the benchmark's own configuration is good"
     data_folder = DataFolder.of(config)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from attrs import frozen
 from machine import cpu_seconds, forget_peak, resident_bytes
-from upload_files import Instances, empty
+from upload_files import Instances, clara, empty
 
 from dicom_adapter.service.launch import LaunchedService, LogEntry
 
@@ -71,15 +71,19 @@ def adapter(instances: Instances, folder: Path, protocol: str, server: str, para
     """Run `dicom-adapter run`, which finds the instances, waits until their study is complete, and submits one job."""
     folder.mkdir()
     with serve(server, protocol, folder) as endpoint:
-        configuration = instances.lend(folder / "adapter", protocol, endpoint)
-        _set_parallel(configuration, parallel)
-        service = LaunchedService(configuration)
-        try:
-            run = _follow(service, instances.size_bytes)
-            service.wait_for("job_submitted", LONGEST_S)
-        finally:
-            service.kill()
+        run = submit(instances, folder / "adapter", clara(protocol, endpoint, parallel))
     _check_received(instances, folder, server)
+    return run
+
+
+def submit(instances: Instances, folder: Path, submitter: str) -> Run:
+    """Run a service in `folder` that submits the instances. `submitter`: the table [submitters.platform]."""
+    service = LaunchedService(instances.lend(folder, submitter))
+    try:
+        run = _follow(service, instances.size_bytes)
+        service.wait_for("job_submitted", LONGEST_S)
+    finally:
+        service.kill()
     return run
 
 
@@ -114,12 +118,6 @@ def _resident(pids: Sequence[int], field: str = "VmRSS") -> int:
 def _seconds_between(first: LogEntry, last: LogEntry) -> float:
     times = [datetime.fromisoformat(entry["timestamp"].replace("Z", "+00:00")) for entry in (first, last)]
     return (times[1] - times[0]).total_seconds()
-
-
-def _set_parallel(configuration: Path, parallel: int) -> None:
-    text = configuration.read_text(encoding="utf-8")
-    table = "[submitters.platform]\n"
-    configuration.write_text(text.replace(table, f"{table}parallel = {parallel}\n"), encoding="utf-8")
 
 
 def _check_received(instances: Instances, folder: Path, server: str) -> None:

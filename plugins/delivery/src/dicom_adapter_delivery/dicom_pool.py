@@ -16,8 +16,8 @@ from dicom_adapter_delivery.dicom_wire import MAX_CONTEXTS, Pair
 RECENT_S = 60.0  # a new association also proposes the accepted pairs of uploads in the last 60 seconds
 REFUSAL_S = 10.0  # after this time, a refused pair is proposed again: the node's configuration may have changed
 # Uploads that wait for an association fail together with the one that could not open it: each of them would otherwise
-# wait for the same timeout.
-FAILURE_S = 1.0
+# wait for the same timeout. The error is valid for as long as the attempt took, and at most this time.
+MAX_FAILURE_S = 1.0
 CLOSING_S = 5.0  # time limit for the thread that releases unused associations
 
 
@@ -47,7 +47,9 @@ class AssociationPool:
         self._in_use: set[OutgoingAssociation] = set()
         self._count = 0  # associations that are open, being opened, or being released
         self._recent: dict[Pair, float] = {}  # accepted pairs with the monotonic time of their last use
-        self._failure: tuple[float, Retriable] | None = None  # time and error of the last failed attempt to connect
+        self._failure: tuple[float, Retriable] | None = (
+            None  # error of the last failed attempt, and its end of validity
+        )
         self._is_closed = False
         self._thread: threading.Thread | None = None
 
@@ -110,7 +112,7 @@ class AssociationPool:
     def _raise_if_useless(self) -> None:
         if self._is_closed:
             raise Retriable("the submitter is closed")
-        if self._failure is not None and time.monotonic() < self._failure[0] + FAILURE_S:
+        if self._failure is not None and time.monotonic() < self._failure[0]:
             raise Retriable(str(self._failure[1]))
 
     def _find(self, pair: Pair) -> OutgoingAssociation | None:
@@ -134,15 +136,18 @@ class AssociationPool:
         return [pair, *others[: MAX_CONTEXTS - 1]]
 
     def _open(self, pair: Pair, pairs: Sequence[Pair], superfluous: OutgoingAssociation | None) -> OutgoingAssociation:
+        began = time.monotonic()
         try:
             if superfluous is not None:
                 superfluous.release()
+                began = time.monotonic()
             association = self._connect(pairs)
         except BaseException as failure:
             with self._changed:
                 self._count -= 1
                 if isinstance(failure, Retriable):
-                    self._failure = (time.monotonic(), failure)
+                    now = time.monotonic()
+                    self._failure = (now + min(MAX_FAILURE_S, now - began), failure)
                 self._changed.notify_all()
             raise
         with self._changed:

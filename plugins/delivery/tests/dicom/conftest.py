@@ -70,7 +70,9 @@ def uploads_of_study(count: int, **arguments: Any) -> list[Upload]:
 class ScriptedNode:
     """A DICOM node that answers each C-STORE with the status that a test chooses."""
 
-    def __init__(self, contexts: Sequence[Any] = AllStoragePresentationContexts, *, with_echo: bool = True) -> None:
+    def __init__(
+        self, contexts: Sequence[Any] = AllStoragePresentationContexts, *, with_echo: bool = True, port: int = 0
+    ) -> None:
         self.received: list[str] = []  # SOP Instance UIDs in the order of the C-STOREs
         self.proposed: list[list[tuple[str, list[str]]]] = []  # for each association, the presentation contexts
         self.callers: list[tuple[str, str]] = []  # for each association, calling and called AE title
@@ -83,7 +85,7 @@ class ScriptedNode:
         entity.maximum_associations = 50
         self.entity = entity
         handlers = [(evt.EVT_C_STORE, self._store), (evt.EVT_REQUESTED, self._requested)]
-        self._server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+        self._server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
         self.port: int = self._server.server_address[1]
 
     @property

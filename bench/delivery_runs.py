@@ -1,0 +1,86 @@
+"""Measured runs of deliveries over C-STORE to DCMTK's storescp: DCMTK's dcmsend, the submitter, the adapter."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from receive_products import find_dcmtk, storescp
+from upload_files import Instances
+from upload_runs import HERE, LONGEST_S, Run, submit
+
+# Without this variable, DCMTK does not disable the Nagle algorithm (RFC 896): then storescp sends the second piece of
+# each response after the acknowledgement of the first, for which dcmsend's system waits 40 ms.
+NO_DELAY = {"TCP_NODELAY": "1"}
+CALLED = "BENCH"
+
+
+def dcmsend(instances: Instances, folder: Path, _parallel: int, _associations: int) -> Run:
+    """Run DCMTK's dcmsend. It uses one association."""
+    program = str(Path(str(find_dcmtk())).with_name("dcmsend"))
+    with _node(instances, folder) as port:
+        command = [program, "--no-uid-checks", "-aec", CALLED, "127.0.0.1", str(port), *map(str, instances.paths)]
+        began, used = time.monotonic(), os.times()
+        subprocess.run(command, check=True, timeout=LONGEST_S, env={**os.environ, **NO_DELAY})  # noqa: S603
+        seconds, after = time.monotonic() - began, os.times()
+    cpu = after.children_user + after.children_system - used.children_user - used.children_system
+    return Run(seconds=seconds, size_bytes=instances.size_bytes, cpu_seconds=cpu)
+
+
+def submitter(instances: Instances, folder: Path, parallel: int, associations: int) -> Run:
+    """Run the submitter alone, in a process of its own."""
+    with _node(instances, folder) as port:
+        files = folder / "files.txt"
+        files.write_text("\n".join(map(str, instances.paths)), encoding="utf-8")
+        command = [sys.executable, str(HERE / "delivery_submitter.py"), str(port), str(parallel), str(associations)]
+        done = subprocess.run([*command, str(files)], stdout=subprocess.PIPE, check=True, timeout=LONGEST_S)  # noqa: S603
+    return Run(size_bytes=instances.size_bytes, **json.loads(done.stdout))
+
+
+def adapter(instances: Instances, folder: Path, parallel: int, associations: int) -> Run:
+    """Run `dicom-adapter run`, which finds the instances, and delivers them in one job."""
+    with _node(instances, folder) as port:
+        table = {"type": "dicom", "host": "127.0.0.1", "port": port, "ae-title": CALLED, "associations": associations}
+        lines = [f"{key} = {json.dumps(value)}" for key, value in {"parallel": parallel, **table}.items()]
+        return submit(instances, folder / "adapter", "\n".join(["[submitters.platform]", *lines]))
+
+
+SENDERS: dict[str, Callable[[Instances, Path, int, int], Run]] = {
+    "dcmsend": dcmsend,
+    "submitter": submitter,
+    "adapter": adapter,
+}
+
+
+def senders(
+    instances: Instances, folder: Path, parallel: int, associations: int
+) -> Iterator[tuple[str, Callable[[], Run]]]:
+    """Yield the name and the function of each run of a round."""
+    for name, send in SENDERS.items():
+        yield name, partial(send, instances, folder / name, parallel, associations)
+
+
+@contextmanager
+def _node(instances: Instances, folder: Path) -> Iterator[int]:
+    """Run `storescp +B`, which writes what arrives, and check afterwards that nothing was lost."""
+    folder.mkdir()
+    before = os.environ.get("TCP_NODELAY")
+    os.environ.update(NO_DELAY)
+    try:
+        with storescp(folder, 1, ["+B", "--fork"]) as running:
+            yield running.port
+    finally:
+        os.environ.pop("TCP_NODELAY")
+        if before is not None:
+            os.environ["TCP_NODELAY"] = before
+    found = len(list((folder / "store").iterdir()))
+    assert found == len(instances.paths), f"the node has {found} instances"
+    shutil.rmtree(folder / "store")
