@@ -1,0 +1,89 @@
+"""A container pipeline in a real service: from received instances to the end of the container, also after a crash."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dicom_adapter.cli import app
+from dicom_adapter.service.launch import LaunchedService
+from dicom_adapter.testing.fixtures import LaunchService
+from dicom_adapter_pipelines.job_folder import JobFolder
+from support import jobs_in_ledger, send, write_study
+from support.container_jobs import wait_until
+from support.podman import BASE, Podman
+
+pytestmark = [pytest.mark.podman, pytest.mark.slow]
+
+# The container counts its input, then waits for a file in the folder of the job.
+SCRIPT = """
+find /input -name '*.dcm' | wc -l > /output/count
+while [ ! -e /tmp/go ]; do sleep 0.05; done
+"""
+CONFIGURATION = """
+[storage]
+path = "data"
+watermark-percent = 100
+reserve = 0
+
+[submitters.gpu]
+type = "container"
+engine = "podman"
+engine-options = {options}
+pull = "never"
+status-every = 0.2
+folder = "jobs"
+
+[submitters.gpu.pipelines.lung]
+image = "{image}"
+command = ["/bin/sh", "-c", {script}]
+
+[ae-titles.LUNG.settings]
+pipeline-lung = "lung"
+"""
+
+
+def configuration(podman: Podman, image: str = BASE) -> str:
+    return CONFIGURATION.format(options=json.dumps(podman.options), image=image, script=json.dumps(SCRIPT))
+
+
+def folder_of_running(service: LaunchedService) -> JobFolder:
+    """Wait for a running container, and return the folder of its job."""
+    jobs = service.configuration.parent / "jobs" / "jobs"
+    counts = wait_until(lambda: [path for path in jobs.glob("*/output/count") if path.read_text()], "the container")
+    return JobFolder(counts[0].parents[1])
+
+
+def test_container_of_a_killed_service_runs_once_and_its_end_is_recorded(
+    launch_service: LaunchService, podman: Podman, tmp_path: Path
+) -> None:
+    """All processes of the service are killed while the container runs."""
+    first = launch_service(configuration(podman))
+    send(write_study(tmp_path / "study", instances=3), first, "LUNG")
+    folder = folder_of_running(first)
+    assert "3\n" == (folder.output / "count").read_text()
+    first.wait_for("job_submitted")
+    first.kill()
+    second = launch_service(configuration(podman))
+    (folder.work / "go").touch()
+    job = wait_until(lambda: next((job for job in jobs_in_ledger(second) if job.platform_finished), None), "the end")
+    digest = podman.run("image", "inspect", "--format", "{{.Digest}}", BASE).stdout.strip()
+    assert ("succeeded", f"image {digest}") == (job.platform_state, job.platform_detail)
+    outcome = folder.outcome()
+    assert outcome is not None
+    assert 1 == outcome.attempt
+    assert [] == podman.names()
+
+
+def test_check_tries_the_engine(podman: Podman, tmp_path: Path) -> None:
+    file = tmp_path / "adapter.toml"
+    for image, status, words in (
+        (BASE, 0, "all images are present"),
+        ("localhost/none", 1, "podman pull localhost/none"),
+    ):
+        file.write_text(configuration(podman, image))
+        result = CliRunner().invoke(app, ["check", "--connect", str(file)], env={"COLUMNS": "300"})
+        assert (status, True) == (result.exit_code, words in result.output), result.output
