@@ -50,11 +50,12 @@ class Pipelines:
         self.folder = folder
         self.context = SubmitterContext(name="local", data_folder=folder / "data")
         self.configured: dict[str, CommandPipeline] = {}
+        self.gpus: tuple[str, ...] = ()
         self.jobs: list[Job] = []
 
     def submitter(self) -> CommandSubmitter:
         """Return a submitter like one after a restart of the service."""
-        return CommandSubmitter(CommandSettings(pipelines=dict(self.configured)), self.context)
+        return CommandSubmitter(CommandSettings(pipelines=dict(self.configured), gpus=self.gpus), self.context)
 
     def configure(self, command: tuple[str, ...], name: str = "lung", **settings: Any) -> None:
         self.configured[name] = CommandPipeline(command=command, **{"grace": 0.2, **settings})

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dicom_adapter import Permanent
+from dicom_adapter import Permanent, Retriable
 from dicom_adapter.testing.submitter_jobs import PATIENT_ID, make_job, make_upload
 from support.command_jobs import Pipelines, alive, python, shell, wait_until
 
@@ -220,6 +220,26 @@ def test_memory_is_limited(pipelines: Pipelines) -> None:
 def test_cpu_time_is_limited(pipelines: Pipelines) -> None:
     status = pipelines.run(shell("while :; do :; done"), cpu_seconds=1)
     assert "SIGXCPU (cpu-seconds was reached)" in status.detail or "SIGKILL" in status.detail
+
+
+def test_each_job_has_a_gpu_for_itself(pipelines: Pipelines) -> None:
+    """A job waits while all GPUs are in use, also by a job that an earlier process of the service has started."""
+    pipelines.gpus = ("0", "GPU-5f3a")
+    pipelines.configure(shell('echo "$CUDA_VISIBLE_DEVICES" > "$2/gpu"; until [ -e "$4/end" ]; do sleep 0.02; done'))
+    assert 2 == pipelines.submitter().most_running
+    jobs = [pipelines.start(number) for number in (1, 2)]
+    files = [pipelines.of(job).output / "gpu" for job in jobs]
+    assert ["0", "GPU-5f3a"] == [
+        wait_until(lambda file=file: file.exists() and file.read_text().strip()) for file in files
+    ]
+    waiting = pipelines.steps(3)
+    with pytest.raises(Retriable, match=r"all GPUs are in use by other jobs \(0, GPU-5f3a\)"):
+        waiting.start(pipelines.submitter())
+    (pipelines.of(jobs[0]).work / "end").touch()
+    assert pipelines.end(jobs[0]).succeeded
+    waiting.start(pipelines.submitter())
+    file = pipelines.of(waiting.job).output / "gpu"
+    assert "0" == wait_until(lambda: file.exists() and file.read_text().strip())
 
 
 # --- output that is not collected

@@ -10,15 +10,17 @@ from typing import Any
 
 from attrs import Attribute, frozen
 
-from dicom_adapter import ByteSize, Job, Permanent, at_least, setting
+from dicom_adapter import ByteSize, Job, Permanent, Retriable, SubmitterContext, at_least, setting
 from dicom_adapter_pipelines import contracts
 from dicom_adapter_pipelines.contracts import JobPlaces
 from dicom_adapter_pipelines.job_folder import JobFolder
 from dicom_adapter_pipelines.launch import Launch
-from dicom_adapter_pipelines.settings import MIB, JobFolderSettings, PipelineSettings
+from dicom_adapter_pipelines.settings import MIB, JobFolderSettings, PipelineSettings, gpu_names
 from dicom_adapter_pipelines.submitter import JobFolderSubmitter
 from dicom_adapter_pipelines.users import check_user, unreachable_for
 
+GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
+GPU_DETAIL = "gpu"  # key of `Launch.details`
 INHERITED = ("PATH", "LANG", "HOME", "TZ")
 
 
@@ -66,6 +68,15 @@ class CommandPipeline(PipelineSettings):
 class CommandSettings(JobFolderSettings):
     """The [submitters.<name>] table of `type = "command"`."""
 
+    gpus: tuple[str, ...] = setting(
+        default=(),
+        validator=gpu_names,
+        help=(
+            "GPUs for the commands, by number or UUID. Each job has one of them for itself, in `CUDA_VISIBLE_DEVICES`, "
+            "and as many jobs run at the same time. List a GPU at one submitter only. Default: one job at a time, "
+            "unless `running` is set, and no limit of the GPUs that a command may use."
+        ),
+    )
     pipelines: Mapping[str, CommandPipeline] = setting(
         help="The pipelines by their ids: tables `[submitters.<name>.pipelines.<pipeline id>]`."
     )
@@ -75,6 +86,11 @@ class CommandSubmitter(JobFolderSubmitter[CommandSettings]):
     """Runs a command for each job; see `JobFolderSubmitter`."""
 
     name = "command"
+
+    def __init__(self, settings: CommandSettings, context: SubmitterContext) -> None:
+        super().__init__(settings, context)
+        if settings.gpus:
+            self.most_running = len(settings.gpus)
 
     @property
     def pipelines(self) -> Mapping[str, CommandPipeline]:
@@ -86,16 +102,28 @@ class CommandSubmitter(JobFolderSubmitter[CommandSettings]):
 
     def make_launch(self, job: Job, folder: JobFolder, pipeline: PipelineSettings) -> Launch:
         assert isinstance(pipeline, CommandPipeline)
-        places = places_of(folder)
+        places, gpu = places_of(folder), self._free_gpu()
         return Launch(
             job_id=job.job_id,
             arguments=tuple(places.fill(word) for word in pipeline.command),
-            environment=_environment(pipeline, places),
+            environment={**_environment(pipeline, places), **({GPU_VARIABLE: gpu} if gpu else {})},
             user=pipeline.user,
             memory=pipeline.memory,
             cpu_seconds=pipeline.cpu_seconds,
+            details={GPU_DETAIL: gpu},
             **limits_of(pipeline),
         )
+
+    def _free_gpu(self) -> str:
+        """Return a GPU that no job has which was started and has not ended; "" if none is configured."""
+        if not self.settings.gpus:
+            return ""
+        launches = [folder.launch() for folder in self.folders.unfinished()]
+        taken = {launch.details.get(GPU_DETAIL) for launch in launches if launch is not None}
+        free = [gpu for gpu in self.settings.gpus if gpu not in taken]
+        if not free:
+            raise Retriable(f"all GPUs are in use by other jobs ({', '.join(self.settings.gpus)})")
+        return free[0]
 
     def check_connection(self) -> str:
         if not self.pipelines:

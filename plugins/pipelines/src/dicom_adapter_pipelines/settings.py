@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from dicom_adapter_pipelines.contracts import Contract
 DAY_S = 86_400
 YEAR_S = 366 * DAY_S
 MIB = 1 << 20
+GPU = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]{0,99}")
 
 
 def exit_statuses(_instance: Any, _attribute: Attribute[Any], value: tuple[int, ...]) -> None:
@@ -23,6 +25,18 @@ def exit_statuses(_instance: Any, _attribute: Attribute[Any], value: tuple[int, 
     """
     if not value or not all(0 <= status <= 255 for status in value):
         raise ValueError(f"must have {exit_statuses.__doc__.splitlines()[0]}")  # type: ignore[union-attr] # has one
+
+
+def gpu_names(_instance: Any, _attribute: Attribute[Any], value: tuple[str, ...]) -> None:
+    """each once
+
+    Validate that GPUs are named as `nvidia-smi -L` shows them, each once.
+    """
+    for name in value:
+        if GPU.fullmatch(name) is None:
+            raise ValueError(f'must name GPUs by number or UUID, as `nvidia-smi -L` lists them, not "{name}"')
+    if len(set(value)) != len(value):
+        raise ValueError("must not name a GPU twice")
 
 
 @frozen(kw_only=True)

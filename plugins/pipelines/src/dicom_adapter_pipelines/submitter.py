@@ -7,6 +7,7 @@ steps of a job in its folder, its runner, status, results, cancellation and clea
 from __future__ import annotations
 
 import os
+import threading
 import time
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,7 +18,17 @@ from typing import BinaryIO, TypeVar
 
 from attrs import evolve
 
-from dicom_adapter import Job, Output, Permanent, PlatformJob, PlatformStatus, Retriable, Submitter, Upload
+from dicom_adapter import (
+    Job,
+    Output,
+    Permanent,
+    PlatformJob,
+    PlatformStatus,
+    Retriable,
+    Submitter,
+    SubmitterContext,
+    Upload,
+)
 from dicom_adapter_pipelines import contracts
 from dicom_adapter_pipelines.job_folder import JobFolder, JobFolders
 from dicom_adapter_pipelines.launch import Launch
@@ -38,6 +49,10 @@ class JobFolderSubmitter(Submitter[JobFolderSettingsT]):
     follows_jobs = True
     most_running = 1
     _swept_at = 0.0
+
+    def __init__(self, settings: JobFolderSettingsT, context: SubmitterContext) -> None:
+        super().__init__(settings, context)
+        self._launching = threading.Lock()
 
     # --- for subclasses
 
@@ -100,7 +115,8 @@ class JobFolderSubmitter(Submitter[JobFolderSettingsT]):
                 settings = pipeline.settings
                 arrange = contracts.arranger(pipeline.contract, job, settings)
                 folder.prepare(arrange, job.instance_count, self.command_user(pipeline))
-                self.make_launch(job, folder, pipeline).save(folder.launch_file)
+                with self._launching:  # a GPU is taken as soon as the file exists
+                    self.make_launch(job, folder, pipeline).save(folder.launch_file)
             start_runner(folder.path)
 
     def status(self, job: Job) -> PlatformStatus:

@@ -11,11 +11,10 @@ from attrs import Attribute, frozen
 
 from dicom_adapter import ByteSize, at_least, not_empty, setting
 from dicom_adapter_pipelines.container.plan import EngineKind
-from dicom_adapter_pipelines.settings import JobFolderSettings, PipelineSettings
+from dicom_adapter_pipelines.settings import JobFolderSettings, PipelineSettings, gpu_names
 
 USER = re.compile(r"[0-9]{1,9}:[0-9]{1,9}")
 IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
-GPU = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]{0,99}")
 
 
 class Pull(str, Enum):
@@ -39,18 +38,6 @@ def numeric_user(_instance: Any, _attribute: Attribute[Any], value: str | None) 
 
     if value is not None and USER.fullmatch(value) is None:
         raise ValueError('must be "<uid>:<gid>" with two numbers, such as "1000:1000"')
-
-
-def gpu_names(_instance: Any, _attribute: Attribute[Any], value: tuple[str, ...]) -> None:
-    """each once
-
-    Validate that GPUs are named as `nvidia-smi -L` shows them, each once.
-    """
-    for name in value:
-        if GPU.fullmatch(name) is None:
-            raise ValueError(f'must name GPUs by number or UUID, as `nvidia-smi -L` lists them, not "{name}"')
-    if len(set(value)) != len(value):
-        raise ValueError("must not name a GPU twice")
 
 
 def words(_instance: Any, _attribute: Attribute[Any], value: tuple[str, ...] | None) -> None:
