@@ -27,7 +27,7 @@ help:
 	@echo "make audit   look for published vulnerabilities of the dependencies; needs an index with advisories"
 	@echo "make constraints  write the installed versions to constraints.txt"
 	@echo "make bench   measure the adapter and other receivers that are installed (20 minutes; writes docs/performance.md)"
-	@echo "make bench WHAT=uploads|delivery|replay|due|pending|cache|isolation ARGS=...  measure something else"
+	@echo "make bench WHAT=uploads|delivery|stow|replay|due|pending|cache|isolation ARGS=...  measure something else"
 	@echo "make faults  kill and fail everything at random, then count (MINUTES=10 SEED=1)"
 	@echo "make corpus  send odd data sets and associations to the adapter and other receivers (ARGS=--write)"
 	@echo "make fuzz    give the network code any bytes, guided by coverage (TARGET=acceptor|identity|proxy MINUTES=5)"
