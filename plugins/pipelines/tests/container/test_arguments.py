@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +187,22 @@ def test_plan_is_read_as_it_was_written() -> None:
     launch = Launch(job_id="1", arguments=("a",), environment={}, details=written.details())
     assert written == plan_of(launch)
     assert Path("/jobs/1") == written.folder.path
+
+
+@pytest.mark.skipif(shutil.which("docker") is None, reason="the client of docker is not installed")
+def test_client_of_docker_accepts_all_options() -> None:
+    """It checks its arguments before it connects to the daemon, which is not needed here."""
+    docker = EngineCommand(kind=EngineKind.DOCKER, program=("docker", "--host", "unix:///nowhere/docker.sock"))
+    called = call(
+        "0",
+        MANIFEST,
+        engine=docker,
+        contract=Contract.MAP,
+        memory=1 << 30,
+        shared_memory=1 << 20,
+        cpus=1.5,
+        read_only=True,
+    )
+    environment = {**os.environ, **called.variables}
+    done = subprocess.run(called.arguments, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert "connect to the Docker daemon" in done.stderr, done.stderr

@@ -62,15 +62,22 @@ def test_docker_is_used_where_podman_is_missing(unstarted: Containers, without_e
     assert "docker 28.1; all images are present" == unstarted.submitter().check_connection()
 
 
-def test_jobs_wait_for_an_engine_that_does_not_run(unstarted: Containers, without_engine: Client) -> None:
-    """The same words of docker as of version 28."""
-    words = "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?"
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?",
+        "failed to connect to the docker API at unix:///var/run/docker.sock; check if the daemon is running",
+        "permission denied while trying to connect to the Docker daemon socket at unix:///var/run/docker.sock",
+    ],
+    ids=["not running", "not running, newer words", "not in the group"],
+)
+def test_jobs_wait_for_an_engine_that_does_not_run(unstarted: Containers, without_engine: Client, words: str) -> None:
+    """The words are those of versions of docker."""
     without_engine("docker", f"echo '{words}' >&2; exit 1")
-    with pytest.raises(
-        Retriable, match=r"docker is not usable \(Cannot connect.*: start it \(`systemctl start docker`\)"
-    ):
+    step = r"docker is not usable \(.* connect .*\): start it \(`systemctl start docker`\), and put the user of the service"
+    with pytest.raises(Retriable, match=step):
         unstarted.submitter().create_job(unstarted.job(1))
-    with pytest.raises(Retriable, match="docker is not usable"):
+    with pytest.raises(Retriable, match=step):
         unstarted.submitter().check_connection()
 
 

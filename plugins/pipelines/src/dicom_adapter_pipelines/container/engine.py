@@ -17,7 +17,7 @@ CALL_SECONDS = 25.0  # limit of a call, except pulls; two calls fit into the lim
 MAX_FILE_BYTES = 4 << 20  # of a file that is read from an image
 SHOWN_CHARACTERS = 300  # of a message of the engine
 NO_IMAGE = re.compile("no such image|image not known|no such object", re.IGNORECASE)
-NOT_RUNNING = re.compile("cannot connect|connection refused|is the docker daemon running", re.IGNORECASE)
+NOT_RUNNING = re.compile("(cannot|failed to|trying to) connect|connection refused|daemon running", re.IGNORECASE)
 START = {
     EngineKind.PODMAN: "run `{client} info` as the user of the service, and correct what it reports",
     EngineKind.DOCKER: "start it (`systemctl start docker`), and put the user of the service into the group `docker`",
