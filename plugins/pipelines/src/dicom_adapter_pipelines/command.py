@@ -16,7 +16,7 @@ from dicom_adapter_pipelines.contracts import JobPlaces
 from dicom_adapter_pipelines.job_folder import JobFolder
 from dicom_adapter_pipelines.launch import Launch
 from dicom_adapter_pipelines.settings import MIB, JobFolderSettings, PipelineSettings, gpu_names
-from dicom_adapter_pipelines.submitter import JobFolderSubmitter
+from dicom_adapter_pipelines.submitter import JobFolderSubmitter, limits_of
 from dicom_adapter_pipelines.users import check_user, unreachable_for
 
 GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
@@ -128,18 +128,10 @@ class CommandSubmitter(JobFolderSubmitter[CommandSettings]):
     def check_connection(self) -> str:
         if not self.pipelines:
             raise Permanent(f"no pipeline is configured: add [submitters.{self.context.name}.pipelines.<pipeline id>]")
-        problems = [*self._folder_problems(), *self._pipeline_problems()]
+        problems = [*self.folder_problems(), *self._pipeline_problems()]
         if problems:
             raise Permanent("; ".join(problems))
         return f"commands are found: {', '.join(sorted(self.pipelines))}; jobs are in {self.folders.path}"
-
-    def _folder_problems(self) -> list[str]:
-        """Return why the folder for jobs cannot be used. It need not exist yet."""
-        path = self.folders.path.absolute()
-        existing = next(folder for folder in (path, *path.parents) if folder.exists())
-        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-            return [f"{existing} must be a folder that the service's user can write"]
-        return []
 
     def _pipeline_problems(self) -> list[str]:
         return [
@@ -154,20 +146,6 @@ def places_of(folder: JobFolder) -> JobPlaces:
     return JobPlaces(
         input=str(folder.input), output=str(folder.output), job=str(folder.manifest), work=str(folder.work)
     )
-
-
-def limits_of(pipeline: PipelineSettings) -> dict[str, Any]:
-    """Return the arguments of `Launch` that every pipeline configures."""
-    return {
-        "time_limit": pipeline.time_limit,
-        "grace": pipeline.grace,
-        "success": pipeline.success,
-        "expect_results": pipeline.expect_results,
-        "ignored_outputs": contracts.ignored_outputs(pipeline.contract),
-        "max_log_bytes": pipeline.max_log_bytes,
-        "max_output_bytes": pipeline.max_output_bytes,
-        "reruns": pipeline.reruns,
-    }
 
 
 def _environment(pipeline: CommandPipeline, places: JobPlaces) -> dict[str, str]:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from attrs import evolve
 
@@ -181,6 +181,14 @@ class JobFolderSubmitter(Submitter[JobFolderSettingsT]):
     def log(self, job: Job) -> BinaryIO | None:
         return self.folders.of(job.run_id).open_log()
 
+    def folder_problems(self) -> list[str]:
+        """Return why the folder for jobs cannot be used. It need not exist yet."""
+        path = self.folders.path.absolute()
+        existing = next(folder for folder in (path, *path.parents) if folder.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            return [f"{existing} must be a folder that the service's user can write"]
+        return []
+
     # --- parts
 
     def _existing(self, job: Job) -> JobFolder:
@@ -196,6 +204,20 @@ class JobFolderSubmitter(Submitter[JobFolderSettingsT]):
             self.folders.sweep(time.time() - self.settings.keep_logs_days * DAY_S)
         except OSError:
             pass  # the steps of jobs report a folder that cannot be used
+
+
+def limits_of(pipeline: PipelineSettings) -> dict[str, Any]:
+    """Return the arguments of `Launch` that every pipeline configures."""
+    return {
+        "time_limit": pipeline.time_limit,
+        "grace": pipeline.grace,
+        "success": pipeline.success,
+        "expect_results": pipeline.expect_results,
+        "ignored_outputs": contracts.ignored_outputs(pipeline.contract),
+        "max_log_bytes": pipeline.max_log_bytes,
+        "max_output_bytes": pipeline.max_output_bytes,
+        "reruns": pipeline.reruns,
+    }
 
 
 def pipeline_of(pipelines: Mapping[str, PipelineSettings], job: Job) -> PipelineSettings:

@@ -74,7 +74,7 @@ def test_docker_is_used_where_podman_is_missing(unstarted: Containers, without_e
 def test_jobs_wait_for_an_engine_that_does_not_run(unstarted: Containers, without_engine: Client, words: str) -> None:
     """The words are those of versions of docker."""
     without_engine("docker", f"echo '{words}' >&2; exit 1")
-    step = r"docker is not usable \(.* connect .*\): start it \(`systemctl start docker`\), and put the user of the service"
+    step = r"docker is not usable \(.* connect .*\): start it \(`systemctl start docker`\), and put the user"
     with pytest.raises(Retriable, match=step):
         unstarted.submitter().create_job(unstarted.job(1))
     with pytest.raises(Retriable, match=step):

@@ -13,7 +13,6 @@ from typing import cast
 from attrs import evolve
 
 from dicom_adapter import Job, Permanent, PlatformJob, PlatformStatus, Retriable, SubmitterContext
-from dicom_adapter_pipelines.command import limits_of
 from dicom_adapter_pipelines.container.engine import Engine, EngineFailure, missing_image
 from dicom_adapter_pipelines.container.plan import ContainerPlan, EngineCommand, EngineKind, report_of
 from dicom_adapter_pipelines.container.settings import ContainerPipeline, ContainerSettings, Pull
@@ -21,7 +20,7 @@ from dicom_adapter_pipelines.contracts import JOB_VARIABLE
 from dicom_adapter_pipelines.job_folder import JobFolder
 from dicom_adapter_pipelines.launch import Launch
 from dicom_adapter_pipelines.settings import PipelineSettings
-from dicom_adapter_pipelines.submitter import JobFolderSubmitter, pipeline_of
+from dicom_adapter_pipelines.submitter import JobFolderSubmitter, limits_of, pipeline_of
 
 PROGRAM = "dicom_adapter_pipelines.container"
 # Variables of the service that the client of the engine, and the program that calls it, need.
@@ -72,7 +71,7 @@ class ContainerSubmitter(JobFolderSubmitter[ContainerSettings]):
         )
 
     def make_plan(self, job: Job, folder: JobFolder, pipeline: ContainerPipeline) -> ContainerPlan:
-        if ":" in str(folder.path):
+        if ":" in str(folder.path.absolute()):
             raise Permanent(f"the folder for jobs {folder.path.parent} has a `:` in its path, which no mount can have")
         engine = self._engine()
         own = f"{os.geteuid()}:{os.getegid()}"
@@ -120,17 +119,20 @@ class ContainerSubmitter(JobFolderSubmitter[ContainerSettings]):
         engine = Engine(command)
         try:
             version = engine.version()
-            missing = [one.image for one in self.settings.pipelines.values() if engine.image(one.image) is None]
+            missing = {one.image: None for one in self.settings.pipelines.values() if engine.image(one.image) is None}
         except EngineFailure as failure:
             raise Retriable(str(failure)) from failure
-        for name, pipeline in self.settings.pipelines.items():
-            problem = user_problem(command.kind, pipeline)
-            if problem:
-                raise Permanent(f"pipeline '{name}': {problem}")
-        if missing and self.settings.pull is Pull.NEVER:
-            raise Permanent("; ".join(missing_image(command.kind.value, image) for image in dict.fromkeys(missing)))
-        images = ", ".join(dict.fromkeys(missing))
-        return f"{command.kind.value} {version}; {f'not pulled yet: {images}' if missing else 'all images are present'}"
+        problems = [*self.folder_problems(), *self._pipeline_problems(command.kind)]
+        if self.settings.pull is Pull.NEVER:
+            problems += [missing_image(command.kind.value, image) for image in missing]
+        if problems:
+            raise Permanent("; ".join(problems))
+        images = f"not pulled yet: {', '.join(missing)}" if missing else "all images are present"
+        return f"{command.kind.value} {version}; {images}"
+
+    def _pipeline_problems(self, kind: EngineKind) -> list[str]:
+        found = {name: user_problem(kind, pipeline) for name, pipeline in sorted(self.settings.pipelines.items())}
+        return [f"pipeline {name!r}: {problem}" for name, problem in found.items() if problem]
 
     @property
     def _gpu_folder(self) -> Path:
