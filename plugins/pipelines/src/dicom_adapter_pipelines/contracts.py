@@ -107,7 +107,9 @@ def _arrange_for_mercure(folder: Path, files: Sequence[InputFile], *, task: Call
         taken.add(name)
         _link(file.path, folder / f"{name}.dcm")
         (folder / f"{name}.tags").write_text(json.dumps(dict(_tags(file))), encoding="utf-8")
-    (folder / "task.json").write_text(json.dumps(task(files[0].series_instance_uid if files else ""), indent=1))
+    (folder / "task.json").write_text(
+        json.dumps(task(files[0].series_instance_uid if files else ""), indent=1, default=str)
+    )
 
 
 def _link(source: Path, target: Path) -> None:

@@ -27,6 +27,16 @@ def exit_statuses(_instance: Any, _attribute: Attribute[Any], value: tuple[int, 
         raise ValueError(f"must have {exit_statuses.__doc__.splitlines()[0]}")  # type: ignore[union-attr] # has one
 
 
+def variables(_instance: Any, _attribute: Attribute[Any], value: Mapping[str, str]) -> None:
+    """names without `=`
+
+    Validate that the system can store the names and values of environment variables.
+    """
+    for name, text in value.items():
+        if not name or "=" in name or "\0" in name + text:
+            raise ValueError(f"must have names without '=', and no NUL characters, unlike {name!r}")
+
+
 def gpu_names(_instance: Any, _attribute: Attribute[Any], value: tuple[str, ...]) -> None:
     """each once
 
@@ -45,6 +55,7 @@ class PipelineSettings:
 
     environment: Mapping[str, Secret | str] = setting(
         factory=dict,
+        validator=variables,
         help="Environment variables of the pipeline. `{input}`, `{output}`, `{job}` and `{work}` are replaced.",
     )
     contract: Contract = setting(
@@ -86,6 +97,10 @@ class PipelineSettings:
         validator=between(0, 100),
         help="Number of times that a run is repeated from the start after a power loss or a restart of the machine.",
     )
+
+    def __attrs_post_init__(self) -> None:
+        if self.settings and self.contract is not Contract.MERCURE:
+            raise ValueError('settings are for a mercure module only: set contract = "mercure", or remove them')
 
 
 @frozen(kw_only=True)

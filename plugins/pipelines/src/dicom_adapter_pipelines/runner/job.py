@@ -7,6 +7,7 @@ import errno
 import signal
 import subprocess
 import time
+import traceback
 from collections.abc import Callable
 
 from dicom_adapter import Permanent
@@ -64,7 +65,12 @@ def _attempt(folder: JobFolder, launch: Launch, before: Attempts | None, ready: 
     started_at = utc_now()
     Attempts(count=count, boot_id=boot_id(), started_at=started_at).save(folder.attempts_file)
     run = CommandRun(folder, launch, log)
-    verdict = _run(run, folder, launch, log, ready)
+    try:
+        verdict = _run(run, folder, launch, log, ready)
+    except Exception:
+        log.note(f"the runner has failed, please report it: {traceback.format_exc()}")  # nobody else sees it
+        log.close()
+        raise
     if run.ended_by == STOPPED:
         log.close()
         return  # without an outcome: the next runner starts the command again, if `reruns` allows it
@@ -93,7 +99,7 @@ def _attempt(folder: JobFolder, launch: Launch, before: Attempts | None, ready: 
 def _run(run: CommandRun, folder: JobFolder, launch: Launch, log: BoundedLog, ready: Callable[[], None]) -> RunVerdict:
     try:
         run.run(ready)
-    except (OSError, subprocess.SubprocessError, Permanent) as failure:
+    except (OSError, ValueError, subprocess.SubprocessError, Permanent) as failure:
         return failed(f"{_start_problem(failure, folder, launch)}; correct the pipeline and retry the job")
     _end_outside(launch, log)
     return judge(run, folder, launch)
