@@ -213,6 +213,22 @@ class SubmitterConfig:
             "until their end, otherwise the platform is not queried."
         ),
     )
+    running: int | None = setting(
+        default=None,
+        validator=optional(between(1, 10_000)),
+        help=(
+            "Maximum number of jobs that run at the same time, where the submitter follows jobs; if omitted, what the "
+            "submitter can run, or no limit."
+        ),
+    )
+    time_limit: float | None = setting(
+        default=None,
+        validator=optional(between(1, YEAR_S, "seconds")),
+        help=(
+            "Seconds after its start at which a running job is cancelled on the platform, and failed; if omitted, jobs "
+            "may run for any time."
+        ),
+    )
     settings: Any = derived(default=None, help="Settings of the submitter; None if the submitter is unavailable.")
     unavailable: str = derived(default="", help="Reason why the submitter cannot be used; empty if it can be used.")
 

@@ -129,11 +129,14 @@ class Submitters:
             self._resources,
             self._poll_every,
             in_flight=None if before is None else before.queue.in_flight,
+            running=table.running or submitter.most_running,
+            parallel=table.parallel,
         )
         watch = None
         if table.status_every is not None or submitter.follows_jobs:
             every = STATUS_EVERY if table.status_every is None else timedelta(seconds=table.status_every)
-            watch = PlatformWatch(name, submitter, submission, every, self._resources, self._on_change)
+            limit = None if table.time_limit is None else timedelta(seconds=table.time_limit)
+            watch = PlatformWatch(name, submitter, submission, every, self._resources, self._on_change, limit)
         return _SubmitterEntry(
             table=table, submitter=submitter, uploads=uploads, submission=submission, queue=queue, watch=watch
         )

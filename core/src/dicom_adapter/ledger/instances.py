@@ -229,13 +229,13 @@ def count_by_state(transaction: Transaction) -> dict[tuple[str, str], int]:
 
 
 def of_job(
-    transaction: Transaction, job_number: int, *, missing_only: bool, limit: int | None = None
+    transaction: Transaction, job_number: int, *, missing_only: bool, limit: int | None = None, after: int = -1
 ) -> list[tuple[int, InstanceStorageInfo]]:
-    """Return a job's instances with their positions: all, or only those not yet uploaded."""
+    """Return a job's instances behind position `after` with their positions: all, or only those not yet uploaded."""
     query = (
         select(*COLUMNS, job_instances.c.position)
         .join(instances, instances.c.instance_id == job_instances.c.instance_id)
-        .where(job_instances.c.job_number == job_number)
+        .where(job_instances.c.job_number == job_number, job_instances.c.position > after)
         .order_by(job_instances.c.position)
         .limit(limit)
     )

@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Row, func, literal_column, or_, select, up
 
 from dicom_adapter.api.errors import IllegalTransition
 from dicom_adapter.api.values import Job, JobPriority, JobState
+from dicom_adapter.ledger.begun_jobs import HeldBack
 from dicom_adapter.ledger.connection import Transaction, inserted_id
 from dicom_adapter.ledger.filters import NO_FILTERS, Filters
 from dicom_adapter.ledger.schema import (
@@ -138,15 +139,19 @@ def queue_heads(
     now: datetime | None,
     excluding: Collection[int] = (),
     latest: datetime = LATEST,
+    unless: HeldBack | None = None,
 ) -> list[JobRow]:
     """Return the oldest job with a step of each AE title and priority that the submitter may process at `now`.
 
     If `now` is None, jobs that wait for their next attempt are included. A time of the next attempt after `latest` is
-    ignored: no retry waits that long, so the clock was put back, or the settings for retries have changed.
+    ignored: no retry waits that long, so the clock was put back, or the settings for retries have changed. The jobs in
+    `unless` are excluded.
     """
     oldest = select(func.min(jobs.c.job_number)).where(
         jobs.c.submitter == submitter, _HAS_STEP, jobs.c.job_number.not_in(excluding)
     )
+    if unless is not None:
+        oldest = oldest.where(~unless.condition())
     if now is not None:
         next_attempt = jobs.c.next_attempt_at
         oldest = oldest.where(or_(next_attempt.is_(None), next_attempt <= now, next_attempt > latest))

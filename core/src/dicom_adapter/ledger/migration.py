@@ -43,6 +43,7 @@ INDEXES = (
     "reports_of_ae_title",
     "unfinished_jobs",
     "started_jobs",
+    "begun_jobs",
     "held_jobs",
     "finished_jobs",
     "results_of_job",

@@ -76,6 +76,7 @@ RowId = BigInteger().with_variant(Integer, "sqlite")
 SERIES_KEY = ("series_instance_uid", "study_instance_uid", "patient_id", "accession_number", "study_date", "modality")
 # States of jobs, see `JobState`. A job in the first two groups needs its instances.
 UNFINISHED_JOB_STATES = ("queued", "created", "metadata-sent", "uploaded", "running")  # the job engine continues
+BEGUN_JOB_STATES = UNFINISHED_JOB_STATES[1:]  # of these, the jobs that exist on the platform
 HELD_JOB_STATES = ("faulted", "failed")  # an operator decides whether to retry or to cancel the job
 FINISHED_JOB_STATES = ("submitted", "succeeded", "cancelled")
 
@@ -228,6 +229,7 @@ Index(
     jobs.c.platform_asked_at,
     sqlite_where=text("state IN ('submitted', 'running') AND platform_finished = 0"),
 )
+Index("begun_jobs", jobs.c.submitter, sqlite_where=text(f"state IN {BEGUN_JOB_STATES}"))
 Index(
     "held_jobs",
     jobs.c.ae_title,
@@ -381,6 +383,8 @@ IS_RELEASED = instances.c.state == literal_column("'released'")
 IS_QUARANTINED = instances.c.state == literal_column("'quarantined'")
 IS_RESULT = instances.c.source_job.is_not(None)
 IS_RECLAIMED = instances.c.state == literal_column("'reclaimed'")
+IS_QUEUED = jobs.c.state == literal_column("'queued'")
+IS_UPLOADED = jobs.c.state == literal_column("'uploaded'")
 IS_RUNNING = jobs.c.state == literal_column("'running'")
 
 
@@ -389,6 +393,7 @@ def _is_in(states: Sequence[str]) -> ColumnElement[bool]:
 
 
 IS_STARTED = _is_in(("submitted", "running")) & ~jobs.c.platform_finished
+IS_BEGUN = _is_in(BEGUN_JOB_STATES)
 IS_HELD = _is_in(HELD_JOB_STATES)
 IS_FINISHED = _is_in(FINISHED_JOB_STATES)
 IS_UNFINISHED = _is_in(UNFINISHED_JOB_STATES)

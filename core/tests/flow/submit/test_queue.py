@@ -24,8 +24,9 @@ from dicom_adapter.dicom.synthetic import make_instance, make_study
 from dicom_adapter.flow.submit import operators
 from dicom_adapter.flow.submit.queue import JobQueue
 from dicom_adapter.flow.submit.scheduling import Retries
-from dicom_adapter.flow.submit.steps import CannotRead, Interrupted, Steps
+from dicom_adapter.flow.submit.steps import CannotRead, Steps
 from dicom_adapter.flow.submit.submission import Submission
+from dicom_adapter.flow.submit.uploading import Interrupted
 from dicom_adapter.ledger import jobs as ledger_jobs
 from dicom_adapter.ledger.health import PartState
 from dicom_adapter.runtime.parts import Part, PartKind, submitter_part
@@ -369,7 +370,7 @@ def test_jobs_on_a_slow_platform_alternate_before_their_batches_are_complete(
 
     Verified to fail when the time of a batch has no limit.
     """
-    monkeypatch.setattr("dicom_adapter.flow.submit.steps.BATCH_SECONDS", 0.0)
+    monkeypatch.setattr("dicom_adapter.flow.submit.uploading.BATCH_SECONDS", 0.0)
     adapter = make_adapter(TOGETHER, Plugin(platform))
     uploading(adapter, platform, huge=3, small=3)
     uploaded: list[str] = []
@@ -388,7 +389,7 @@ def test_slow_uploads_of_one_ae_title_delay_another_by_a_few_files_only(
     waiting thread (which is slow to wake).
     """
     monkeypatch.setattr(
-        "dicom_adapter.flow.submit.steps.BATCH_SECONDS", 10 * PATIENCE_S
+        "dicom_adapter.flow.submit.uploading.BATCH_SECONDS", 10 * PATIENCE_S
     )  # so that the time of a batch never ends on a slow machine
     adapter = make_adapter(TOGETHER, Plugin(platform))
     uploading(adapter, platform, huge=100, small=1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -11,6 +13,8 @@ from structlog.testing import capture_logs
 from dicom_adapter import Job, JobState, Permanent, PlatformStatus, Retriable
 from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.flow.submit import operators
+from dicom_adapter.flow.submit.scheduling import hold_back
+from dicom_adapter.ledger.begun_jobs import BegunJob
 from dicom_adapter.simulation.platform import ReceivedJob
 from dicom_adapter.testing import Adapter
 
@@ -192,3 +196,113 @@ def test_a_failed_clean_up_does_not_end_the_success(adapter: Adapter) -> None:
     with capture_logs() as logged:
         assert JobState.SUCCEEDED is end(adapter).state
     assert ["busy"] == [line["reason"] for line in logged if line["event"] == "job_clean_up_failed"]
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+
+
+def at_the_limit(make_adapter: MakeAdapter, jobs: int) -> Adapter:
+    """Return an adapter that may run two jobs, and prepare two more, with this number of jobs."""
+    adapter = make_adapter(FOLLOWED.replace("retry-first = 2", "running = 2\nparallel = 2"))
+    for number in range(jobs):
+        adapter.receive(make_instance(seed=f"study {number}"), ae_title="LUNG")
+    adapter.advance(WAIT_S)
+    return adapter
+
+
+def count_states(adapter: Adapter) -> dict[str, int]:
+    return dict(Counter(job.state.value for job in adapter.jobs))
+
+
+def test_no_more_jobs_run_than_allowed(make_adapter: MakeAdapter) -> None:
+    """As many jobs as `parallel` are prepared meanwhile. When a job ends, the next one is started.
+
+    Verified to fail when `start` or `create_job` is called at the limit.
+    """
+    adapter = at_the_limit(make_adapter, 7)
+    assert {"running": 2, "uploaded": 2, "queued": 3} == count_states(adapter)
+    seen = []
+    while running := [job for job in adapter.jobs if job.state is JobState.RUNNING]:
+        adapter.platform.end(running[0], succeeded=len(seen) % 2 == 0)
+        adapter.advance(STATUS_EVERY_S)
+        seen.append(count_states(adapter).get("running", 0))
+    assert [2, 2, 2, 2, 2, 1, 0] == seen
+    assert {"succeeded": 4, "failed": 3} == count_states(adapter)
+
+
+def test_a_cancelled_job_makes_way_for_the_next_one(make_adapter: MakeAdapter) -> None:
+    """Cancelling a job that waits for its start is possible at the limit, too."""
+    adapter = at_the_limit(make_adapter, 5)
+    by_state = {job.state: job for job in adapter.jobs}
+    for state in (JobState.UPLOADED, JobState.RUNNING):
+        operators.cancel(adapter.ledger, adapter.clock, by_state[state].job_id)
+    adapter.advance(STATUS_EVERY_S)
+    assert {"running": 2, "uploaded": 1, "cancelled": 2} == count_states(adapter)
+
+
+def test_an_interrupted_start_counts_as_running(make_adapter: MakeAdapter) -> None:
+    """After a crash in `start`, the job may run on the platform: the step is repeated, and no other job is started.
+
+    Verified to fail when only the state running counts.
+    """
+    adapter = at_the_limit(make_adapter, 0)
+    adapter.platform.fail("start", KeyboardInterrupt(), times=2)  # type: ignore[arg-type] # simulates the end of the process
+    for number in range(4):
+        with suppress(KeyboardInterrupt):
+            adapter.receive(make_instance(seed=f"study {number}"), ae_title="LUNG")
+            adapter.advance(WAIT_S)
+    adapter.restart()
+    assert {"running": 2, "uploaded": 2} == count_states(adapter)
+
+
+@pytest.mark.parametrize(
+    ("begun", "starting", "creating", "expected"),
+    [
+        ([], [], [], None),
+        ([(1, 2, True)], [], [], None),
+        ([(1, 2, True), (2, 2, False)], [], [], None),
+        ([(1, 2, True), (2, 2, True)], [], [], (set(), None)),
+        ([(1, 2, True)], [2], [], (set(), None)),
+        ([(1, 2, True), (2, 2, True)], [2], [], (set(), None)),
+        ([(1, 2, True), (2, 2, True), (3, 2, False), (4, 2, False)], [], [], (set(), 2)),
+        ([(1, 2, True), (2, 2, True), (3, 2, False)], [], [2], (set(), 2)),
+        ([(1, 2, True), (2, 2, True), (3, 2, False), (4, 0, False)], [], [], (set(), 2)),
+        ([(1, 2, True), (2, 2, True), (3, 3, False), (4, 3, False)], [], [], (set(), 3)),
+    ],
+)
+def test_jobs_are_held_back_at_the_limit(
+    begun: list[tuple[int, int, bool]],
+    starting: list[int],
+    creating: list[int],
+    expected: tuple[set[int], int | None] | None,
+) -> None:
+    """With a limit of two jobs: `begun` are the numbers and ranks of jobs, and whether they run.
+
+    More urgent jobs are prepared although less urgent ones wait.
+    """
+    jobs = [BegunJob(number=number, rank=rank, is_running=is_running) for number, rank, is_running in begun]
+    held = hold_back(jobs, starting, creating, running=2, parallel=2)
+    assert (expected is None) == (held is None)
+    if expected is not None and held is not None:
+        assert expected[1] == held.first_rank
+
+
+def test_a_job_that_exceeds_its_time_is_cancelled_and_failed(make_adapter: MakeAdapter) -> None:
+    adapter = with_running_job(make_adapter, FOLLOWED.replace("retry-first = 2", "time-limit = 60"))
+    adapter.advance(59)
+    assert JobState.RUNNING is the_job(adapter).state
+    adapter.platform.fail("cancel", Retriable("connection refused"))
+    adapter.advance(5 * STATUS_EVERY_S)
+    job = the_job(adapter)
+    assert (JobState.FAILED, True) == (job.state, on_platform(adapter).cancelled)
+    assert "it had not ended 60 seconds after its start (time-limit), and was cancelled" == job.last_error
+
+
+def test_a_job_that_has_succeeded_in_time_is_not_cancelled_later(make_adapter: MakeAdapter) -> None:
+    """The adapter was down when the job ended, and until after the limit."""
+    adapter = with_running_job(make_adapter, FOLLOWED.replace("retry-first = 2", "time-limit = 60"))
+    adapter.platform.end(the_job(adapter))
+    adapter.close()
+    adapter.clock.advance(3600)
+    adapter.restart_with(adapter.config)
+    assert JobState.SUCCEEDED is the_job(adapter).state

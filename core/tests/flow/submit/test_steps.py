@@ -18,7 +18,8 @@ from dicom_adapter import (
 )
 from dicom_adapter.api.errors import LedgerUnavailable
 from dicom_adapter.dicom.synthetic import make_instance
-from dicom_adapter.flow.submit.steps import UPLOADS_PER_COMMIT
+from dicom_adapter.flow.submit import operators
+from dicom_adapter.flow.submit.uploading import UPLOADS_PER_COMMIT
 from dicom_adapter.ledger import jobs as ledger_jobs
 from dicom_adapter.testing import Adapter, Plugin
 from support.scripted_platform import ScriptedPlatform
@@ -271,15 +272,46 @@ def test_an_invalid_result_of_the_submitter_faults_the_job(
     assert adapter.jobs[0].last_error.startswith("bug in submitter 'platform': ")
 
 
-def test_a_permanent_failure_decides_if_several_uploads_fail(make_adapter: MakeAdapter, platform: Platform) -> None:
-    """Retries are useless after a refusal."""
-    platform.fail("upload 0", Retriable("busy"))
-    platform.fail("upload 1", Permanent("refused"))
-    adapter = with_jobs(make_adapter, platform, instances=3)
-    assert ("faulted", "refused") == (adapter.jobs[0].state.value, adapter.jobs[0].last_error)
-
-
 # --- uploads --------------------------------------------------------------------------------------------------------
+
+
+def test_a_refused_file_does_not_stop_the_others(make_adapter: MakeAdapter, platform: Platform) -> None:
+    """The job is faulted when all other files are uploaded, with the words of the refusal.
+
+    A retry sends what is missing. Verified to fail when a permanent error of an upload is raised at once.
+    """
+    count = UPLOADS_PER_COMMIT + 5
+    platform.fail("upload 1", Permanent("SOP class not supported"))
+    adapter = with_jobs(make_adapter, platform, instances=count)
+    (job,) = adapter.jobs
+    assert f"1 of {count} instances could not be uploaded: SOP class not supported" == job.last_error
+    assert (JobState.FAULTED, list(range(count))) == (job.state, platform.positions())
+    operators.retry(adapter.ledger, adapter.clock, job.job_id)
+    adapter.advance(2)
+    assert {"p1": "submitted"} == states(adapter)
+    assert [*range(count), 1] == platform.positions()
+
+
+def test_a_transient_failure_of_an_upload_is_retried_before_a_refusal_counts(
+    make_adapter: MakeAdapter, platform: Platform
+) -> None:
+    """The refused file is tried again, too; uploaded files are not."""
+    platform.fail("upload 0", Retriable("busy"))
+    platform.fail("upload 1", Permanent("refused"), times=2)
+    adapter = with_jobs(make_adapter, platform, instances=3)
+    assert ("metadata-sent", "busy") == (adapter.jobs[0].state.value, adapter.jobs[0].last_error)
+    adapter.advance(2)
+    assert "1 of 3 instances could not be uploaded: refused" == adapter.jobs[0].last_error
+    assert [0, 1, 2, 0, 1] == platform.positions()
+
+
+def test_many_refusals_are_summed_up(make_adapter: MakeAdapter, platform: Platform) -> None:
+    """The ledger and the log need no thousand errors."""
+    for number in range(6):
+        platform.fail(f"upload {number}", Permanent(f"refused for reason {max(number - 1, 0)}"))
+    adapter = with_jobs(make_adapter, platform, instances=7)
+    words = "refused for reason 0; refused for reason 1; refused for reason 2; and 2 more different errors"
+    assert f"6 of 7 instances could not be uploaded: {words}" == adapter.jobs[0].last_error
 
 
 def test_uploads_continue_where_they_stopped(make_adapter: MakeAdapter, platform: Platform) -> None:

@@ -12,12 +12,14 @@ from attrs import Factory, define, frozen
 
 from dicom_adapter.api.errors import IllegalTransition
 from dicom_adapter.api.values import JobState
-from dicom_adapter.flow.submit.scheduling import Breaker, Retries, choose
-from dicom_adapter.flow.submit.steps import Interrupted, PlatformContact
+from dicom_adapter.flow.submit.scheduling import Breaker, Retries, choose, hold_back
+from dicom_adapter.flow.submit.steps import PlatformContact
 from dicom_adapter.flow.submit.submission import StepResult, Submission
+from dicom_adapter.flow.submit.uploading import Interrupted
 from dicom_adapter.ledger import Transaction, jobs
+from dicom_adapter.ledger.begun_jobs import HeldBack, begun
 from dicom_adapter.ledger.health import PartState
-from dicom_adapter.ledger.jobs import JobRow
+from dicom_adapter.ledger.jobs import RANKS, JobRow
 from dicom_adapter.runtime.peer_health import DOWN_AFTER, PROBE_EVERY
 from dicom_adapter.runtime.resources import Resources
 from dicom_adapter.runtime.watch import PartFinding
@@ -37,6 +39,7 @@ class StepInProgress:
 
     job_id: str
     state: JobState
+    rank: int  # of the job's priority
     since: datetime
 
 
@@ -62,12 +65,19 @@ class JobQueue:
         resources: Resources,
         poll_every: timedelta = POLL_EVERY,
         in_flight: InFlight | None = None,
+        running: int | None = None,
+        parallel: int = 1,
     ) -> None:
-        """Create a queue. `in_flight` is that of the replaced queue, which still completes its steps in progress."""
+        """Create a queue. `in_flight` is that of the replaced queue, which still completes its steps in progress.
+
+        `running`: number of jobs that may run at the same time; None: no limit. `parallel`: number of jobs that may
+        wait for their start then.
+        """
         self._name = name
         self._submission = submission
         self._retries = retries
         self._poll_every = poll_every
+        self._running, self._parallel = running, parallel
         self._ledger, self._clock = resources.ledger, resources.clock
         self.in_flight = in_flight or InFlight()
         self._served: dict[str, int] = {}  # for each AE title, the number of the last choice of one of its jobs
@@ -114,29 +124,42 @@ class JobQueue:
                 return None
             with self._ledger.read() as transaction:
                 is_open = self._breaker.is_open
-                row = self._choose_in_turn(transaction) if is_open else self._choose(transaction, now)
+                held = self._held_back(transaction)
+                row = self._choose_in_turn(transaction, held) if is_open else self._choose(transaction, now, held)
             if row is not None:
-                self.in_flight.steps[row.number] = StepInProgress(row.job.job_id, row.job.state, now)
+                self.in_flight.steps[row.number] = StepInProgress(
+                    row.job.job_id, row.job.state, RANKS[row.job.priority], now
+                )
                 self._served[row.job.ae_title] = self._choices
                 self._choices += 1
         return row
 
-    def _choose(self, transaction: Transaction, now: datetime) -> JobRow | None:
+    def _held_back(self, transaction: Transaction) -> HeldBack | None:
+        """Return which jobs have to wait because too many jobs run; None if no job has to."""
+        if self._running is None:
+            return None
+        steps = self.in_flight.steps
+        starting = [number for number, step in steps.items() if step.state is JobState.UPLOADED]
+        creating = [step.rank for step in steps.values() if step.state is JobState.QUEUED]
+        return hold_back(begun(transaction, self._name), starting, creating, self._running, self._parallel)
+
+    def _choose(self, transaction: Transaction, now: datetime, held: HeldBack | None) -> JobRow | None:
         """Choose a job that is due; a postponed job if the platform was not called for PROBE_EVERY."""
         latest = now + self._retries.longest
-        row = self._most_urgent(jobs.queue_heads(transaction, self._name, now, list(self.in_flight.steps), latest))
+        busy = list(self.in_flight.steps)
+        row = self._most_urgent(jobs.queue_heads(transaction, self._name, now, busy, latest, unless=held))
         if row is None and not self.in_flight.steps and now >= self._tried_at + PROBE_EVERY:
             self._tried_at = now
-            row = self._most_urgent(jobs.queue_heads(transaction, self._name, None, list(self.in_flight.steps)))
+            row = self._most_urgent(jobs.queue_heads(transaction, self._name, None, busy, unless=held))
         return row
 
-    def _choose_in_turn(self, transaction: Transaction) -> JobRow | None:
+    def _choose_in_turn(self, transaction: Transaction, held: HeldBack | None) -> JobRow | None:
         """Choose the next job in the order of the queue: only the pause of the breaker counts."""
         tried = self._breaker.tried
-        row = self._most_urgent(jobs.queue_heads(transaction, self._name, None, tried))
+        row = self._most_urgent(jobs.queue_heads(transaction, self._name, None, tried, unless=held))
         if row is None:
             tried.clear()
-            row = self._most_urgent(jobs.queue_heads(transaction, self._name, None))
+            row = self._most_urgent(jobs.queue_heads(transaction, self._name, None, unless=held))
         if row is None:
             self._breaker.succeeded()  # no job waits for the platform
         else:

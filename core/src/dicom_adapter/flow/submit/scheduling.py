@@ -1,16 +1,17 @@
-"""Step 5 (`submit`) of the flow: choose the next job, compute retries, and stop calling a platform that is down.
+"""Step 5 (`submit`) of the flow: choose the next job, compute retries, limit running jobs, and save a broken platform.
 
-The last is a circuit breaker. Nothing in this module has access to the ledger or the platform.
+The last is done by a circuit breaker. Nothing in this module has access to the ledger or the platform.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from attrs import define, field, frozen
 
 from dicom_adapter.config.model import SubmitterConfig
+from dicom_adapter.ledger.begun_jobs import BegunJob, HeldBack
 from dicom_adapter.ledger.jobs import RANKS, JobRow
 from dicom_adapter.runtime.peer_health import PROBE_EVERY, PeerHealth
 
@@ -33,6 +34,23 @@ def choose(candidates: Iterable[JobRow], served: Mapping[str, int], number: int)
         key=lambda row: (RANKS[row.job.priority], served.get(row.job.ae_title, -1), row.number),
         default=None,
     )
+
+
+def hold_back(
+    begun: Collection[BegunJob], starting: Collection[int], creating: Sequence[int], running: int, parallel: int
+) -> HeldBack | None:
+    """Return which jobs have to wait because `running` jobs run already; None if another job may be started.
+
+    No further job is started. Jobs are prepared, so that they can be started at once, but not more than `parallel` of
+    the same or a more urgent priority. `starting`: the numbers of the jobs whose `start` is being called; `creating`:
+    the ranks of the jobs whose `create_job` is being called.
+    """
+    are_running = {job.number for job in begun if job.is_running} | set(starting)
+    if len(are_running) < running:
+        return None
+    prepared = sorted([*creating, *(job.rank for job in begun if job.number not in are_running)])
+    first_rank = prepared[parallel - 1] if len(prepared) >= parallel else None
+    return HeldBack(may_start=frozenset(are_running), first_rank=first_rank)
 
 
 @frozen(kw_only=True)

@@ -19,28 +19,28 @@ The states submitted, succeeded and cancelled are final: no step follows.
 
 The ledger records the start of each step, and later its result. If the power fails in between, or if the response of
 the platform is lost, the step is repeated with `job.repeated` set: submitters must make the step idempotent. Each
-upload of a file is recorded. Files are uploaded in batches; other jobs can run a step between two batches.
+upload of a file is recorded. Files are uploaded in batches (see `uploading`); other jobs can run a step between two
+batches.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import CancelledError, Executor, Future
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from enum import Enum
-from functools import partial
 from typing import Any, BinaryIO, cast
 
 import structlog
 from attrs import field, frozen
 
-from dicom_adapter.api.errors import LedgerError, Permanent, Retriable, describe_failure, reports_no_resources
-from dicom_adapter.api.submitter import Submitter, Upload
+from dicom_adapter.api.errors import Permanent, Retriable, describe_failure
+from dicom_adapter.api.submitter import Submitter
 from dicom_adapter.api.values import InstanceStorageInfo, Job, JobState
 from dicom_adapter.flow.collected import Collect, Collected, collect_nothing
 from dicom_adapter.flow.submit.metadata import Omitted, read_metadata
+from dicom_adapter.flow.submit.uploading import Uploading
 from dicom_adapter.flow.verified_reader import VerifiedReader
-from dicom_adapter.ledger import instances, jobs
+from dicom_adapter.ledger import instances
 from dicom_adapter.ledger.jobs import JobRow
 from dicom_adapter.runtime.resources import Resources
 
@@ -53,8 +53,6 @@ NEXT = {
     JobState.UPLOADED: JobState.SUBMITTED,
     JobState.RUNNING: JobState.SUCCEEDED,
 }
-UPLOADS_PER_COMMIT = 32  # files in one batch: their uploads are recorded together; a crash repeats at most this many
-BATCH_SECONDS = 2.0  # after this time, no upload of a batch begins, so that other jobs can use a slow platform
 
 
 class PlatformContact(Enum):
@@ -67,10 +65,6 @@ class PlatformContact(Enum):
 
 class CannotRead(Retriable):
     """The storage backend failed. The platform was not the cause."""
-
-
-class Interrupted(Exception):
-    """The service stops during a step. The job has not failed: the step is repeated after the next start."""
 
 
 @frozen(kw_only=True)
@@ -104,7 +98,7 @@ class Steps:
         """Run steps with `submitter`. `keywords` are, by AE title, the DICOM keywords for the metadata of jobs."""
         self._submitter = submitter
         self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
-        self._uploads = uploads
+        self._uploading = Uploading(submitter, resources.ledger, uploads, self._open_verified)
         self._keywords = keywords
         self._collect = collect
         self._steps: Mapping[JobState, Callable[[JobRow], Done]] = {
@@ -153,38 +147,7 @@ class Steps:
             raise _cannot_read(failure) from failure
 
     def _upload(self, row: JobRow) -> Done:
-        """Upload one batch of the missing files. The step is complete when no file is missing."""
-        with self._ledger.read() as transaction:
-            missing = instances.of_job(transaction, row.number, missing_only=True, limit=UPLOADS_PER_COMMIT)
-        if missing:
-            self._upload_some(row, missing)
-        return Done(is_complete=not missing)  # False also after the last batch: one more run finds no missing file
-
-    def _upload_some(self, row: JobRow, members: Sequence[tuple[int, InstanceStorageInfo]]) -> None:
-        """Upload in parallel, record the successful uploads, then raise the most severe error, if any."""
-        futures: dict[int, Future[None]] = {}
-        end = time.monotonic() + BATCH_SECONDS
-        for position, instance in members:
-            if futures and time.monotonic() >= end:
-                break  # the other files are uploaded in the next batch
-            upload = Upload(
-                instance=instance,
-                position=position,
-                size_bytes=instance.size_bytes,
-                open=partial(self._open_verified, instance),
-            )
-            futures[position] = self._begin(self._submitter.upload, row.job, upload)
-        errors = {position: _error(future) for position, future in futures.items()}
-        with self._ledger.write() as transaction:
-            uploaded = [position for position, error in errors.items() if error is None]
-            jobs.mark_uploaded(transaction, row.number, uploaded)
-        _raise_worst(error for error in errors.values() if error is not None)
-
-    def _begin(self, upload: Callable[[Job, Upload], None], job: Job, file: Upload) -> Future[None]:
-        try:
-            return self._uploads.submit(upload, job, file)
-        except RuntimeError as failure:  # the executor is shut down; errors of `upload` itself are in its future
-            raise Interrupted from failure
+        return Done(is_complete=self._uploading.upload_batch(row))
 
     def _start(self, row: JobRow) -> Done:
         self._submitter.start(row.job)
@@ -210,6 +173,7 @@ class Steps:
 
     def _cancel(self, row: JobRow) -> Done:
         """Cancel the job on the platform, if it was created there, and delete what the platform keeps for it."""
+        self._uploading.forget(row)
         if not row.job.platform_job_id and not row.job.repeated:
             return Done(state=JobState.CANCELLED, platform=PlatformContact.UNKNOWN)
         try:
@@ -234,31 +198,3 @@ class Steps:
 
 def _cannot_read(failure: OSError) -> CannotRead:
     return CannotRead(f"the storage backend failed to read ({type(failure).__name__})")
-
-
-def _error(future: Future[None]) -> BaseException | None:
-    """Return the error of an upload, or None; Interrupted if the upload was cancelled because the service stops."""
-    try:
-        return future.exception()
-    except CancelledError:
-        return Interrupted()
-
-
-def _raise_worst(errors: Iterable[BaseException]) -> None:
-    """Raise the most severe of several errors, if any: permanent errors come before transient errors."""
-    found = sorted(errors, key=_is_transient)
-    if found:
-        raise found[0]
-
-
-def _is_transient(error: BaseException) -> bool:
-    return isinstance(error, (Retriable, LedgerError, Interrupted)) or lacks_resources(error)
-
-
-def lacks_resources(failure: BaseException) -> bool:
-    """Return whether a step failed because the system has no free descriptors or memory.
-
-    MemoryError counts, too, unlike for `reports_no_resources`: the calls of a submitter do not depend on the content of
-    a data set.
-    """
-    return isinstance(failure, MemoryError) or reports_no_resources(failure)

@@ -22,7 +22,8 @@ from dicom_adapter.api.errors import (
 from dicom_adapter.api.submitter import Submitter
 from dicom_adapter.api.values import Job, JobState, PlatformStatus
 from dicom_adapter.flow.submit.scheduling import Retries
-from dicom_adapter.flow.submit.steps import NEXT, CannotRead, Done, Interrupted, PlatformContact, Steps, lacks_resources
+from dicom_adapter.flow.submit.steps import NEXT, CannotRead, Done, PlatformContact, Steps
+from dicom_adapter.flow.submit.uploading import Interrupted, lacks_resources
 from dicom_adapter.ledger import Transaction, events, jobs
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.jobs import JobRow
