@@ -241,9 +241,11 @@ def test_a_lack_of_descriptors_does_not_hide_the_permanent_failure_of_another_up
     make_adapter: MakeAdapter, platform: Platform
 ) -> None:
     platform.fail("upload 0", OSError(errno.EMFILE, "Too many open files"))
-    platform.fail("upload 1", Permanent("refused"))
+    platform.fail("upload 1", Permanent("refused"), times=2)
     adapter = with_jobs(make_adapter, platform, instances=2)
-    assert ({"p1": "faulted"}, "refused") == (states(adapter), adapter.jobs[0].last_error)
+    adapter.advance(60)
+    error = "1 of 2 instances could not be uploaded: refused"
+    assert ({"p1": "faulted"}, error) == (states(adapter), adapter.jobs[0].last_error)
 
 
 @pytest.mark.parametrize("failure", [ZeroDivisionError("Müller^Jörg"), SystemExit("Müller^Jörg")])

@@ -137,9 +137,13 @@ def _error(future: Future[None]) -> BaseException | None:
 
 def _raise_worst(errors: Mapping[int, BaseException | None]) -> None:
     """Raise the most severe error of a batch that ends the pass, if any: a bug, otherwise a transient error."""
-    found = [error for error in errors.values() if error is not None and not isinstance(error, Permanent)]
+    found = [error for error in errors.values() if error is not None and not _is_refusal(error)]
     for error in sorted(found, key=_is_transient):
         raise error
+
+
+def _is_refusal(error: BaseException) -> bool:
+    return isinstance(error, Permanent) and not lacks_resources(error)
 
 
 def _is_transient(error: BaseException) -> bool:
