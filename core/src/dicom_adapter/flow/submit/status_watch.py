@@ -158,7 +158,10 @@ class PlatformWatch:
         """Record a failed request. Log it if it is the first of this job, unless many jobs have failures."""
         self.health.failed(self._clock.now(), reason)
         if job.job_id not in self._failing and len(self._failing) < MAX_LOGGED:
-            (log.warning if is_bug else log.info)("platform_status_failed", job_id=job.job_id, reason=reason)
+            if is_bug:
+                log.warning("platform_status_failed", job_id=job.job_id, reason=reason)
+            else:
+                log.info("platform_status_failed", job_id=job.job_id, reason=reason)
         self._failing.add(job.job_id)
 
     def _note_answer(self, job: Job) -> None:
