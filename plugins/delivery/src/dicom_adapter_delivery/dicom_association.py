@@ -19,6 +19,7 @@ from dicom_adapter_delivery.dicom_file import Piece
 from dicom_adapter_delivery.dicom_settings import DicomSettings
 from dicom_adapter_delivery.dicom_tls import tls_connection
 from dicom_adapter_delivery.dicom_wire import InvalidBytes, Message, Pair
+from dicom_adapter_delivery.dicom_words import describe_loss, end_by_peer
 
 VERIFICATION = Pair("1.2.840.10008.1.1", "1.2.840.10008.1.2")  # with the default transfer syntax
 MOST_VALUES = 500  # fragments in one call of the system, which accepts 1024 buffers
@@ -124,18 +125,49 @@ class OutgoingAssociation:
 
     def echo(self, pair: Pair = VERIFICATION) -> Message:
         """Send a C-ECHO (PS3.7 section 9.1.5) and return the response."""
+        return self.exchange(pair, wire.C_ECHO_RQ, {wire.AFFECTED_SOP_CLASS_UID: pair.sop_class_uid})
+
+    def exchange(self, pair: Pair, request: int, elements: Mapping[int, int | str], data_set: bytes = b"") -> Message:
+        """Send a request with a short data set, or without one, and return the response."""
         context_id, message_id = self._ids[pair], self._next_message_id()
-        request = wire.encode_command(
-            {
-                wire.AFFECTED_SOP_CLASS_UID: pair.sop_class_uid,
-                wire.COMMAND_FIELD: wire.C_ECHO_RQ,
-                wire.MESSAGE_ID: message_id,
-                wire.DATA_SET_TYPE: wire.NO_DATA_SET,
-            }
-        )
-        self._send(self._fragments(context_id, memoryview(request), is_last=True, kind=wire.COMMAND))
+        own = {wire.COMMAND_FIELD: request, wire.MESSAGE_ID: message_id}
+        self._send_message(context_id, {**elements, **own}, data_set)
         deadline = time.monotonic() + self._peer.settings.response_timeout
-        return self._response(context_id, message_id, wire.C_ECHO_RQ, deadline)
+        return self._response(context_id, message_id, request, deadline)
+
+    def wait_for_request(self, seconds: float) -> Message | None:
+        """Return a request of the peer, such as an N-EVENT-REPORT; None if there is none within `seconds`."""
+        try:
+            if not self._received:
+                self._socket.settimeout(seconds)
+                self._received += self._socket.recv(RECEIVE_BYTES)
+            if not self._received:
+                self._gone = True
+                return None
+            self._socket.settimeout(self._peer.settings.response_timeout)
+            return self._read_message(time.monotonic() + self._peer.settings.response_timeout)
+        except TimeoutError:
+            return None
+        except (OSError, ValueError, AssociationGone):
+            self._gone = True
+            return None
+
+    def reply(self, request: Message, elements: Mapping[int, int | str]) -> None:
+        """Send the response to a request of the peer."""
+        own = {
+            wire.COMMAND_FIELD: request.number(wire.COMMAND_FIELD) | wire.RESPONSE,
+            wire.MESSAGE_ID_RESPONDED_TO: request.number(wire.MESSAGE_ID),
+        }
+        self._send_message(request.context_id, {**elements, **own}, b"")
+
+    def _send_message(self, context_id: int, elements: Mapping[int, int | str], data_set: bytes) -> None:
+        kind = wire.HAS_DATA_SET if data_set else wire.NO_DATA_SET
+        command = memoryview(wire.encode_command({**elements, wire.DATA_SET_TYPE: kind}))
+        self._send(self._fragments(context_id, command, is_last=True, kind=wire.COMMAND))
+        step = MOST_VALUES * self._fragment_bytes
+        for at in range(0, len(data_set), step):
+            part = memoryview(data_set)[at : at + step]
+            self._send(self._fragments(context_id, part, is_last=at + step >= len(data_set)))
 
     def _next_message_id(self) -> int:
         self._message_id = self._message_id % 0xFFFF + 1
@@ -235,7 +267,7 @@ class OutgoingAssociation:
         except TimeoutError:
             raise self._timed_out("accepted no data") from None
         except (OSError, ValueError) as failure:  # ValueError: closed by another thread
-            raise self._gone_because(self._reason_of_abort() or _described(failure)) from None
+            raise self._gone_because(self._reason_of_abort() or describe_loss(failure)) from None
 
     # --- receiving
 
@@ -244,7 +276,7 @@ class OutgoingAssociation:
         deadline = min(deadline, time.monotonic() + self._peer.settings.response_timeout)
         try:
             message = self._read_message(deadline)
-            _require_response(message, context_id, message_id, request)
+            wire.require_response(message, context_id, message_id, request)
         except InvalidBytes as defect:
             self.abort()
             raise AssociationGone(f"{self._peer} violates the protocol: {defect}") from None
@@ -274,7 +306,7 @@ class OutgoingAssociation:
     def _read_data_pdu(self, deadline: float) -> bytes:
         kind, body = self._read_pdu(deadline)
         if kind != wire.P_DATA:
-            raise self._gone_because(_end_by_peer(kind, body))
+            raise self._gone_because(end_by_peer(kind, body))
         return body
 
     def _acceptance(self, kind: int, body: bytes) -> wire.Acceptance:
@@ -282,7 +314,7 @@ class OutgoingAssociation:
             if kind == wire.ASSOCIATE_RJ:
                 raise Retriable(f"{self._peer} rejected the association: {wire.describe_rejection(body)}")
             if kind != wire.ASSOCIATE_AC:
-                raise Retriable(f"{self._peer} did not accept the association: {_end_by_peer(kind, body)}")
+                raise Retriable(f"{self._peer} did not accept the association: {end_by_peer(kind, body)}")
             return wire.parse_acceptance(body)
         except InvalidBytes as defect:
             raise Retriable(f"{self._peer} violates the protocol: {defect}") from None
@@ -306,7 +338,7 @@ class OutgoingAssociation:
             except TimeoutError:
                 raise self._timed_out("not answered") from None
             except (OSError, ValueError) as failure:
-                raise self._gone_because(_described(failure)) from None
+                raise self._gone_because(describe_loss(failure)) from None
             if not piece:
                 raise self._gone_because("it closed the connection")
             received += piece
@@ -328,7 +360,7 @@ class OutgoingAssociation:
             self._socket.settimeout(0)
             self._received += self._socket.recv(RECEIVE_BYTES)
             kind, length = wire.PDU_HEADER.unpack_from(self._received)
-            return _end_by_peer(kind, bytes(self._received[6 : 6 + length]))
+            return end_by_peer(kind, bytes(self._received[6 : 6 + length]))
         except Exception:  # noqa: BLE001 - the reason is only for the message
             return ""
 
@@ -343,7 +375,7 @@ def connect(peer: DicomPeer, pairs: Sequence[Pair]) -> OutgoingAssociation:
     try:
         connection = socket.create_connection((settings.host, settings.port), settings.connect_timeout)
     except (OSError, UnicodeError) as failure:  # UnicodeError: a name that is no host name
-        raise Retriable(f"{peer} cannot be reached: {_described(failure)}") from None
+        raise Retriable(f"{peer} cannot be reached: {describe_loss(failure)}") from None
     try:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -354,13 +386,6 @@ def connect(peer: DicomPeer, pairs: Sequence[Pair]) -> OutgoingAssociation:
         raise
 
 
-def _require_response(message: Message, context_id: int, message_id: int, request: int) -> None:
-    kind, responded_to = message.number(wire.COMMAND_FIELD), message.number(wire.MESSAGE_ID_RESPONDED_TO)
-    if (message.context_id, kind, responded_to) != (context_id, request | wire.RESPONSE, message_id):
-        raise InvalidBytes("a message is not the response to the request")
-    message.number(wire.STATUS)
-
-
 def _after(buffers: list[bytes | memoryview], sent: int) -> list[bytes | memoryview]:
     """Return what is left of `buffers` after the first `sent` bytes."""
     for number, buffer in enumerate(buffers):
@@ -368,16 +393,3 @@ def _after(buffers: list[bytes | memoryview], sent: int) -> list[bytes | memoryv
             return [memoryview(buffer)[sent:], *buffers[number + 1 :]]
         sent -= len(buffer)
     return []
-
-
-def _end_by_peer(kind: int, body: bytes) -> str:
-    if kind == wire.ABORT and len(body) == 4:
-        by = {0: "service user", 2: "service provider"}.get(body[2], f"source {body[2]}")
-        return f"it aborted the association ({by}, reason {body[3]})"
-    return "it released the association" if kind == wire.RELEASE_RQ else f"it sent an unexpected PDU of type {kind}"
-
-
-def _described(failure: Exception) -> str:
-    if isinstance(failure, TimeoutError):
-        return "no answer in time"
-    return (getattr(failure, "strerror", None) or type(failure).__name__).lower()

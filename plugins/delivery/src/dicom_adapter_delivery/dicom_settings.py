@@ -100,6 +100,37 @@ class DicomSettings:
         validator=between(SMALLEST_PDU, LARGEST_PDU, "bytes"),
         help="Longest P-DATA-TF that is sent. The node's own limit, which is often 16 KiB, is always respected.",
     )
+    storage_commitment: bool = setting(
+        default=False,
+        help=(
+            "Request storage commitment: a job succeeds when the node has taken responsibility for all of its "
+            "instances. Jobs are `running` until the node reports that, and `failed` if it does not."
+        ),
+    )
+    commitment_port: int | None = setting(
+        default=None,
+        validator=between(1, 65535),
+        help=(
+            "TCP port on which the adapter accepts reports of storage commitment; most nodes send them over an "
+            "association of their own. If omitted, reports are only accepted on the association of the request. "
+            "Requires `storage-commitment`."
+        ),
+    )
+    commitment_bind: str = setting(
+        default="0.0.0.0",  # noqa: S104 - the node is another machine
+        validator=not_empty,
+        help="IP address to listen on at `commitment-port`.",
+    )
+    commitment_wait: float = setting(
+        default=5.0,
+        validator=between(0, HOUR_S, "seconds"),
+        help="Seconds during which a report is awaited on the association of the request.",
+    )
+    commitment_repeat: float = setting(
+        default=3600.0,
+        validator=between(1, DAY_S, "seconds"),
+        help="Seconds after which a request that no report has answered is repeated.",
+    )
     tls: bool | DicomPeerTls = setting(
         default=False,
         help=(
@@ -107,3 +138,8 @@ class DicomSettings:
             "and a client certificate."
         ),
     )
+
+    def __attrs_post_init__(self) -> None:
+        """Check the combination of the fields."""
+        if self.commitment_port is not None and not self.storage_commitment:
+            raise ValueError("commitment-port needs storage-commitment = true")

@@ -4,7 +4,9 @@ step                      what happens                                   why a r
 create_job, add_metadata  nothing: a DICOM node knows no jobs
 upload                    one C-STORE                                    the node replaces the instance, or answers
                                                                          0x0111: it already has it
-start, status, cancel     nothing: each stored instance is delivered
+start                     nothing, or a request for storage commitment   a new request replaces an earlier one
+status                    the report of storage commitment               it changes nothing
+cancel                    nothing: what the node has stored stays there
 
 Each data set is sent as it was received. For each pair of SOP class and transfer syntax of the files, the submitter
 proposes a presentation context with this transfer syntax only, so the node accepts a file as it is, or not at all.
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 
 import structlog
@@ -39,6 +41,8 @@ from dicom_adapter_delivery.dicom_association import (
     OutgoingAssociation,
     connect,
 )
+from dicom_adapter_delivery.dicom_commitment import CommitmentFiles
+from dicom_adapter_delivery.dicom_committing import StorageCommitment
 from dicom_adapter_delivery.dicom_file import data_set_pieces
 from dicom_adapter_delivery.dicom_pool import AssociationPool, ContextRefused
 from dicom_adapter_delivery.dicom_settings import DicomSettings
@@ -64,8 +68,21 @@ class DicomSubmitter(Submitter[DicomSettings]):
         self._pool = AssociationPool(
             lambda pairs: connect(self._peer, pairs), settings.associations, settings.idle_timeout
         )
+        self.follows_jobs = settings.storage_commitment
+        self._files = CommitmentFiles(context.data_folder)
+        self._commitment = StorageCommitment(self._peer, self._files)
+        self._close_listener: Callable[[], None] = lambda: None
 
     def open(self) -> None:
+        if self.settings.storage_commitment:
+            self._files.open()
+        if self.settings.commitment_port is not None:
+            # Imported here: most adapters need no listener, and pynetdicom's server takes memory.
+            from dicom_adapter_delivery.dicom_reports import ReportListener
+
+            listener = ReportListener(self.settings, self._files.keep)
+            listener.open()
+            self._close_listener = listener.close
         self._pool.open()
 
     def create_job(self, job: Job) -> PlatformJob:
@@ -87,6 +104,8 @@ class DicomSubmitter(Submitter[DicomSettings]):
             raise Permanent(f"{self._peer} does not accept {_described(pair)}: {refusal.reason}") from None
         self._pool.used(pair)
         self._evaluate(response, subject, job, instance)
+        if self.settings.storage_commitment:
+            self._commitment.delivered(job, instance)
 
     def _store(self, pair: Pair, upload: Upload) -> Message:
         """Send the instance; once more over a new association if the peer has ended one that was used before."""
@@ -121,13 +140,21 @@ class DicomSubmitter(Submitter[DicomSettings]):
             )
 
     def start(self, job: Job) -> None:
-        """Do nothing: the instances are delivered."""
+        """Request storage commitment if it is configured; otherwise the instances are delivered."""
+        if self.settings.storage_commitment:
+            self._commitment.start(job)
 
-    def status(self, job: Job) -> PlatformStatus:  # noqa: ARG002 - delivered like all started jobs
+    def status(self, job: Job) -> PlatformStatus:
+        if self.settings.storage_commitment:
+            return self._commitment.status(job)
         return PlatformStatus(state="delivered", finished=True)
 
     def cancel(self, job: Job) -> None:
         """Do nothing: instances that the node has stored stay there."""
+
+    def clean_up(self, job: Job) -> None:
+        if self.settings.storage_commitment:
+            self._commitment.clean_up(job)
 
     def certificates(self) -> Iterable[Certificate]:
         return node_certificates(self.settings)
@@ -149,6 +176,7 @@ class DicomSubmitter(Submitter[DicomSettings]):
 
     def close(self) -> None:
         self._pool.close()
+        self._close_listener()
 
 
 def _described(pair: Pair) -> str:

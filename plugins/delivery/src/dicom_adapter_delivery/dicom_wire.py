@@ -27,6 +27,7 @@ ACCEPTED = 0  # result of a presentation context
 
 # Command elements of group 0000 (PS3.7 table E.1-1)
 AFFECTED_SOP_CLASS_UID = 0x0002
+REQUESTED_SOP_CLASS_UID = 0x0003
 COMMAND_FIELD = 0x0100
 MESSAGE_ID = 0x0110
 MESSAGE_ID_RESPONDED_TO = 0x0120
@@ -35,8 +36,12 @@ DATA_SET_TYPE = 0x0800
 STATUS = 0x0900
 ERROR_COMMENT = 0x0902
 AFFECTED_SOP_INSTANCE_UID = 0x1000
+REQUESTED_SOP_INSTANCE_UID = 0x1001
+EVENT_TYPE_ID = 0x1002
+ACTION_TYPE_ID = 0x1008
 
-C_STORE_RQ, C_ECHO_RQ, RESPONSE = 0x0001, 0x0030, 0x8000  # values of COMMAND_FIELD; a response has bit 0x8000
+# Values of COMMAND_FIELD; a response has bit 0x8000
+C_STORE_RQ, C_ECHO_RQ, N_EVENT_REPORT_RQ, N_ACTION_RQ, RESPONSE = 0x0001, 0x0030, 0x0100, 0x0130, 0x8000
 NO_DATA_SET, HAS_DATA_SET = 0x0101, 0x0001  # values of DATA_SET_TYPE
 MEDIUM_PRIORITY = 0
 
@@ -223,3 +228,11 @@ def data_values(body: bytes) -> Iterator[tuple[int, int, bytes]]:
             raise InvalidBytes("a presentation data value has the wrong length")
         yield context_id, control, body[at + PDV_HEADER.size : end]
         at = end
+
+
+def require_response(message: Message, context_id: int, message_id: int, request: int) -> None:
+    """Raise InvalidBytes if a message is not the response to a request."""
+    kind, responded_to = message.number(COMMAND_FIELD), message.number(MESSAGE_ID_RESPONDED_TO)
+    if (message.context_id, kind, responded_to) != (context_id, request | RESPONSE, message_id):
+        raise InvalidBytes("a message is not the response to the request")
+    message.number(STATUS)

@@ -71,7 +71,12 @@ class ScriptedNode:
     """A DICOM node that answers each C-STORE with the status that a test chooses."""
 
     def __init__(
-        self, contexts: Sequence[Any] = AllStoragePresentationContexts, *, with_echo: bool = True, port: int = 0
+        self,
+        contexts: Sequence[Any] = AllStoragePresentationContexts,
+        *,
+        with_echo: bool = True,
+        with_commitment: bool = False,
+        port: int = 0,
     ) -> None:
         self.received: list[str] = []  # SOP Instance UIDs in the order of the C-STOREs
         self.proposed: list[list[tuple[str, list[str]]]] = []  # for each association, the presentation contexts
@@ -82,9 +87,11 @@ class ScriptedNode:
         entity.supported_contexts = list(contexts)
         if with_echo:
             entity.add_supported_context("1.2.840.10008.1.1")
+        if with_commitment:
+            entity.add_supported_context("1.2.840.10008.1.20.1")
         entity.maximum_associations = 50
         self.entity = entity
-        handlers = [(evt.EVT_C_STORE, self._store), (evt.EVT_REQUESTED, self._requested)]
+        handlers = [(evt.EVT_C_STORE, self._store), (evt.EVT_REQUESTED, self._requested), (evt.EVT_N_ACTION, self.act)]
         self._server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
         self.port: int = self._server.server_address[1]
 
@@ -103,6 +110,10 @@ class ScriptedNode:
         with self._lock:
             self.received.append(str(event.request.AffectedSOPInstanceUID))
         return self.answer(event)
+
+    def act(self, event: evt.Event) -> Any:
+        """Answer an N-ACTION."""
+        raise NotImplementedError
 
     def close(self) -> None:
         self._server.shutdown()
