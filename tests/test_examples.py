@@ -142,8 +142,7 @@ def test_the_example_submitter_writes_jobs_to_its_folder(
     )
     adapter.receive(make_instance(), ae_title="LUNG")
     adapter.advance(5)
-    started, unknown = (job.state.value for job in adapter.jobs)
-    assert (True, "faulted") == (started in ("submitted", "running"), unknown)
+    assert ["running", "faulted"] == [job.state.value for job in adapter.jobs]
     [folder] = (tmp_path / "jobs").iterdir()
     assert ["00000.dcm", "metadata.json", "ready"] == sorted(path.name for path in folder.iterdir())
     assert {"Source": "LUNG (aetitle)", "Instances": "1"} == json.loads((folder / "metadata.json").read_bytes())
@@ -159,7 +158,7 @@ def test_every_call_of_the_example_submitter_can_be_repeated(
     adapter = make_adapter(block("toml submitter", PLATFORM).text, Plugin(module))
     adapter.receive(make_instance(), ae_title="LUNG")
     adapter.advance(5)
-    assert adapter.jobs[0].state.value in ("submitted", "running")
+    assert "running" == adapter.jobs[0].state.value
 
 
 def call_twice(method: Callable[..., Any]) -> Callable[..., Any]:
