@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dicom_adapter import Permanent, Retriable
-from dicom_adapter_pipelines.container.plan import EngineKind
+from dicom_adapter_pipelines.container.plan import ContainerPlan, EngineKind
 from dicom_adapter_pipelines.container.settings import ContainerPipeline, Pull
 from dicom_adapter_pipelines.container.submitter import user_problem
 from support.container_jobs import Containers
 from support.podman import BASE
 
 Client = Callable[[str, str], Path]
+MakePlan = Callable[..., ContainerPlan]
 
 
 @pytest.fixture
@@ -81,25 +83,45 @@ def test_jobs_wait_for_an_engine_that_does_not_run(unstarted: Containers, withou
         unstarted.submitter().check_connection()
 
 
-def test_other_user_needs_root_or_podman(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files of another user can neither be read nor deleted by a service that is not root."""
+@pytest.fixture
+def service_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service does not run as root."""
     monkeypatch.setattr("os.geteuid", lambda: 990)
-    monkeypatch.setattr("os.getegid", lambda: 990)
-    other, own = (ContainerPipeline(image=BASE, user=user) for user in ("1000:1000", "990:990"))
+    monkeypatch.setattr("os.getegid", lambda: 991)
+
+
+@pytest.mark.usefixtures("service_user")
+def test_other_user_needs_root_or_podman() -> None:
+    """Files of another user can neither be read nor deleted by a service that is not root."""
+    other, own = (ContainerPipeline(image=BASE, user=user) for user in ("1000:1000", "990:991"))
     assert "remove `user`, or use podman" in user_problem(EngineKind.DOCKER, other)
     assert "" == user_problem(EngineKind.DOCKER, own)
     assert "" == user_problem(EngineKind.PODMAN, other)
 
 
-def test_podman_maps_the_user_of_the_service(unstarted: Containers, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("service_user")
+def test_podman_maps_the_user_of_the_service(podman_plan: MakePlan) -> None:
     """Then the results belong to the user of the service, whatever the user in the container is."""
-    monkeypatch.setattr("os.geteuid", lambda: 990)
-    monkeypatch.setattr("os.getegid", lambda: 991)
     expected = {None: "keep-id", "990:991": "keep-id", "1000:1001": "keep-id:uid=1000,gid=1001", "0:0": ""}
-    assert expected == {user: namespace(unstarted, user) for user in expected}
+    assert expected == {user: podman_plan(user=user).user_namespace for user in expected}
 
 
-def namespace(containers: Containers, user: str | None) -> str:
-    submitter, job = containers.submitter(), containers.job(1)
-    pipeline = ContainerPipeline(image=BASE, user=user)
-    return submitter.make_plan(job, submitter.folders.of(job.run_id), pipeline).user_namespace
+@pytest.mark.usefixtures("service_user")
+def test_user_that_the_image_does_not_know_has_a_home(podman_plan: MakePlan) -> None:
+    """Otherwise libraries write their caches to `/`, and fail."""
+    assert {"HOME": "/tmp", "USER": "dicom-adapter"} == podman_plan().environment
+    assert {} == podman_plan(user="1000:1000").environment
+    assert "/data" == podman_plan(environment={"HOME": "/data"}).environment["HOME"]
+
+
+@pytest.fixture
+def podman_plan(unstarted: Containers, without_engine: Client) -> MakePlan:
+    """Return a function that makes a plan with settings of the pipeline."""
+    without_engine("podman", "exit 1")
+
+    def make(**settings: Any) -> ContainerPlan:
+        submitter, job = unstarted.submitter(), unstarted.job(1)
+        pipeline = ContainerPipeline(image=BASE, **settings)
+        return submitter.make_plan(job, submitter.folders.of(job.run_id), pipeline)
+
+    return make

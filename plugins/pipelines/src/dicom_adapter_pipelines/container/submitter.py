@@ -14,6 +14,7 @@ from attrs import evolve
 
 from dicom_adapter import Job, Permanent, PlatformJob, PlatformStatus, Retriable, SubmitterContext
 from dicom_adapter_pipelines.container.engine import Engine, EngineFailure, missing_image
+from dicom_adapter_pipelines.container.places import WORK
 from dicom_adapter_pipelines.container.plan import ContainerPlan, EngineCommand, EngineKind, report_of
 from dicom_adapter_pipelines.container.settings import ContainerPipeline, ContainerSettings, Pull
 from dicom_adapter_pipelines.contracts import JOB_VARIABLE
@@ -89,7 +90,7 @@ class ContainerSubmitter(JobFolderSubmitter[ContainerSettings]):
             job_folder=str(folder.path.absolute()),
             entrypoint=pipeline.entrypoint or (),
             command=pipeline.command or (),
-            environment={name: str(value) for name, value in pipeline.environment.items()},
+            environment={**_identity(pipeline), **{name: str(value) for name, value in pipeline.environment.items()}},
             time_limit=pipeline.time_limit,
             user=user,
             user_namespace=_user_namespace(engine.kind, user, own),
@@ -159,6 +160,12 @@ def user_problem(kind: EngineKind, pipeline: ContainerPipeline) -> str:
         f"user = {pipeline.user} is not the user of the service ({own}), which could neither read nor delete the "
         "results: remove `user`, or use podman"
     )
+
+
+def _identity(pipeline: ContainerPipeline) -> dict[str, str]:
+    """Return variables for a user that the image does not know: libraries need a name, and a folder for caches."""
+    is_known = pipeline.user is not None or os.geteuid() == 0
+    return {} if is_known else {"HOME": WORK, "USER": "dicom-adapter"}
 
 
 def _user_namespace(kind: EngineKind, user: str, own: str) -> str:
