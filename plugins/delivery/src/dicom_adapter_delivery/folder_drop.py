@@ -115,7 +115,10 @@ class FolderDrop:
     def create(self) -> None:
         """Create the job's folder among the incomplete ones."""
         with writing(self.subject, self.data):
-            self.data.mkdir(parents=True, exist_ok=True)
+            self.data.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.data)
+            (self.data / FILES).touch(mode=PRIVATE_FILE)
+            sync_folder(self.data)  # `append_line` syncs only the file
         with writing(self.subject, self.settings.path):
             make_folder(self.incoming)
             make_folder(self.work)

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from dicom_adapter import Job, Permanent, PlatformJob, PlatformStatus, Submitter, Upload
 from dicom_adapter_delivery.folder_drop import DELIVERED, DropState, FolderDrop, folder_name
-from dicom_adapter_delivery.folder_files import PRIVATE_FOLDER, writing
+from dicom_adapter_delivery.folder_files import PRIVATE_FOLDER, sync_folder, writing
 from dicom_adapter_delivery.folder_settings import FolderSettings
 
 KEEP_MARKS_S = 30 * 24 * 3600  # far longer than the time between the two attempts of a step
@@ -30,7 +30,10 @@ class FolderSubmitter(Submitter[FolderSettings]):
     def open(self) -> None:
         """Create the submitter's own folder, and delete marks that are not needed any more."""
         marks = self.context.data_folder / DELIVERED
-        marks.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+        if not marks.is_dir():
+            marks.mkdir(mode=PRIVATE_FOLDER, parents=True)
+            for created in (marks, marks.parent):
+                sync_folder(created.parent)
         for mark in marks.iterdir():
             if time.time() - mark.stat().st_mtime > KEEP_MARKS_S:
                 mark.unlink(missing_ok=True)

@@ -280,8 +280,10 @@ def test_everything_is_synced_before_an_upload_or_start_returns(
         sync(descriptor)
 
     submitter = drop_box.connect()
-    steps.create(submitter)
     monkeypatch.setattr(folder_files.os, "fsync", note)
+    steps.create(submitter)
+    assert ["data", steps.job.run_id, "drop", ".incoming"] == synced
+    synced.clear()
     steps.upload(submitter, INSTANCES[0])
     assert steps.job.run_id == synced[1], "the folder, after the file"
     assert (True, "files.jsonl") == (synced[0].endswith(".part"), synced[2])
