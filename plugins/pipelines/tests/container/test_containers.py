@@ -67,6 +67,17 @@ def test_container_without_output_has_failed(containers: Containers) -> None:
     assert containers.run("echo nothing to do", expect_results=False).succeeded
 
 
+def test_failed_removal_does_not_change_the_result(containers: Containers, wrapped_engine: Path) -> None:
+    """Otherwise a job whose result is complete would fail. The runner tries to remove the container again."""
+    program = wrapped_engine.parent / "bin" / "podman"
+    failing = '[ -e "$0.failed" ] || case "$*" in *" rm "*) [ -e "$0.ran" ] && touch "$0.failed" && exit 1;; esac\n'
+    noting = 'case "$*" in *" run "*) touch "$0.ran";; esac\n'
+    program.write_text(program.read_text().replace("#!/bin/sh\n", f"#!/bin/sh\n{failing}{noting}"))
+    assert containers.run("touch /output/a").succeeded
+    assert "rm failed" in containers.log()
+    assert [] == containers.podman.names()
+
+
 def test_missing_command_is_named(containers: Containers) -> None:
     status = containers.run(image=BASE, command=("/opt/lung/run", "{input}"))
     assert not status.succeeded

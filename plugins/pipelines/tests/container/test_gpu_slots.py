@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dicom_adapter_pipelines.container.gpu_slots import claim, take_gpu
+from dicom_adapter_pipelines.container.gpu_slots import record_holder, take_gpu
 from support.container_jobs import Containers, kill_clients, kill_runner, wait_until
 
 GPUS = ("0", "GPU-5f3a")
@@ -39,13 +39,13 @@ def test_slot_remains_taken_while_a_child_process_has_it(tmp_path: Path) -> None
         pass
 
 
-def test_name_of_a_container_remains_after_a_failure_only(tmp_path: Path) -> None:
-    """Then the container may still use the GPU."""
-    with pytest.raises(ZeroDivisionError), take_gpu(tmp_path, ("0",), never) as slot:
-        claim(slot, "dicom-adapter-1")
-        raise ZeroDivisionError
+def test_name_of_a_container_remains_until_it_is_removed(tmp_path: Path) -> None:
+    """Until then it may use the GPU."""
+    with take_gpu(tmp_path, ("0",), never) as slot:
+        record_holder(slot, "dicom-adapter-1")
     with take_gpu(tmp_path, ("0",), never) as slot:
         assert "dicom-adapter-1" == slot.previous
+        record_holder(slot, "")
     with take_gpu(tmp_path, ("0",), never) as slot:
         assert "" == slot.previous
 

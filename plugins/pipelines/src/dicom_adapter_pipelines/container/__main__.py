@@ -19,7 +19,7 @@ from attrs import evolve
 
 from dicom_adapter_pipelines.container.arguments import GPU_LABEL, EngineCall, run_container
 from dicom_adapter_pipelines.container.engine import Engine, EngineFailure, Image
-from dicom_adapter_pipelines.container.gpu_slots import GpuSlot, claim, take_gpu
+from dicom_adapter_pipelines.container.gpu_slots import GpuSlot, record_holder, take_gpu
 from dicom_adapter_pipelines.container.map_manifest import PATHS, ManifestProblem, MapManifest, parse_manifest
 from dicom_adapter_pipelines.container.plan import ContainerPlan, ContainerReport, plan_of
 from dicom_adapter_pipelines.contracts import Contract
@@ -105,7 +105,7 @@ class ContainerRun:
             if slot is not None:
                 if slot.previous and self._engine.label_of(slot.previous, GPU_LABEL) == slot.gpu:
                     self._engine.remove(slot.previous)
-                claim(slot, self._plan.name)
+                record_holder(slot, self._plan.name)
                 self._save(gpu=slot.gpu)
             yield slot
 
@@ -121,7 +121,17 @@ class ContainerRun:
                 self._explain(status)
             return status
         finally:
+            self._remove(slot)
+
+    def _remove(self, slot: GpuSlot | None) -> None:
+        """Remove the container that has ended. A failure does not change the result: `end` tries it again."""
+        try:
             self._engine.remove(self._plan.name)
+        except EngineFailure as failure:
+            print(f"[dicom-adapter] {failure}", file=sys.stderr)  # noqa: T201 - the log of the job
+            return
+        if slot is not None:
+            record_holder(slot, "")
 
     def _explain(self, status: int) -> None:
         """Add the reason to the report if the engine or the kernel caused the exit status."""

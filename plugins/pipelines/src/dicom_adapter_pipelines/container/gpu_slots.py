@@ -1,8 +1,8 @@
 """Slots of GPUs: each GPU serves one container at a time, also while the adapter restarts or after its crash.
 
 A slot is a lock (flock) on a file. The client of the engine inherits the open file, so the slot remains taken until
-both this process and the client have ended. The file contains the name of the container. If both were killed, the
-container may still run: the next user of the slot removes it first.
+both this process and the client have ended. The file contains the name of the container until it is removed. If both
+processes were killed, the container may still run: the next user of the slot removes it first.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ def take_gpu(folder: Path, gpus: Sequence[str], keep_waiting: Callable[[], bool]
             try:
                 previous = os.pread(descriptor, MAX_NAME_BYTES, 0).decode(errors="replace")
                 yield GpuSlot(gpu=gpu, descriptor=descriptor, previous=previous)
-                _write(descriptor, "")
             finally:
                 os.close(descriptor)
             return
@@ -50,9 +49,10 @@ def take_gpu(folder: Path, gpus: Sequence[str], keep_waiting: Callable[[], bool]
         time.sleep(RETRY_SECONDS)
 
 
-def claim(slot: GpuSlot, holder: str) -> None:
-    """Record the name of the container that will use the slot. The slot's previous container must be removed."""
-    _write(slot.descriptor, holder)
+def record_holder(slot: GpuSlot, container: str) -> None:
+    """Record the container that uses the slot, before it is started; "" when it has been removed."""
+    os.ftruncate(slot.descriptor, 0)
+    os.pwrite(slot.descriptor, container.encode(), 0)
 
 
 def _lock(path: Path) -> int | None:
@@ -64,8 +64,3 @@ def _lock(path: Path) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
-
-
-def _write(descriptor: int, text: str) -> None:
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, text.encode(), 0)
