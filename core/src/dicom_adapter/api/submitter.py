@@ -68,6 +68,9 @@ class Submitter(ABC, Generic[SettingsT]):
     """True if `status` reports whether a finished job has succeeded. Set it in the class, or in the constructor."""
     most_running: int | None = None
     """Number of jobs that may run at the same time, unless the configuration has `running`; None: no limit."""
+    platform_has_jobs: bool = True
+    """False if the platform knows instances only: then the success of `create_job`, `add_metadata` and `cancel`, which
+    do not call it, is no evidence that it is available."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

@@ -61,6 +61,7 @@ class DicomSubmitter(Submitter[DicomSettings]):
     """Send the instances of jobs to one DICOM node over reused associations."""
 
     name = "dicom"
+    platform_has_jobs = False
 
     def __init__(self, settings: DicomSettings, context: SubmitterContext) -> None:
         super().__init__(settings, context)

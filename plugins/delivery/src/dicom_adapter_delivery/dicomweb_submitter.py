@@ -58,6 +58,7 @@ class DicomwebSubmitter(Submitter[DicomwebSettings]):
     """Send the instances of jobs to one DICOMweb server over reused connections."""
 
     name = "dicomweb"
+    platform_has_jobs = False
 
     def __init__(self, settings: DicomwebSettings, context: SubmitterContext) -> None:
         super().__init__(settings, context)

@@ -9,6 +9,8 @@ import pytest
 from pydicom.dataset import Dataset
 
 from dicom_adapter import JobState
+from dicom_adapter.ledger.health import PartState
+from dicom_adapter.runtime.parts import Part, PartKind
 from dicom_adapter.testing import Adapter, make_study
 
 from .conftest import ScriptedNode
@@ -103,3 +105,18 @@ def test_node_without_space_receives_the_instances_later(
     node.answer = lambda _event: 0
     adapter.advance(10 * 60)
     assert [JobState.SUBMITTED] == [job.state for job in adapter.jobs]
+
+
+def test_new_jobs_do_not_make_a_node_that_is_down_look_available(adapter: Adapter) -> None:
+    """The steps before the uploads do not ask the node.
+
+    Verified to fail when these steps count as answers of the platform.
+    """
+    node = Part(PartKind.PLATFORM, "pacs")
+    adapter.receive(*make_study(instances=1))
+    adapter.advance(10 * 60)
+    assert PartState.FAILING is adapter.host.findings()[node].state
+    for _number in range(6):
+        adapter.receive(*make_study(instances=1))
+        adapter.advance(7)
+        assert PartState.FAILING is adapter.host.findings()[node].state

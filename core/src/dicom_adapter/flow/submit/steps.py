@@ -31,7 +31,7 @@ from enum import Enum
 from typing import Any, BinaryIO, cast
 
 import structlog
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from dicom_adapter.api.errors import Permanent, Retriable, describe_failure
 from dicom_adapter.api.submitter import Submitter
@@ -114,7 +114,11 @@ class Steps:
 
         Raises the errors of the submitter, CannotRead, LedgerError or Interrupted.
         """
-        return self._cancel(row) if row.job.cancel_requested else self._steps[row.job.state](row)
+        done = self._cancel(row) if row.job.cancel_requested else self._steps[row.job.state](row)
+        is_local = row.job.cancel_requested or row.job.state in (JobState.QUEUED, JobState.CREATED)
+        if is_local and not self._submitter.platform_has_jobs:
+            return evolve(done, platform=PlatformContact.UNKNOWN)
+        return done
 
     def _create(self, row: JobRow) -> Done:
         created = self._submitter.create_job(row.job)
