@@ -62,6 +62,11 @@ class JobWriter:
         """Return what happens next with a job, with the command to type if an operator has to decide; "" if nothing."""
         name = job.job_id[:SHORT_ID]
         if job.state in HELD:
+            if job.state is JobState.FAILED:
+                return (
+                    f"waits for an operator: `dicom-adapter jobs show {name} --log{self.options}` shows its log; "
+                    + (f"then `dicom-adapter jobs retry {name}{self.options}`, or `jobs cancel`")
+                )
             return f"waits for an operator: `dicom-adapter jobs retry {name}{self.options}`, or `jobs cancel`"
         if job.state in UNFINISHED:
             return self._next_step(job)
@@ -103,6 +108,7 @@ class JobWriter:
         for number, (study, count) in enumerate(studies.items()):
             yield from titled("" if number else "studies", f"{study} ({_counted(count)})")
         yield from titled("created", self.times.full(job.created_at))
+        yield from titled("run", str(job.run) if job.run > 1 else "")
         yield from titled("state", f"{job.state.value} since {self.times.full(job.changed_at)}")
         yield from titled("notice", self.missing(job))
         yield from titled("problem", self.problem(job))

@@ -13,7 +13,14 @@ from attrs import evolve
 
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.values import Job, JobState
-from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, config_option, find_file, open_ledger
+from dicom_adapter.cli.configuration import (
+    ConfigArgument,
+    ConfigOption,
+    config_option,
+    find_file,
+    open_ledger,
+    open_service,
+)
 from dicom_adapter.cli.filters import nothing_found_lines, takes_filters
 from dicom_adapter.cli.job_text import SHORT_ID, JobWriter
 from dicom_adapter.cli.messages import fail, warn
@@ -23,7 +30,7 @@ from dicom_adapter.ledger import Ledger, Transaction, events, health
 from dicom_adapter.ledger import jobs as ledger_jobs
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.filters import NO_FILTERS, Filters
-from dicom_adapter.ledger.jobs import UNFINISHED, JobRow, JobStudies
+from dicom_adapter.ledger.jobs import HELD, UNFINISHED, JobRow, JobStudies
 from dicom_adapter.runtime.clock import Clock, SystemClock
 
 jobs = typer.Typer(
@@ -86,13 +93,18 @@ def list_jobs(
 def show(
     job_id: Annotated[str, typer.Argument(help="The job id, or its prefix.")],
     config: ConfigOption = None,
+    log: Annotated[bool, typer.Option("--log", help="Print the log of the job's last run on the platform.")] = False,
+    lines: Annotated[int, typer.Option(min=1, max=1_000_000, help="With --log: number of last lines.")] = 100,
     utc: Utc = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
-    """Show one job: its studies, its state, what happens next, and its events.
+    """Show one job: its studies, its state, what happens next, and its events; or the log of its last run.
 
-    Exit status: 0; 1 if no job, or more than one, has this id, or there is no ledger.
+    Exit status: 0; 1 if no job, or more than one, has this id, there is no ledger, or the job has no log.
     """
+    if log:
+        _show_log(find_file(config), job_id, lines)
+        return
     ledger = open_ledger(find_file(config))
     with ledger.read() as transaction:
         row = _find(transaction, job_id.lower())
@@ -116,13 +128,15 @@ def retry(
     everything: All = False,
     state: Annotated[
         list[JobState] | None,
-        typer.Option(metavar="STATE", help="With --all: only jobs in this state; default: faulted and postponed jobs."),
+        typer.Option(
+            metavar="STATE", help="With --all: only jobs in this state; default: faulted, failed and postponed jobs."
+        ),
     ] = None,
     filters: Filters = NO_FILTERS,
     submitter: SubmitterName = None,
     reason: Reason = "",
 ) -> None:
-    """Retry faulted jobs from the step that failed, and postponed jobs immediately.
+    """Retry faulted jobs from the step that failed, failed jobs from the beginning, and postponed jobs immediately.
 
     The service retries them within seconds.
 
@@ -132,7 +146,7 @@ def retry(
     """
     ledger = open_ledger(find_file(config))
     with ledger.read() as transaction:
-        default = (JobState.FAULTED, *UNFINISHED)
+        default = (*HELD, *UNFINISHED)
         chosen = _chosen(transaction, job_ids, everything, state or [], default, filters, submitter, reason)
     _intervene(
         ledger,
@@ -151,7 +165,9 @@ def cancel(
     everything: All = False,
     state: Annotated[
         list[JobState] | None,
-        typer.Option(metavar="STATE", help="With --all: jobs in this state; default: faulted. May be repeated."),
+        typer.Option(
+            metavar="STATE", help="With --all: jobs in this state; default: faulted and failed. May be repeated."
+        ),
     ] = None,
     filters: Filters = NO_FILTERS,
     submitter: SubmitterName = None,
@@ -164,7 +180,7 @@ def cancel(
     """
     ledger = open_ledger(find_file(config))
     with ledger.read() as transaction:
-        chosen = _chosen(transaction, job_ids, everything, state or [], (JobState.FAULTED,), filters, submitter, reason)
+        chosen = _chosen(transaction, job_ids, everything, state or [], HELD, filters, submitter, reason)
     if everything and chosen and not yes:
         typer.confirm(f"Cancel {_counted(chosen)}?", abort=True, err=True)
     _intervene(ledger, chosen, operators.cancel, "will be cancelled", config_option(config))
@@ -202,6 +218,15 @@ def watch(
         return
 
 
+def _show_log(path: Path, job_id: str, lines: int) -> None:
+    from dicom_adapter.cli.job_log import last_lines  # loads the plugins
+
+    ledger, checked = open_service(path)
+    with ledger.read() as transaction:
+        job = _find(transaction, job_id.lower()).job
+    typer.echo("\n".join(last_lines(job, checked, lines)))
+
+
 # --- changes of jobs --------------------------------------------------------------------------------------------------
 
 
@@ -237,8 +262,12 @@ def _at_event(job: Job, event: Event, before: Job | None) -> Job:
     values: dict[str, Any] = {"state": STATE_OF.get(event.event, earlier.state)}
     if event.event == "job_faulted":
         values["faulted_in"] = earlier.state
+    elif event.event == "job_retried" and "run" in event.detail:
+        values |= {"state": JobState.QUEUED, "run": event.detail["run"], "platform_state": "", "platform_detail": ""}
     elif event.event == "job_retried" and earlier.faulted_in is not None:
         values |= {"state": earlier.faulted_in, "faulted_in": None}
+    elif event.event == "job_submitted" and job.started_at is not None and job.state is not JobState.SUBMITTED:
+        values["state"] = JobState.RUNNING
     elif event.event == "job_cancel_requested":
         values["cancel_requested"] = True
     elif event.event == "job_platform_state":
@@ -279,8 +308,8 @@ def _chosen(
 
 
 def _can_retry(job: Job) -> bool:
-    """Return whether a job is faulted, or postponed and not being cancelled."""
-    return job.state is JobState.FAULTED or (job.next_attempt_at is not None and not job.cancel_requested)
+    """Return whether a job is faulted or failed, or postponed and not being cancelled."""
+    return job.state in HELD or (job.next_attempt_at is not None and not job.cancel_requested)
 
 
 def _find(transaction: Transaction, job_id: str) -> JobRow:
@@ -353,6 +382,8 @@ def _as_json(job: Job, studies: JobStudies | None = None) -> dict[str, Any]:
         "platformState": job.platform_state,
         "platformDetail": job.platform_detail,
         "cancelRequested": job.cancel_requested,
+        "run": job.run,
+        "startedAt": iso(job.started_at),
     }
     if studies is None:
         return found

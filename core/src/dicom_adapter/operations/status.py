@@ -18,7 +18,7 @@ from dicom_adapter.ledger import Transaction, configurations, events, health, jo
 from dicom_adapter.ledger.configurations import Configuration
 from dicom_adapter.ledger.health import HOST, SERVICE, STALE_AFTER, PartHealth, PartState, processes
 from dicom_adapter.ledger.held import Held, HeldBytes, count_held, count_held_bytes
-from dicom_adapter.ledger.jobs import UNFINISHED, FailingJobs, JobCount
+from dicom_adapter.ledger.jobs import HELD, UNFINISHED, FailingJobs, JobCount
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import LaneState
 from dicom_adapter.ledger.senders import DAY, Rejected
@@ -121,7 +121,7 @@ def gather(transaction: Transaction, config: Config, now: datetime) -> LedgerSta
     held, described = count_held(transaction), lanes.load(transaction)
     counts, oldest = jobs.count(transaction), jobs.oldest_unfinished(transaction)
     draining = configurations.draining(transaction)
-    waiting = {count.ae_title for count in counts if count.state in (*UNFINISHED, JobState.FAULTED)}
+    waiting = {count.ae_title for count in counts if count.state in (*UNFINISHED, *HELD)}
     names = [*config.ae_titles, *sorted((held.keys() | waiting) - config.ae_titles.keys())]
     return LedgerStatus(
         at=now,
@@ -281,10 +281,9 @@ def _ae_title_problems(status: AeTitleStatus, service: ServiceState) -> Iterator
     if status.is_configured and status.held.quarantined:
         what = counted(status.held.quarantined, "instance")
         yield _yellow(name, f"{what} quarantined: `dicom-adapter instances list --state quarantined` shows why")
-    faulted = status.jobs.get(JobState.FAULTED, 0)
-    if faulted:
-        what = counted(faulted, "job")
-        yield _yellow(name, f"{what} faulted: `dicom-adapter jobs list --state faulted` shows why")
+    for state in status.jobs.keys() & set(HELD):
+        what = f"{counted(status.jobs[state], 'job')} {state.value}"
+        yield _yellow(name, f"{what}: `dicom-adapter jobs list --state {state.value}` shows why")
 
 
 def _interruptions(status: AeTitleStatus, lane: LaneReport) -> Iterator[Problem]:

@@ -1,4 +1,4 @@
-"""Entries about jobs: their steps, failures and states, and the commands for faulted jobs."""
+"""Entries about jobs: their steps, failures and states, and the commands for faulted and failed jobs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import cast
 
 from dicom_adapter.api.values import INTERRUPTED, Job, JobState
 from dicom_adapter.ledger.events import Event
-from dicom_adapter.ledger.jobs import UNFINISHED, JobRow, is_on_platform
+from dicom_adapter.ledger.jobs import HELD, UNFINISHED, JobRow, is_on_platform
 from dicom_adapter.operations.story.values import Entry, StoryFacts
 from dicom_adapter.operations.story.words import clock, counted, due, listed, sentence, short, until
 
@@ -23,10 +23,11 @@ STEPS = {  # the next step in each state
     JobState.RUNNING: "collect its results",
 }
 DONE = {"job_created": "created", "job_metadata_sent": "metadata sent", "job_uploaded": "uploaded"}
-OPERATOR_ACTIONS = {
+SENTENCES = {
     "job_retried": "An operator retried job {}.",
     "job_cancel_requested": "An operator requested the cancellation of job {}.",
     "job_cancelled": "Job {} was cancelled.",
+    "job_succeeded": "Job {} has succeeded, and its results are stored.",
 }
 AFTER = {f"job_{state.value.replace('-', '_')}": state for state in STEPS} | {"job_submitted": JobState.RUNNING}
 
@@ -47,13 +48,15 @@ def happened(facts: StoryFacts) -> Iterator[Entry]:
 
 
 def standing(facts: StoryFacts) -> Iterator[Entry]:
-    """Yield the next step of each unfinished job, and the commands for each faulted job."""
+    """Yield the next step of each unfinished job, and the commands for each faulted or failed job."""
     single, _quiet, _rest = _select(facts)
     for row, _count in single:
         job = row.job
         fields = {"jobId": job.job_id, "state": job.state.value, "nextAttemptAt": job.next_attempt_at}
-        if job.state is JobState.FAULTED:
-            yield Entry(kind="job_faulted", at=None, text=_commands(job), fields={**fields, "error": job.last_error})
+        if job.state in HELD:
+            yield Entry(
+                kind=f"job_{job.state.value}", at=None, text=_commands(job), fields={**fields, "error": job.last_error}
+            )
         elif job.state in UNFINISHED:
             text = _next_step(job, facts.now, facts.uploaded.get(job.job_id, 0))
             yield Entry(kind="job_unfinished", at=None, text=text, fields={**fields, "error": job.last_error})
@@ -74,8 +77,10 @@ def _select(facts: StoryFacts) -> tuple[Counted, Counted, Counted]:
 
 
 def _had_no_failure(facts: StoryFacts, job: Job) -> bool:
-    quiet = {*DONE, "job_queued", "job_submitted", "job_platform_state"}
-    return job.state is JobState.SUBMITTED and all(e.event in quiet for e in facts.job_events.get(job.job_id, ()))
+    quiet = {*DONE, "job_queued", "job_submitted", "job_succeeded", "job_platform_state"}
+    return job.state in (JobState.SUBMITTED, JobState.SUCCEEDED) and all(
+        e.event in quiet for e in facts.job_events.get(job.job_id, ())
+    )
 
 
 def _more(single: Counted, others: Counted) -> str:
@@ -137,13 +142,17 @@ def _steps(job: Job, events: Sequence[Event]) -> Iterator[Entry]:
         elif kind == "job_faulted":
             text = f"Job {short(job.job_id)} became faulted. The last attempt to {STEPS[state]} failed: {error}"
             yield _of_job(job, "job_faulted", own, sentence(text), error=error)
+        elif kind == "job_failed":
+            text = f"Job {short(job.job_id)} failed on the platform: {error}"
+            yield _of_job(job, "job_failed", own, sentence(text), error=error)
         elif kind == "job_metadata_incomplete":
             yield from (_incomplete(job, event) for event in own)
         elif kind == "job_platform_state":
             yield from (_platform_state(job, event) for event in own)
-        elif kind in OPERATOR_ACTIONS:
-            yield _of_job(job, kind, own, OPERATOR_ACTIONS[kind].format(short(job.job_id)))
-        state = next((AFTER[event.event] for event in reversed(own) if event.event in AFTER), state)
+        elif kind in SENTENCES:
+            yield _of_job(job, kind, own, SENTENCES[kind].format(short(job.job_id)))
+        for event in own:
+            state = JobState.QUEUED if "run" in event.detail else AFTER.get(event.event, state)
 
 
 def _kind(event: Event) -> str:
@@ -207,9 +216,10 @@ def _of_job(job: Job, kind: str, events: Sequence[Event], text: str, **fields: o
 
 def _commands(job: Job) -> str:
     name = short(job.job_id)
+    log = f" To see its log, run `dicom-adapter jobs show {name} --log`." if job.state is JobState.FAILED else ""
     return (
-        f"Job {name} is faulted and keeps its instances. Fix the cause, then run `dicom-adapter jobs retry {name}`. "
-        f"To give up the job, run `dicom-adapter jobs cancel {name}`."
+        f"Job {name} is {job.state.value} and keeps its instances.{log} Fix the cause, then run `dicom-adapter jobs "
+        f"retry {name}`. To give up the job, run `dicom-adapter jobs cancel {name}`."
     )
 
 
