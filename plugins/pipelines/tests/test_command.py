@@ -313,7 +313,7 @@ def test_clean_up_keeps_the_log(pipelines: Pipelines) -> None:
 
 
 def test_old_logs_are_deleted(pipelines: Pipelines) -> None:
-    """But not a job whose results were not collected."""
+    """A job whose results were not collected is kept at a start, because the service may have been down."""
     pipelines.configure(("true",), expect_results=False)
     old, kept = pipelines.start(1), pipelines.start(2)
     for job in (old, kept):
@@ -323,6 +323,8 @@ def test_old_logs_are_deleted(pipelines: Pipelines) -> None:
         os.utime(pipelines.of(job).path, (0, 0))
     pipelines.submitter().open()
     assert [kept.run_id] == [folder.path.name for folder in pipelines.submitter().folders.all()]
+    pipelines.submitter().create_job(make_job(3, "lung"))  # the first job after an hour
+    assert [make_job(3, "lung").run_id] == [folder.path.name for folder in pipelines.submitter().folders.all()]
 
 
 def test_retry_keeps_only_the_log_of_the_earlier_run(pipelines: Pipelines) -> None:

@@ -41,6 +41,7 @@ from dicom_adapter_pipelines.users import grant
 RUN_ID = re.compile(r"[0-9a-f]{32}(-[0-9]{1,6})?")  # form of the core's run ids, safe as a name of a folder
 UID = re.compile(r"[0-9.]{1,64}")
 UPLOAD = re.compile(r"([0-9]+)_([0-9.]+)_([0-9.]+)\.dcm")
+UNCOLLECTED_S = 7 * 86_400  # seconds for which results are kept longer than logs
 POLL_S = 0.02
 PIECE_BYTES = 1 << 18  # memory of one upload
 FOLDER_MODE = 0o700  # instances are patient data
@@ -239,10 +240,18 @@ class JobFolders:
         """Return the folders of runs that were started and have no outcome."""
         return [folder for folder in self.all() if folder.launch_file.exists() and folder.outcome() is None]
 
-    def sweep(self, older_than: float) -> None:
-        """Delete folders that have only a log, and did not change after `older_than`, in seconds since the epoch."""
+    def sweep(self, older_than: float, *, also_results: bool) -> None:
+        """Delete the folders with only a log of runs that ended before `older_than`, in seconds since the epoch.
+
+        With `also_results`, delete also complete folders of runs that ended a week before: results are collected within
+        seconds, so the adapter does not have these jobs any more.
+        """
         for folder in self.all():
-            if folder.path.stat().st_mtime < older_than and folder.is_clean and not folder.is_running:
+            ended_at = folder.path.stat().st_mtime
+            if ended_at >= older_than or folder.is_running:
+                continue
+            is_forgotten = also_results and ended_at < older_than - UNCOLLECTED_S and folder.outcome() is not None
+            if folder.is_clean or is_forgotten:
                 remove_tree(folder.path)
 
 

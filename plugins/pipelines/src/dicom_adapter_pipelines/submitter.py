@@ -81,13 +81,13 @@ class JobFolderSubmitter(Submitter[JobFolderSettingsT]):
         return JobFolders(self.settings.folder or self.context.data_folder)
 
     def open(self) -> None:
-        self._sweep()
+        self._sweep(also_results=False)  # perhaps the service was down, and their results are collected now
 
     def create_job(self, job: Job) -> PlatformJob:
         pipeline_of(self.pipelines, job)
         with _reporting_files():
             if time.monotonic() - self._swept_at > SWEEP_EVERY_S:
-                self._sweep()
+                self._sweep(also_results=True)
             for run in range(1, job.run):  # the runs that the operator has retried: only their logs are kept
                 earlier = self.folders.of(evolve(job, run=run).run_id)
                 if earlier.exists and not earlier.is_running:
@@ -197,11 +197,11 @@ class JobFolderSubmitter(Submitter[JobFolderSettingsT]):
             raise Permanent(f"job {job.run_id}: its folder was deleted; run `dicom-adapter jobs retry {job.job_id}`")
         return folder
 
-    def _sweep(self) -> None:
-        """Delete the logs of jobs that ended long ago. A failure is not important: the next sweep follows."""
+    def _sweep(self, *, also_results: bool) -> None:
+        """Delete the folders of jobs that ended long ago. A failure is not important: the next sweep follows."""
         self._swept_at = time.monotonic()
         try:
-            self.folders.sweep(time.time() - self.settings.keep_logs_days * DAY_S)
+            self.folders.sweep(time.time() - self.settings.keep_logs_days * DAY_S, also_results=also_results)
         except OSError:
             pass  # the steps of jobs report a folder that cannot be used
 
