@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from dicom_adapter import Job, JobState
 from dicom_adapter.cli import app
 from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
@@ -46,15 +47,26 @@ pipeline-lung = "lung"
 """
 
 
-def configuration(podman: Podman, image: str = BASE) -> str:
-    return CONFIGURATION.format(options=json.dumps(podman.options), image=image, script=json.dumps(SCRIPT))
+def configuration(podman: Podman, image: str = BASE, further: str = "") -> str:
+    text = CONFIGURATION.format(options=json.dumps(podman.options), image=image, script=json.dumps(SCRIPT))
+    return text.replace('folder = "jobs"', f'folder = "jobs"\n{further}')
 
 
-def folder_of_running(service: LaunchedService) -> JobFolder:
-    """Wait for a running container, and return the folder of its job."""
+def folders_of_running(service: LaunchedService) -> list[JobFolder]:
+    """Wait for a running container, and return the folders of all that run."""
     jobs = service.configuration.parent / "jobs" / "jobs"
-    counts = wait_until(lambda: [path for path in jobs.glob("*/output/count") if path.read_text()], "the container")
-    return JobFolder(counts[0].parents[1])
+    counts = wait_until(lambda: [path for path in jobs.glob("*/output/count") if path.read_text()], "a container")
+    return [JobFolder(path.parents[1]) for path in counts]
+
+
+def ended(service: LaunchedService, jobs: int = 1) -> list[Job]:
+    """Wait for the end of this number of jobs, and return them."""
+
+    def find() -> list[Job]:
+        return [job for job in jobs_in_ledger(service) if job.state in (JobState.SUCCEEDED, JobState.FAILED)]
+
+    wait_until(lambda: len(find()) >= jobs, f"the end of {jobs} jobs")
+    return find()
 
 
 def test_container_of_a_killed_service_runs_once_and_its_end_is_recorded(
@@ -63,19 +75,39 @@ def test_container_of_a_killed_service_runs_once_and_its_end_is_recorded(
     """All processes of the service are killed while the container runs."""
     first = launch_service(configuration(podman))
     send(write_study(tmp_path / "study", instances=3), first, "LUNG")
-    folder = folder_of_running(first)
+    (folder,) = folders_of_running(first)
     assert "3\n" == (folder.output / "count").read_text()
     first.wait_for("job_submitted")
     first.kill()
     second = launch_service(configuration(podman))
     (folder.work / "go").touch()
-    job = wait_until(lambda: next((job for job in jobs_in_ledger(second) if job.platform_finished), None), "the end")
+    (job,) = ended(second)
     digest = podman.run("image", "inspect", "--format", "{{.Digest}}", BASE).stdout.strip()
-    assert ("succeeded", f"image {digest}") == (job.platform_state, job.platform_detail)
+    assert (JobState.SUCCEEDED, f"image {digest}") == (job.state, job.platform_detail)
     outcome = folder.outcome()
     assert outcome is not None
     assert 1 == outcome.attempt
     assert [] == podman.names()
+
+
+def test_jobs_wait_for_a_free_gpu(
+    launch_service: LaunchService, podman: Podman, wrapped_engine: Path, tmp_path: Path
+) -> None:
+    service = launch_service(configuration(podman, further='gpus = ["0"]'))
+    for name in ("one", "two"):
+        send(write_study(tmp_path / name, patient_id=name), service, "LUNG")
+    service.wait_for("job_queued", times=2)
+    (first,) = folders_of_running(service)
+    service.wait_for("job_uploaded", times=2)
+    assert [first.path.name] == [name.removeprefix("dicom-adapter-") for name in podman.names()]
+    (first.work / "go").touch()
+    ended(service, 1)
+    second = wait_until(
+        lambda: next((folder for folder in folders_of_running(service) if folder.path != first.path), None),
+        "the second container",
+    )
+    (second.work / "go").touch()
+    assert {JobState.SUCCEEDED} == {job.state for job in ended(service, 2)}
 
 
 def test_check_tries_the_engine(podman: Podman, tmp_path: Path) -> None:
