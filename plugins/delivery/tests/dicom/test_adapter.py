@@ -9,6 +9,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from dicom_adapter import JobState
+from dicom_adapter.flow.submit import operators
 from dicom_adapter.ledger.health import PartState
 from dicom_adapter.runtime.parts import Part, PartKind
 from dicom_adapter.testing import Adapter, make_study
@@ -120,3 +121,32 @@ def test_new_jobs_do_not_make_a_node_that_is_down_look_available(adapter: Adapte
         adapter.receive(*make_study(instances=1))
         adapter.advance(7)
         assert PartState.FAILING is adapter.host.findings()[node].state
+
+
+def test_refused_instance_faults_the_job_after_the_others_were_delivered(
+    adapter: Adapter, start_node: Callable[..., ScriptedNode], unused_port: int
+) -> None:
+    """The fault has the words of the node. The retry sends only what is missing."""
+    node = start_node(port=unused_port)
+    study = make_study(instances=40)
+    refused = str(study[3].SOPInstanceUID)
+
+    def answer(event: Any) -> Dataset:
+        reply = Dataset()
+        is_refused = event.request.AffectedSOPInstanceUID == refused and not is_corrected
+        reply.Status = 0xC000 if is_refused else 0
+        reply.ErrorComment = "no such ward"
+        return reply
+
+    is_corrected, node.answer = False, answer
+    adapter.receive(*study)
+    adapter.advance(60)
+    [job] = adapter.jobs
+    assert JobState.FAULTED is job.state
+    assert f'refused instance {refused} with 0xC000 (cannot understand): "no such ward"' in job.last_error
+    assert uids(study) == set(node.received)
+    is_corrected = True
+    operators.retry(adapter.resources.ledger, adapter.clock, job.job_id)
+    adapter.advance(60)
+    assert [JobState.SUBMITTED] == [job.state for job in adapter.jobs]
+    assert [refused] == node.received[40:]
