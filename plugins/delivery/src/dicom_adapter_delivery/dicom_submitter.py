@@ -52,7 +52,7 @@ from dicom_adapter_delivery.dicom_wire import ERROR_COMMENT, STATUS, Message, Pa
 
 log = structlog.get_logger("dicom_adapter_delivery")
 
-SENDABLE_UID = re.compile(r"[!-\[\]-~]{1,64}")  # nodes accept more than the grammar of UIDs; this much can be encoded
+SENDABLE_UID = re.compile(r"[0-9A-Za-z.]{1,64}")  # some devices write letters, and many nodes accept them
 LONGEST_COMMENT = 64  # characters of VR LO
 SHORTEST_QUOTED_ID = 3  # shorter patient ids occur by chance in any text
 

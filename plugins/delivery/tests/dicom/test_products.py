@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ import receive_products
 from pydicom import dcmread
 
 from dicom_adapter import Retriable, Upload
-from dicom_adapter.testing.submitter_jobs import make_job
+from dicom_adapter.testing.submitter_jobs import Zeros, make_job, make_upload
 from dicom_adapter_delivery.dicom_submitter import DicomSubmitter
 
 from .conftest import StartNode, uploads_of_study
@@ -104,3 +105,32 @@ def test_a_rejected_association_is_retried_with_the_reason(orthanc: StartNode, c
             Retriable, match=r"WRONG@.* rejected the association: called AE title not recognized \(perm"
         ):
             submitter.upload(JOB, uploads_of_study(1)[0])
+
+
+@pytest.mark.dcmtk
+def test_large_instance_needs_little_memory(storescp: StartNode, connect: Connect, tmp_path: Path) -> None:
+    """Instances may be larger than the memory: they are read and sent in pieces."""
+    header = uploads_of_study(1)[0].open().read()[:144]
+    header = header[:140] + bytes(4)  # File Meta Information without elements
+    size = 64 << 20
+
+    class Large(Zeros):
+        def readinto(self, buffer: memoryview) -> int:
+            count = super().readinto(buffer)
+            if self.is_first:
+                self.is_first = False
+                buffer[: len(header)] = header
+            return count
+
+        is_first = True
+
+    upload = make_upload(0, size_bytes=size, open=lambda: Large(size))
+    with storescp("+B", "--fork") as node:
+        submitter = connect(node.port)
+        tracemalloc.start()
+        try:
+            submitter.upload(JOB, upload)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert peak < 8 << 20
