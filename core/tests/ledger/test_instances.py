@@ -124,7 +124,7 @@ def test_every_id_of_a_chain_refers_to_the_newest_instance(ledger: Ledger, an_in
             instances.resolve_pending(transaction, [*numbers, other.instance_id])
         )
         assert chain[-1] == instances.find_pending(transaction, "LUNG", "1.2.3")
-        assert numbers[:-1] == instances.released_after(transaction, 0, 10)
+        assert numbers[:-1] == instances.released_after(transaction, 0, 10, NOW)
 
 
 def test_ids_without_a_pending_instance_are_omitted(
@@ -146,7 +146,7 @@ def test_more_instances_than_the_limit_of_one_statement_are_resolved(ledger: Led
         numbers = [instances.insert(transaction, an_instance()).instance_id for _ in range(2 * CHUNK + 1)]
         assert {number: number for number in numbers} == instances.resolve_pending(transaction, numbers)
         instances.release(transaction, numbers, NOW)
-        assert numbers == [row.instance_id for row in instances.reclaimable(transaction, numbers)]
+        assert numbers == [row.instance_id for row in instances.reclaimable(transaction, numbers, NOW)]
 
 
 # --- states ---------------------------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ def test_an_instance_can_be_reclaimed_when_no_job_needs_it(
         instances.release(transaction, [held.instance_id, free.instance_id], NOW)
         asked = [held.instance_id, free.instance_id, pending.instance_id]
         finished = state in (JobState.SUBMITTED, JobState.SUCCEEDED, JobState.CANCELLED)
-        assert ([held] if finished else []) + [free] == instances.reclaimable(transaction, asked)
+        assert ([held] if finished else []) + [free] == instances.reclaimable(transaction, asked, NOW)
 
 
 def test_an_instance_that_a_job_refers_to_keeps_its_row(ledger: Ledger, arrive: MakeInstance, a_job: MakeJob) -> None:

@@ -87,7 +87,7 @@ def plans_of(ledger: Ledger, ask: Ask) -> list[list[str]]:
         (lambda t: instances.pending_after(t, 190, 1000, "LUNG"), "pending_instances"),
         (lambda t: instances.arrived_late(t, "LUNG", 190, NOW), "pending_instances"),
         (lambda t: jobs.count_unfinished(t), "unfinished_jobs"),
-        (lambda t: instances.released_after(t, 0, 500), "released_instances"),
+        (lambda t: instances.released_after(t, 0, 500, NOW), "released_instances"),
         (lambda t: instance_rows.newest(t, 50, state=InstanceState.QUARANTINED), "quarantined_instances"),
         (
             lambda t: instance_rows.newest(t, 50, filters=Filters(ae_title="LUNG"), state=InstanceState.PENDING),
@@ -101,7 +101,7 @@ def plans_of(ledger: Ledger, ask: Ask) -> list[list[str]]:
         (lambda t: jobs.get(t, "f" * 32), "sqlite_autoindex_jobs_1"),
         (lambda t: instances.of_job(t, 200, missing_only=True), "sqlite_autoindex_job_instances_1"),
         (lambda t: jobs.mark_uploaded(t, 200, [0, 1]), "sqlite_autoindex_job_instances_1"),
-        (lambda t: instances.reclaimable(t, [185, 186]), "ix_job_instances_instance_id"),
+        (lambda t: instances.reclaimable(t, [185, 186], NOW), "ix_job_instances_instance_id"),
         (lambda t: events.of_job(t, "f" * 32), "ix_events_job_id"),
         (lambda t: events.of_instance(t, 1), "ix_events_instance_id"),
     ],

@@ -122,6 +122,7 @@ class PlatformStatus:
     succeeded: bool | None = None
 
 
+SOURCE_JOB = "SourceJob"  # metadata of a job that delivers results: the id of the job that has produced them
 INTERRUPTED = "Interrupted"  # metadata of a job whose instances may be incomplete: what is known, no patient data
 
 

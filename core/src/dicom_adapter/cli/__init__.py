@@ -56,6 +56,7 @@ COMMANDS = (
     CommandEntry("senders", "senders", "List the senders: when seen, what they sent, why they were rejected."),
     CommandEntry("jobs", "jobs", "List, show, watch, retry and cancel jobs."),
     CommandEntry("instances", "instances", "List, show, requeue, export and discard instances."),
+    CommandEntry("results", "results", "List, show, export, requeue and discard results of jobs."),
     CommandEntry("ae-titles", "ae_titles", "List and restart AE titles."),
 )
 CORE_COMMANDS = frozenset(entry.name for entry in COMMANDS)

@@ -138,7 +138,9 @@ def _open(path: Path, *, is_strict: bool) -> Iterator[tuple[Resources, Config]]:
 
 def _print(report: AuditReport, repairs: list[RepairResult]) -> None:
     for account in report.balance:
-        typer.echo(_equation(account))
+        typer.echo(_equation(account, "received"))
+    for account in report.results:
+        typer.echo(_equation(account, "results"))
     for kind, found in report.found.items():
         typer.echo(f"\n{MEANING[kind]}: {found.count}")
         for finding in found.listed[:SHOWN]:
@@ -158,7 +160,7 @@ def _print(report: AuditReport, repairs: list[RepairResult]) -> None:
         typer.echo("Run the audit again to be sure, or stop the service first.")
 
 
-def _equation(account: Account) -> str:
+def _equation(account: Account, total: str) -> str:
     """Return for example `LUNG: 5 received = 3 pending + 2 reclaimed (submitted)`."""
     released = {
         "needed by unfinished jobs": account.unfinished,
@@ -173,14 +175,15 @@ def _equation(account: Account) -> str:
     }
     sum_of_parts = " + ".join(f"{count} {what}" for what, count in parts.items() if count)
     sign = "≠" if account.difference else "="
-    return f"{account.ae_title}: {account.received} received {sign} {sum_of_parts or 0}"
+    return f"{account.ae_title}: {account.received} {total} {sign} {sum_of_parts or 0}"
 
 
 def _as_json(report: AuditReport, repairs: list[RepairResult]) -> Mapping[str, Any]:
     return {
         "ok": report.count == sum(each.repaired for each in repairs),
         "running": report.running,
-        "balance": [_account_as_json(account) for account in report.balance],
+        "balance": [_account_as_json(account, "received") for account in report.balance],
+        "results": [_account_as_json(account, "results") for account in report.results],
         "counts": {kind.value: found.count for kind, found in report.found.items()},
         "findings": [
             {
@@ -198,10 +201,10 @@ def _as_json(report: AuditReport, repairs: list[RepairResult]) -> Mapping[str, A
     }
 
 
-def _account_as_json(account: Account) -> Mapping[str, Any]:
+def _account_as_json(account: Account, total: str) -> Mapping[str, Any]:
     return {
         "aeTitle": account.ae_title,
-        "received": account.received,
+        total: account.received,
         "pending": account.pending,
         "quarantined": account.quarantined,
         "released": {"unfinished": account.unfinished, "faulted": account.held, "free": account.free},

@@ -20,6 +20,7 @@ from dicom_adapter.api.settings import HELP, ByteSize, at_least, between, not_em
 from dicom_adapter.config.listening import DAY_S, DicomConfig, HttpConfig
 from dicom_adapter.config.names import AeTitle, Keyword, LedgerUrl, Network, SubmitterName, Uid
 from dicom_adapter.config.references import referenced_submitters
+from dicom_adapter.config.results import ResultsConfig
 from dicom_adapter.config.tables import DERIVED
 from dicom_adapter.config.transfer_syntaxes import TransferSyntax
 
@@ -307,6 +308,7 @@ class AeTitleConfig:
             "attributes**."
         ),
     )
+    results: ResultsConfig = setting(factory=ResultsConfig, help="What happens with the outputs of jobs.")
     settings: Any = setting(default=None, help="Settings of the processor.")
     unavailable: str = derived(default="", help="Reason why the processor cannot be used; empty if it can be used.")
 
@@ -367,9 +369,9 @@ class Config:
         return next(iter(self.submitters))
 
     def submitters_of(self, ae_title: str) -> list[str]:
-        """Return the submitters that the AE title needs: its own submitter, then those of single pipelines."""
-        settings = self.ae_titles[ae_title].settings
-        return list(dict.fromkeys([self.submitter_for(ae_title), *referenced_submitters(settings)]))
+        """Return the submitters that the AE title needs: its own, then those of single pipelines and of results."""
+        table = self.ae_titles[ae_title]
+        return list(dict.fromkeys([self.submitter_for(ae_title), *referenced_submitters(table)]))
 
     def unavailable(self, ae_title: str) -> str:
         """Return the reason why this AE title cannot be served, or "" if it can be served."""

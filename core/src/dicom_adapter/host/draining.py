@@ -61,7 +61,7 @@ def with_draining(config: Config, previous: Sequence[PreviousConfig]) -> tuple[C
         for name in removed.keys() - config.ae_titles.keys() - ae_titles.keys():
             ae_titles[name] = evolve(removed[name], submitter=old.submitter_for(name))
         needed = {*draining.submitters, *(table.submitter or "" for table in ae_titles.values())}
-        needed |= {name for table in ae_titles.values() for name in referenced_submitters(table.settings)}
+        needed |= {name for table in ae_titles.values() for name in referenced_submitters(table)}
         for name in needed & old.submitters.keys() - config.submitters.keys() - submitters.keys():
             submitters[name] = old.submitters[name]
     names = Draining(ae_titles=sorted(ae_titles), submitters=sorted(submitters))

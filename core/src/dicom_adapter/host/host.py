@@ -110,7 +110,7 @@ class Host:
         self._sweep_at = self._free_space_at = clock.now()
         self._notify = Notify(ledger, each=any(INSTANCE_STORED in info.observes for info in plugins.observers))
         self._reclaim = Reclaim(resources, self._on_reclaimed)
-        self._submitters = Submitters(resources, uploads, self._on_job_changed, poll_every)
+        self._submitters = Submitters(resources, uploads, self._on_job_changed, poll_every, self._on_commit)
         self._lanes = Lanes(resources, self._on_commit, self._wake)
         new_submitters = self._submitters.make(config, plugins)
         decisions = decide_ae_titles(config, plugins, new_submitters.broken)

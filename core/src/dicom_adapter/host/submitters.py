@@ -15,7 +15,8 @@ from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.submitter import Submitter
 from dicom_adapter.api.values import Job
 from dicom_adapter.config.model import Config, SubmitterConfig
-from dicom_adapter.flow.collected import Collect, collect_nothing
+from dicom_adapter.flow.process.turn import Committed
+from dicom_adapter.flow.results.step import ResultsStep
 from dicom_adapter.flow.submit.queue import POLL_EVERY, JobQueue
 from dicom_adapter.flow.submit.scheduling import Retries
 from dicom_adapter.flow.submit.status_watch import PlatformWatch
@@ -75,13 +76,15 @@ class Submitters:
         uploads: Callable[[str, int], Executor],
         on_change: Callable[[Job], None],
         poll_every: timedelta | None,
-        collect: Collect = collect_nothing,
+        on_commit: Callable[[Committed], None],
     ) -> None:
+        """`on_commit` is called after new delivery jobs were committed."""
         self._resources = resources
         self._uploads = uploads
         self._on_change = on_change
         self._poll_every = poll_every or POLL_EVERY
-        self._collect = collect
+        self._on_commit = on_commit
+        self._results = ResultsStep(resources, self._on_delivery)
         self._keywords: dict[
             str, Sequence[str]
         ] = {}  # for each AE title, the DICOM keywords whose values the platform receives
@@ -104,6 +107,7 @@ class Submitters:
 
     def apply(self, config: Config, made: NewSubmitters) -> dict[Part, Close]:
         """Use the new submitters. Return a function for each removed or replaced submitter, which closes it."""
+        self._results.configure(config)
         for ae_title, table in config.ae_titles.items():
             self._keywords[ae_title] = table.metadata
         removed = {name: entry for name, entry in self._entries.items() if config.submitters.get(name) != entry.table}
@@ -119,7 +123,7 @@ class Submitters:
 
     def _entry(self, name: str, table: SubmitterConfig, submitter: Submitter[Any]) -> _SubmitterEntry:
         uploads, retries = self._uploads(name, table.parallel), Retries.of(table)
-        steps = Steps(submitter, self._resources, uploads, self._keywords, self._collect)
+        steps = Steps(submitter, self._resources, uploads, self._keywords, self._results.collect)
         submission = Submission(submitter, steps, retries, self._resources, self._on_change)
         before = self._entries.get(name)
         queue = JobQueue(
@@ -140,6 +144,9 @@ class Submitters:
         return _SubmitterEntry(
             table=table, submitter=submitter, uploads=uploads, submission=submission, queue=queue, watch=watch
         )
+
+    def _on_delivery(self, delivery: Sequence[Job], studies: Sequence[str]) -> None:
+        self._on_commit(Committed(tuple(delivery), studies={job.job_id: tuple(studies) for job in delivery}))
 
     def _log_stranded_jobs(self, config: Config) -> None:
         """Log the jobs whose submitter does not exist: no part of the host reports them."""

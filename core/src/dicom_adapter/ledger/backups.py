@@ -19,7 +19,9 @@ from dicom_adapter.ledger.schema import (
     IS_PENDING,
     IS_QUARANTINED,
     IS_RELEASED,
+    IS_RESULT,
     IS_UNFINISHED,
+    attachments,
     health,
     instances,
     job_instances,
@@ -32,6 +34,7 @@ SQLITE_MAGIC = b"SQLite format 3\0"  # the first bytes of a database file
 CopyProgress = Callable[[int, int], None]  # arguments: number of copied pages, number of all pages
 
 _NUMBERS = select(instances.c.instance_id)
+_KEPT_RESULTS = _NUMBERS.where(IS_RELEASED, IS_RESULT)  # perhaps the only copies
 _NUMBERS_OF_JOBS = (
     select(job_instances.c.instance_id)
     .join(jobs, jobs.c.job_number == job_instances.c.job_number)
@@ -75,7 +78,7 @@ def is_database(beginning: bytes) -> bool:
 def needed_numbers(transaction: Transaction) -> set[int]:
     """Return the ids of all instances whose objects are needed: by a processor, an operator or a job."""
     needed: set[int] = set()
-    for query in (_NUMBERS.where(IS_PENDING), _NUMBERS.where(IS_QUARANTINED), _NUMBERS_OF_JOBS):
+    for query in (_NUMBERS.where(IS_PENDING), _NUMBERS.where(IS_QUARANTINED), _KEPT_RESULTS, _NUMBERS_OF_JOBS):
         needed.update(transaction.execute(query).scalars())
     return needed
 
@@ -96,7 +99,8 @@ def file_bytes(transaction: Transaction) -> int:
 
 def is_needed(transaction: Transaction, instance_id: int) -> bool:
     """Return whether the object of an instance is needed, see `needed_numbers`."""
-    own = _NUMBERS.where(or_(IS_PENDING, IS_QUARANTINED), instances.c.instance_id == instance_id)
+    is_own = or_(IS_PENDING, IS_QUARANTINED, IS_RELEASED & IS_RESULT)
+    own = _NUMBERS.where(is_own, instances.c.instance_id == instance_id)
     of_job = _NUMBERS_OF_JOBS.where(job_instances.c.instance_id == instance_id)
     return any(transaction.execute(query.limit(1)).first() is not None for query in (own, of_job))
 
@@ -118,6 +122,11 @@ def set_storage_keys(transaction: Transaction, keys: Mapping[int, str]) -> None:
 def mark_steps_attempted(transaction: Transaction) -> None:
     """Record that the next step of each unfinished job may have reached the platform: after the backup was made."""
     transaction.execute(update(jobs).where(or_(IS_UNFINISHED, IS_HELD)).values(repeated=True))
+
+
+def delete_attachments(transaction: Transaction) -> None:
+    """Delete the rows of attachments: a backup does not contain their objects."""
+    transaction.execute(delete(attachments))
 
 
 def delete_health(transaction: Transaction) -> None:

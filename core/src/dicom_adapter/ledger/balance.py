@@ -7,14 +7,16 @@ from datetime import datetime
 from typing import Any
 
 from attrs import asdict, evolve, field, fields, frozen
-from sqlalchemy import Row, Select, case, exists, func, select
+from sqlalchemy import ColumnElement, Row, Select, case, exists, func, select
 
 from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.ledger import counters
 from dicom_adapter.ledger.connection import Transaction, inserted_id
+from dicom_adapter.ledger.instances import is_kept
 from dicom_adapter.ledger.schema import (
     HELD_JOB_STATES,
     IS_RELEASED,
+    IS_RESULT,
     UNFINISHED_JOB_STATES,
     InstanceOutcome,
     InstanceState,
@@ -32,10 +34,10 @@ _BY_HELD = exists().where(_IS_IN_JOB, jobs.c.state.in_(HELD_JOB_STATES))
 
 @frozen(kw_only=True)
 class Account:
-    """The numbers of instances that an AE title has received, by their current state."""
+    """The numbers of instances that an AE title has received, or of its results, by their current state."""
 
     ae_title: str
-    received: int  # value of the counter of received instances
+    received: int  # value of the counter of received instances, or of results
     pending: int = 0
     quarantined: int = 0
     unfinished: int = 0  # released instances that unfinished jobs need
@@ -50,26 +52,32 @@ class Account:
         return self.received - stored - sum(self.reclaimed.values())
 
 
-def load_accounts(transaction: Transaction) -> list[Account]:
-    """Return the account of each AE title that has ever received an instance, sorted by AE title."""
-    counted = counters.load(transaction)
-    accounts = {name: Account(ae_title=name, received=counted.get((name, counters.RECEIVED), 0)) for name, _ in counted}
-    reclaimed = [(name, outcome, count) for (name, outcome), count in counted.items() if outcome != counters.RECEIVED]
-    for name, account_field, outcome, count in transaction.execute(_count_rows()):
+def load_accounts(transaction: Transaction, *, of_results: bool = False) -> list[Account]:
+    """Return the account of each AE title that has ever received an instance, or had a result, by AE title."""
+    total = counters.RESULTS if of_results else counters.RECEIVED
+    counted: dict[tuple[str, str], int] = {}
+    for (name, what), number in counters.load(transaction).items():
+        if (what == counters.RESULTS or what.startswith(counters.RESULT)) is of_results:
+            counted[name, what.removeprefix(counters.RESULT)] = number
+    accounts = {name: Account(ae_title=name, received=counted.get((name, total), 0)) for name, _ in counted}
+    reclaimed = [(name, outcome, count) for (name, outcome), count in counted.items() if outcome != total]
+    for name, account_field, outcome, count in transaction.execute(
+        _count_rows(IS_RESULT if of_results else ~IS_RESULT)
+    ):
         accounts.setdefault(name, Account(ae_title=name, received=0))
         if account_field == InstanceState.RECLAIMED.value:
             reclaimed.append((name, outcome, count))
         else:
             accounts[name] = evolve(accounts[name], **{account_field: count})
-    for name, outcome, count in reclaimed:
+    for name, outcome, deleted in reclaimed:
         sums = accounts[name].reclaimed
-        total = sums.get(InstanceOutcome(outcome), 0) + count
-        accounts[name] = evolve(accounts[name], reclaimed={**sums, InstanceOutcome(outcome): total})
+        of_outcome = sums.get(InstanceOutcome(outcome), 0) + deleted
+        accounts[name] = evolve(accounts[name], reclaimed={**sums, InstanceOutcome(outcome): of_outcome})
     return [accounts[name] for name in sorted(accounts)]
 
 
-def _count_rows() -> Select[Any]:
-    """Return a query that counts the rows of each AE title by the field of Account, and by outcome if reclaimed."""
+def _count_rows(condition: ColumnElement[bool]) -> Select[Any]:
+    """Return a query that counts rows of each AE title by the field of Account, and by outcome if reclaimed."""
     account_field = case(
         (instances.c.state != InstanceState.RELEASED.value, instances.c.state),
         (_BY_UNFINISHED, "unfinished"),
@@ -78,7 +86,7 @@ def _count_rows() -> Select[Any]:
     )
     outcome = case((instances.c.state == InstanceState.RECLAIMED.value, instances.c.outcome), else_="")
     columns = (instances.c.ae_title, account_field, outcome)
-    return select(*columns, func.count()).group_by(*columns)
+    return select(*columns, func.count()).where(condition).group_by(*columns)
 
 
 @frozen(kw_only=True)
@@ -121,7 +129,7 @@ def overdue(transaction: Transaction, before: datetime) -> list[int]:
     """Return released instances that no job has needed since `before`, but that are not reclaimed."""
     by_recent = exists().where(_IS_IN_JOB, jobs.c.changed_at >= before)
     query = select(instances.c.instance_id).where(
-        IS_RELEASED, instances.c.changed_at < before, ~_BY_UNFINISHED, ~_BY_HELD, ~by_recent
+        IS_RELEASED, instances.c.changed_at < before, ~_BY_UNFINISHED, ~_BY_HELD, ~by_recent, ~is_kept(before)
     )
     return list(transaction.execute(query.order_by(instances.c.instance_id)).scalars())
 

@@ -1,4 +1,4 @@
-"""Counters of received instances and of deleted instance rows, by AE title. The audit compares them with the rows."""
+"""Counters of received instances, results and deleted rows, by AE title. The audit compares them with the rows."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from sqlalchemy import select, update
 from dicom_adapter.ledger.connection import Transaction
 from dicom_adapter.ledger.schema import tallies
 
-RECEIVED = "received"  # the other counters are named by the values of `schema.InstanceOutcome`
+RECEIVED = "received"  # the counters of deleted rows are named by the values of `schema.InstanceOutcome`
+RESULTS = "results"  # the counters of deleted results have RESULT before the name of the outcome
+RESULT = "result-"
 
 
 def add(transaction: Transaction, ae_title: str, what: str, count: int = 1) -> None:
-    """Add `count` to the counter `what`: `RECEIVED`, or an outcome, which counts the deleted rows with it."""
+    """Add `count` to the counter `what`: `RECEIVED`, `RESULTS`, or that of the deleted rows with an outcome."""
     is_same = (tallies.c.ae_title == ae_title) & (tallies.c.what == what)
     result = transaction.execute(update(tallies).where(is_same).values(count=tallies.c.count + count))
     if result.rowcount == 0:

@@ -11,6 +11,7 @@ from dicom_adapter.ledger.schema import (
     IS_PENDING,
     IS_QUARANTINED,
     IS_RELEASED,
+    IS_RESULT,
     IS_UNFINISHED,
     instances,
     job_instances,
@@ -23,7 +24,8 @@ class Held:
     """Numbers of instances of an AE title that wait for its processor or for an operator."""
 
     pending: int = 0
-    quarantined: int = 0
+    quarantined: int = 0  # without results
+    results: int = 0  # quarantined results
 
 
 @frozen(kw_only=True)
@@ -41,8 +43,13 @@ class HeldBytes:
 def count_held(transaction: Transaction) -> dict[str, Held]:
     """Count the pending and quarantined instances of each AE title that has any."""
     pending, quarantined = (_count(transaction, state) for state in (IS_PENDING, IS_QUARANTINED))
+    results = _count(transaction, IS_QUARANTINED & IS_RESULT) if quarantined else {}
     return {
-        ae_title: Held(pending=pending.get(ae_title, 0), quarantined=quarantined.get(ae_title, 0))
+        ae_title: Held(
+            pending=pending.get(ae_title, 0),
+            quarantined=quarantined.get(ae_title, 0) - results.get(ae_title, 0),
+            results=results.get(ae_title, 0),
+        )
         for ae_title in sorted(pending.keys() | quarantined.keys())
     }
 

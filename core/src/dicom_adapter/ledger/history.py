@@ -21,6 +21,7 @@ from dicom_adapter.ledger.schema import (
     EPOCH,
     IS_FINISHED,
     IS_RECLAIMED,
+    IS_RESULT,
     InstanceState,
     UtcDateTime,
     events,
@@ -124,9 +125,10 @@ def delete_instances(transaction: Transaction, numbers: Sequence[int]) -> int:
     if not unneeded:
         return 0
     is_unneeded = instances.c.instance_id.in_(unneeded)
-    counts = select(instances.c.ae_title, instances.c.outcome, func.count()).where(is_unneeded)
-    for ae_title, outcome, count in transaction.execute(counts.group_by(instances.c.ae_title, instances.c.outcome)):
-        counters.add(transaction, ae_title, outcome, count)
+    columns = (instances.c.ae_title, IS_RESULT, instances.c.outcome)
+    counts = select(*columns, func.count()).where(is_unneeded).group_by(*columns)
+    for ae_title, is_result, outcome, count in transaction.execute(counts):
+        counters.add(transaction, ae_title, f"{counters.RESULT if is_result else ''}{outcome}", count)
     transaction.execute(delete(events).where(events.c.instance_id.in_(unneeded)))
     transaction.execute(delete(instances).where(is_unneeded))
     return len(unneeded)

@@ -18,6 +18,7 @@ from dicom_adapter.ledger.schema import (
     IS_QUARANTINED,
     IS_RECLAIMED,
     IS_RELEASED,
+    IS_RESULT,
     InstanceState,
     instances,
 )
@@ -33,9 +34,13 @@ class InstanceRow:
     reason: str  # reason of the quarantine, without patient data
     outcome: str  # a value of InstanceOutcome once it is known, else ""
     replaced_by: int | None  # the id of the instance that replaced this one
+    source_job: int | None  # of a result: the number of the job that has produced it; None: it was received
 
 
-_ROW = [*COLUMNS, *(instances.c[name] for name in ("state", "changed_at", "reason", "outcome", "replaced_by"))]
+_ROW = [
+    *COLUMNS,
+    *(instances.c[name] for name in ("state", "changed_at", "reason", "outcome", "replaced_by", "source_job")),
+]
 _IS_IN = {
     InstanceState.PENDING: IS_PENDING,
     InstanceState.QUARANTINED: IS_QUARANTINED,
@@ -52,11 +57,11 @@ def newest(
     filters: Filters = NO_FILTERS,
     reason: str = "",
 ) -> list[InstanceRow]:
-    """Return instances in this state (all if None) that the filters let through, newest first.
+    """Return received instances in this state (all if None) that the filters let through, newest first.
 
     `reason`: only instances whose reason for the quarantine contains this text; case is ignored.
     """
-    query = select(*_ROW).where(filters.of_instances()).limit(limit)
+    query = select(*_ROW).where(filters.of_instances(), ~IS_RESULT).limit(limit)
     if state is not None:
         query = query.where(_IS_IN[state])
     if reason:
@@ -69,7 +74,7 @@ def newest(
 
 
 def find(transaction: Transaction, instance_ids: Iterable[int]) -> list[InstanceRow]:
-    """Return the instances with these ids. Ids without a row are omitted."""
+    """Return the instances and results with these ids. Ids without a row are omitted."""
     return [
         row
         for chunk in chunks(instance_ids)
@@ -86,6 +91,7 @@ def _rows(rows: Sequence[Row[Any]]) -> list[InstanceRow]:
             reason=row.reason,
             outcome=row.outcome,
             replaced_by=row.replaced_by,
+            source_job=row.source_job,
         )
         for row, instance in zip(rows, to_instances(rows), strict=True)
     ]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from attrs import asdict, evolve
-from sqlalchemy import bindparam, case, exists, func, or_, select, text, update
+from sqlalchemy import ColumnElement, bindparam, case, exists, func, or_, select, text, update
 
 from dicom_adapter.api.values import InstanceStorageInfo, JobState
 from dicom_adapter.ledger import counters
@@ -38,13 +38,14 @@ UNNUMBERED = 0  # the `instance_id` of an instance without a row in the ledger
 
 # Frequent queries are built once: building them takes longer than running them.
 _AFTER = instances.c.instance_id > bindparam("after")
-_ARRIVED_AFTER = as_json_array(select(*COLUMNS).where(_AFTER))
+_IS_RECEIVED = instances.c.source_job.is_(None)
+_ARRIVED_AFTER = as_json_array(select(*COLUMNS).where(_AFTER, _IS_RECEIVED))
 _PENDING_AFTER = as_json_array(
     select(*COLUMNS).where(_AFTER, IS_PENDING, instances.c.ae_title == bindparam("ae_title"))
 )
 _following = (
     select(instances.c.ae_title, instances.c.instance_id)
-    .where(_AFTER)
+    .where(_AFTER, _IS_RECEIVED)
     .order_by(instances.c.instance_id)
     .limit(bindparam("limit"))
     .subquery()
@@ -129,12 +130,12 @@ def arrived_late(transaction: Transaction, ae_title: str, instance_id: int, at: 
 
 
 def arrived_after(transaction: Transaction, instance_id: int, limit: int) -> list[InstanceStorageInfo]:
-    """Return instances in any state numbered above `instance_id`, in the order of arrival."""
+    """Return received instances in any state numbered above `instance_id`, in the order of arrival."""
     return read_at_once(transaction, _ARRIVED_AFTER, after=instance_id, limit=limit)
 
 
 def newest_after(transaction: Transaction, instance_id: int, limit: int) -> dict[str, int]:
-    """Return the number of the newest instance among the `limit` instances after `instance_id`, by AE title."""
+    """Return the number of the newest among the `limit` received instances after `instance_id`, by AE title."""
     rows = transaction.execute(_NEWEST_AFTER, {"after": instance_id, "limit": limit})
     return {row[0]: row[1] for row in rows}
 
@@ -179,14 +180,14 @@ def quarantine(transaction: Transaction, instance_id: int, reason: str, at: date
     return result.rowcount == 1
 
 
-def reclaimable(transaction: Transaction, instance_ids: Sequence[int]) -> list[InstanceStorageInfo]:
-    """Return the instances among `instance_ids` that are released and that no job needs."""
+def reclaimable(transaction: Transaction, instance_ids: Sequence[int], now: datetime) -> list[InstanceStorageInfo]:
+    """Return the instances among `instance_ids` that are released, that no job needs, and that are not kept."""
     needed = exists().where(
         job_instances.c.instance_id == instances.c.instance_id,
         job_instances.c.job_number == jobs.c.job_number,
         jobs.c.state.not_in([state.value for state in FINISHED]),
     )
-    query = select_instances().where(IS_RELEASED, ~needed)
+    query = select_instances().where(IS_RELEASED, ~needed, ~is_kept(now))
     found: list[InstanceStorageInfo] = []
     for chunk in chunks(instance_ids):
         found += to_instances(transaction.execute(query.where(instances.c.instance_id.in_(chunk))))
@@ -198,9 +199,9 @@ def replaced_by(transaction: Transaction, first: int, last: int) -> list[int]:
     return list(transaction.execute(_REPLACED_BY, {"first": first, "last": last}).scalars())
 
 
-def released_after(transaction: Transaction, instance_id: int, limit: int) -> list[int]:
-    """Return ids of released, not yet reclaimed instances above `instance_id`, in order."""
-    query = select(instances.c.instance_id).where(instances.c.instance_id > instance_id, IS_RELEASED)
+def released_after(transaction: Transaction, instance_id: int, limit: int, now: datetime) -> list[int]:
+    """Return ids of released, not yet reclaimed instances above `instance_id`, in order; without results to keep."""
+    query = select(instances.c.instance_id).where(instances.c.instance_id > instance_id, IS_RELEASED, ~is_kept(now))
     return list(transaction.execute(query.order_by(instances.c.instance_id).limit(limit)).scalars())
 
 
@@ -266,6 +267,11 @@ def discard(transaction: Transaction, instance_ids: Sequence[int], at: datetime)
     values = {"state": InstanceState.RELEASED.value, "outcome": InstanceOutcome.DISCARDED.value}
     for expected in (InstanceState.QUARANTINED, InstanceState.PENDING):
         _set_state(transaction, instance_ids, at, expected, values)
+
+
+def is_kept(now: datetime) -> ColumnElement[bool]:
+    """Return the condition of a result that is kept for operators although no job needs it."""
+    return instances.c.keep_until.is_not(None) & (instances.c.keep_until > now)
 
 
 def _states(transaction: Transaction, instance_ids: list[int]) -> dict[int, tuple[str, int | None]]:

@@ -5,6 +5,7 @@ An `InstanceSelection` selects the instances. Each query is one statement, for a
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import TypeAlias
 
@@ -24,7 +25,7 @@ InstanceSelection: TypeAlias = ColumnElement[bool]  # a condition on the table o
 
 @frozen(kw_only=True)
 class InstanceTrace:
-    """A received instance with its state, without patient data."""
+    """A received instance, or a result, with its state, without patient data."""
 
     instance_id: int
     ae_title: str
@@ -39,6 +40,9 @@ class InstanceTrace:
     changed_at: datetime  # UTC; time of the last change of `state`
     outcome: str  # a value of InstanceOutcome, "" while it is unknown
     replaced_by: int | None
+    source_job: int | None  # of a result: the number of the job that has produced it
+    reason: str  # why it is, or was, quarantined
+    keep_until: datetime | None  # of a result: it is not reclaimed before
 
 
 def of_study(study_instance_uid: str) -> InstanceSelection:
@@ -54,8 +58,9 @@ def of_sop_instance(sop_instance_uid: str) -> InstanceSelection:
 
 
 def of_job(number: int) -> InstanceSelection:
+    """Select the instances of a job, and its results."""
     members = select(job_instances.c.instance_id).where(job_instances.c.job_number == number)
-    return instances.c.instance_id.in_(members.correlate(None))
+    return instances.c.instance_id.in_(members.correlate(None)) | (instances.c.source_job == number)
 
 
 def arrivals(transaction: Transaction, selection: InstanceSelection) -> list[InstanceTrace]:
@@ -89,6 +94,12 @@ def uploaded(transaction: Transaction, number: int) -> int:
     """Return the number of uploaded instances of a job."""
     query = select(func.count()).where(job_instances.c.job_number == number, job_instances.c.uploaded.is_(True))
     return transaction.execute(query).scalar_one()
+
+
+def sources(transaction: Transaction, numbers: Collection[int]) -> dict[int, str]:
+    """Return the ids of jobs by their numbers; deleted jobs are omitted."""
+    query = select(jobs.c.job_number, jobs.c.job_id).where(jobs.c.job_number.in_(numbers))
+    return {row[0]: row[1] for row in transaction.execute(query)}
 
 
 def job_events(transaction: Transaction, selection: InstanceSelection) -> list[Event]:

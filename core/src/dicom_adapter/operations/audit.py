@@ -18,8 +18,9 @@ from attrs import Factory, define, frozen
 
 from dicom_adapter.api.errors import StoredObjectMissing
 from dicom_adapter.flow.verified_reader import StoredObjectChanged, VerifiedReader
-from dicom_adapter.ledger import balance, instances
+from dicom_adapter.ledger import balance, instances, results
 from dicom_adapter.ledger.balance import Account, ObjectRow
+from dicom_adapter.ledger.results import Attachment
 from dicom_adapter.ledger.schema import InstanceState
 from dicom_adapter.runtime.resources import Resources
 
@@ -77,6 +78,7 @@ class AuditReport:
     """The result of an audit."""
 
     balance: Sequence[Account]
+    results: Sequence[Account]  # accounts of results
     found: dict[Kind, FindingList]  # only kinds with at least one finding
     running: bool  # True if the service was running: unfinished stores and reclaims may be among the findings
 
@@ -137,11 +139,12 @@ class Audit:
         self._report_objects(suspects, orphans)
         with self._ledger.read() as transaction:
             accounts = balance.load_accounts(transaction)
-        self._report_rows(accounts, overdue)
+            of_results = balance.load_accounts(transaction, of_results=True)
+        self._report_rows([*accounts, *of_results], overdue)
         displaced = self._displaced()
         if displaced:
             self._add(Finding(kind=Kind.DISPLACED, text=displaced))
-        return AuditReport(balance=accounts, found=self._found, running=running)
+        return AuditReport(balance=accounts, results=of_results, found=self._found, running=running)
 
     # --- objects and their rows -------------------------------------------------------------------------------------
 
@@ -165,7 +168,23 @@ class Audit:
                 if not (has_no_object and row.state is InstanceState.RECLAIMED) and self._mismatch(row) is not None:
                     suspects.append(row.instance_id)
             self._on_progress("instances compared", self._last_id, max(newest, self._last_id))
+        for one in self._compare_attachments(keys):
+            if one.job_number is not None and not self._exists(one.storage_key):
+                self._add(Finding(kind=Kind.MISSING, text=f"attachment {one.instance_id} has no object"))
         return suspects
+
+    def _compare_attachments(self, keys: set[str]) -> list[Attachment]:
+        """Remove the keys of attachments from `keys`; return the attachments whose keys were not among them."""
+        last = 0
+        without: list[Attachment] = []
+        while True:
+            with self._ledger.read() as transaction:
+                batch = results.attachments_after(transaction, last, BATCH)
+            if not batch:
+                return without
+            without += [one for one in batch if one.storage_key not in keys]
+            keys.difference_update(one.storage_key for one in batch)
+            last = batch[-1].instance_id
 
     def _read_new_rows(self) -> Iterator[list[ObjectRow]]:
         """Yield the rows that have not been read yet, in batches."""
@@ -227,6 +246,8 @@ class Audit:
         """Return the keys that still have no row and whose objects still exist."""
         for rows in self._read_new_rows() if keys else ():
             keys.difference_update(row.storage_key for row in rows)
+        if keys:
+            self._compare_attachments(keys)  # of jobs that ended meanwhile
         return {key for key in keys if self._exists(key)}
 
     def _exists(self, key: str) -> bool:

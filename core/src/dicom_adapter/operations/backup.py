@@ -163,6 +163,7 @@ class Backup:
             backups.mark_unneeded_reclaimed(transaction, needed, as_of)
             copier.delete(copier.keys.keys() - needed)
             backups.set_storage_keys(transaction, copier.keys)
+            backups.delete_attachments(transaction)
             size = backups.needed_bytes(transaction)
         marker = read_marker(self._data_folder)
         return Manifest(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.api.values import InstanceStorageInfo
-from dicom_adapter.flow.verified_reader import VerifiedReader
+from dicom_adapter.flow.verified_reader import ExpectedObject, VerifiedReader
+from dicom_adapter.ledger.results import Attachment
 
+ENDING = re.compile(r"\.[A-Za-z0-9]{1,8}\Z")  # of the name of an output, which is not used as a path otherwise
 PIECE_BYTES = 1 << 20  # number of bytes that are copied together
 
 
@@ -21,12 +24,22 @@ def export(storage: StorageBackend[Any], instance: InstanceStorageInfo, folder: 
     if the object differs from the received data set, and OSError if a file cannot be read or written. An incomplete
     file is deleted.
     """
-    path = folder / f"{instance.instance_id}.dcm"
-    with storage.read(instance.storage_key) as stored:
+    return _copy(storage, instance.storage_key, instance, folder / f"{instance.instance_id}.dcm")
+
+
+def export_attachment(storage: StorageBackend[Any], attachment: Attachment, folder: Path) -> Path:
+    """Copy an attachment to `attachment-<number>` in `folder`, with the ending of its name, as `export` does."""
+    ending = ENDING.search(attachment.name)
+    name = f"attachment-{attachment.instance_id}{ending[0].lower() if ending else ''}"
+    return _copy(storage, attachment.storage_key, attachment, folder / name)
+
+
+def _copy(storage: StorageBackend[Any], key: str, expected: ExpectedObject, path: Path) -> Path:
+    with storage.read(key) as stored:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as copy:
-                shutil.copyfileobj(cast(BinaryIO, VerifiedReader(stored, instance)), copy, PIECE_BYTES)
+                shutil.copyfileobj(cast(BinaryIO, VerifiedReader(stored, expected)), copy, PIECE_BYTES)
         except BaseException:
             path.unlink()
             raise

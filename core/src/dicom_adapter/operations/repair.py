@@ -15,11 +15,13 @@ from attrs import frozen
 from dicom_adapter.api.errors import DicomAdapterError, LedgerError, Refused
 from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.dicom.part10 import StoredFile, file_header, read_file
+from dicom_adapter.dicom.part10_reader import Part10Reader
 from dicom_adapter.flow.verified_reader import VerifiedReader
-from dicom_adapter.ledger import Transaction, balance, events, instances, series
+from dicom_adapter.ledger import Transaction, balance, events, instances, results, series
 from dicom_adapter.ledger.balance import ObjectRow
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.instances import UNNUMBERED
+from dicom_adapter.ledger.results import Attachment
 from dicom_adapter.ledger.schema import InstanceState
 from dicom_adapter.ledger.series import ArrivedSeries
 from dicom_adapter.operations.audit import PIECE_BYTES, AuditReport, Finding, Kind
@@ -125,6 +127,10 @@ class Repair:
         assert key is not None  # findings of this kind have one
         with self._storage.read(key) as file:
             content = file.read()
+        copy = self._find_output(content)
+        if copy:
+            self._storage.delete([key])
+            return f"object {key}: deleted, because {copy} has the same content"
         try:
             stored = read_file(content)
         except Refused as refusal:
@@ -138,6 +144,27 @@ class Repair:
         if known is not None:
             return self._delete_duplicate(key, known)
         return self._adopt(key, stored, len(content))
+
+    def _find_output(self, content: bytes) -> str:
+        """Return the result or attachment that makes an object redundant, "" if there is none.
+
+        A crash while outputs are collected leaves objects without rows, and the outputs are collected again.
+        """
+        reader = Part10Reader()
+        reader.feed(content)
+        reader.end()
+        found = reader.result()
+        with self._ledger.read() as transaction:
+            numbers = results.with_content(transaction, found.size_bytes, found.checksum)
+            rows = balance.object_rows(transaction, numbers)
+            attachments = results.attachments_with_content(transaction, found.size_bytes, found.checksum)
+        for row in rows:
+            if self._makes_redundant(row):
+                return f"result {row.instance_id}"
+        for attachment in attachments:
+            if self._has_complete_object(attachment):
+                return f"attachment {attachment.instance_id}"
+        return ""
 
     def _delete_duplicate(self, key: str, known: ObjectRow) -> str:
         self._storage.delete([key])
@@ -174,7 +201,7 @@ class Repair:
             return True
         return self._has_complete_object(row)
 
-    def _has_complete_object(self, row: ObjectRow) -> bool:
+    def _has_complete_object(self, row: ObjectRow | Attachment) -> bool:
         try:
             with VerifiedReader(self._storage.read(row.storage_key), row) as reader:
                 while reader.read(PIECE_BYTES):

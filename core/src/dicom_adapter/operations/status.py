@@ -263,7 +263,7 @@ def _last_seen(service: PartHealth | None) -> str:
 
 def _ae_title_problems(status: AeTitleStatus, service: ServiceState) -> Iterator[Problem]:
     name, lane = status.ae_title, status.lane
-    held = status.held.pending + status.held.quarantined
+    held = status.held.pending + status.held.quarantined + status.held.results
     if status.is_draining and not status.is_configured:
         if service is ServiceState.RUNNING and lane is not None and lane.reason:
             yield _red(f"AE title {name}", lane.reason)
@@ -278,9 +278,18 @@ def _ae_title_problems(status: AeTitleStatus, service: ServiceState) -> Iterator
         if lane.full:
             yield _red(f"AE title {name}", lane.full)
         yield from _interruptions(status, lane)
+    yield from _waiting_for_operator(status)
+
+
+def _waiting_for_operator(status: AeTitleStatus) -> Iterator[Problem]:
+    """Yield the instances, results and jobs about which an operator has to decide."""
+    name = status.ae_title
     if status.is_configured and status.held.quarantined:
         what = counted(status.held.quarantined, "instance")
         yield _yellow(name, f"{what} quarantined: `dicom-adapter instances list --state quarantined` shows why")
+    if status.held.results:
+        what = counted(status.held.results, "result")
+        yield _yellow(name, f"{what} quarantined: `dicom-adapter results list --state quarantined` shows why")
     for state in status.jobs.keys() & set(HELD):
         what = f"{counted(status.jobs[state], 'job')} {state.value}"
         yield _yellow(name, f"{what}: `dicom-adapter jobs list --state {state.value}` shows why")

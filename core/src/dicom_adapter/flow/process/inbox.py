@@ -6,16 +6,21 @@ Each new processor gets a new inbox, which begins at the first pending instance.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 
+import structlog
 from attrs import define
 
 from dicom_adapter.api.errors import LedgerError
 from dicom_adapter.api.values import InstanceStorageInfo
-from dicom_adapter.ledger import Ledger, association_reports, instances
+from dicom_adapter.ledger import Ledger, Transaction, association_reports, events, instances, results
 from dicom_adapter.ledger.association_reports import ReportRow
+from dicom_adapter.ledger.events import Event
 from dicom_adapter.runtime.clock import Clock
+
+log = structlog.get_logger("dicom_adapter.process")
 
 BATCH = 1000  # number of instances, and of reports, that are read together: limits the memory
 DELETE_EVERY = timedelta(seconds=10)  # time between two deletions of reports that are not needed any longer
@@ -123,6 +128,7 @@ class Inbox:
                 self._start.last_number = instances.last_number(transaction)
                 self._start.last_report = association_reports.last_number(transaction)
                 self._start.read_at = self._clock.now()
+            returned = self._returned_results(transaction, found)
         self._has_read_all = len(found) < BATCH
         if len(reports) == BATCH:  # later instances must not be delivered before the reports that were not read
             self.has_new = True
@@ -130,13 +136,39 @@ class Inbox:
             if found and found[-1].instance_id > last:
                 found = [instance for instance in found if instance.instance_id <= last]
                 self._has_read_all = True  # up to the last of these reports
-        self._waiting.extend(found)
+        if returned:
+            self._release(returned)
+        self._waiting.extend(instance for instance in found if instance.instance_id not in returned)
         self._reports.extend(reports)
         if found:
             self.seen = found[-1].instance_id
         if reports:
             self._seen_report = reports[-1].number
         self.has_new = self.has_new or not self._has_read_all
+
+    def _returned_results(self, transaction: Transaction, found: Sequence[InstanceStorageInfo]) -> dict[int, int]:
+        """Return the instances among these that this adapter has produced, with the ids of the results."""
+        if not found:
+            return {}
+        return results.returned(transaction, self._ae_title, found[0].instance_id, found[-1].instance_id)
+
+    def _release(self, returned: Mapping[int, int]) -> None:
+        """Release results that a destination has sent back: they must not start the pipeline that has produced them."""
+        now = self._clock.now()
+        with self._ledger.write() as transaction:
+            instances.release(transaction, returned, now)
+            changes = [
+                Event(
+                    at=now,
+                    event="result_returned",
+                    ae_title=self._ae_title,
+                    instance_id=number,
+                    detail={"result": result},
+                )
+                for number, result in returned.items()
+            ]
+            events.record(transaction, changes)
+        log.info("results_returned", ae_title=self._ae_title, count=len(returned))
 
     def _delete_unneeded_reports(self) -> None:
         """Delete delivered reports that concern no pending instance: they are never delivered again."""

@@ -25,6 +25,8 @@ from dicom_adapter.ledger.instance_rows import InstanceRow
 from dicom_adapter.ledger.schema import InstanceState, LaneState
 from dicom_adapter.runtime.clock import Clock
 
+IS_RESULT = "it is a result of a job: use `dicom-adapter results {}`"
+
 
 @define
 class Intervention:
@@ -83,7 +85,9 @@ def _judge_requeue(rows: Iterable[InstanceRow], pending: Mapping[tuple[str, str]
     newest = dict(pending)
     for row in sorted(rows, key=lambda row: row.instance.instance_id, reverse=True):
         number, name = row.instance.instance_id, (row.instance.ae_title, row.instance.sop_instance_uid)
-        if row.state is not InstanceState.QUARANTINED:
+        if row.source_job is not None:
+            result.refused[number] = IS_RESULT.format("requeue")
+        elif row.state is not InstanceState.QUARANTINED:
             result.refused[number] = f"it is {row.state.value}: only quarantined instances can be requeued"
         elif name in newest:
             which = "a newer" if newest[name] > number else "an earlier"
@@ -96,6 +100,8 @@ def _judge_requeue(rows: Iterable[InstanceRow], pending: Mapping[tuple[str, str]
 
 def _discard_refusal(row: InstanceRow, served: Collection[str], running: Collection[str]) -> str:
     ae_title = row.instance.ae_title
+    if row.source_job is not None:
+        return IS_RESULT.format("discard")
     if row.state is InstanceState.QUARANTINED:
         return ""
     if row.state is not InstanceState.PENDING:

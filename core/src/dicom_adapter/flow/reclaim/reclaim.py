@@ -13,7 +13,7 @@ import structlog
 
 from dicom_adapter.api.errors import LedgerError, describe_failure
 from dicom_adapter.api.values import InstanceStorageInfo
-from dicom_adapter.ledger import events, instances
+from dicom_adapter.ledger import events, instances, results
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.runtime.resources import Resources
 
@@ -47,14 +47,28 @@ class Reclaim:
                 raise
             except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
                 failed = failure
+        yield from self._reclaim_attachments()
         if failed is not None:
             raise failed
 
     def reclaim(self, candidates: Sequence[int]) -> int:
         """Reclaim the candidates that may be deleted now. Return their number."""
         with self._ledger.read() as transaction:
-            free = instances.reclaimable(transaction, candidates)
+            free = instances.reclaimable(transaction, candidates, self._clock.now())
         return sum(self._reclaim_batch(free[start : start + BATCH]) for start in range(0, len(free), BATCH))
+
+    def _reclaim_attachments(self) -> Iterator[int]:
+        """Delete the attachments whose jobs were deleted, the object before the row."""
+        while True:
+            with self._ledger.read() as transaction:
+                batch = results.attachments_without_job(transaction, BATCH)
+            if not batch:
+                return
+            self._storage.delete([attachment.storage_key for attachment in batch])
+            with self._ledger.write() as transaction:
+                results.delete_attachments(transaction, [attachment.instance_id for attachment in batch])
+            log.info("attachments_deleted", count=len(batch))
+            yield len(batch)
 
     def _reclaim_batch(self, batch: Sequence[InstanceStorageInfo]) -> int:
         deleted = self._delete(batch)
@@ -93,7 +107,7 @@ class Reclaim:
         last = 0
         while True:
             with self._ledger.read() as transaction:
-                batch = instances.released_after(transaction, last, BATCH)
+                batch = instances.released_after(transaction, last, BATCH, self._clock.now())
             if not batch:
                 return
             yield batch

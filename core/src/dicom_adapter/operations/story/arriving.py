@@ -73,7 +73,11 @@ def duplicated(facts: StoryFacts) -> Iterator[Entry]:
 
 def interventions(facts: StoryFacts) -> Iterator[Entry]:
     """Yield quarantines with their reasons, and the actions of operators."""
-    others = [event for event in facts.instance_events if "status" not in event.detail]
+    others = [
+        event
+        for event in facts.instance_events
+        if "status" not in event.detail and not event.event.startswith("result_")  # see `results`
+    ]
     for _event, run in groupby(others, key=lambda event: event.event):
         alike: dict[tuple[str, str, str], list[Event]] = {}
         for event in run:

@@ -7,7 +7,7 @@ from datetime import datetime
 from itertools import groupby
 from typing import cast
 
-from dicom_adapter.api.values import INTERRUPTED, Job, JobState
+from dicom_adapter.api.values import INTERRUPTED, SOURCE_JOB, Job, JobState
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.jobs import HELD, UNFINISHED, JobRow, is_on_platform
 from dicom_adapter.operations.story.values import Entry, StoryFacts
@@ -108,6 +108,8 @@ def _together(kind: str, text: str, entries: Counted) -> Entry:
 
 
 def _queued(facts: StoryFacts, job: Job, count: int) -> Entry:
+    if SOURCE_JOB in job.metadata:
+        return _delivery(job)
     others = job.instance_count - count
     subject = f"{count} of this study" if facts.study else "including this one"
     text = (
@@ -127,6 +129,17 @@ def _queued(facts: StoryFacts, job: Job, count: int) -> Entry:
         "interrupted": job.metadata.get(INTERRUPTED, ""),
     }
     return Entry(kind="job_queued", at=job.created_at, text=text, fields=fields)
+
+
+def _delivery(job: Job) -> Entry:
+    source = job.metadata[SOURCE_JOB]
+    of_job = f" of job {short(source)}" if source else ""
+    text = (
+        f"Job {short(job.job_id)} was queued to deliver {counted(job.instance_count, 'result')}{of_job} to "
+        f"{job.submitter}."
+    )
+    fields = {"jobId": job.job_id, "name": job.name, "sourceJobId": source, "destination": job.submitter}
+    return Entry(kind="delivery_queued", at=job.created_at, text=text, fields={**fields, "results": job.instance_count})
 
 
 def _steps(job: Job, events: Sequence[Event]) -> Iterator[Entry]:

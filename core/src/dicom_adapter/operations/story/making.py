@@ -8,14 +8,14 @@ from datetime import datetime
 from attrs import frozen
 
 from dicom_adapter.api.errors import Refused
-from dicom_adapter.api.values import JobState
+from dicom_adapter.api.values import SOURCE_JOB, JobState
 from dicom_adapter.ledger import Transaction, lanes, traces
 from dicom_adapter.ledger import jobs as ledger_jobs
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.jobs import JobRow
 from dicom_adapter.ledger.schema import InstanceState
 from dicom_adapter.ledger.traces import InstanceSelection, InstanceTrace
-from dicom_adapter.operations.story import arriving, jobs, waiting
+from dicom_adapter.operations.story import arriving, jobs, results, waiting
 from dicom_adapter.operations.story.values import Entry, Section, Story, StoryFacts
 from dicom_adapter.operations.story.words import counted, listed
 
@@ -46,7 +46,7 @@ def make_story(transaction: Transaction, name: str, now: datetime) -> Story:
         kind=subject.kind,
         name=subject.name,
         title=_title(subject, arrivals),
-        studies=list(dict.fromkeys(arrival.study_instance_uid for arrival in arrivals)),
+        studies=list(dict.fromkeys(arrival.study_instance_uid for arrival in arrivals if arrival.study_instance_uid)),
         created_at=now,
         sections=sections,
     )
@@ -75,8 +75,9 @@ def _find_job(transaction: Transaction, name: str) -> tuple[Subject, list[Instan
 
 
 def _title(subject: Subject, arrivals: Sequence[InstanceTrace]) -> str:
-    instances = counted(len({arrival.sop_instance_uid for arrival in arrivals}), "instance")
-    studies = list(dict.fromkeys(arrival.study_instance_uid for arrival in arrivals))
+    received = [arrival for arrival in arrivals if arrival.source_job is None]
+    instances = counted(len({arrival.sop_instance_uid for arrival in received or arrivals}), "instance")
+    studies = list(dict.fromkeys(arrival.study_instance_uid for arrival in arrivals if arrival.study_instance_uid))
     if subject.job is not None:
         of = f"study {studies[0]}" if len(studies) == 1 else counted(len(studies), "study")
         return f"Job {subject.name} ({subject.job.job.name}): {instances} of {of}"
@@ -84,7 +85,7 @@ def _title(subject: Subject, arrivals: Sequence[InstanceTrace]) -> str:
         return f"SOP instance {subject.name} of study {listed(studies)}"
     if subject.kind == "series":
         return f"Series {subject.name} of study {listed(studies)}: {instances}"
-    series = len({arrival.series_instance_uid for arrival in arrivals})
+    series = len({arrival.series_instance_uid for arrival in received or arrivals})
     return f"Study {subject.name}: {instances} in {series} series"
 
 
@@ -104,20 +105,24 @@ def _gather(
     associations = {str(end.association_id): end for end in traces.association_ends(transaction, which)}
     moved = traces.studies_of_newer(transaction, which)
     described = lanes.load(transaction)
+    sources = traces.sources(transaction, {one.source_job for one in arrivals if one.source_job is not None})
     facts = []
     for ae_title in dict.fromkeys(arrival.ae_title for arrival in arrivals):
-        own = [arrival for arrival in arrivals if arrival.ae_title == ae_title]
+        all_own = [arrival for arrival in arrivals if arrival.ae_title == ae_title]
+        own = [arrival for arrival in all_own if arrival.source_job is None]
         own_jobs = [entry for entry in found if entry[0].job.ae_title == ae_title]
         one = StoryFacts(
             now=now,
             ae_title=ae_title,
             study=subject.name if subject.kind == "study" else "",
             arrivals=own,
+            results=[arrival for arrival in all_own if arrival.source_job is not None],
+            sources=sources,
             associations=associations,
             instance_events=[event for event in instance_events if event.ae_title == ae_title],
-            ae_title_events=traces.ae_title_events(transaction, ae_title, own[0].received_at, _end(own, now)),
+            ae_title_events=traces.ae_title_events(transaction, ae_title, all_own[0].received_at, _end(all_own, now)),
             jobs=own_jobs,
-            subject_jobs=[entry for entry in own_jobs if subject.job is None or entry[0].number == subject.job.number],
+            subject_jobs=[entry for entry in own_jobs if _is_of(entry[0], subject)],
             job_events=by_job,
             uploaded=_uploaded(transaction, own_jobs),
             moved_to=[study for moved_at, study in moved if moved_at == ae_title],
@@ -125,6 +130,13 @@ def _gather(
         )
         facts.append(one)
     return facts
+
+
+def _is_of(row: JobRow, subject: Subject) -> bool:
+    """Return whether a job has entries: all jobs, or only the subject and the deliveries of its results."""
+    if subject.job is None or row.number == subject.job.number:
+        return True
+    return row.job.metadata.get(SOURCE_JOB) == subject.job.job.job_id
 
 
 def _end(arrivals: Sequence[InstanceTrace], now: datetime) -> datetime:
@@ -149,7 +161,8 @@ def _entries(facts: StoryFacts) -> list[Entry]:
         *waiting.happened(facts),
         *jobs.happened(facts),
         *arriving.reclaimed(facts),
+        *results.happened(facts),
     ]
     # The sort is stable: entries with the same time keep their order.
     past.sort(key=lambda entry: entry.at or facts.now)
-    return [*past, *waiting.standing(facts), *jobs.standing(facts)]
+    return [*past, *waiting.standing(facts), *jobs.standing(facts), *results.standing(facts)]

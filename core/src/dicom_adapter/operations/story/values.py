@@ -50,7 +50,9 @@ class StoryFacts:
     now: datetime
     ae_title: str
     study: str  # the UID of the study if it is the subject of the story; otherwise ""
-    arrivals: Sequence[InstanceTrace]
+    arrivals: Sequence[InstanceTrace]  # received instances
+    results: Sequence[InstanceTrace]
+    sources: Mapping[int, str]  # ids of the jobs that have produced them, by their numbers
     associations: Mapping[str, Event]  # event of the end of each association, by association id
     instance_events: Sequence[Event]
     ae_title_events: Sequence[Event]

@@ -1,0 +1,147 @@
+"""The text and the JSON of results, for people and programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from attrs import frozen
+
+from dicom_adapter.api.values import Job, JobState
+from dicom_adapter.cli.job_text import SHORT_ID
+from dicom_adapter.cli.times import Times, iso
+from dicom_adapter.cli.wrapping import titled, wrapped
+from dicom_adapter.ledger.jobs import FINISHED
+from dicom_adapter.ledger.results import Attachment, ResultRow
+from dicom_adapter.ledger.schema import InstanceState
+
+
+@frozen(kw_only=True)
+class JobOfResult:
+    """A delivery job of a result."""
+
+    job: Job
+    is_uploaded: bool  # the destination has received this result
+
+    def describe(self, times: Times) -> str:
+        """Return what is known of the delivery in words."""
+        job = self.job
+        name = f"job {job.job_id[:SHORT_ID]}"
+        if job.state is JobState.CANCELLED:
+            return f"{job.submitter}: cancelled at {times.full(job.changed_at)} ({name})"
+        if job.state in FINISHED:
+            return f"{job.submitter}: delivered at {times.full(job.changed_at)} ({name})"
+        where = f"{job.submitter}: received, {name} is not finished" if self.is_uploaded else f"{job.submitter}: waits"
+        error = f": {' '.join(job.last_error.split())}" if job.last_error else ""
+        return f"{where} ({name}, {job.state.value}){times.in_text(error)}"
+
+
+def lines(
+    rows: Sequence[ResultRow],
+    delivered: Mapping[int, Sequence[JobOfResult]],
+    attachments: Sequence[Attachment],
+    times: Times,
+    options: str,
+) -> Iterator[str]:
+    """Yield the lines of `results list`."""
+    for row in rows:
+        instance = row.instance
+        yield f"{instance.instance_id}  {instance.ae_title}  {row.state.value} since {times.full(row.changed_at)}"
+        yield from wrapped(_source(row))
+        if instance.study_instance_uid:
+            yield f"    study {instance.study_instance_uid}"
+        if instance.sop_instance_uid:
+            yield f"    instance {instance.sop_instance_uid}"
+        yield from wrapped(_note(row, times))
+        for delivery in delivered[instance.instance_id]:
+            yield from wrapped(delivery.describe(times))
+        yield from wrapped(_next_step(row, options))
+    for attachment in attachments:
+        yield f"attachment {attachment.instance_id}  {attachment.size_bytes} bytes"
+
+
+def show_lines(row: ResultRow, delivered: Sequence[JobOfResult], times: Times, options: str) -> Iterator[str]:
+    """Yield the lines of `results show`, without the events."""
+    instance = row.instance
+    yield from titled("result", str(instance.instance_id))
+    yield from titled("AE title", instance.ae_title)
+    yield from titled("job", row.job_id or f"number {row.job_number}, which was deleted from the ledger")
+    yield from titled("state", f"{row.state.value} since {times.full(row.changed_at)}")
+    yield from titled("reason", _note(row, times))
+    yield from titled("collected", times.full(instance.received_at))
+    yield from titled("SOP class", instance.sop_class_uid)
+    yield from titled("instance", instance.sop_instance_uid)
+    yield from titled("series", instance.series_instance_uid)
+    yield from titled("study", instance.study_instance_uid)
+    yield from titled("transfer syntax", instance.transfer_syntax_uid)
+    yield from titled("bytes", str(instance.size_bytes))
+    yield from titled("kept until", "" if row.keep_until is None else times.full(row.keep_until))
+    for number, delivery in enumerate(delivered):
+        yield from titled("" if number else "deliveries", delivery.describe(times))
+    yield from titled("next", _next_step(row, options))
+
+
+def result_as_json(row: ResultRow, delivered: Sequence[JobOfResult]) -> dict[str, Any]:
+    """Return a result as JSON shows it."""
+    instance = row.instance
+    return {
+        "instanceId": instance.instance_id,
+        "aeTitle": instance.ae_title,
+        "state": row.state.value,
+        "since": iso(row.changed_at),
+        "jobId": row.job_id,
+        "reason": row.reason,
+        "outcome": row.outcome,
+        "collectedAt": iso(instance.received_at),
+        "keepUntil": None if row.keep_until is None else iso(row.keep_until),
+        "studyInstanceUid": instance.study_instance_uid,
+        "seriesInstanceUid": instance.series_instance_uid,
+        "sopInstanceUid": instance.sop_instance_uid,
+        "sopClassUid": instance.sop_class_uid,
+        "transferSyntaxUid": instance.transfer_syntax_uid,
+        "bytes": instance.size_bytes,
+        "storageKey": instance.storage_key,
+        "deliveries": [
+            {
+                "destination": one.job.submitter,
+                "jobId": one.job.job_id,
+                "state": one.job.state.value,
+                "since": iso(one.job.changed_at),
+                "uploaded": one.is_uploaded,
+                "error": one.job.last_error,
+            }
+            for one in delivered
+        ],
+    }
+
+
+def attachment_as_json(attachment: Attachment, job_id: str) -> dict[str, Any]:
+    """Return an attachment as JSON shows it."""
+    return {
+        "attachment": attachment.instance_id,
+        "jobId": job_id,
+        "bytes": attachment.size_bytes,
+        "checksum": f"{attachment.checksum:08x}",
+        "storageKey": attachment.storage_key,
+    }
+
+
+def _source(row: ResultRow) -> str:
+    return f"from job {row.job_id}" if row.job_id else f"from job number {row.job_number}, which was deleted"
+
+
+def _note(row: ResultRow, times: Times) -> str:
+    """Return why a result is quarantined, or that an operator delivered it in spite of that."""
+    if not row.reason or row.state is InstanceState.QUARANTINED:
+        return times.in_text(row.reason)
+    return times.in_text(f"an operator decided, although {row.reason}")
+
+
+def _next_step(row: ResultRow, options: str) -> str:
+    if row.state is not InstanceState.QUARANTINED:
+        return ""
+    number = row.instance.instance_id
+    return (
+        f"waits for an operator: `dicom-adapter results export {number} --to FOLDER{options}`, then `results requeue "
+        f"{number}` or `results discard {number}`"
+    )

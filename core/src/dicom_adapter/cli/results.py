@@ -1,0 +1,306 @@
+"""`dicom-adapter results`."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dicom_adapter.cli.configuration import (
+    ConfigArgument,
+    ConfigOption,
+    config_option,
+    find_file,
+    open_ledger,
+    open_service,
+)
+from dicom_adapter.cli.filters import nothing_found_lines, takes_filters
+from dicom_adapter.cli.instances import AsJson, Ids, Reason
+from dicom_adapter.cli.job_text import event_lines
+from dicom_adapter.cli.messages import fail, warn
+from dicom_adapter.cli.operator_name import operator_name
+from dicom_adapter.cli.result_text import JobOfResult, attachment_as_json, lines, result_as_json, show_lines
+from dicom_adapter.cli.stored_files import open_stored_files
+from dicom_adapter.cli.times import Times, Utc, iso
+from dicom_adapter.cli.wrapping import wrapped
+from dicom_adapter.flow.results import operators
+from dicom_adapter.flow.results.operators import Requeue, ResultChanges
+from dicom_adapter.ledger import Transaction, events, jobs
+from dicom_adapter.ledger import results as ledger_results
+from dicom_adapter.ledger.filters import NO_FILTERS, Filters
+from dicom_adapter.ledger.jobs import JobRow
+from dicom_adapter.ledger.schema import InstanceState
+from dicom_adapter.operations.export import export as export_one
+from dicom_adapter.operations.export import export_attachment
+from dicom_adapter.runtime.clock import SystemClock
+from dicom_adapter.runtime.resources import Resources
+
+results = typer.Typer(
+    help="List, show, export, requeue and discard results of jobs. The service may be running or stopped.",
+    no_args_is_help=True,
+)
+
+STATES = "quarantined, released, reclaimed"
+STORED = (InstanceState.QUARANTINED, InstanceState.RELEASED)
+
+JobOption = Annotated[str, typer.Option("--job", metavar="JOB", help="Only results of this job: its id or a prefix.")]
+All = Annotated[bool, typer.Option("--all", help="All results that match the filters, instead of ids.")]
+State = Annotated[
+    InstanceState | None, typer.Option("--state", metavar="STATE", help=f"Only results in this state: {STATES}.")
+]
+
+
+@results.command("list")
+@takes_filters
+def list_results(
+    file: ConfigArgument = None,
+    config: ConfigOption = None,
+    state: State = None,
+    job: JobOption = "",
+    filters: Filters = NO_FILTERS,
+    reason: Reason = "",
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Maximum number of results.")] = 50,
+    utc: Utc = False,
+    as_json: AsJson = False,
+) -> None:
+    """List results, the newest first: their jobs, their destinations, and why they are quarantined.
+
+    With --job, its attachments are listed, too. Exit status: 0, even if there are no results; 1 if there is no ledger.
+    """
+    ledger = open_ledger(find_file(file, config))
+    with ledger.read() as transaction:
+        source = _find_job(transaction, job)
+        number = None if source is None else source.number
+        rows = ledger_results.newest(transaction, limit, state=state, job_number=number, filters=filters, reason=reason)
+        attachments = [] if number is None else ledger_results.attachments_of(transaction, number)
+        delivered = {row.instance.instance_id: _deliveries(transaction, row.instance.instance_id) for row in rows}
+    if as_json:
+        found = [result_as_json(row, delivered[row.instance.instance_id]) for row in rows]
+        typer.echo(json.dumps(found + [attachment_as_json(one, job) for one in attachments], indent=2))
+        return
+    options = config_option(file or config)
+    for line in lines(rows, delivered, attachments, Times.chosen(utc), options):
+        typer.echo(line)
+    if not rows and not attachments:
+        typer.echo("\n".join(nothing_found_lines("No results", filters, options)))
+
+
+@results.command()
+def show(
+    number: Annotated[int, typer.Argument(metavar="ID", help="The id of the result.")],
+    config: ConfigOption = None,
+    utc: Utc = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show one result (no patient data): its job, its destinations, and its events."""
+    ledger = open_ledger(find_file(config))
+    with ledger.read() as transaction:
+        rows = ledger_results.find(transaction, [number])
+        if not rows:
+            raise fail(f"there is no result {number}; `dicom-adapter results list` shows them")
+        delivered = _deliveries(transaction, number)
+        story = events.of_instance(transaction, number)
+    if as_json:
+        found = result_as_json(rows[0], delivered)
+        found["events"] = [{"at": iso(event.at), "event": event.event, **event.detail} for event in story]
+        typer.echo(json.dumps(found, indent=2))
+        return
+    times = Times.chosen(utc)
+    typer.echo(
+        "\n".join([*show_lines(rows[0], delivered, times, config_option(config)), "", *event_lines(story, times)])
+    )
+
+
+@results.command()
+@takes_filters
+def export(
+    to: Annotated[Path, typer.Option("--to", metavar="FOLDER", file_okay=False, help="The folder for the files.")],
+    ids: Ids = None,
+    config: ConfigOption = None,
+    everything: All = False,
+    state: State = None,
+    job: JobOption = "",
+    filters: Filters = NO_FILTERS,
+    reason: Reason = "",
+    as_json: AsJson = False,
+) -> None:
+    """Copy the files of results to FOLDER as <ID>.dcm, and verify them. The files contain patient data.
+
+    With --all --job, the attachments of the job are copied, too, as attachment-<NUMBER> with the ending of their names.
+    No file is overwritten. Exit status: 0 if all files were copied, 1 otherwise.
+    """
+    path = find_file(config)
+    ledger, service = open_service(path)
+    with ledger.read() as transaction:
+        source = _find_job(transaction, job)
+        chosen = _chosen(transaction, ids, everything, (state,) if state else STORED, source, filters, reason)
+        rows = ledger_results.find(transaction, chosen)
+        attachments = ledger_results.attachments_of(transaction, source.number) if everything and source else []
+    changes = ResultChanges(refused=dict.fromkeys(chosen, operators.UNKNOWN))
+    with open_stored_files(service, to) as files:
+        for row in rows:
+            number = row.instance.instance_id
+            is_reclaimed = row.state is InstanceState.RECLAIMED
+            problem = files.copy(export_one, row.instance, is_reclaimed=is_reclaimed)
+            if problem:
+                changes.refused[number] = problem
+            else:
+                changes.done.append(number)
+                del changes.refused[number]
+        problems = {one.instance_id: files.copy(export_attachment, one) for one in attachments}
+    copied = [number for number, problem in problems.items() if not problem]
+    _report("exported", changes, as_json, {number: text for number, text in problems.items() if text}, copied)
+
+
+@results.command()
+@takes_filters
+def requeue(
+    ids: Ids = None,
+    config: ConfigOption = None,
+    everything: All = False,
+    job: JobOption = "",
+    filters: Filters = NO_FILTERS,
+    reason: Reason = "",
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Deliver results that fail the check, too, because you know better."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check quarantined results again, and deliver those that pass to the destinations of their AE titles.
+
+    Exit status: 0 if all results were requeued, 1 otherwise.
+    """
+    ledger, service = open_service(find_file(config))
+    settings = service.loaded.config
+    assert settings is not None  # `open_service` has checked it
+    with ledger.read() as transaction:
+        source = _find_job(transaction, job)
+        chosen = _chosen(transaction, ids, everything, (InstanceState.QUARANTINED,), source, filters, reason)
+    with open_stored_files(service) as files:
+        requeue = Requeue(
+            resources=Resources(ledger=ledger, storage=files.storage, clock=SystemClock()),
+            settings={name: table.results for name, table in settings.ae_titles.items()},
+            history=timedelta(days=settings.ledger.history_days),
+            by=operator_name(),
+            force=force,
+        )
+        changes = requeue.run(chosen)
+    _report("requeued", changes, as_json)
+
+
+@results.command()
+@takes_filters
+def discard(
+    ids: Ids = None,
+    config: ConfigOption = None,
+    everything: All = False,
+    job: JobOption = "",
+    filters: Filters = NO_FILTERS,
+    reason: Reason = "",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Discard results permanently: their files are deleted. With --all, only quarantined results.
+
+    Exit status: 0 if all results were discarded, 1 otherwise.
+    """
+    ledger = open_ledger(find_file(config))
+    with ledger.read() as transaction:
+        source = _find_job(transaction, job)
+        chosen = _chosen(transaction, ids, everything, (InstanceState.QUARANTINED,), source, filters, reason)
+    if chosen and not yes:
+        typer.confirm(f"Discard {_counted(len(chosen))} permanently?", abort=True, err=True)
+    _report("discarded", operators.discard(ledger, SystemClock(), chosen, operator_name()), as_json)
+
+
+# --- selection --------------------------------------------------------------------------------------------------------
+
+
+def _find_job(transaction: Transaction, prefix: str) -> JobRow | None:
+    """Return the job whose id begins with `prefix`; None if it is empty. Ends the command if there is not one job."""
+    if not prefix:
+        return None
+    found = jobs.with_prefix(transaction, prefix.lower(), 2)
+    if not found:
+        raise fail(f"there is no job whose id begins with {prefix!r}; `dicom-adapter jobs list` shows the jobs")
+    if len(found) > 1:
+        raise fail(f"several job ids begin with {prefix!r}; enter more characters")
+    return found[0]
+
+
+def _chosen(
+    transaction: Transaction,
+    ids: list[int] | None,
+    everything: bool,
+    states: tuple[InstanceState, ...],
+    source: JobRow | None,
+    filters: Filters,
+    reason: str,
+) -> list[int]:
+    """Return the given ids, or the ids of the results that match the filters."""
+    if everything is bool(ids):
+        raise typer.BadParameter("enter either ids of results or --all")
+    if ids:
+        if filters != NO_FILTERS or source is not None or reason:
+            raise typer.BadParameter("filters need --all")
+        return list(dict.fromkeys(ids))
+    number = None if source is None else source.number
+    return sorted(
+        row.instance.instance_id
+        for state in states
+        for row in ledger_results.newest(
+            transaction, None, state=state, job_number=number, filters=filters, reason=reason
+        )
+    )
+
+
+def _deliveries(transaction: Transaction, number: int) -> list[JobOfResult]:
+    found = []
+    for job_id, _submitter, is_uploaded in ledger_results.deliveries(transaction, number):
+        row = jobs.get(transaction, job_id)
+        if row is not None:
+            found.append(JobOfResult(job=row.job, is_uploaded=is_uploaded))
+    return found
+
+
+# --- output -----------------------------------------------------------------------------------------------------------
+
+
+def _report(
+    done: str,
+    changes: ResultChanges,
+    as_json: bool,
+    problems: dict[int, str] | None = None,
+    attachments: list[int] | None = None,
+) -> None:
+    """Print the outcome. Ends the command with status 1 if any result was refused."""
+    if as_json:
+        shown: dict[str, Any] = {done: sorted(changes.done), "refused": changes.refused}
+        if done == "requeued":
+            shown["jobs"] = [job.job_id for job in changes.jobs]
+        if done == "exported":
+            shown |= {"attachments": attachments or [], "refusedAttachments": problems or {}}
+        typer.echo(json.dumps(shown, indent=2))
+    else:
+        for number, why in sorted(changes.refused.items()):
+            warn(f"result {number} is not {done}: {why}")
+        for number, why in sorted((problems or {}).items()):
+            warn(f"attachment {number} is not {done}: {why}")
+        text = f"{_counted(len(changes.done))} {done}"
+        if attachments:
+            text += f", and {len(attachments)} attachment{'' if len(attachments) == 1 else 's'}"
+        typer.echo(text)
+        for job in changes.jobs:
+            typer.echo("\n".join(wrapped(f"job {job.job_id} delivers to {job.submitter}")))
+        if done == "requeued" and changes.done and not changes.jobs:
+            typer.echo("\n".join(wrapped("no destination is configured: `to` in [ae-titles.<AE title>.results]")))
+    if changes.refused or problems:
+        raise typer.Exit(1)
+
+
+def _counted(count: int) -> str:
+    return "1 result" if count == 1 else f"{count} results"

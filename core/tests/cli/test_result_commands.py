@@ -1,0 +1,252 @@
+"""`dicom-adapter results`, and results in `explain`, `status`, `audit` and `instances`."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from pydicom import dcmread
+from sqlalchemy import update
+from typer.testing import CliRunner
+
+from dicom_adapter import Job, JobState, Permanent
+from dicom_adapter.cli import app
+from dicom_adapter.dicom.synthetic import make_instance
+from dicom_adapter.ledger.schema import InstanceState, instances
+from dicom_adapter.testing import Adapter
+from support.results import CONFIGURATION, Site, output
+
+Command = Callable[..., Result]
+
+STORED = """
+[storage]
+path = "data"
+backend = "files"
+watermark-percent = 100
+reserve = 0
+durability = "process"
+"""
+REASON = "its Patient ID is not that of the inputs of its study"
+USER = pwd.getpwuid(os.getuid()).pw_name
+GOOD, BAD = 3, 4  # ids of the results: the job has the instances 1 and 2
+
+
+@pytest.fixture
+def command(tmp_path: Path, memory_submitter: None) -> Command:
+    """Return a function that runs a command for the adapter in `tmp_path` and checks its exit status."""
+
+    def run(*arguments: object, status: int = 0, answer: str | None = None) -> Result:
+        words = [str(argument) for argument in (*arguments, "-c", tmp_path / "adapter.toml")]
+        result = CliRunner().invoke(app, words, env={"COLUMNS": "80"}, input=answer)
+        assert status == result.exit_code, result.output
+        assert all(len(line) <= 80 for line in result.stdout.splitlines() if "`" not in line and "/" not in line)
+        return result
+
+    return run
+
+
+@pytest.fixture
+def site(make_adapter: Callable[[str], Adapter], tmp_path: Path) -> Site:
+    """An adapter with the results of one job: a good one, a quarantined one, and an attachment."""
+    (tmp_path / "adapter.toml").write_text(STORED + CONFIGURATION, encoding="utf-8")
+    site = Site(make_adapter(STORED + CONFIGURATION))
+    site.end_job({"a.dcm": output(1), "b.dcm": output(2, patient_id="OTHER"), "DOE^JOHN.JSON": b"{}"})
+    return site
+
+
+@pytest.fixture
+def job(site: Site) -> Job:
+    return site.adapter.jobs[0]
+
+
+def shown(result: Result) -> str:
+    """Return the text with single spaces."""
+    return " ".join(result.output.split())
+
+
+def test_results_are_listed_with_their_jobs_destinations_and_reasons(command: Command, job: Job) -> None:
+    text = shown(command("results", "list", "--utc"))
+    assert f"{BAD} LUNG quarantined since" in text
+    assert f"from job {job.job_id}" in text
+    assert REASON in text
+    assert f"results export {BAD} --to FOLDER" in text
+    assert "pacs: delivered at 2026-01-05 08:00:15" in text
+    assert "archive: delivered at" in text
+
+
+def test_a_listing_can_be_limited_to_a_state_and_a_job(command: Command, job: Job) -> None:
+    """Names of outputs may contain patient data, and are not shown."""
+    found = json.loads(command("results", "list", "--job", job.job_id[:8], "--json").output)
+    assert [BAD, GOOD] == [one["instanceId"] for one in found if "instanceId" in one]
+    assert [1] == [one["attachment"] for one in found if "attachment" in one]
+    assert "DOE" not in json.dumps(found)
+    found = json.loads(command("results", "list", "--state", "quarantined", "--json").output)
+    assert [(BAD, REASON, [])] == [(one["instanceId"], one["reason"], one["deliveries"]) for one in found]
+    assert "attachment 1" in command("results", "list", "--job", job.job_id).output
+
+
+def test_no_results_are_reported(command: Command, site: Site) -> None:
+    assert "No results." in command("results", "list", "--state", "pending").output
+    assert "explain" in command("results", "list", "--study", "1.2.3").output
+
+
+@pytest.mark.parametrize(("job", "text"), [("ffff", "there is no job"), ("", "No results")])
+def test_an_unknown_job_is_an_error(command: Command, site: Site, job: str, text: str) -> None:
+    result = command("results", "list", "--state", "pending", "--job", job, status=1 if job else 0)
+    assert text in result.output
+
+
+def test_a_result_is_shown_with_its_deliveries_and_events(command: Command, job: Job) -> None:
+    text = shown(command("results", "show", GOOD, "--utc"))
+    for expected in (f"job {job.job_id}", "deliveries pacs: delivered at", "archive: delivered at", "2.25.771"):
+        assert expected in text
+    text = shown(command("results", "show", BAD))
+    assert "result_quarantined" in text
+    assert "results requeue 4" in text
+    found = json.loads(command("results", "show", GOOD, "--json").output)
+    assert ["pacs", "archive"] == [one["destination"] for one in found["deliveries"]]
+    assert "there is no result 1" in command("results", "show", 1, status=1).output
+
+
+def test_results_and_attachments_are_exported(command: Command, job: Job, tmp_path: Path) -> None:
+    """The name of an output never becomes a path: only its ending is used."""
+    folder = tmp_path / "exported"
+    text = command("results", "export", "--all", "--job", job.job_id, "--state", "quarantined", "--to", folder).output
+    assert "1 result exported, and 1 attachment" in text
+    assert ["4.dcm", "attachment-1.json"] == sorted(path.name for path in folder.iterdir())
+    assert "OTHER" == dcmread(folder / "4.dcm").PatientID
+    assert b"{}" == (folder / "attachment-1.json").read_bytes()
+    assert "already exists" in command("results", "export", BAD, "--to", folder, status=1).output
+    assert "there is no such result" in command("results", "export", 1, "--to", folder, status=1).output
+
+
+def test_a_reclaimed_result_cannot_be_exported(command: Command, site: Site, tmp_path: Path) -> None:
+    site.adapter.advance(120)
+    text = command("results", "export", GOOD, "--to", tmp_path / "exported", status=1).output
+    assert "its file was deleted" in text
+
+
+def test_a_result_that_still_fails_the_check_is_not_requeued(command: Command, site: Site) -> None:
+    text = shown(command("results", "requeue", BAD, status=1))
+    assert f"result 4 is not requeued: {REASON}; `--force` delivers it nevertheless" in text
+    assert 0 == len(site.events("result_requeued"))
+
+
+def test_a_forced_result_is_delivered_to_each_destination(command: Command, site: Site) -> None:
+    """The reason is kept: loop protection does not apply to the result."""
+    found = json.loads(command("results", "requeue", "--all", "--force", "--json").output)
+    assert ([BAD], {}, 2) == (found["requeued"], found["refused"], len(found["jobs"]))
+    site.adapter.advance(10)
+    assert 2 == len(site.delivered_to("pacs")) == len(site.delivered_to("archive"))
+    assert [{"by": USER, "reason": REASON}] == site.events("result_requeued")
+    assert "an operator decided, although its Patient ID" in shown(command("results", "show", BAD))
+    assert "only quarantined results can be requeued" in shown(command("results", "requeue", BAD, status=1))
+
+
+def test_a_result_that_passes_the_check_now_is_delivered(command: Command, site: Site) -> None:
+    """Here, the study is part of the job later: its Patient ID was corrected in the ledger."""
+    with site.adapter.ledger.write() as transaction:
+        transaction.execute(update(instances).where(instances.c.instance_id == 1).values(patient_id="OTHER"))
+    text = shown(command("results", "requeue", BAD))
+    assert "1 result requeued" in text
+    assert "delivers to pacs" in text
+    site.adapter.advance(10)
+    assert ["", ""] == [row.reason for row in site.results]
+    assert 2 == len(site.delivered_to("pacs"))
+
+
+def test_a_result_that_no_destination_could_accept_is_not_forced(command: Command, site: Site) -> None:
+    site.end_job({"cut.dcm": output(9, "another")[:200]}, seed="another")
+    text = shown(command("results", "requeue", site.results[-1].instance.instance_id, "--force", status=1))
+    assert "no destination could accept it" in text
+
+
+def test_a_requeued_result_without_a_destination_is_kept(command: Command, site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "adapter.toml"
+    file.write_text(file.read_text(encoding="utf-8").replace('to = ["pacs", "archive"]', ""), encoding="utf-8")
+    assert "no destination is configured" in shown(command("results", "requeue", BAD, "--force"))
+    site.adapter.advance(300)
+    assert InstanceState.RELEASED is site.results[-1].state
+    assert site.results[-1].keep_until is not None
+
+
+def test_a_discarded_result_is_deleted(command: Command, site: Site) -> None:
+    command("results", "discard", BAD, status=1, answer="n\n")
+    assert "1 result discarded" in command("results", "discard", BAD, answer="y\n").output
+    site.adapter.advance(120)
+    assert [(InstanceState.RECLAIMED, "submitted"), (InstanceState.RECLAIMED, "discarded")] == [
+        (row.state, row.outcome) for row in site.results
+    ]
+    assert "was deleted already" in command("results", "discard", BAD, "-y", status=1).output
+
+
+def test_a_result_that_a_job_needs_is_not_discarded(command: Command, site: Site) -> None:
+    site.adapter.platform.fail("upload", Permanent("refused"), times=1, pipeline_id="results")
+    site.end_job({"a.dcm": output(9, "another")}, seed="another")
+    number = site.results[-1].instance.instance_id
+    assert "needs it: cancel the job first" in shown(command("results", "discard", number, "-y", status=1))
+    assert JobState.FAULTED in [job.state for job in site.deliveries]
+
+
+def test_instances_commands_refuse_results(command: Command, site: Site) -> None:
+    for action in (("requeue",), ("discard", "-y")):
+        text = shown(command("instances", action[0], BAD, *action[1:], status=1))
+        assert f"use `dicom-adapter results {action[0]}`" in text
+    assert "No instances" in command("instances", "list", "--state", "quarantined").output
+    assert "0 instances discarded" in command("instances", "discard", "--all", "-y").output
+
+
+@pytest.mark.parametrize("words", [("requeue",), ("requeue", "1", "--all"), ("discard", "1", "--study", "1.2")])
+def test_wrong_options_are_usage_errors(command: Command, site: Site, words: tuple[str, ...]) -> None:
+    command("results", *words, status=2)
+
+
+# --- other commands ---------------------------------------------------------------------------------------------------
+
+
+def test_the_story_of_a_study_has_its_results(command: Command, site: Site) -> None:
+    study = make_instance(seed="study").StudyInstanceUID
+    text = shown(command("explain", study, "--utc"))
+    assert "produced 1 result, 1 more that was quarantined and 1 attachment" in text
+    assert f"1 result was quarantined: {REASON}." in text
+    assert "was queued to deliver 1 result of job" in text
+    assert "`dicom-adapter results requeue 4 -c " in text
+    assert "2 instances in 1 series" in text
+
+
+def test_the_story_of_a_result_names_its_job(command: Command, job: Job, site: Site) -> None:
+    text = shown(command("explain", "2.25.771", "--utc"))
+    assert f"Job {job.job_id[:8]} produced this result" in text
+    assert "to pacs" in text
+    text = shown(command("explain", job.job_id, "--utc"))
+    assert "produced 1 result" in text
+    assert "was queued to deliver 1 result" in text
+    text = shown(command("explain", site.deliveries[0].job_id, "--utc"))
+    assert "was queued to deliver 1 result" in text
+
+
+def test_the_story_of_a_returned_result_says_so(command: Command, site: Site) -> None:
+    source = make_instance(seed="study")
+    site.adapter.receive(
+        make_instance(seed="study", sop_uid="2.25.771", series_uid="2.25.77", study_uid=source.StudyInstanceUID)
+    )
+    text = shown(command("explain", "2.25.771"))
+    assert "1 instance was not processed: the adapter has sent it itself (result 3), and it came back." in text
+
+
+def test_status_shows_quarantined_results(command: Command, site: Site) -> None:
+    text = shown(command("status", status=3))  # the service is not running
+    assert "1 result quarantined: `dicom-adapter results list --state quarantined" in text
+
+
+def test_the_audit_has_an_equation_of_results(command: Command, site: Site) -> None:
+    text = command("audit").output
+    assert "LUNG: 2 received = 2" in text
+    assert "LUNG: 2 results = 1 quarantined + 1" in text
+    found = json.loads(command("audit", "--json").output)
+    assert [(2, 0)] == [(one["results"], one["difference"]) for one in found["results"]]

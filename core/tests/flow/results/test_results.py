@@ -1,0 +1,342 @@
+"""Results of jobs, from the platform to their destinations."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+import pytest
+
+from dicom_adapter import Capacity, JobState, Output, Permanent, Retriable
+from dicom_adapter.api.values import SOURCE_JOB
+from dicom_adapter.dicom.synthetic import make_instance
+from dicom_adapter.flow.submit import operators
+from dicom_adapter.ledger import balance
+from dicom_adapter.ledger.schema import InstanceState
+from dicom_adapter.operations.audit import Audit
+from dicom_adapter.plugins.measured import unwrap
+from dicom_adapter.testing import Adapter
+from support.results import CONFIGURATION, STATUS_EVERY_S, WITHOUT_DESTINATION, Site, output
+
+MakeAdapter = Callable[..., Adapter]
+
+
+@pytest.fixture
+def site(make_adapter: MakeAdapter) -> Site:
+    return Site(make_adapter(CONFIGURATION))
+
+
+def audit_problems(adapter: Adapter) -> int:
+    """Return the number of findings of an audit."""
+    return Audit(adapter.resources, is_running=lambda: False, verify=True).run().count
+
+
+def test_each_destination_gets_each_result(site: Site) -> None:
+    """Each destination has a job of its own, and the files are those that the pipeline made."""
+    files = [output(1), output(2)]
+    job = site.end_job({"a.dcm": files[0], "b/c.dcm": files[1]})
+    assert JobState.SUCCEEDED is job.state
+    assert files == site.delivered_to("pacs") == site.delivered_to("archive")
+    assert [("pacs", job.job_id, "results", job.priority), ("archive", job.job_id, "results", job.priority)] == [
+        (one.submitter, one.metadata[SOURCE_JOB], one.pipeline_id, one.priority) for one in site.deliveries
+    ]
+    assert 2 == len({one.name for one in site.deliveries})
+
+
+def test_delivered_results_are_reclaimed(site: Site) -> None:
+    site.end_job({"a.dcm": output()})
+    site.adapter.advance(120)
+    assert [(InstanceState.RECLAIMED, "submitted")] == [(row.state, row.outcome) for row in site.results]
+    assert not list(site.adapter.storage.keys())
+
+
+def test_results_are_not_delivered_to_the_processor_or_observers(site: Site) -> None:
+    """The account of received instances does not change; results have an account of their own."""
+    site.end_job({"a.dcm": output(1), "b.dcm": output(2, patient_id="OTHER")})
+    assert 3 == len(site.adapter.jobs)  # the job and two deliveries
+    with site.adapter.ledger.read() as transaction:
+        (received,) = balance.load_accounts(transaction)
+        (of_results,) = balance.load_accounts(transaction, of_results=True)
+    assert (2, 0, 2, 1, 0) == (
+        received.received,
+        received.difference,
+        of_results.received,
+        of_results.quarantined,
+        of_results.difference,
+    )
+
+
+def test_a_result_that_fails_the_check_is_quarantined_and_the_others_are_delivered(site: Site) -> None:
+    good = output(1)
+    site.end_job({"bad.dcm": output(2, patient_id="OTHER"), "good.dcm": good, "cut.dcm": output(3)[:-10]})
+    assert [good] == site.delivered_to("pacs")
+    held = [row for row in site.results if row.state is InstanceState.QUARANTINED]
+    assert ["its Patient ID is not that of the inputs of its study", "ends in the middle"] == [
+        held[0].reason,
+        "ends in the middle" if "ends in the middle" in held[1].reason else held[1].reason,
+    ]
+    assert 2 == len(site.events("result_quarantined"))
+    assert not audit_problems(site.adapter)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_copy_of_an_input_is_quarantined(site: Site, number: int) -> None:
+    """The copy does not swallow the input when that is sent again.
+
+    Verified to fail when loop protection does not exclude results that were quarantined.
+    """
+    source = make_instance(seed="study", instance_number=number)
+    site.end_job({"copy.dcm": output(sop_uid=source.SOPInstanceUID)})
+    (row,) = site.results
+    assert InstanceState.QUARANTINED is row.state
+    assert "it has the SOP Instance UID of an input of the job" in row.reason
+    count = len(site.adapter.jobs)
+    site.start_job()
+    assert count + 1 == len(site.adapter.jobs)
+
+
+def test_the_same_output_of_a_later_job_is_quarantined(site: Site) -> None:
+    site.end_job({"a.dcm": output(1)})
+    site.end_job({"a.dcm": output(1)})
+    assert ["", "it has the SOP Instance UID of an earlier result, instance 3"] == [row.reason for row in site.results]
+
+
+def test_two_outputs_with_one_uid_are_not_both_delivered(site: Site) -> None:
+    site.end_job({"a.dcm": output(1), "b.dcm": output(1)})
+    assert 1 == len(site.delivered_to("pacs"))
+    assert 1 == len([row for row in site.results if "another output of the job" in row.reason])
+
+
+def test_files_that_are_not_dicom_are_attachments_until_the_job_is_deleted(site: Site) -> None:
+    job = site.end_job({"report.json": b"{}" * 100, "empty": b"", "\ud800\0name.txt": b"text"})
+    assert {("report.json", 200), ("empty", 0), ("??name.txt", 4)} == {
+        (one.name, one.size_bytes) for one in site.attachments(job)
+    }
+    assert not site.deliveries
+    site.adapter.advance(120)
+    assert 3 == len(list(site.adapter.storage.keys()))
+    assert not audit_problems(site.adapter)
+    site.wait_days(31)
+    assert not site.adapter.jobs
+    assert not list(site.adapter.storage.keys())
+    assert not audit_problems(site.adapter)
+
+
+def test_results_without_a_destination_are_kept_for_the_history(make_adapter: MakeAdapter) -> None:
+    site = Site(make_adapter(WITHOUT_DESTINATION))
+    site.end_job({"a.dcm": output()})
+    site.wait_days(29)
+    assert [InstanceState.RELEASED] == [row.state for row in site.results]
+    assert not audit_problems(site.adapter)
+    site.wait_days(2)
+    assert [(InstanceState.RECLAIMED, "unused")] == [(row.state, row.outcome) for row in site.results]
+
+
+def test_results_are_kept_for_keep_days(make_adapter: MakeAdapter) -> None:
+    site = Site(make_adapter(CONFIGURATION + "keep-days = 2\n"))
+    site.end_job({"a.dcm": output()})
+    site.wait_days(1.9)
+    assert [InstanceState.RELEASED] == [row.state for row in site.results]
+    site.wait_days(0.2)
+    assert [InstanceState.RECLAIMED] == [row.state for row in site.results]
+
+
+def test_counters_are_right_after_the_history_was_deleted(site: Site) -> None:
+    site.end_job({"a.dcm": output()})
+    site.wait_days(40)
+    assert not site.results
+    with site.adapter.ledger.read() as transaction:
+        accounts = [*balance.load_accounts(transaction), *balance.load_accounts(transaction, of_results=True)]
+    assert [(2, 0), (1, 0)] == [(account.received, account.difference) for account in accounts]
+
+
+# --- failures ---------------------------------------------------------------------------------------------------------
+
+
+def test_no_output_where_one_is_expected_is_a_failure(make_adapter: MakeAdapter) -> None:
+    site = Site(make_adapter(CONFIGURATION + "expect-results = true\n"))
+    job = site.end_job({})
+    assert JobState.FAILED is job.state
+    assert "without any output" in job.last_error
+    assert JobState.SUCCEEDED is site.end_job({"a.json": b"{}"}, seed="another").state
+
+
+def test_no_output_is_a_success_otherwise(site: Site) -> None:
+    assert JobState.SUCCEEDED is site.end_job({}).state
+
+
+@pytest.mark.parametrize(
+    ("limit", "error"),
+    [
+        ('max-output = "5 kB"', "has more than max-output = 5000 bytes"),
+        ('max-bytes = "9 kB"', "have more than max-bytes = 9000 bytes together"),
+        ("max-outputs = 1", "has more outputs than max-outputs = 1"),
+    ],
+)
+def test_outputs_beyond_a_limit_fault_the_job_until_the_limit_is_raised(
+    make_adapter: MakeAdapter, limit: str, error: str
+) -> None:
+    """Nothing is kept or delivered. A retry collects the outputs of the same run."""
+    site = Site(make_adapter(CONFIGURATION + limit))
+    job = site.end_job({"a.dcm": output(1), "b.dcm": output(2)})
+    assert JobState.FAULTED is job.state
+    assert error in job.last_error
+    assert not site.results
+    assert 2 == len(list(site.adapter.storage.keys()))  # the inputs
+    site.adapter.reload(CONFIGURATION)
+    retry(site, job.job_id)
+    assert (JobState.SUCCEEDED, 1) == (site.job(job).state, site.job(job).run)
+    assert 2 == len(site.delivered_to("pacs"))
+
+
+def retry(site: Site, job_id: str) -> None:
+    operators.retry(site.adapter.ledger, site.adapter.clock, job_id)
+    site.adapter.advance(STATUS_EVERY_S)
+
+
+class Broken(io.RawIOBase):
+    """A file whose second piece cannot be read."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error, self.pieces = error, 0
+
+    def read(self, _size: int = -1) -> bytes:
+        self.pieces += 1
+        if self.pieces == 2:
+            raise self.error
+        return output()[:1000]
+
+
+def returning(*files: Callable[[], Any]) -> Callable[[Any, Any], list[Output]]:
+    return lambda _self, _job: [Output(name=f"{number}.dcm", open=file) for number, file in enumerate(files)]
+
+
+def whole() -> BinaryIO:
+    return io.BytesIO(output())
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "text"),
+    [
+        (OSError(5, "I/O error"), JobState.RUNNING, "output 2 cannot be read (EIO)"),
+        (Retriable("the platform is away"), JobState.RUNNING, "the platform is away"),
+        (Permanent("the platform has lost it"), JobState.FAULTED, "the platform has lost it"),
+        (ZeroDivisionError(), JobState.FAULTED, "bug in submitter 'platform': ZeroDivisionError"),
+    ],
+)
+def test_an_output_that_cannot_be_read_keeps_nothing_of_the_job(
+    site: Site, monkeypatch: pytest.MonkeyPatch, error: BaseException, state: JobState, text: str
+) -> None:
+    """A failure that may be temporary is retried; then everything is collected once."""
+    submitter = site.adapter.host._submitters.in_use["platform"]
+    target = type(unwrap(submitter))
+    with monkeypatch.context() as patched:
+        patched.setattr(target, "results", returning(whole, lambda: Broken(error)))
+        job = site.end_job({})
+        assert (state, True) == (job.state, text in job.last_error)
+        assert not site.results
+        assert 2 == len(list(site.adapter.storage.keys()))  # the inputs
+    site.adapter.platform.end(job, outputs={"a.dcm": output()})
+    retry(site, job.job_id)
+    assert JobState.SUCCEEDED is site.job(job).state
+    assert 1 == len(site.delivered_to("pacs"))
+
+
+@pytest.mark.parametrize("call", ["writer", "sync", "capacity"])
+def test_a_storage_that_fails_is_retried(site: Site, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    def fail(*_arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    job = site.start_job()
+    with monkeypatch.context() as patched:
+        patched.setattr(site.adapter.storage, call, fail)
+        site.end_job({"a.dcm": output()}, job)
+        assert JobState.RUNNING is site.job(job).state
+        assert "ENOSPC" in site.job(job).last_error
+    site.adapter.advance(30)
+    assert JobState.SUCCEEDED is site.job(job).state
+    assert 1 == len(site.delivered_to("pacs"))
+    assert not audit_problems(site.adapter)
+
+
+def test_results_leave_the_reserve_of_the_storage_free(
+    make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise results would stop the reception of instances."""
+    site = Site(make_adapter('[storage]\npath = "data"\nreserve = "1 GB"\n' + CONFIGURATION))
+    job = site.start_job()
+    with monkeypatch.context() as patched:
+        patched.setattr(site.adapter.storage, "capacity", lambda: Capacity(total_bytes=10**12, free_bytes=10**6))
+        site.end_job({"a.dcm": output()}, job)
+        assert "the outputs wait for free space" in site.job(job).last_error
+    site.adapter.advance(30)
+    assert JobState.SUCCEEDED is site.job(job).state
+
+
+# --- deliveries -------------------------------------------------------------------------------------------------------
+
+
+def test_a_destination_that_is_down_gets_the_results_later_and_the_other_gets_them_now(site: Site) -> None:
+    job = site.start_job()
+    pacs = site.adapter.host._submitters.in_use["pacs"]
+    site.adapter.platform.fail("upload", Retriable("the PACS is down"), times=3, pipeline_id="results")
+    site.end_job({"a.dcm": output()}, job)
+    site.adapter.advance(300)
+    assert pacs is site.adapter.host._submitters.in_use["pacs"]
+    assert 1 == len(site.delivered_to("pacs")) == len(site.delivered_to("archive"))
+
+
+def test_a_faulted_delivery_keeps_its_results(site: Site) -> None:
+    site.adapter.platform.fail("upload", Permanent("refused by the PACS"), times=1, pipeline_id="results")
+    site.end_job({"a.dcm": output()})
+    site.adapter.advance(600)
+    faulted = [job for job in site.deliveries if job.state is JobState.FAULTED]
+    assert [InstanceState.RELEASED] == [row.state for row in site.results]
+    retry(site, faulted[0].job_id)
+    site.adapter.advance(120)
+    assert [InstanceState.RECLAIMED] == [row.state for row in site.results]
+    assert 1 == len(site.delivered_to("pacs")) == len(site.delivered_to("archive"))
+
+
+# --- loop protection --------------------------------------------------------------------------------------------------
+
+
+def test_a_result_that_comes_back_is_acknowledged_and_not_processed(site: Site) -> None:
+    """Verified to fail without the look-up in the inbox: the result becomes a job of its own."""
+    site.end_job({"a.dcm": output(1)})
+    count = len(site.adapter.jobs)
+    source = make_instance(seed="study")
+    returned = make_instance(seed="study", sop_uid="2.25.771", series_uid="2.25.77", study_uid=source.StudyInstanceUID)
+    (result,) = site.adapter.receive(returned)
+    assert result.outcome.is_acknowledged
+    site.adapter.advance(600)
+    assert count == len(site.adapter.jobs)
+    assert [{"result": 3}] == site.events("result_returned")
+    assert 0 == site.adapter.states.get("pending", 0)
+    assert not audit_problems(site.adapter)
+
+
+def test_a_new_study_beside_a_returned_result_is_processed(site: Site) -> None:
+    site.end_job({"a.dcm": output(1)})
+    count = len(site.adapter.jobs)
+    source = make_instance(seed="study")
+    returned = make_instance(seed="study", sop_uid="2.25.771", series_uid="2.25.77", study_uid=source.StudyInstanceUID)
+    site.adapter.receive(
+        make_instance(seed="new", instance_number=1), returned, make_instance(seed="new", instance_number=2)
+    )
+    site.adapter.advance(5)
+    assert [2] == [job.instance_count for job in site.adapter.jobs[count:]]
+
+
+def test_a_returned_result_is_not_processed_after_a_restart(site: Site) -> None:
+    """It arrived while the host was down."""
+    site.end_job({"a.dcm": output(1)})
+    count = len(site.adapter.jobs)
+    source = make_instance(seed="study")
+    with site.adapter.down():
+        site.adapter.receive(
+            make_instance(seed="study", sop_uid="2.25.771", series_uid="2.25.77", study_uid=source.StudyInstanceUID)
+        )
+    site.adapter.advance(600)
+    assert count == len(site.adapter.jobs)
