@@ -25,6 +25,7 @@ from dicom_adapter.ledger import (
     studies,
     traces,
 )
+from dicom_adapter.ledger.begun_jobs import begun
 from dicom_adapter.ledger.filters import Filters
 from dicom_adapter.ledger.held import count_held, count_held_bytes
 from dicom_adapter.ledger.history import BEGINNING
@@ -97,6 +98,7 @@ def plans_of(ledger: Ledger, ask: Ask) -> list[list[str]]:
         (lambda t: instances.pending_arrivals(t, ["2.25.200"]), "arrivals_of_instance"),
         (lambda t: jobs.queue_heads(t, "platform", NOW, {5}, NOW), "unfinished_jobs"),
         (lambda t: jobs.due_for_polling(t, "platform", NOW, NOW, 50), "started_jobs"),
+        (lambda t: begun(t, "platform"), "begun_jobs"),
         (lambda t: jobs.next_attempt(t, "platform", NOW), "unfinished_jobs"),
         (lambda t: jobs.get(t, "f" * 32), "sqlite_autoindex_jobs_1"),
         (lambda t: instances.of_job(t, 200, missing_only=True), "sqlite_autoindex_job_instances_1"),

@@ -173,13 +173,13 @@ def dicom_adapter_instance_stored(instance: InstanceStorageInfo) -> None:
 def dicom_adapter_job_changed(job: Job) -> None:
     """Observe a job that was created, or that changed its `state` or its `platform_state`.
 
-    `platform_state` is polled from the platform if the submitter's setting `status-every` is set.
+    `platform_state` is polled from the platform if the submitter follows jobs, or its setting `status-every` is set.
 
     Example::
 
         @hookimpl
         def dicom_adapter_job_changed(job):
-            if job.state is JobState.FAULTED:
+            if job.state in (JobState.FAULTED, JobState.FAILED):
                 send_page(job.name, job.last_error)
     """
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import pytest
+from attrs import evolve
 from structlog.testing import capture_logs
 
 from dicom_adapter import Job, JobState, Permanent, PlatformStatus, Retriable
 from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.flow.submit import operators
 from dicom_adapter.flow.submit.scheduling import hold_back
-from dicom_adapter.ledger.begun_jobs import BegunJob
+from dicom_adapter.ledger.begun_jobs import BegunJob, HeldBack
 from dicom_adapter.simulation.platform import ReceivedJob
 from dicom_adapter.testing import Adapter
 
@@ -31,6 +31,7 @@ pipeline-one = "p1"
 """
 WAIT_S = 5  # from the last instance of a study to its job
 STATUS_EVERY_S = 10  # the default of `status-every`
+AT_LIMIT = HeldBack(may_start=frozenset({1, 2}), first_rank=2)  # two jobs run, and two jobs of rank 2 are prepared
 
 
 @pytest.fixture
@@ -245,14 +246,17 @@ def test_an_interrupted_start_counts_as_running(make_adapter: MakeAdapter) -> No
 
     Verified to fail when only the state running counts.
     """
-    adapter = at_the_limit(make_adapter, 0)
-    adapter.platform.fail("start", KeyboardInterrupt(), times=2)  # type: ignore[arg-type] # simulates the end of the process
-    for number in range(4):
-        with suppress(KeyboardInterrupt):
-            adapter.receive(make_instance(seed=f"study {number}"), ae_title="LUNG")
-            adapter.advance(WAIT_S)
+    configuration = FOLLOWED.replace("retry-first = 2", "running = 1") + 'pipeline-two = "p2"\n'
+    adapter = make_adapter(configuration)
+    adapter.receive(make_instance(), ae_title="LUNG")
+    adapter.platform.fail("start", Retriable("busy"), pipeline_id="p1")  # this older job is not the first one to start
+    end_of_process: Any = KeyboardInterrupt()
+    adapter.platform.fail("start", end_of_process, pipeline_id="p2")
+    with pytest.raises(KeyboardInterrupt):
+        adapter.advance(WAIT_S)
+    adapter.clock.advance(60)
     adapter.restart()
-    assert {"running": 2, "uploaded": 2} == count_states(adapter)
+    assert {"p1": "uploaded", "p2": "running"} == {job.pipeline_id: job.state.value for job in adapter.jobs}
 
 
 @pytest.mark.parametrize(
@@ -261,30 +265,24 @@ def test_an_interrupted_start_counts_as_running(make_adapter: MakeAdapter) -> No
         ([], [], [], None),
         ([(1, 2, True)], [], [], None),
         ([(1, 2, True), (2, 2, False)], [], [], None),
-        ([(1, 2, True), (2, 2, True)], [], [], (set(), None)),
-        ([(1, 2, True)], [2], [], (set(), None)),
-        ([(1, 2, True), (2, 2, True)], [2], [], (set(), None)),
-        ([(1, 2, True), (2, 2, True), (3, 2, False), (4, 2, False)], [], [], (set(), 2)),
-        ([(1, 2, True), (2, 2, True), (3, 2, False)], [], [2], (set(), 2)),
-        ([(1, 2, True), (2, 2, True), (3, 2, False), (4, 0, False)], [], [], (set(), 2)),
-        ([(1, 2, True), (2, 2, True), (3, 3, False), (4, 3, False)], [], [], (set(), 3)),
+        ([(1, 2, True), (2, 2, True)], [], [], HeldBack(may_start=frozenset({1, 2}))),
+        ([(1, 2, True), (2, 2, False)], [2], [], HeldBack(may_start=frozenset({1, 2}))),
+        ([(1, 2, True), (2, 2, True)], [2], [], HeldBack(may_start=frozenset({1, 2}))),
+        ([(1, 2, True), (2, 2, True), (3, 2, False), (4, 2, False)], [], [], AT_LIMIT),
+        ([(1, 2, True), (2, 2, True), (3, 2, False)], [], [2], AT_LIMIT),
+        ([(1, 2, True), (2, 2, True), (3, 2, False), (4, 0, False)], [], [], AT_LIMIT),
+        ([(1, 2, True), (2, 2, True), (3, 3, False), (4, 3, False)], [], [], evolve(AT_LIMIT, first_rank=3)),
     ],
 )
 def test_jobs_are_held_back_at_the_limit(
-    begun: list[tuple[int, int, bool]],
-    starting: list[int],
-    creating: list[int],
-    expected: tuple[set[int], int | None] | None,
+    begun: list[tuple[int, int, bool]], starting: list[int], creating: list[int], expected: HeldBack | None
 ) -> None:
     """With a limit of two jobs: `begun` are the numbers and ranks of jobs, and whether they run.
 
-    More urgent jobs are prepared although less urgent ones wait.
+    Two jobs are prepared; more urgent jobs are prepared although less urgent ones wait.
     """
     jobs = [BegunJob(number=number, rank=rank, is_running=is_running) for number, rank, is_running in begun]
-    held = hold_back(jobs, starting, creating, running=2, parallel=2)
-    assert (expected is None) == (held is None)
-    if expected is not None and held is not None:
-        assert expected[1] == held.first_rank
+    assert expected == hold_back(jobs, starting, creating, running=2, parallel=2)
 
 
 def test_a_job_that_exceeds_its_time_is_cancelled_and_failed(make_adapter: MakeAdapter) -> None:
