@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import receive_products
 from pydicom import dcmread
 from pydicom.filebase import DicomBytesIO
 
@@ -97,3 +98,16 @@ parallel = 2
     arrived = [str(dcmread(DicomBytesIO(content)).SOPInstanceUID) for content in orthanc.instances()]
     assert sent == set(arrived)
     assert INSTANCES == len(arrived)
+
+
+@pytest.mark.dcmtk
+def test_each_instance_in_storescp(launch_service: Launch, tmp_path: Path) -> None:
+    """`storescp +B` writes a file for each SOP instance; an instance that is sent twice replaces its file."""
+    if receive_products.find_dcmtk() is None:
+        pytest.skip("dcmtk is not installed")
+    (tmp_path / "scp").mkdir()
+    with receive_products.storescp(tmp_path / "scp", 1, ["+B", "--fork"]) as node:
+        submitter = f'[submitters.pacs]\ntype = "dicom"\nhost = "127.0.0.1"\nport = {node.port}\nae-title = "PACS"\n'
+        sent = deliver_with_kills(launch_service, CONFIGURATION.format(submitter=submitter))
+    arrived = [str(dcmread(path).SOPInstanceUID) for path in (tmp_path / "scp" / "store").iterdir()]
+    assert sorted(sent) == sorted(arrived)
