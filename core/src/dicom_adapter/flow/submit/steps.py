@@ -178,10 +178,11 @@ class Steps:
     def _cancel(self, row: JobRow) -> Done:
         """Cancel the job on the platform, if it was created there, and delete what the platform keeps for it."""
         self._uploading.forget(row)
-        if not row.job.platform_job_id and not row.job.repeated:
+        is_queued = row.job.state is JobState.QUEUED and not row.job.platform_job_id
+        if is_queued and not row.job.repeated:
             return Done(state=JobState.CANCELLED, platform=PlatformContact.UNKNOWN)
         try:
-            if not row.job.platform_job_id:
+            if is_queued:
                 # The response to create_job was lost: repeat it to get the id. The next step cancels the job.
                 return self._create(row)
             self._submitter.cancel(row.job)
