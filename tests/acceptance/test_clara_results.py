@@ -101,8 +101,16 @@ def test_a_result_is_delivered_once_despite_faults(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("call", ["Jobs.Status", "Payloads.Details", "Payloads.Download", "Payloads.Delete"])
+@pytest.mark.parametrize(
+    ("protocol", "call"),
+    [
+        ("grpc", "Jobs.Status"),
+        ("rest", "Payloads.Details"),
+        ("grpc", "Payloads.Download"),
+        ("rest", "Payloads.Download"),
+        ("grpc", "Payloads.Delete"),
+    ],
+)
 def test_a_kill_after_the_end_of_a_job_loses_and_repeats_no_result(
     launch_service: LaunchService, platform_emulator: PlatformEmulator, tmp_path: Path, protocol: str, call: str
 ) -> None:
