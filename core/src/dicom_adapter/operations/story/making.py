@@ -159,9 +159,9 @@ def _entries(facts: StoryFacts) -> list[Entry]:
         *arriving.duplicated(facts),
         *arriving.interventions(facts),
         *waiting.happened(facts),
+        *results.happened(facts),  # before the deliveries of the same moment
         *jobs.happened(facts),
         *arriving.reclaimed(facts),
-        *results.happened(facts),
     ]
     # The sort is stable: entries with the same time keep their order.
     past.sort(key=lambda entry: entry.at or facts.now)
