@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from dicom_adapter.cli import app
 
-WITHOUT = {"demo", "send", "echo", "synthesize"}  # commands that use no configuration
+WITHOUT = {"demo", "init", "send", "echo", "synthesize"}  # commands that use no configuration
 OPTIONAL = {"plugins", "doctor"}  # commands that also work without a configuration
 ARGUMENTS = {
     "backup": ["folder"],
@@ -104,7 +104,8 @@ def test_without_a_file_the_error_names_all_places(command: str, tmp_path: Path)
     result = call(command)
     assert (2 if command in FAILS_WITH_2 else 1) == result.exit_code
     assert result.stderr.startswith("error: no configuration file: none was named, DICOM_ADAPTER_CONFIG is not set, ")
-    assert f"{tmp_path} has no dicom-adapter.toml; name the file with --config\n" in result.stderr
+    next_step = "name the file with --config, or write one with `dicom-adapter init`"
+    assert f"{tmp_path} has no dicom-adapter.toml; {next_step}\n" in result.stderr
 
 
 def test_simulate_accepts_the_file_as_its_first_argument() -> None:

@@ -27,5 +27,5 @@ def find_configuration(named: Path | None = None) -> Path:
         return Path(DEFAULT_NAME)
     raise Refused(
         f"no configuration file: none was named, {VARIABLE} is not set, and {Path.cwd()} has no {DEFAULT_NAME}; "
-        "name the file with --config"
+        "name the file with --config, or write one with `dicom-adapter init`"
     )

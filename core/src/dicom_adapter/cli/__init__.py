@@ -34,6 +34,7 @@ class CommandEntry:
 
 
 COMMANDS = (
+    CommandEntry("init", "init", "Write a configuration with comments: asks a few questions, or takes options."),
     CommandEntry("run", "run", "Run the service until SIGTERM or Ctrl-C."),
     CommandEntry(
         "check", "check", "Check a configuration and try what the service needs: errors, plugins, each AE title."
@@ -44,7 +45,7 @@ COMMANDS = (
     CommandEntry("restore", "backup", "Restore a backup into a new data folder and ledger.", 2),
     CommandEntry("plugins", "plugins", "List the installed plugins, also unusable and disabled plugins."),
     CommandEntry("doctor", "doctor", "Test plugins with synthetic instances, each in a separate process."),
-    CommandEntry("demo", "demo", "Start the service in a temporary folder and show how studies become jobs."),
+    CommandEntry("demo", "demo", "Show the whole path in a temporary folder: studies, jobs, results in a PACS."),
     CommandEntry("synthesize", "synthesize", "Write synthetic studies as DICOM files, to try the adapter."),
     CommandEntry("simulate", "simulate", "Replay a schedule of arrivals through your processors on a simulated clock."),
     CommandEntry("send", "send", "Send DICOM files to a peer (C-STORE), exactly as they are encoded."),

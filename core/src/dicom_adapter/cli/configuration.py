@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from dicom_adapter.plugins.registry import Plugins
 
 NOT_UTF_8 = "not UTF-8, which TOML requires"
-EXAMPLE = "two-ae-titles.toml"
 FILE_HELP = f"The configuration file. Default: {VARIABLE}, or {DEFAULT_NAME} in the current folder."
 
 ConfigArgument = Annotated[
@@ -123,7 +121,7 @@ def _next_step(path: Path) -> str:
     near = nearest(path.stem, others)
     if near:
         return f"did you mean {path.with_name(near)}.toml?"
-    return f"name another file, or copy an example: cp {files('dicom_adapter') / 'examples' / EXAMPLE} {path}"
+    return f"name another file, or write a new one: dicom-adapter init {shlex.quote(str(path))}"
 
 
 def require_valid(path: Path) -> Config:
