@@ -15,7 +15,7 @@ INSTALL := $(BIN)/python tools/install.py build/install.log --no-build-isolation
 .PHONY: help interpreter demo test test-slow lint format docs reference transcript api audit constraints bench faults corpus fuzz clean
 
 help:
-	@echo "make demo    start the service in a temporary folder and show how studies become jobs (15 seconds, after the set-up)"
+	@echo "make demo    show the whole path in a temporary folder: studies, jobs, results in a PACS (30 seconds, after the set-up)"
 	@echo "make test    run the tests, except the slow ones"
 	@echo "make test-slow  run the slow tests: killed processes, full disks, power loss, other tools"
 	@echo "make lint    check format, lint, types and import rules"

@@ -153,7 +153,8 @@ def test_all_mistakes_of_a_schedule_are_reported(
 def test_a_missing_schedule_is_reported(config: Path, tmp_path: Path) -> None:
     """The schedule is a missing file or an unknown example."""
     assert (1, "", [f"error: {tmp_path / 'x.csv'}: No such file or directory"]) == simulate(config, tmp_path / "x.csv")
-    expected = "error: there is no example:x; the examples are: scenario-1, scenario-2, scenarios, two-ae-titles"
+    names = "demo, demo-pacs, scenario-1, scenario-2, scenarios, two-ae-titles"
+    expected = f"error: there is no example:x; the examples are: {names}"
     assert (1, "", [expected]) == simulate(config, "example:x")
 
 

@@ -6,11 +6,14 @@ import typer
 
 
 def demo(
-    keep: bool = typer.Option(False, "--keep", help="Keep the temporary folder, so that you can inspect it."),
+    keep: bool = typer.Option(False, "--keep", help="Keep the whole temporary folder, so that you can inspect it."),
 ) -> None:
-    """Start the service in a temporary folder, send studies to two AE titles, and show how they become jobs.
+    """Show the whole path: studies become jobs, a command makes results of them, and a PACS gets the results.
 
-    Takes about 15 seconds. Exit status: 0 if all jobs reached the (simulated) platform, 1 otherwise.
+    The service, the PACS (another service of this program) and all files are in a temporary folder. Takes about 30
+    seconds.
+
+    Exit status: 0 if the PACS has all results, 1 otherwise.
     """
     from dicom_adapter.cli.demo_run import play  # loads the DICOM libraries, which other commands do not need
 

@@ -1,0 +1,127 @@
+"""What `dicom-adapter demo` shows while it runs: a table on a terminal, otherwise a line for each change."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+
+from attrs import define, field, frozen
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from dicom_adapter.api.values import Job, JobState
+from dicom_adapter.ledger import Ledger, instances, jobs, lanes
+from dicom_adapter.ledger.lanes import LaneReport
+
+RESULTS = "results"  # pipeline id of the jobs that deliver results
+MOST_JOBS = 100
+
+
+@define
+class DemoState:
+    """The state of a running demo."""
+
+    adapter: Ledger
+    pacs: Ledger
+    began: float = field(factory=time.monotonic)
+    messages: list[str] = field(factory=list)
+    printed: set[str] = field(factory=set)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def add_message(self, line: str) -> None:
+        self.messages.append(f"{self.seconds:5.1f} s  {line}")
+
+
+@frozen
+class View:
+    """The contents of the ledgers at one time."""
+
+    lanes: dict[str, LaneReport]
+    counts: dict[tuple[str, str], int]  # number of instances by AE title and state
+    jobs: list[Job]  # oldest first
+    received: int  # number of results that the PACS has received
+    archived: int  # number of results in the folder of the PACS
+
+
+def is_delivery(job: Job) -> bool:
+    """Return whether the job delivers results."""
+    return job.pipeline_id == RESULTS
+
+
+def read_view(demo: DemoState) -> View:
+    """Read both ledgers."""
+    with demo.pacs.read() as transaction:
+        received = sum(instances.count_by_state(transaction).values())
+        archive = [row.job for row in jobs.newest(transaction, MOST_JOBS)]
+    with demo.adapter.read() as transaction:
+        return View(
+            lanes=lanes.load(transaction),
+            counts=instances.count_by_state(transaction),
+            jobs=[row.job for row in reversed(jobs.newest(transaction, MOST_JOBS))],
+            received=received,
+            archived=sum(job.instance_count for job in archive if job.state is JobState.SUBMITTED),
+        )
+
+
+def render(demo: DemoState, view: View) -> Group:
+    """Return the tables for a terminal."""
+    return Group(
+        Text("\n".join(demo.messages)), _lanes(view.lanes, view.counts), table_of_jobs(view.jobs), Text(_pacs(view))
+    )
+
+
+def print_news(demo: DemoState, view: View) -> None:
+    """Print a line for each change; used if the output is not a terminal."""
+    for line in list(demo.messages):
+        _once(demo, line, line)
+    for ae_title, report in view.lanes.items():
+        for group in report.waiting:
+            line = f"{ae_title} waits: {group.label[:40]}, {group.instance_count} instances{_countdown(group.until)}"
+            _once(demo, line, f"{demo.seconds:5.1f} s  {line}")
+    for job in view.jobs:
+        line = f"job {job.name}, pipeline {job.pipeline_id}, {job.instance_count} instances: {job.state.value}"
+        _once(demo, job.job_id + job.state.value, f"{demo.seconds:5.1f} s  {line}")
+    if view.received:
+        _once(demo, _pacs(view), f"{demo.seconds:5.1f} s  {_pacs(view)}")
+
+
+def _once(demo: DemoState, key: str, line: str) -> None:
+    if key not in demo.printed:
+        demo.printed.add(key)
+        print(line, flush=True)  # noqa: T201 - this is a command
+
+
+def table_of_jobs(found: Sequence[Job]) -> Table:
+    """Return a table with a row for each job."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for job in found:
+        table.add_row(escape(job.name), f"{job.instance_count} instances", job.state.value)
+    return table
+
+
+def _pacs(view: View) -> str:
+    return f"PACS: {view.received} results received, {view.archived} in its folder"
+
+
+def _lanes(reports: dict[str, LaneReport], counts: dict[tuple[str, str], int]) -> Table:
+    table = Table("AE title", "Instances", "Pending", "Reclaimed", "Groups and when they become jobs")
+    for ae_title, report in reports.items():
+        of = {state: count for (name, state), count in counts.items() if name == ae_title}
+        groups = "\n".join(
+            f"{group.label[:40]}: {group.instance_count} instances{_countdown(group.until)}" for group in report.waiting
+        )
+        numbers = (sum(of.values()), of.get("pending", 0), of.get("reclaimed", 0))
+        table.add_row(ae_title, *map(str, numbers), groups)
+    return table
+
+
+def _countdown(until: datetime | None) -> str:
+    if until is None:
+        return ""
+    return f", in {max(0.0, (until - datetime.now(timezone.utc)).total_seconds()):.0f} s"
