@@ -26,6 +26,10 @@ ARGUMENTS = {
     "instances requeue": ["1"],
     "instances discard": ["1", "--yes"],
     "instances export": ["1", "--to", "folder"],
+    "results show": ["1"],
+    "results export": ["1", "--to", "folder"],
+    "results requeue": ["1"],
+    "results discard": ["1", "--yes"],
     "ae-titles restart": ["LUNG"],
     "ae-titles end-wait": ["LUNG", "--study", "1.2.3"],
 }
