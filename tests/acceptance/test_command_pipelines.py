@@ -7,7 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from typer.testing import CliRunner
+
 from dicom_adapter import Job, JobState
+from dicom_adapter.cli import app
 from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
 from support import jobs_in_ledger, send, write_study
@@ -66,8 +69,10 @@ def test_the_example_of_the_page_runs_a_command(launch_service: LaunchService, t
     assert all(result.ok for result in send(write_study(tmp_path / "study"), service, "LUNG"))
     job = ended(service)
     assert (JobState.SUCCEEDED, "") == (job.state, job.last_error)
+    command = ["jobs", "show", job.job_id, "--log", "--config", str(service.configuration)]
+    shown = CliRunner().invoke(app, command, env={"COLUMNS": "120"})
+    assert "[dicom-adapter] succeeded" in shown.output
     folder = service.configuration.parent / "data" / "submitters" / b"local".hex() / "jobs" / job.run_id
-    assert "[dicom-adapter] succeeded" in (folder / "log").read_text()
     wait_until(lambda: not (folder / "input").exists())  # after the results are stored
 
 

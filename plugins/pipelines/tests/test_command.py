@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dicom_adapter import Permanent, Retriable
+from dicom_adapter import Permanent, Retriable, SubmitterContext
 from dicom_adapter.testing.submitter_jobs import PATIENT_ID, make_job, make_upload
 from support.command_jobs import Pipelines, alive, python, shell, wait_until
 
@@ -69,6 +69,14 @@ def test_job_file_has_the_metadata(pipelines: Pipelines) -> None:
     ).succeeded
     found = json.loads((pipelines.of(pipelines.jobs[0]).output / "copy.json").read_text())
     assert ("lung", {"Source": "LUNG (suite)", "Instances": "2"}) == (found["pipeline"], found["metadata"])
+
+
+def test_folder_may_be_relative(pipelines: Pipelines, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is relative to the current folder of the service, which is not that of a runner."""
+    monkeypatch.chdir(pipelines.folder)
+    pipelines.context = SubmitterContext(name="local", data_folder=Path("relative"))
+    assert pipelines.run(COPY).succeeded, pipelines.log()
+    assert (pipelines.folder / "relative" / "jobs").exists()
 
 
 def test_no_shell_reads_the_command(pipelines: Pipelines) -> None:
@@ -139,7 +147,9 @@ def test_deleted_instances_are_noticed(pipelines: Pipelines) -> None:
     pipelines.configure(("true",))
     steps = pipelines.steps(files=2)
     next(pipelines.of(steps.job).uploads.iterdir()).unlink()
-    with pytest.raises(Permanent, match="has 1 of 2 instances, so files were deleted: retry the job"):
+    with pytest.raises(
+        Permanent, match=r"has 1 of 2 instances, so files were deleted; run `dicom-adapter jobs cancel 0+1`, and"
+    ):
         steps.start(pipelines.submitter())
 
 

@@ -18,6 +18,7 @@ from support.command_jobs import Pipelines, shell
     [
         ("command", (), "must begin with a program"),
         ("command", ("", "x"), "must begin with a program"),
+        ("command", ("./run.sh",), "must begin with an absolute path, or the name of a program on the PATH"),
         ("command", ("x", "a\0b"), "must not contain a NUL character"),
         ("success", (), "must have numbers from 0 to 255"),
         ("success", (-1,), "must have numbers from 0 to 255"),

@@ -31,6 +31,8 @@ def command_words(_instance: Any, _attribute: Attribute[Any], value: tuple[str, 
     """
     if not value or not value[0]:
         raise ValueError('must begin with a program, such as ["/opt/lung/run", "{input}", "{output}"]')
+    if "/" in value[0] and value[0][0] not in "/{":
+        raise ValueError("must begin with an absolute path, or the name of a program on the PATH")
     if any("\0" in word for word in value):
         raise ValueError("must not contain a NUL character")
 

@@ -116,21 +116,16 @@ class JobFolder:
         with upload.open() as source, new_file(target) as file:
             shutil.copyfileobj(source, file, PIECE_BYTES)
 
-    def prepare(self, arrange: Arrange, expected: int, user: str = "") -> None:
+    def prepare(self, arrange: Arrange, user: str = "") -> None:
         """Make input/ from the uploaded instances, and the folders for the command, which `user` can use.
 
         May be repeated until the command was started. Raises Permanent.
         """
         if not self.input.exists():
-            files = self.uploaded()
-            if len(files) != expected:
-                raise Permanent(
-                    f"the job folder has {len(files)} of {expected} instances, so files were deleted: retry the job"
-                )
             part = self.path / "input.part"
             remove_tree(part)
             part.mkdir(mode=FOLDER_MODE)
-            arrange(part, files)
+            arrange(part, self.uploaded())
             _make_read_only(part)
             part.replace(self.input)
             sync_folder(self.path)

@@ -78,7 +78,8 @@ class JobFolderSubmitter(Submitter[JobFolderSettingsT]):
     @property
     def folders(self) -> JobFolders:
         """The folders of all jobs."""
-        return JobFolders(self.settings.folder or self.context.data_folder)
+        # A runner has another current folder.
+        return JobFolders((self.settings.folder or self.context.data_folder).absolute())
 
     def open(self) -> None:
         self._sweep(also_results=False)  # perhaps the service was down, and their results are collected now
@@ -114,7 +115,11 @@ class JobFolderSubmitter(Submitter[JobFolderSettingsT]):
             if folder.launch() is None:
                 settings = pipeline.settings
                 arrange = contracts.arranger(pipeline.contract, job, settings)
-                folder.prepare(arrange, job.instance_count, self.command_user(pipeline))
+                found = len(folder.uploaded())
+                if found != job.instance_count and not folder.input.exists():
+                    missing = f"its folder has {found} of {job.instance_count} instances, so files were deleted"
+                    raise Permanent(f"job {job.run_id}: {missing}; {_give_up(job)}")
+                folder.prepare(arrange, self.command_user(pipeline))
                 with self._launching:  # a GPU is taken as soon as the file exists
                     self.make_launch(job, folder, pipeline).save(folder.launch_file)
             start_runner(folder.path)
@@ -159,9 +164,7 @@ class JobFolderSubmitter(Submitter[JobFolderSettingsT]):
         with _reporting_files():
             folder, launch = self._existing(job), self._existing(job).launch()
             if launch is None:
-                raise Permanent(
-                    f"job {job.run_id}: its outputs were deleted; run `dicom-adapter jobs retry {job.job_id}`"
-                )
+                raise Permanent(f"job {job.run_id}: its outputs were deleted; {_give_up(job)}")
             try:
                 files = list_outputs(folder.output, launch.ignored_outputs)
             except OutputRefused as refusal:
@@ -194,7 +197,7 @@ class JobFolderSubmitter(Submitter[JobFolderSettingsT]):
     def _existing(self, job: Job) -> JobFolder:
         folder = self.folders.of(job.run_id)
         if not folder.exists:
-            raise Permanent(f"job {job.run_id}: its folder was deleted; run `dicom-adapter jobs retry {job.job_id}`")
+            raise Permanent(f"job {job.run_id}: its folder was deleted; {_give_up(job)}")
         return folder
 
     def _sweep(self, *, also_results: bool) -> None:
@@ -230,6 +233,11 @@ def pipeline_of(pipelines: Mapping[str, PipelineSettings], job: Job) -> Pipeline
             f"add [submitters.{job.submitter}.pipelines.{job.pipeline_id}]"
         )
     return found
+
+
+def _give_up(job: Job) -> str:
+    """Return the next step for a job whose files are gone: its steps cannot be repeated."""
+    return f"run `dicom-adapter jobs cancel {job.job_id}`, and send its instances again"
 
 
 def _status_of(outcome: Outcome) -> PlatformStatus:
