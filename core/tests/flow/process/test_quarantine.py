@@ -387,7 +387,7 @@ def test_associations_with_an_ae_title_at_its_quota_are_rejected(adapter: Adapte
     full, faulted = adapter.lanes["A"].full, sum(instance.size_bytes for instance in held[:2])
     assert full.startswith(
         f"quarantine-quota = {QUOTA} bytes is used up: quarantined instances use {total - faulted} bytes, those of "
-        f"faulted jobs {faulted}; free space with `dicom-adapter instances requeue` or `discard`, or with "
+        f"faulted and failed jobs {faulted}; free space with `dicom-adapter instances requeue` or `discard`, or with "
     )
     assert LaneState.RUNNING is adapter.lanes["A"].state
     adapter.restart()

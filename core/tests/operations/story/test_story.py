@@ -406,7 +406,7 @@ def test_an_ae_title_that_is_full_or_not_served_is_shown(
         lanes.set_full(transaction, "LUNG", "quarantine-quota = 20 GB is used up")
     assert (
         "now AE title LUNG is full and refuses instances: quarantine-quota = 20 GB is used up. "
-        "Requeue or discard quarantined instances, or retry or cancel faulted jobs."
+        "Requeue or discard quarantined instances, or retry or cancel faulted and failed jobs."
     ) in sentences(story_of(adapter, STUDY))
     with adapter.ledger.write() as transaction:
         lanes.delete_others(transaction, ["HEAD"])

@@ -81,7 +81,7 @@ def _ae_title(lane: LaneReport, facts: StoryFacts) -> Iterator[Entry]:
     elif lane.full:
         text = (
             f"AE title {lane.ae_title} is full and refuses instances: {sentence(lane.full)} "
-            "Requeue or discard quarantined instances, or retry or cancel faulted jobs."
+            "Requeue or discard quarantined instances, or retry or cancel faulted and failed jobs."
         )
         yield Entry(kind="ae_title_full", at=None, text=text, fields={"reason": lane.full})
 
