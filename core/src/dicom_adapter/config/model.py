@@ -110,9 +110,9 @@ class StorageConfig:
         default=ByteSize(20 * 10**9),
         validator=at_least(0, "bytes"),
         help=(
-            "Space that the quarantined instances and the instances of faulted and failed jobs of one AE title may use, "
-            'in bytes or as text, for example `"20 GB"`. If they use more, associations to that AE title are rejected '
-            "until an operator frees space."
+            "Space that the quarantined instances and the instances of faulted and failed jobs of one AE title may "
+            'use, in bytes or as text, for example `"20 GB"`. If they use more, associations to that AE title are '
+            "rejected until an operator frees space."
         ),
     )
     durability: Durability = setting(
