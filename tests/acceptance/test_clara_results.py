@@ -19,6 +19,12 @@ from support import jobs_in_ledger, send, write_study
 
 PIPELINE = "8abf244aff7647989d4f6b3987a85759"
 PROTOCOLS = ("grpc", "rest")
+CALL_BEFORE = {
+    "Jobs.Status": "Jobs.Start",
+    "Payloads.Details": "Jobs.Status",
+    "Payloads.Download": "Payloads.Details",
+    "Payloads.Delete": "Payloads.Download",
+}
 PATIENCE_S = 60.0  # on a busy machine
 
 
@@ -119,8 +125,7 @@ def test_a_kill_after_the_end_of_a_job_loses_and_repeats_no_result(
     platform_emulator.faults.add(CallFault(call=call, kind=CallFaultKind.DELAY, seconds=2))
     first = launch_service(configuration(platform_emulator, protocol, tmp_path / "delivered"))
     send(write_study(tmp_path / "study", instances=3), first, "LUNG")
-    before = {"Jobs.Status": "Jobs.Start", "Payloads.Details": "Jobs.Status"}.get(call, "Payloads.Details")
-    platform_emulator.log.wait_for(before, timeout_seconds=PATIENCE_S)
+    platform_emulator.log.wait_for(CALL_BEFORE[call], timeout_seconds=PATIENCE_S)
     first.kill()
     second = launch_service(configuration(platform_emulator, protocol, tmp_path / "delivered"))
     check_delivered(second, tmp_path)
