@@ -126,7 +126,10 @@ def test_a_name_with_reserved_characters_is_downloaded(
 def test_an_interrupted_call_is_retriable(
     submitter: Submitter[Any], job: Job, platform_emulator: PlatformEmulator, call: str, kind: CallFaultKind
 ) -> None:
-    """A part of a file is never returned as a whole file. The next attempt succeeds."""
+    """A part of a file is never returned as a whole file. The next attempt succeeds.
+
+    Verified to fail when the size of a download is not compared with the listed size.
+    """
     finish(platform_emulator, job, operators__writer__PATIENT=LARGE)
     platform_emulator.faults.add(CallFault(call=call, kind=kind))
     with pytest.raises(Retriable, match="results") as raised:

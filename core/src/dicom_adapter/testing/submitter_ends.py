@@ -196,7 +196,10 @@ class EndOfJobTests:
     def test_further_run_is_another_job(
         self, follower: Submitter[Any], started: Job, on_platform: OnPlatform, end_job: EndJob
     ) -> None:
-        """The retry of a failed job repeats all steps with another `job.run_id`, and must not find the failed job."""
+        """The retry of a failed job repeats all steps with another `job.run_id`, and must not find the failed job.
+
+        Verified to fail when `clara-grpc` and `clara-rest` use `job.job_id` as the key.
+        """
         end_job(started, None)
         wait_for_end(follower, started)
         again = JobSteps(evolve(started, run=2, platform_job_id="", platform_payload_id=""))
