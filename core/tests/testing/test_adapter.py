@@ -72,9 +72,9 @@ def test_states_and_priorities_can_be_written_as_texts(adapter: Adapter) -> None
     adapter.expect_jobs(ExpectedJob("p-lung", priority="normal", state="submitted"), by=5)
     assert "job 1: state submitted instead of faulted" == failure(adapter, ExpectedJob("p-lung", state="faulted"))[1]
     with pytest.raises(
-        ValueError, match=r"^ExpectedJob\(state='failed'\): must be a JobState, or one of queued, .*faulted"
+        ValueError, match=r"^ExpectedJob\(state='broken'\): must be a JobState, or one of queued, .*faulted"
     ):
-        ExpectedJob("p-lung", state="failed")
+        ExpectedJob("p-lung", state="broken")
     with pytest.raises(ValueError, match=r"must be a JobPriority, or one of lower, normal, higher, immediate$"):
         ExpectedJob("p-lung", priority="urgent")
 
