@@ -170,7 +170,7 @@ class AssociationPool:
             else:
                 self._count -= 1
                 association.close_connection()
-            self._changed.notify()  # one waiting upload: the others could not take it
+            self._changed.notify_all()  # not `notify`, which may wake only the thread that releases associations
 
     def used(self, pair: Pair) -> None:
         """Record the use of a pair: the next new association proposes it, too."""
