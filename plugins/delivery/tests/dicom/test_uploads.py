@@ -163,6 +163,19 @@ def test_uploads_of_several_threads_share_the_associations(node: ScriptedNode, c
     assert 1 <= node.associations <= 3
 
 
+def test_upload_that_waits_for_an_association_gets_it_at_once(node: ScriptedNode, connect: Connect) -> None:
+    """Not only when the association is released because it is not in use.
+
+    Verified to fail when a free association wakes one waiting thread, which may be the one that releases associations.
+    """
+    submitter = connect(node.port, idle_timeout=60)
+    uploads, began = uploads_of_study(40), time.monotonic()
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda upload: submitter.upload(JOB, upload), uploads))
+    assert time.monotonic() - began < 50
+    assert 1 == node.associations
+
+
 def wait_until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 30
     while not condition():
