@@ -115,6 +115,17 @@ def test_a_change_is_written_and_returned(ledger: Ledger, enter: Enter) -> None:
         assert changed == jobs.get(transaction, row.job.job_id)
 
 
+def test_a_change_is_refused_after_the_next_run_has_begun(ledger: Ledger, enter: Enter) -> None:
+    """A late status of the first run must not end the second run. Verified to fail when only the state is compared."""
+    row = enter(state=JobState.RUNNING)
+    with ledger.write() as transaction:
+        failed = jobs.change(transaction, row, state=JobState.FAILED)
+        again = jobs.begin_next_run(transaction, failed, failed.job.changed_at)
+        jobs.change(transaction, again, state=JobState.RUNNING)
+    with pytest.raises(IllegalTransition), ledger.write() as late:
+        jobs.change(late, row, state=JobState.FAILED)
+
+
 def test_a_change_is_refused_after_the_state_has_changed(ledger: Ledger, enter: Enter) -> None:
     """A change that is based on an outdated row writes nothing."""
     row = enter()

@@ -25,6 +25,7 @@ class Collected:
     # Inserts the rows, in the transaction in which the job becomes succeeded or failed. `row` is the job before that.
     commit: Callable[[Transaction, JobRow], None] = _commit_nothing
     committed: Callable[[], None] = _do_nothing  # called after the transaction, for example to wake other parts
+    abandoned: Callable[[], None] = _do_nothing  # called if the transaction failed: the results are collected again
     # Why the job has failed although the platform reports success, for example because an expected output is missing.
     # Without patient data; "" if the job has succeeded.
     failure: str = ""

@@ -173,11 +173,12 @@ def next_attempt(transaction: Transaction, submitter: str, now: datetime) -> dat
 def change(transaction: Transaction, row: JobRow, **values: Any) -> JobRow:
     """Write `values` (fields of Job, and `failing_since`) to a job that is unchanged since `row` was read.
 
-    Raises IllegalTransition, and writes nothing, if the state has changed or the cancellation was requested.
+    Raises IllegalTransition, and writes nothing, if the state or the run has changed or the cancellation was requested.
     """
     is_unchanged = (
         (jobs.c.job_number == row.number)
         & (jobs.c.state == row.job.state.value)
+        & (jobs.c.run == row.job.run)
         & (jobs.c.cancel_requested.is_(row.job.cancel_requested))
     )
     result = transaction.execute(update(jobs).where(is_unchanged).values(**_to_columns(values)))

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, BinaryIO
+from unittest.mock import Mock
 
 import pytest
 
 from dicom_adapter import Capacity, JobState, Output, Permanent, Retriable
+from dicom_adapter.api.errors import LedgerUnavailable
 from dicom_adapter.api.values import SOURCE_JOB
 from dicom_adapter.dicom.synthetic import make_instance
+from dicom_adapter.flow.results import step
+from dicom_adapter.flow.results.collect import Collector
 from dicom_adapter.flow.submit import operators
 from dicom_adapter.ledger import balance
 from dicom_adapter.ledger.schema import InstanceState
@@ -255,6 +260,40 @@ def test_a_storage_that_fails_is_retried(site: Site, monkeypatch: pytest.MonkeyP
     site.adapter.advance(30)
     assert JobState.SUCCEEDED is site.job(job).state
     assert 1 == len(site.delivered_to("pacs"))
+    assert not audit_problems(site.adapter)
+
+
+def test_outputs_of_a_job_that_is_cancelled_while_they_are_collected_are_deleted(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing refers to their objects. Verified to fail without `Collected.abandoned`."""
+    job, collect = site.start_job(), Collector.collect
+
+    def collect_and_cancel(*arguments: Any) -> Any:
+        collected = collect(*arguments)
+        operators.cancel(site.adapter.ledger, site.adapter.clock, job.job_id)
+        return collected
+
+    monkeypatch.setattr(Collector, "collect", collect_and_cancel)
+    site.end_job({"a.dcm": output(), "b.json": b"{}"}, job)
+    site.adapter.advance(120)
+    assert JobState.CANCELLED is site.job(job).state
+    assert not list(site.adapter.storage.keys())
+
+
+def test_each_attempt_that_the_ledger_refuses_deletes_its_outputs(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ledger that fails for hours must not fill the storage. Verified to fail without `Collected.abandoned`."""
+    job = site.start_job()
+    site.adapter.platform.end(job, outputs={"a.dcm": output(), "b.json": b"{}"})
+    with monkeypatch.context() as patched:
+        patched.setattr(step, "enter", Mock(side_effect=LedgerUnavailable("database is locked")))
+        for _attempt in range(3):
+            with suppress(LedgerUnavailable):
+                site.adapter.advance(30)
+        assert JobState.RUNNING is site.job(job).state
+    site.adapter.advance(30)
+    assert JobState.SUCCEEDED is site.job(job).state
+    assert 1 == len(site.delivered_to("pacs")) == len(site.attachments(job))
     assert not audit_problems(site.adapter)
 
 

@@ -307,6 +307,22 @@ def test_a_transient_failure_of_an_upload_is_retried_before_a_refusal_counts(
     assert [0, 1, 2, 0, 1] == platform.positions()
 
 
+def test_refusals_are_no_progress_of_a_job_that_keeps_failing(make_adapter: MakeAdapter, platform: Platform) -> None:
+    """A batch of refused files before a transient failure resets neither the pauses nor the limit of the retries.
+
+    Verified to fail when each batch without a transient failure clears the failed attempts.
+    """
+    for number in range(UPLOADS_PER_COMMIT):
+        platform.fail(f"upload {number}", Permanent("refused"), times=50)
+    platform.fail(f"upload {UPLOADS_PER_COMMIT}", Retriable("busy"), times=50)
+    configuration = ONE.replace("retry-first = 2", "retry-first = 2\nretry-for = 600")
+    adapter = with_jobs(make_adapter, platform, configuration, instances=UPLOADS_PER_COMMIT + 1)
+    adapter.advance(900)
+    (job,) = adapter.jobs
+    assert JobState.FAULTED is job.state
+    assert "gave up after" in job.last_error
+
+
 def test_many_refusals_are_summed_up(make_adapter: MakeAdapter, platform: Platform) -> None:
     """The ledger and the log need no thousand errors."""
     for number in range(6):

@@ -50,12 +50,13 @@ class ResultsStep:
         assert config is not None  # as the constructor requires
         table = config.ae_titles.get(row.job.ae_title)  # None if the AE title is not configured any more
         settings = ResultsConfig() if table is None else table.results
-        outputs = Collector(self._resources, config.storage, settings).collect(submitter, row.job)
+        collector = Collector(self._resources, config.storage, settings)
+        outputs = collector.collect(submitter, row.job)
         if settings.expect_results and not outputs:
             return Collected(failure=NO_RESULTS)
         history = timedelta(days=config.ledger.history_days)
-        pending = _Pending(self._resources, outputs, settings, history, self._on_delivery)
-        return Collected(commit=pending.commit, committed=pending.committed)
+        pending = _Pending(self._resources, collector, outputs, settings, history, self._on_delivery)
+        return Collected(commit=pending.commit, committed=pending.committed, abandoned=pending.abandoned)
 
 
 @define(eq=False)
@@ -63,6 +64,7 @@ class _Pending:
     """Outputs that are stored, until their rows are committed."""
 
     resources: Resources
+    collector: Collector
     outputs: Sequence[StoredOutput]
     settings: ResultsConfig
     history: timedelta
@@ -80,3 +82,12 @@ class _Pending:
             committed = self.entered[1]
             if committed.jobs:
                 self.on_delivery(committed.jobs, committed.studies)
+
+    def abandoned(self) -> None:
+        """Delete the outputs if their rows were not committed: the next attempt stores them again.
+
+        After all rows were entered, the end of the transaction is uncertain, so the outputs are kept. An audit finds
+        them if they have no rows.
+        """
+        if self.entered is None:
+            self.collector.discard(self.outputs)

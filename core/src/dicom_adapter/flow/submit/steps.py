@@ -75,6 +75,7 @@ class Done:
     state: JobState | None = None  # the next state; None: the next state is in NEXT
     error: str = ""  # reason of the state failed
     is_complete: bool = True  # False: further batches of uploads follow
+    has_progress: bool = True  # False: a batch in which every file was refused
     platform: PlatformContact = PlatformContact.ANSWERED
     # Events to record in addition to the change of state: the details by the event's name.
     further_events: Mapping[str, Mapping[str, object]] = field(factory=dict)
@@ -151,7 +152,8 @@ class Steps:
             raise _cannot_read(failure) from failure
 
     def _upload(self, row: JobRow) -> Done:
-        return Done(is_complete=self._uploading.upload_batch(row))
+        uploaded = self._uploading.upload_batch(row)
+        return Done(is_complete=uploaded is None, has_progress=uploaded != 0)
 
     def _start(self, row: JobRow) -> Done:
         self._submitter.start(row.job)

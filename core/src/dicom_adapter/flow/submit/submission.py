@@ -146,10 +146,14 @@ class Submission:
     def _complete(self, row: JobRow, done: Done) -> JobRow:
         """Record the success of a step, or of one batch of uploads."""
         if not done.is_complete:
-            return self._clear_failures(row)
+            return self._clear_failures(row) if done.has_progress else row
         state = done.state or NEXT[row.job.state]
         values = {**NO_FAILURES, **done.values, "last_error": done.error, "repeated": False}
-        changed = self._change(row, _event_name(state), state, values, done.further_events, done.results.commit)
+        try:
+            changed = self._change(row, _event_name(state), state, values, done.further_events, done.results.commit)
+        except Exception:
+            done.results.abandoned()
+            raise
         done.results.committed()
         return changed
 

@@ -71,8 +71,8 @@ class Uploading:
         self._open = open_file
         self._passes: dict[int, UploadPass] = {}  # by the number of the job
 
-    def upload_batch(self, row: JobRow) -> bool:
-        """Upload the next batch of missing files. Return True if no file is missing.
+    def upload_batch(self, row: JobRow) -> int | None:
+        """Upload the next batch of missing files. Return the number of uploaded files; None if no file is missing.
 
         An error ends the pass: the next attempt tries every missing file. Raises FilesRefused after all files were
         tried, the most severe of the other errors of the batch at once, or Interrupted.
@@ -85,25 +85,28 @@ class Uploading:
         if not missing:
             if current.refused:
                 raise FilesRefused(current.error(row.job))
-            return True
-        self._upload(row, missing, current)
+            return None
+        uploaded = self._upload(row, missing, current)
         self._passes[row.number] = current
-        return False  # also after the last batch: one more call finds no missing file
+        return uploaded  # also after the last batch: one more call finds no missing file
 
     def forget(self, row: JobRow) -> None:
         """Forget the pass of a job that is cancelled."""
         self._passes.pop(row.number, None)
 
-    def _upload(self, row: JobRow, members: Sequence[Member], current: UploadPass) -> None:
-        """Upload in parallel, record the successful and the refused files, then raise the most severe other error."""
+    def _upload(self, row: JobRow, members: Sequence[Member], current: UploadPass) -> int:
+        """Upload in parallel, record the successful and the refused files, then raise the most severe other error.
+
+        Return the number of successful files.
+        """
         errors = {position: _error(future) for position, future in self._begin_all(row.job, members).items()}
+        uploaded = [position for position, error in errors.items() if error is None]
         with self._ledger.write() as transaction:
-            jobs.mark_uploaded(
-                transaction, row.number, [position for position, error in errors.items() if error is None]
-            )
+            jobs.mark_uploaded(transaction, row.number, uploaded)
         _raise_worst(errors)
         current.refused |= {position: str(error) for position, error in errors.items() if error is not None}
         current.position = max(errors)
+        return len(uploaded)
 
     def _begin_all(self, job: Job, members: Sequence[Member]) -> dict[int, Future[None]]:
         futures: dict[int, Future[None]] = {}
