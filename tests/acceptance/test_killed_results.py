@@ -1,4 +1,13 @@
-"""Kills from the start of a command to the last response of a destination: one run, and each result once."""
+"""Kills from the start of a command to the last response of a destination: one run, and each result once.
+
+All processes of the service are killed, but not the runners of the commands. A C-STORE is repeated if its response was
+lost: the PACS then has the same SOP Instance UID twice, which counts as one result. The tests limit the number of these
+repetitions, and record it as a property of the test suite.
+
+Verified to fail when the runner belongs to the process group of the service (a command runs twice), when the rows of
+results are committed after the state of their job (results are lost), and when `folder` does not mark a folder that it
+is about to complete (the delivery is faulted).
+"""
 
 from __future__ import annotations
 
@@ -39,6 +48,11 @@ def noted(what: str, times: int = 1) -> Moment:
 def incomplete_drop(_service: LaunchedService, site: ResultsSite, _ae_title: str) -> None:
     """Wait for the folder of an incomplete delivery."""
     wait_until(lambda: any((site.drop / ".incoming").glob("*")), "an incomplete folder")
+
+
+def complete_drop(_service: LaunchedService, site: ResultsSite, ae_title: str) -> None:
+    """Wait for the folder of a complete delivery, which the ledger does not record yet."""
+    wait_until(lambda: any(site.drop.glob(f"{ae_title}-*")), "a complete folder")
 
 
 def held(number: int) -> Moment:
@@ -83,6 +97,7 @@ MOMENTS: Mapping[str, Mapping[str, Moment]] = {  # by AE title
         "DELIVERY-2": logged("job_created", 3),
         "DESCRIBED-2": logged("job_metadata_sent", 3),
         "INCOMPLETE": incomplete_drop,
+        "COMPLETE": complete_drop,
         "DELIVERED-1": logged("job_submitted", 2),
         "DELIVERED-2": logged("job_submitted", 3),
     },

@@ -186,4 +186,4 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = SECOND
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"{what}: not within {seconds:g} seconds"
-        time.sleep(0.005)  # the pause of a loop that has a condition
+        time.sleep(0.002)  # the pause of a loop that has a condition
