@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from attrs import evolve
+
 from dicom_adapter import InstanceStorageInfo, Job, Permanent, PlatformStatus, Retriable
 from dicom_adapter_delivery import dicom_wire as wire
 from dicom_adapter_delivery.dicom_association import DicomPeer, OutgoingAssociation, connect
@@ -60,6 +62,11 @@ class StorageCommitment:
                 self._request(job)
             return PlatformStatus(state=WAITING, finished=False, detail=describe_missing(missing))
         return PlatformStatus(state=NOT_COMMITTED, finished=True, detail=describe_missing(missing), succeeded=False)
+
+    def forget_earlier_runs(self, job: Job) -> None:
+        """Delete the files of the failed runs that an operator has retried."""
+        for run in range(1, job.run):
+            self._files.remove(evolve(job, run=run).run_id)
 
     def clean_up(self, job: Job) -> None:
         self._files.remove(job.run_id)

@@ -87,6 +87,8 @@ class DicomSubmitter(Submitter[DicomSettings]):
         self._pool.open()
 
     def create_job(self, job: Job) -> PlatformJob:
+        if self.settings.storage_commitment:
+            self._commitment.forget_earlier_runs(job)
         return PlatformJob(job_id=job.run_id)
 
     def add_metadata(self, job: Job, metadata: Mapping[str, str]) -> None:

@@ -177,12 +177,11 @@ class FolderDrop:
 
     def cancel(self) -> None:
         """Delete the folder of an incomplete job. A complete one stays: a consumer may read it."""
-        if self.state is not DropState.INCOMPLETE:
-            return
-        with writing(self.subject, self.settings.path):
-            self.mark.unlink(missing_ok=True)
-            shutil.rmtree(self.work)
-        self._forget()
+        if self.state is DropState.INCOMPLETE:
+            with writing(self.subject, self.settings.path):
+                self.mark.unlink(missing_ok=True)
+                shutil.rmtree(self.work)
+        self._forget()  # in every state: a crash may have left the files
 
     def _require_incomplete(self) -> None:
         state = self.state

@@ -130,6 +130,17 @@ def test_instance_that_is_refused_fails_the_job_with_the_reason(
     assert f"1 instances are not committed, such as {uid}: 0x0122 (SOP class not supported)" == status.detail
 
 
+def test_next_run_deletes_the_files_of_the_failed_run(
+    committing: CommittingNode, connect: Connect, uploads: list[Upload], tmp_path: Path
+) -> None:
+    """`clean_up` is called for the last run only. Verified to fail without the deletion in `create_job`."""
+    committing.failed = {uploads[1].instance.sop_instance_uid: 0x0122}
+    submitter = connect(committing.port, storage_commitment=True)
+    job = delivered(submitter, uploads)
+    submitter.create_job(evolve(job, run=2))
+    assert [] == list((tmp_path / "submitters" / "pacs" / "commitment").iterdir())
+
+
 def test_instance_that_the_node_does_not_have_yet_is_waited_for(
     committing: CommittingNode, connect: Connect, uploads: list[Upload]
 ) -> None:

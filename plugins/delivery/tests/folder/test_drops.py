@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from attrs import evolve, frozen
@@ -231,6 +232,20 @@ def test_start_is_repeated_after_a_crash(
     drop_box.connect().start(evolve(job, repeated=True))
     assert len(INSTANCES) == len(drop_box.manifest()["files"])
     assert [] == drop_box.left_over()
+
+
+@pytest.mark.parametrize("step", ["start", "cancel"])
+def test_cancel_after_a_crash_deletes_the_metadata(
+    drop_box: DropBox, steps: JobSteps, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """The crash happens after the folder was renamed or deleted. Verified to fail when `cancel` returns before that."""
+    job = uploaded(drop_box.connect(), steps)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(folder_drop.FolderDrop, "_forget", Mock(side_effect=Killed))
+        getattr(drop_box.connect(), step)(job)
+    drop_box.connect().cancel(evolve(job, repeated=True))
+    assert [] == drop_box.left_over()
+    assert (1 if step == "start" else 0) == len(drop_box.visible())
 
 
 def test_collected_folder_is_not_missed_when_start_is_repeated(drop_box: DropBox, steps: JobSteps) -> None:
