@@ -60,7 +60,7 @@ def test_without_options_the_example_pipeline_is_configured(tmp_path: Path) -> N
     expected = (sys.executable, "-m", "dicom_adapter_pipelines.example", "{input}", "{output}")
     assert (expected, 11112, tmp_path / "data") == (pipeline.command, config.dicom.port, config.storage.path)
     assert (["DICOM-ADAPTER"], ["pipelines"]) == (list(config.ae_titles), list(config.submitters))
-    assert "  dicom-adapter check\n  dicom-adapter run\n" in output
+    assert "  dicom-adapter check --connect\n  dicom-adapter run\n" in output
     assert "--to DICOM-ADAPTER@127.0.0.1:11112\n" in output
 
 
@@ -191,7 +191,7 @@ def test_a_terminal_is_asked_for_everything(tmp_path: Path) -> None:
     terminal.answer("TCP port for DICOM [11112]:", "http")
     terminal.read_until("'http' must be a number from 1 to 65535")
     terminal.answer("TCP port for DICOM [11112]:", "4242")
-    terminal.answer("command, image, or none yet [none]:", "command")
+    terminal.answer("or none for the example [none]:", "command")
     terminal.answer("Command and arguments:", "/opt/lung/run {input} {output}")
     terminal.answer("AET@HOST:PORT, or none [none]:", "PACS@pacs.example:104")
     terminal.answer("Data folder [data]:", "")
@@ -205,9 +205,9 @@ def test_a_terminal_is_asked_for_everything(tmp_path: Path) -> None:
 def test_only_what_is_not_given_is_asked_for(tmp_path: Path) -> None:
     """The end of the input (Ctrl-D) writes nothing."""
     terminal = Terminal(*EVERYTHING)
-    shown = terminal.read_until("none yet [none]:")
+    shown = terminal.read_until("for the example [none]:")
     assert "AE titles" not in shown
-    terminal.answer("none yet", "image")
+    terminal.answer("for the example", "image")
     terminal.read_until("Name of the image:")
     terminal.end_input()
     terminal.read_until("Aborted")

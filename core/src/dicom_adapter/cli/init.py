@@ -143,16 +143,16 @@ class Wanted:
 
 def ask(known: Wanted) -> Wanted:
     """Ask for the values that are not known. An answer that is not valid is asked for again."""
-    typer.echo("Press Enter for the answer in brackets. Ctrl-C ends the command, and nothing is written.\n")
+    typer.echo("Press Enter for the answer in brackets. Ctrl-C ends the command, and nothing is\nwritten.\n")
     called = known.ae_titles or _ask(
         "AE titles to which studies are sent, separated by commas", DEFAULT_AE_TITLE, ae_titles
     )
     port = known.port or _ask("TCP port for DICOM", str(DEFAULT_PORT), port_number)
     command, image = known.command, known.image
     if command is None and image is None:
-        kind = _ask("Pipeline: command, image, or none yet", "none", pipeline_kind)
+        kind = _ask("Pipeline: command, image, or none for the example", "none", pipeline_kind)
         if kind == "command":
-            typer.echo("In the command, {input} and {output} stand for the folders of a job. No shell is used.")
+            typer.echo("{input} and {output} are the folders of a job. No shell reads the command.")
             command = _ask("Command and arguments", None, command_words)
         elif kind == "image":
             image = _ask("Name of the image", None, image_name)
@@ -249,7 +249,7 @@ def _next_commands(path: Path, wanted: Wanted) -> Iterator[str]:
     argument = "" if is_found else f" {shlex.quote(str(path))}"
     option = "" if is_found else f" -c {shlex.quote(str(path))}"
     peer = shlex.quote(str(Address(ae_title=wanted.called[0], host=LOCAL, port=wanted.port or DEFAULT_PORT)))
-    yield f"dicom-adapter check{argument}{' --connect' if wanted.pacs else ''}"
+    yield f"dicom-adapter check{argument} --connect"
     yield f"dicom-adapter run{argument}"
     yield "dicom-adapter synthesize studies     # in another terminal"
     yield f"dicom-adapter send studies --to {peer}"

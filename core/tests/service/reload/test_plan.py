@@ -14,7 +14,7 @@ from dicom_adapter.api.hookspecs import PROJECT
 from dicom_adapter.config import load, plugin_settings
 from dicom_adapter.plugins.entry_points import VARIABLE
 from dicom_adapter.plugins.registry import discover
-from dicom_adapter.service.reload.plan import Plan, compare, to_json
+from dicom_adapter.service.reload.plan import Change, Plan, compare, to_json
 from dicom_adapter.service.reload.snapshot import Snapshot, snapshot
 from dicom_adapter.simulation.platform import MemoryPlugin
 from dicom_adapter.testing import Plugin
@@ -115,6 +115,16 @@ def test_added_removed_and_changed_ae_titles_are_distinguished(take: Take) -> No
     )
     assert (True, False) == (plan.rebuilds("LUNG"), plan.rebuilds("HEAD"))
     assert ("NEW",) == compare(after, before).removed.ae_titles
+
+
+def test_change_of_a_table_shows_only_the_changed_keys() -> None:
+    """A table of pipelines has many keys. A secret that did not change does not hide another change."""
+    before = '{"lung": {"time-limit": 60.0, "grace": 10.0, "environment": {"KEY": "secret 1"}}, "old": {}}'
+    after = '{"lung": {"time-limit": 8.0, "grace": 10.0, "environment": {"KEY": "secret 1"}}}'
+    shown = "pipelines.lung.time-limit: 60.0 -> 8.0; pipelines.old: {} -> not set"
+    assert shown == str(Change(key="pipelines", before=before, after=after))
+    renewed = after.replace("secret 1", "secret 2")
+    assert "pipelines.lung.environment.KEY: another secret" == str(Change(key="pipelines", before=after, after=renewed))
 
 
 def test_another_secret_is_a_change_and_is_not_shown(

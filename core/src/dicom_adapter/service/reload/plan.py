@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from attrs import frozen
@@ -45,9 +46,31 @@ class Change:
     after: str | None  # new value; None: the key is not set
 
     def __str__(self) -> str:
+        before, after = _table(self.before), _table(self.after)
+        if before is not None and after is not None:
+            return "; ".join(map(str, _inner_changes(self.key, before, after)))
         if SECRET in (self.before or "") + (self.after or ""):
             return f"{self.key}: another secret"
         return f"{self.key}: {self.before or 'not set'} -> {self.after or 'not set'}"
+
+
+def _table(value: str | None) -> dict[str, Any] | None:
+    """Return the table that `value` is the JSON text of, or None for other values."""
+    if value is None or not value.startswith("{"):
+        return None
+    try:
+        table = json.loads(value)
+    except ValueError:
+        return None
+    return table if isinstance(table, dict) else None
+
+
+def _inner_changes(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Change]:
+    """Compute the changes of the keys of a table, so that keys without a change are not shown."""
+    for name in sorted(before.keys() | after.keys()):
+        if before.get(name) != after.get(name):
+            old, new = (None if name not in table else json.dumps(table[name]) for table in (before, after))
+            yield Change(key=f"{key}.{name}", before=old, after=new)
 
 
 @frozen(kw_only=True)
