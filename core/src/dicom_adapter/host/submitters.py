@@ -23,6 +23,7 @@ from dicom_adapter.flow.submit.status_watch import PlatformWatch
 from dicom_adapter.flow.submit.steps import Steps
 from dicom_adapter.flow.submit.submission import Submission
 from dicom_adapter.ledger import jobs
+from dicom_adapter.ledger.begun_jobs import begun
 from dicom_adapter.ledger.health import PartState
 from dicom_adapter.plugins.isolation import close_within, make_submitter
 from dicom_adapter.plugins.registry import Plugins
@@ -137,13 +138,18 @@ class Submitters:
             parallel=table.parallel,
         )
         watch = None
-        if table.status_every is not None or submitter.follows_jobs:
+        if table.status_every is not None or submitter.follows_jobs or self._has_running_jobs(name):
             every = STATUS_EVERY if table.status_every is None else timedelta(seconds=table.status_every)
             limit = None if table.time_limit is None else timedelta(seconds=table.time_limit)
             watch = PlatformWatch(name, submitter, submission, every, self._resources, self._on_change, limit)
         return _SubmitterEntry(
             table=table, submitter=submitter, uploads=uploads, submission=submission, queue=queue, watch=watch
         )
+
+    def _has_running_jobs(self, name: str) -> bool:
+        """Return whether jobs run that were started when the submitter still followed jobs: they need their end."""
+        with self._resources.ledger.read() as transaction:
+            return any(job.is_running for job in begun(transaction, name))
 
     def _on_delivery(self, delivery: Sequence[Job], studies: Sequence[str]) -> None:
         self._on_commit(Committed(tuple(delivery), studies={job.job_id: tuple(studies) for job in delivery}))

@@ -15,7 +15,7 @@ from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.flow.submit import operators
 from dicom_adapter.flow.submit.scheduling import hold_back
 from dicom_adapter.ledger.begun_jobs import BegunJob, HeldBack
-from dicom_adapter.simulation.platform import ReceivedJob
+from dicom_adapter.simulation.platform import FollowedMemorySubmitter, ReceivedJob
 from dicom_adapter.testing import Adapter
 
 MakeAdapter = Callable[..., Adapter]
@@ -189,6 +189,20 @@ def test_a_job_that_is_cancelled_during_a_poll_is_not_changed_by_it(
     adapter.advance(STATUS_EVERY_S + 2)
     assert JobState.CANCELLED is the_job(adapter).state
     assert "job_failed" not in names(adapter)
+
+
+def test_a_running_job_is_followed_after_the_submitter_stopped_to_follow_jobs(
+    adapter: Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operator may change `follow` or `storage-commitment` while jobs run.
+
+    Verified to fail when only a submitter that follows jobs is polled: the job was running forever.
+    """
+    adapter.platform.end(the_job(adapter))
+    monkeypatch.setattr(FollowedMemorySubmitter, "follows_jobs", False)
+    adapter.restart()
+    adapter.advance(STATUS_EVERY_S)
+    assert JobState.SUCCEEDED is the_job(adapter).state
 
 
 def test_a_failed_clean_up_does_not_end_the_success(adapter: Adapter) -> None:

@@ -150,7 +150,7 @@ class DicomSubmitter(Submitter[DicomSettings]):
     def status(self, job: Job) -> PlatformStatus:
         if self.settings.storage_commitment:
             return self._commitment.status(job)
-        return PlatformStatus(state="delivered", finished=True)
+        return PlatformStatus(state="delivered", finished=True, succeeded=True)
 
     def cancel(self, job: Job) -> None:
         """Do nothing: instances that the node has stored stay there."""
