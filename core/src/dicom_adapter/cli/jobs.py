@@ -86,7 +86,7 @@ def list_jobs(
     if not rows:
         typer.echo("\n".join(nothing_found_lines("No jobs", filters, writer.options)))
     elif len(rows) == limit:
-        typer.echo(f"These are the newest {limit} jobs; --limit shows more.", err=True)
+        typer.echo(f"Only the newest jobs are shown (--limit {limit}); a higher --limit shows more.", err=True)
 
 
 @jobs.command()

@@ -119,9 +119,9 @@ def test_added_removed_and_changed_ae_titles_are_distinguished(take: Take) -> No
 
 def test_change_of_a_table_shows_only_the_changed_keys() -> None:
     """A table of pipelines has many keys. A secret that did not change does not hide another change."""
-    before = '{"lung": {"time-limit": 60.0, "grace": 10.0, "environment": {"KEY": "secret 1"}}, "old": {}}'
+    before = '{"lung": {"time-limit": 60.0, "grace": 10.0, "environment": {"KEY": "secret 1"}}, "old": {"grace": 1.0}}'
     after = '{"lung": {"time-limit": 8.0, "grace": 10.0, "environment": {"KEY": "secret 1"}}}'
-    shown = "pipelines.lung.time-limit: 60.0 -> 8.0; pipelines.old: {} -> not set"
+    shown = "pipelines.lung.time-limit: 60.0 -> 8.0; pipelines.old: removed"
     assert shown == str(Change(key="pipelines", before=before, after=after))
     renewed = after.replace("secret 1", "secret 2")
     assert "pipelines.lung.environment.KEY: another secret" == str(Change(key="pipelines", before=after, after=renewed))

@@ -84,6 +84,13 @@ def test_missing_command_is_named(containers: Containers) -> None:
     assert status.detail.startswith(f"image '{BASE}' has no executable command /opt/lung/run: correct `command`")
 
 
+def test_command_without_permission_is_distinguished_from_a_missing_command(containers: Containers) -> None:
+    """The engine ends with the same status if it is not permitted to start any container."""
+    status = containers.run(image=BASE, command=("/bin",))
+    assert not status.succeeded
+    assert status.detail.startswith(f"podman has no permission to start image '{BASE}', or its command /bin is not")
+
+
 def test_exit_status_127_of_a_shell_is_that_of_the_pipeline(containers: Containers) -> None:
     """The shell was started, so the command of the pipeline exists."""
     assert "exit status 127" in containers.run("/opt/lung/run").detail

@@ -49,6 +49,8 @@ class Change:
         before, after = _table(self.before), _table(self.after)
         if before is not None and after is not None:
             return "; ".join(map(str, _inner_changes(self.key, before, after)))
+        if (after and self.before is None) or (before and self.after is None):  # a table has too many keys to be shown
+            return f"{self.key}: {'added' if after else 'removed'}"
         if SECRET in (self.before or "") + (self.after or ""):
             return f"{self.key}: another secret"
         return f"{self.key}: {self.before or 'not set'} -> {self.after or 'not set'}"
@@ -68,8 +70,8 @@ def _table(value: str | None) -> dict[str, Any] | None:
 def _inner_changes(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Change]:
     """Compute the changes of the keys of a table, so that keys without a change are not shown."""
     for name in sorted(before.keys() | after.keys()):
-        if before.get(name) != after.get(name):
-            old, new = (None if name not in table else json.dumps(table[name]) for table in (before, after))
+        old, new = (None if name not in table else json.dumps(table[name]) for table in (before, after))
+        if old != new:
             yield Change(key=f"{key}.{name}", before=old, after=new)
 
 
