@@ -20,6 +20,7 @@ from attrs import frozen
 
 from dicom_adapter.service.launch import LaunchedService, ServiceEnded
 from faults.clock import ServiceClock
+from faults.commands import DESTINATION, Commands
 from faults.log_reader import ServiceWithLogReader
 from faults.mount import Mount
 
@@ -54,6 +55,7 @@ def _pipelines(number: int, count: int) -> tuple[str, ...]:
 WAIT = "interrupted-wait = 15"
 DISK = "disk"  # the mount point, in the folder of the adapter
 CACHE = "CACHE"
+COMMANDS = "COMMANDS"  # its jobs run a command, and their results are delivered to a folder
 SETTLE_SECONDS = 3  # the largest value; reloads change the setting
 AE_TITLES: Mapping[str, AeTitle] = {
     "STUDIES": AeTitle(submitter="grpc", settings=WAIT, pipelines=_pipelines(1, 3)),
@@ -66,6 +68,7 @@ AE_TITLES: Mapping[str, AeTitle] = {
         submitter="rest", settings=f'group-by = "series"\nmax-wait = 8\n{WAIT}', pipelines=_pipelines(3, 1)
     ),
     "NEWEST": AeTitle(submitter="grpc", settings=WAIT, pipelines=_pipelines(4, 2), overwrites=True),
+    COMMANDS: AeTitle(submitter="local", settings=WAIT, pipelines=("copy",)),
     CACHE: AeTitle(processor="cache", submitter="grpc", settings="settle = 2", pipelines=_pipelines(5, 2)),
 }
 
@@ -114,6 +117,8 @@ class Adapter:
 
     def __init__(self, folder: Path, ports: Ports, random: Random) -> None:
         folder.mkdir()
+        self.commands = Commands(folder)
+        self.commands.prepare()
         self.clock = ServiceClock(folder / "clock", random)
         self.mount = Mount(folder / DISK)
         self.folder = folder
@@ -170,7 +175,7 @@ class Adapter:
     def reload(self, random: Random) -> None:
         """Change the configuration file and request a reload. The service may be in any state."""
         left_out = [COMES_AND_GOES] if random.random() < 0.3 else []
-        text = _configuration(self._ports, left_out)
+        text = self._text(left_out)
         for before, after in random.sample(CHANGES, random.randint(1, len(CHANGES))):
             text = text.replace(before, after)
         self._write(text)
@@ -198,7 +203,11 @@ class Adapter:
 
     def restore(self) -> None:
         """Write the configuration that the count assumes, for the next start."""
-        self._write(_configuration(self._ports))
+        self._write(self._text())
+
+    def _text(self, left_out: Sequence[str] = ()) -> str:
+        text = _configuration(self._ports, left_out)
+        return text + self.commands.configuration(AE_TITLES[COMMANDS].pipelines, RETRIES)
 
     def _write(self, text: str) -> None:
         new = self._configuration.with_suffix(".new")
@@ -282,6 +291,13 @@ follow = false
 """ + "".join(_ae_title(name) for name in AE_TITLES if name not in left_out)
 
 
+RESULTS = f"""
+[ae-titles.{COMMANDS}.results]
+to = ["{DESTINATION}"]
+expect-results = true
+"""
+
+
 def _ae_title(name: str) -> str:
     table = AE_TITLES[name]
     pipelines = "\n".join(f'pipeline-{number} = "{key}"' for number, key in enumerate(table.pipelines, 1))
@@ -294,4 +310,4 @@ overwrite-same-instance = {str(table.overwrites).lower()}
 [ae-titles.{name}.settings]
 {table.settings}
 {pipelines}
-"""
+""" + (RESULTS if name == COMMANDS else "")

@@ -16,6 +16,7 @@ from attrs import define, field, frozen
 from dicom_adapter.flow.submit import operators
 from dicom_adapter.ledger import Ledger
 from dicom_adapter.runtime.clock import SystemClock
+from faults import count_results, outcomes
 from faults import evidence as files
 from faults.adapter import Adapter, Ports, Victim
 from faults.clients import Client
@@ -40,7 +41,7 @@ DISTURBED_SECONDS = (0.0, 3.0)  # from a kill to the end of a lost mount
 PROGRESS_SECONDS = 10.0
 POLL_SECONDS = 0.2  # between two queries of the ledger while the adapter drains
 # The states of a drained adapter.
-DRAINED = {"instances kept", "instances quarantined", "instances reclaimed", "jobs submitted"}
+DRAINED = {"instances kept", "instances quarantined", "instances reclaimed", "jobs submitted", "jobs succeeded"}
 
 
 @frozen(kw_only=True)
@@ -214,6 +215,7 @@ class _Campaign:
             ledger=self._ledger.counts(),
             started_jobs=started,
             jobs_never_started=len(evidence.platform_jobs) - started,
+            results=count_results.by_end(evidence),
             retried=len(self.retried),
             orphans=len(orphans(evidence)),
             findings=tuple(count(evidence)),
@@ -222,7 +224,12 @@ class _Campaign:
     def _evidence(self, records: Records, orders: Orders, kept: tuple[Kept, ...]) -> Evidence:
         return Evidence(
             sent=records.sent,
-            platform_jobs=tuple(files.platform_jobs(self.platform.state)),
+            platform_jobs=(
+                *files.platform_jobs(self.platform.state),
+                *outcomes.runs(self.adapter.commands),
+                *outcomes.deliveries(self.adapter.commands),
+            ),
+            results=outcomes.results(self.adapter.commands),
             instances=tuple(self._ledger.instances()),
             jobs=tuple(self._ledger.jobs()),
             stored=files.stored_keys(self.adapter.data),

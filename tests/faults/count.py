@@ -14,7 +14,8 @@
     health         the log has no event of a defect
     mount          nothing was created on the mount point of the disk while it was not mounted
 
-The first two rules do not apply to an AE title of the cache, whose rules are in `count_cache`.
+The first two rules do not apply to an AE title of the cache, whose rules are in `count_cache`. The runs of commands and
+the folders of deliveries are jobs of a platform, too; the rule about results is in `count_results`.
 
 A finding may show UIDs and ids, because they are synthetic: no patient has them.
 """
@@ -27,8 +28,8 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from faults import count_cache
-from faults.adapter import AE_TITLES
+from faults import count_cache, count_results
+from faults.adapter import AE_TITLES, COMMANDS
 from faults.evidence import Evidence, LedgerJob, PlatformFile, PlatformJob
 from faults.lookup import WAITING, Finding, Lookup, look_up
 from faults.records import Sent
@@ -79,6 +80,7 @@ def count(evidence: Evidence) -> list[Finding]:
         "audit": _audited,
         "health": _defects,
         "mount": _on_mount_point,
+        "results": count_results.wrong_results,
     }
     findings = [(name, what) for name, rule in rules.items() for what in rule(evidence, lookup)]
     return [Finding(rule=name, what=what) for name, what in (*findings, *count_cache.findings(evidence, lookup))]
@@ -141,7 +143,7 @@ def _rows_and_jobs(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
         for number in job.instances:
             pipelines[number].append(job.pipeline)
     for row in evidence.instances:
-        if AE_TITLES[row.ae_title].submits_on_request:
+        if AE_TITLES[row.ae_title].submits_on_request or row.is_result:
             continue
         became_jobs = row.state not in WAITING and not row.is_replaced
         wanted = sorted(AE_TITLES[row.ae_title].pipelines) if became_jobs else []
@@ -152,7 +154,7 @@ def _rows_and_jobs(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
 def _wrong_jobs(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
     times = Counter(job.adapter_job for job in lookup.started)
     for ledger_job in evidence.jobs:
-        if ledger_job.state != "submitted":
+        if ledger_job.state != _last_state(ledger_job):
             yield f"job {ledger_job.job_id} is {ledger_job.state}"
         if times[ledger_job.job_id] != 1:
             yield f"job {ledger_job.job_id} was started {times[ledger_job.job_id]} times"
@@ -167,6 +169,11 @@ def _wrong_jobs(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
             yield f"{started} has pipeline {platform_job.pipeline}, but job {job.job_id} has pipeline {job.pipeline}"
 
 
+def _last_state(job: LedgerJob) -> str:
+    is_followed = job.ae_title == COMMANDS and job.pipeline != count_results.DELIVERY
+    return "succeeded" if is_followed else "submitted"
+
+
 def _wrong_payloads(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
     for platform_job in lookup.started:
         ledger_job = lookup.jobs.get(platform_job.adapter_job)
@@ -177,6 +184,8 @@ def _wrong_payloads(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
             yield f"platform job {platform_job.job_id} has other instances than job {ledger_job.job_id}"
         if len(set(wanted)) != len(wanted):
             yield f"job {ledger_job.job_id} has an instance twice"
+        if ledger_job.pipeline == count_results.DELIVERY:
+            continue  # what was delivered is compared with the results
         yield from _wrong_files(platform_job, ledger_job, lookup)
 
 

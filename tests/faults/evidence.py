@@ -64,6 +64,7 @@ class LedgerInstance:
     is_replaced: bool  # replaced by a newer arrival
     received: float  # seconds since 1970, on the clock of the service
     changed: float  # time of the last change of the state
+    is_result: bool = False  # a result of a job; False: it was received
 
 
 @frozen(kw_only=True)
@@ -95,6 +96,7 @@ class Evidence:
     audit: tuple[Mapping[str, Any], ...] = ()  # the findings of `dicom-adapter audit`
     clock: ClockRange = field(factory=ClockRange)  # the clock of the service
     outages: tuple[Outage, ...] = ()  # times without the disk
+    results: Mapping[str, tuple[PlatformFile, ...]] = field(factory=dict)  # written by commands, by job id
     on_mount_point: tuple[str, ...] = ()  # what was created on the mount point without the disk
 
 
@@ -108,11 +110,12 @@ def platform_jobs(state: Path) -> Iterator[PlatformJob]:
             pipeline=job["pipeline_id"],
             is_started=job["started"] is not None,
             created=datetime.fromisoformat(job["created"]).timestamp(),
-            files=tuple(map(_platform_file, sorted((state / "payloads" / job["payload_id"]).rglob("*.dcm")))),
+            files=tuple(map(platform_file, sorted((state / "payloads" / job["payload_id"]).rglob("*.dcm")))),
         )
 
 
-def _platform_file(path: Path) -> PlatformFile:
+def platform_file(path: Path) -> PlatformFile:
+    """Read a Part 10 file."""
     header = dcmread(path, stop_before_pixels=True, specific_tags=[])
     return PlatformFile(sop_instance_uid=header.file_meta.MediaStorageSOPInstanceUID, digest=data_set_digest(path))
 
@@ -141,9 +144,11 @@ class LedgerFile:
         return [job_id for (job_id,) in self._rows("SELECT job_id FROM jobs WHERE state = 'faulted'")]
 
     def instances(self) -> Iterator[LedgerInstance]:
-        columns = "instance_id, ae_title, study_instance_uid, sop_instance_uid, state, storage_key, replaced_by"
+        columns = (
+            "instance_id, ae_title, study_instance_uid, sop_instance_uid, state, storage_key, replaced_by, source_job"
+        )
         for row in self._rows(f"SELECT {columns}, received_at, changed_at FROM instances"):
-            number, ae_title, study, uid, state, key, replaced_by, received, changed = row
+            number, ae_title, study, uid, state, key, replaced_by, source, received, changed = row
             yield LedgerInstance(
                 number=number,
                 ae_title=ae_title,
@@ -154,6 +159,7 @@ class LedgerFile:
                 is_replaced=replaced_by is not None,
                 received=received / MICROSECONDS,
                 changed=changed / MICROSECONDS,
+                is_result=source is not None,
             )
 
     def jobs(self) -> Iterator[LedgerJob]:

@@ -45,7 +45,8 @@ def look_up(evidence: Evidence) -> Lookup:
     for request in sorted(evidence.sent, key=lambda request: request.began):
         sent[request.ae_title, request.sop_instance_uid].append(request)
     for row in evidence.instances:
-        rows[row.ae_title, row.sop_instance_uid].append(row)
+        if not row.is_result:
+            rows[row.ae_title, row.sop_instance_uid].append(row)
     started = sorted((job for job in evidence.platform_jobs if job.is_started), key=lambda job: job.created)
     for job in started:
         for uid in {file.sop_instance_uid for file in job.files}:

@@ -35,6 +35,7 @@ class Report:
     ledger: Mapping[str, int]  # rows by state
     started_jobs: int
     jobs_never_started: int  # created on the platform, but the response was lost
+    results: Mapping[str, int]  # results of commands, by what became of them
     retried: int  # faulted jobs that were retried
     orphans: int
     findings: tuple[Finding, ...] = field(default=())
@@ -57,6 +58,7 @@ class Report:
             f"                 deletions in {_counted(self.deleting, 'requests')}",
             f"  ledger         {_counted(self.ledger, 'rows')}; {self.retried} faulted jobs retried",
             f"  started jobs   {self.started_jobs}; created and never started: {self.jobs_never_started}",
+            f"  results        {_counted(self.results, 'collected')}",
             f"  orphans        {self.orphans} stored objects without a row",
             f"  findings       {_counted(Counter(finding.rule for finding in self.findings), 'in total')}",
             *(f"    {finding}" for finding in self.findings[:MAX_SHOWN]),

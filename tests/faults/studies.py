@@ -10,7 +10,7 @@ from attrs import field, frozen
 from pydicom.uid import UID
 
 from dicom_adapter.dicom.synthetic import MODALITIES, TRANSFER_SYNTAXES, make_instance, make_uid, write
-from faults.adapter import AE_TITLES, CACHE
+from faults.adapter import AE_TITLES, CACHE, COMMANDS
 from faults.records import data_set_digest
 
 PATIENTS = 40  # a small number, so that several studies have the same patient
@@ -101,7 +101,7 @@ def deliveries(folder: Path, seed: str) -> list[tuple[float, Delivery]]:
     study = _Study(
         folder=folder,
         seed=seed,
-        ae_title=random.choice([*AE_TITLES, CACHE]),  # more often the cache, whose studies the composer uses
+        ae_title=random.choice([*AE_TITLES, CACHE, COMMANDS]),  # more often these, whose studies cause further steps
         modality=random.choice(list(MODALITIES)),
         patient="" if random.random() < NAMELESS else f"SYN-{random.randrange(PATIENTS):04}",
         rows=random.choice(ROWS),

@@ -1,0 +1,116 @@
+"""The count finds every error of results: each case changes correct evidence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from faults.adapter import AE_TITLES, COMMANDS
+from faults.count import count
+from faults.count_results import DELIVERY, by_end
+from faults.evidence import Evidence, LedgerInstance, LedgerJob, PlatformFile, PlatformJob
+from faults.records import Sent
+
+SENT = Sent(
+    ae_title=COMMANDS,
+    study_instance_uid="2.25.9",
+    sop_instance_uid="2.25.1",
+    digest="d1",
+    began=10.0,
+    status=0x0000,
+    answered=10.5,
+)
+INPUT = LedgerInstance(
+    number=1,
+    ae_title=COMMANDS,
+    study_instance_uid="2.25.9",
+    sop_instance_uid="2.25.1",
+    state="reclaimed",
+    storage_key="k1",
+    is_replaced=False,
+    received=10.2,
+    changed=40.0,
+)
+RESULT = evolve(INPUT, number=2, sop_instance_uid="2.25.2", storage_key="k2", is_result=True)
+HELD = evolve(RESULT, number=3, sop_instance_uid="2.25.3", storage_key="k3", state="quarantined")
+JOB = LedgerJob(
+    job_id="job-1",
+    name="COMMANDS-1",
+    ae_title=COMMANDS,
+    pipeline=AE_TITLES[COMMANDS].pipelines[0],
+    state="succeeded",
+    platform_job="job-1",
+    instances=(1,),
+)
+DELIVERED = evolve(
+    JOB, job_id="job-2", pipeline=DELIVERY, state="submitted", platform_job="COMMANDS-1-to-drop-job-2", instances=(2,)
+)
+RUN = PlatformJob(
+    job_id="job-1",
+    adapter_job="job-1",
+    pipeline=JOB.pipeline,
+    is_started=True,
+    created=20.0,
+    files=(PlatformFile(sop_instance_uid="2.25.1", digest="d1"),),
+)
+WRITTEN = PlatformFile(sop_instance_uid="2.25.2", digest="d2")
+WRITTEN_WRONG = PlatformFile(sop_instance_uid="2.25.3", digest="d3")
+FOLDER = evolve(RUN, job_id=DELIVERED.platform_job, adapter_job="job-2", pipeline=DELIVERY, files=(WRITTEN,))
+GOOD = Evidence(
+    sent=(SENT,),
+    platform_jobs=(RUN, FOLDER),
+    instances=(INPUT, RESULT, HELD),
+    jobs=(JOB, DELIVERED),
+    stored=frozenset({"k3"}),
+    results={"job-1": (WRITTEN, WRITTEN_WRONG)},
+)
+OTHER = PlatformFile(sop_instance_uid="2.25.2", digest="d9")
+
+
+def changed(**changes: Any) -> Evidence:
+    return evolve(GOOD, **changes)
+
+
+WRONG: dict[str, tuple[Evidence, str]] = {
+    "a command ran twice": (changed(platform_jobs=(RUN, RUN, FOLDER)), "one job"),
+    "a command never ran": (changed(platform_jobs=(FOLDER,)), "one job"),
+    "a job of a command is only submitted": (changed(jobs=(evolve(JOB, state="submitted"), DELIVERED)), "one job"),
+    "a command failed": (changed(jobs=(evolve(JOB, state="failed"), DELIVERED)), "one job"),
+    "the input has other bytes": (
+        changed(platform_jobs=(evolve(RUN, files=(evolve(RUN.files[0], digest="d9"),)), FOLDER)),
+        "payloads",
+    ),
+    "a result is not delivered": (changed(platform_jobs=(RUN, evolve(FOLDER, files=()))), "results"),
+    "a result has no row": (changed(results={"job-1": (WRITTEN, WRITTEN_WRONG, OTHER)}), "results"),
+    "a result is delivered in two folders": (
+        changed(platform_jobs=(RUN, FOLDER, evolve(FOLDER, job_id="another"))),
+        "results",
+    ),
+    "a result is twice in a folder": (changed(platform_jobs=(RUN, evolve(FOLDER, files=(WRITTEN,) * 2))), "results"),
+    "a folder is delivered twice": (changed(platform_jobs=(RUN, FOLDER, FOLDER)), "one job"),
+    "a delivery is faulted": (changed(jobs=(JOB, evolve(DELIVERED, state="faulted"))), "one job"),
+    "a result is delivered with other bytes": (
+        changed(platform_jobs=(RUN, evolve(FOLDER, files=(OTHER,)))),
+        "results",
+    ),
+    "a quarantined result is delivered": (
+        changed(platform_jobs=(RUN, evolve(FOLDER, files=(WRITTEN, WRITTEN_WRONG)))),
+        "results",
+    ),
+    "a quarantined result was lost": (changed(instances=(INPUT, RESULT)), "results"),
+    "a delivered instance is no result": (changed(results={"job-1": (WRITTEN_WRONG,)}), "results"),
+    "a quarantined result lacks its object": (changed(stored=frozenset()), "objects"),
+}
+
+
+@pytest.mark.parametrize(("evidence", "rule"), WRONG.values(), ids=WRONG.keys())
+def test_every_error_of_results_is_found(evidence: Evidence, rule: str) -> None:
+    """The rule that is broken is among the findings."""
+    assert rule in {finding.rule for finding in count(evidence)}
+
+
+def test_delivered_and_quarantined_results_are_no_finding() -> None:
+    assert [] == count(GOOD)
+    assert {"delivered": 1, "quarantined": 1} == by_end(GOOD)
