@@ -12,17 +12,20 @@
     silence    many connections that send nothing
     surroundings   the choice of the last four faults
     platform   the platform emulator, with injected faults, which is killed and restarted
+    commands   the command that the jobs of one AE title run, and the folder for its results
     kept       the content of the cache before it is stopped
     evidence   the state of each side after the run
+    outcomes   what the commands have noted, and what was delivered to the folder
     count      compares them: no acknowledged instance may be lost, no job may be started twice; `count_cache` has the
-               rules for the cache
+               rules for the cache, `count_results` those for results
     report     the figures of a run
     campaign   one whole run
 
 **Reproducibility.** A seed decides every choice: the studies of each sender with all UIDs, sizes and bytes, their AE
 titles, associations and pauses, and where a connection breaks; the sequence of the composer's requests; which process
 is killed after which pause; which faults the platform has in each run, and how long each run is; which clock steps,
-lost mounts, stopped log readers and silent connections there are. It does not decide how processes are scheduled.
+lost mounts, stopped log readers and silent connections there are. It does not decide how processes are scheduled, and
+not the UIDs of results.
 Therefore the instance that a kill or a fault interrupts, the number of studies, and the requests that are repeated
 differ between runs. To reproduce a failure, run its seed for
 longer or several times.
