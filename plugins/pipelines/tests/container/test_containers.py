@@ -88,7 +88,7 @@ def test_command_without_permission_is_distinguished_from_a_missing_command(cont
     """The engine ends with the same status if it is not permitted to start any container."""
     status = containers.run(image=BASE, command=("/bin",))
     assert not status.succeeded
-    assert status.detail.startswith(f"podman has no permission to start image '{BASE}', or its command /bin is not")
+    assert status.detail.startswith(f"podman has no permission to start image '{BASE}', or /bin is not")
 
 
 def test_exit_status_127_of_a_shell_is_that_of_the_pipeline(containers: Containers) -> None:

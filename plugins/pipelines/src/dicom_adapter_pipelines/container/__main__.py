@@ -137,17 +137,17 @@ class ContainerRun:
         """Add the reason to the report if the engine or the kernel caused the exit status."""
         plan, end = self._plan, self._engine.end_of(self._plan.name)
         name = plan.engine.kind.value
-        word = next(iter(plan.entrypoint or plan.command), "of its own")
+        word = next(iter(plan.entrypoint or plan.command), "")
         if not end.has_run and status == NOT_EXECUTABLE:
             # The status is the same if the runtime of the engine lacks a permission to start a container.
             raise CannotRun(
-                f"{name} has no permission to start image '{plan.image}', or its command {word} is not executable: see "
-                "the engine's message in the log of the job"
+                f"{name} has no permission to start image '{plan.image}', or {word or 'its command'} is not "
+                "executable: see the engine's message in the log of the job"
             )
         if not end.has_run and status == NOT_FOUND:
             raise CannotRun(
-                f"image '{plan.image}' has no executable command {word}: correct `command` or `entrypoint`; the "
-                "engine's message is in the log of the job"
+                f"image '{plan.image}' has no executable command {word or 'of its own'}: correct `command` or "
+                "`entrypoint`; the engine's message is in the log of the job"
             )
         if not end.has_run:
             raise CannotRun(f"{name} could not run the container (status {status}): see the log of the job")
