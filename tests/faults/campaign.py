@@ -215,7 +215,7 @@ class _Campaign:
             ledger=self._ledger.counts(),
             started_jobs=started,
             jobs_never_started=len(evidence.platform_jobs) - started,
-            results=count_results.by_end(evidence),
+            results=count_results.by_state(evidence),
             retried=len(self.retried),
             orphans=len(orphans(evidence)),
             findings=tuple(count(evidence)),

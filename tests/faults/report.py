@@ -35,7 +35,7 @@ class Report:
     ledger: Mapping[str, int]  # rows by state
     started_jobs: int
     jobs_never_started: int  # created on the platform, but the response was lost
-    results: Mapping[str, int]  # results of commands, by what became of them
+    results: Mapping[str, int]  # results of commands by state
     retried: int  # faulted jobs that were retried
     orphans: int
     findings: tuple[Finding, ...] = field(default=())

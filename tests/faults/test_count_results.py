@@ -9,7 +9,7 @@ from attrs import evolve
 
 from faults.adapter import AE_TITLES, COMMANDS
 from faults.count import count
-from faults.count_results import DELIVERY, by_end
+from faults.count_results import DELIVERY, by_state
 from faults.evidence import Evidence, LedgerInstance, LedgerJob, PlatformFile, PlatformJob
 from faults.records import Sent
 
@@ -113,4 +113,4 @@ def test_every_error_of_results_is_found(evidence: Evidence, rule: str) -> None:
 
 def test_delivered_and_quarantined_results_are_no_finding() -> None:
     assert [] == count(GOOD)
-    assert {"delivered": 1, "quarantined": 1} == by_end(GOOD)
+    assert {"reclaimed": 1, "quarantined": 1} == by_state(GOOD)

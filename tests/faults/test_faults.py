@@ -17,7 +17,8 @@ def test_nothing_acknowledged_is_lost_and_nothing_starts_twice(tmp_path: Path) -
 
     Verified to fail when a C-STORE is answered before its row is written (acknowledged), jobs and releases are
     committed separately (once), objects are reclaimed before their jobs are submitted (acknowledged), the cache forgets
-    an Idempotency-Key (composed), or a clean-up deletes instances that arrived later (gone, refused).
+    an Idempotency-Key (composed), a clean-up deletes instances that arrived later (gone, refused), or only the
+    first result of a job is delivered (results; in a longer run).
     """
     report = run(Plan(folder=tmp_path / "run", seed="pytest", seconds=8, senders=2), report_progress=lambda _line: None)
     assert report.is_good, str(report)
