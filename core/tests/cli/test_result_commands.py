@@ -242,6 +242,7 @@ def test_the_story_of_a_returned_result_says_so(command: Command, site: Site) ->
 def test_status_shows_quarantined_results(command: Command, site: Site) -> None:
     text = shown(command("status", status=3))  # the service is not running
     assert "1 result quarantined: `dicom-adapter results list --state quarantined" in text
+    assert "1 quarantined (" in text and ", 1 result among them)" in text
 
 
 def test_the_audit_has_an_equation_of_results(command: Command, site: Site) -> None:

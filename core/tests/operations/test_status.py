@@ -356,6 +356,7 @@ def test_json_has_the_same_information(service: Path) -> None:
         "nextDueAt": "2026-01-05T08:01:00.000+00:00",
         "pending": 3,
         "quarantined": 0,
+        "quarantinedResults": 0,
         "quarantinedBytes": 0,
         "faultedBytes": 0,
         "jobs": {},

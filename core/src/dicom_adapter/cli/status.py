@@ -216,7 +216,9 @@ def _storage(report: StatusReport) -> str:
 def _contents(status: AeTitleStatus) -> Iterator[str]:
     if status.lane is not None:
         yield _waiting(status.lane)
-    quarantined = f"{status.held.quarantined} quarantined ({_size(status.held_bytes.quarantined)})"
+    held = status.held
+    results = f", {counted(held.results, 'result')} among them" if held.results else ""
+    quarantined = f"{held.quarantined + held.results} quarantined ({_size(status.held_bytes.quarantined)}{results})"
     yield f"{counted(status.held.pending, 'instance')} pending, {quarantined}"
     counts = ", ".join(f"{count} {state.value}" for state, count in status.jobs.items())
     yield f"jobs: {counts or 'none'}"
@@ -297,6 +299,7 @@ def _ae_title_as_json(status: AeTitleStatus, report: StatusReport) -> dict[str, 
         "nextDueAt": _iso(lane.waiting[0].until) if lane is not None and lane.waiting else None,
         "pending": status.held.pending,
         "quarantined": status.held.quarantined,
+        "quarantinedResults": status.held.results,
         "quarantinedBytes": status.held_bytes.quarantined,
         "faultedBytes": status.held_bytes.in_jobs,
         "jobs": {state.value: count for state, count in status.jobs.items()},
