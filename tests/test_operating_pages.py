@@ -50,7 +50,8 @@ def shown_commands() -> list[str]:
     for example in [*blocks("sh", PAGES), *blocks("bash", PAGES)]:
         for line in example.text.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True) if PROGRAM in line else []
-            calls = [number for number, word in enumerate(words) if Path(word).name == PROGRAM]
+            # After -u, the name is that of the service's user.
+            calls = [n for n, word in enumerate(words) if Path(word).name == PROGRAM and words[n - 1] != "-u"]
             if calls and (calls[0] == 0 or words[0] == "sudo"):
                 commands[shlex.join(words[calls[-1] + 1 :])] = True
     return list(commands)

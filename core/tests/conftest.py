@@ -17,7 +17,13 @@ from dicom_adapter.simulation.platform import MemoryPlugin
 from dicom_adapter.testing import Plugin
 
 BY_STUDY = EntryPoint(name="by-study", value="support.grouping", group=PROJECT)
-PLUGIN_PACKAGES = {"dicom-adapter-aetitle", "dicom-adapter-cache", "dicom-adapter-clara-client"}
+PLUGIN_PACKAGES = {
+    "dicom-adapter-aetitle",
+    "dicom-adapter-cache",
+    "dicom-adapter-clara-client",
+    "dicom-adapter-delivery",
+    "dicom-adapter-pipelines",
+}
 
 
 @pytest.fixture(autouse=True)

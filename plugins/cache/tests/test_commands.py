@@ -108,7 +108,7 @@ def test_a_service_that_cannot_be_reached_is_an_error(command: Callable[..., Any
     away = command("studies", "--url", "http://127.0.0.1:9")
     assert (1, True) == (away.exit_code, "does not answer" in away.stderr)
     none = command("studies")
-    assert (1, True) == (none.exit_code, "name the file with --config, or the service with --url" in none.stderr)
+    assert (1, True) == (none.exit_code, "; or name the service with --url" in none.stderr)
     without_http = CONFIGURATION[CONFIGURATION.index("[storage]") :]
     (tmp_path / "service" / "dicom-adapter.toml").write_text(without_http)
     refused = command("studies")

@@ -65,7 +65,7 @@ def address(named: Path | None, url: str | None) -> tuple[str, str | None]:
         config = find_configuration(named)
     except Refused as refusal:
         if url is None:
-            raise NotServed(f"{refusal}, or the service with --url") from None
+            raise NotServed(f"{refusal}; or name the service with --url") from None
         return url.rstrip("/"), os.environ.get("DICOM_ADAPTER_TOKEN")
     table = _http_table(config) if url is None or config.exists() else {}
     token = os.environ.get("DICOM_ADAPTER_TOKEN") or _token(table.get("token"), config.parent)
