@@ -102,9 +102,9 @@ class Morning:
         return output
 
     def wait_for_submission(self) -> None:
-        """Wait for the job that the last command has submitted. Later events are shown two minutes later."""
+        """Wait for the end of the job that the last command has submitted. Later events are shown two minutes later."""
         self._submissions += 1
-        self._service.wait_for("job_submitted", times=self._submissions)
+        self._service.wait_for("job_succeeded", times=self._submissions)
         self.at(f"{self._times.now + timedelta(minutes=2):{FORMAT}}")
 
     def output(self, text: str) -> str:

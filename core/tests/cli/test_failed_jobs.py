@@ -69,9 +69,9 @@ def test_all_failed_jobs_are_run_again(adapter: Adapter, tmp_path: Path) -> None
 
 def test_the_story_of_a_failed_job_has_its_reason_and_its_log(adapter: Adapter, tmp_path: Path) -> None:
     (job,) = adapter.jobs
-    told = run(tmp_path, "explain", "--study", adapter.instances_of(job)[0].study_instance_uid)
-    assert "failed on the platform: it ended in state 'failed': exit status 3" in told
-    assert f"To see its log, run `dicom-adapter jobs show {job.job_id[:8]} --log" in told
+    story = run(tmp_path, "explain", "--study", adapter.instances_of(job)[0].study_instance_uid)
+    assert "failed on the platform: it ended in state 'failed': exit status 3" in story
+    assert f"To see its log, run `dicom-adapter jobs show {job.job_id[:8]} --log" in story
 
 
 class _Submitter:

@@ -118,7 +118,7 @@ class PlatformStatus:
     state: str  # name of the state on the platform, such as "running"
     finished: bool  # `state` is final
     detail: str = ""  # explanation of `state`
-    # Whether a finished job has done what it should do; None if it has not finished, or the platform does not know.
+    # True if a finished job has done what it should do; None for an unfinished job, or if the platform does not know.
     succeeded: bool | None = None
 
 

@@ -308,7 +308,7 @@ class AeTitleConfig:
             "attributes**."
         ),
     )
-    results: ResultsConfig = setting(factory=ResultsConfig, help="What happens with the outputs of jobs.")
+    results: ResultsConfig = setting(factory=ResultsConfig, help="Destinations and limits of the outputs of jobs.")
     settings: Any = setting(default=None, help="Settings of the processor.")
     unavailable: str = derived(default="", help="Reason why the processor cannot be used; empty if it can be used.")
 

@@ -25,7 +25,7 @@ MEDIA_STORAGE_SOP_INSTANCE_UID = 0x00020003
 
 @frozen(kw_only=True)
 class FileOfUnknownOrigin:
-    """What was read from a file."""
+    """The result of reading a file to its end."""
 
     is_part10: bool  # it begins as a Part 10 file does
     size_bytes: int  # of the stored file
@@ -41,8 +41,8 @@ class FileOfUnknownOrigin:
 def checksum_start(beginning: bytes) -> int:
     """Return the offset from which the checksum of a stored object is computed.
 
-    That is the data set, or the whole object if it does not begin as the adapter's Part 10 files do. `beginning` has
-    the first BEFORE_META bytes, or fewer if the object is shorter.
+    It is the offset of the data set, or 0 if the object does not begin as the adapter's Part 10 files do. `beginning`
+    has the first BEFORE_META bytes, or fewer if the object is shorter.
     """
     try:
         return data_set_offset(beginning)

@@ -59,7 +59,7 @@ def copy_snapshot(transaction: Transaction, target: Path, on_progress: CopyProgr
 
 def copy_database(source: Path, target: Path) -> None:
     """Copy a SQLite database, which another program may use, to a new file. Raises LedgerError."""
-    # Read-only: a database that was just deleted must not be created anew.
+    # Read-only: a database that was just deleted must not be created again.
     engine = create_engine(URL.create("sqlite", database=f"file:{quote(str(source))}?mode=ro", query={"uri": "true"}))
     try:
         with engine.connect() as connection:

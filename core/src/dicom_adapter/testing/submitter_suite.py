@@ -110,13 +110,16 @@ class BaseSubmitterTests(EndOfJobTests):
         assert before == sorted(tmp_path.rglob("*")), "check_connection created files or folders"
         assert not list(on_platform()), "check_connection created a job on the platform"
 
-    def test_submitter_can_be_replaced_between_steps(self, connect: MakeSubmitter, steps: JobSteps) -> None:
+    def test_submitter_can_be_replaced_between_steps(
+        self, connect: MakeSubmitter, steps: JobSteps, on_platform: OnPlatform
+    ) -> None:
         """The service may restart between any two steps of a job."""
         for step in (steps.create, steps.describe, steps.start):
             submitter = connect()
             step(submitter)
             submitter.close()
             submitter.open()
+        assert only(on_platform()).started, "the job was not started"
 
     # --- the steps of a job
 
@@ -270,9 +273,12 @@ class BaseSubmitterTests(EndOfJobTests):
         with pytest.raises(Permanent):
             steps.start(submitter)
 
-    def test_cancelling_an_unknown_job_succeeds(self, submitter: Submitter[Any], steps: JobSteps) -> None:
+    def test_cancelling_an_unknown_job_succeeds(
+        self, submitter: Submitter[Any], steps: JobSteps, on_platform: OnPlatform
+    ) -> None:
         """A job that was never created needs no action of the platform."""
         submitter.cancel(steps.job)
+        assert not list(on_platform()), "cancel() created a job on the platform"
 
     # --- errors: retriable, permanent, or a bug
 

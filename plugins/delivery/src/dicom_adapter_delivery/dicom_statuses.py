@@ -48,7 +48,7 @@ CANNOT_UNDERSTAND = (0xF000, 0xC000, "cannot understand")
 
 
 class StoreVerdict(Enum):
-    """What a status says about the instance."""
+    """The meaning of a status for the instance."""
 
     DELIVERED = "delivered"
     DELIVERED_WITH_WARNING = "delivered with a warning"

@@ -2,14 +2,14 @@
 
 response                                             the instance is
 200 or 202, in the Referenced SOP Sequence           delivered; a Warning Reason is logged
-200 without a body                                   delivered: the status says that all instances were stored
+200 without a body                                   delivered: the status means that all instances were stored
 200, 202, 400, 409, in the Failed SOP Sequence or the
   Other Failures Sequence with
   0x0111 duplicate, 0xB00E (Azure: already exists)   delivered: the server already has it
   0x0110, 0x0213, 0xA7xx                             not stored for now: Retriable
   another reason                                     refused: Permanent
 409 with 0x0110 or without a reason                  unclear: some servers answer so when they already have it, but
-                                                     the standard says that nothing was stored
+                                                     by the standard, nothing was stored
 another body of a 2xx                                unclear: a proxy may have answered instead
 408, 425, 429, every 5xx except 501 and 505          not stored for now: Retriable
 3xx                                                  refused: a redirect could send data elsewhere
@@ -79,7 +79,7 @@ LONGEST_HEADER = 100  # characters of a header in a message
 
 @frozen(kw_only=True)
 class StowJudgement:
-    """What follows from a response that is no error by itself."""
+    """The consequence of a response that is no error."""
 
     is_delivered: bool  # False: the response is unclear
     words: str = ""  # the server's warning, that it already has the instance, or what is unclear; no patient data
@@ -139,7 +139,7 @@ def refusal(subject: str, response: DicomwebResponse) -> Permanent | Retriable:
 
 
 def contains_instance(response: DicomwebResponse, sop_instance_uid: str) -> bool | None:
-    """Return whether the results of a search contain the instance; None if the response does not tell."""
+    """Return whether the results of a search contain the instance; None if the response does not show it."""
     if response.status == HTTPStatus.NO_CONTENT:
         return False
     if response.status != HTTPStatus.OK:

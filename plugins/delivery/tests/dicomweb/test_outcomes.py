@@ -93,7 +93,7 @@ def test_warning_is_logged_without_patient_data(
 def test_failure_in_the_body_counts_whatever_the_status(
     server: StowServer, submitter: DicomwebSubmitter, status: int, sequence: str
 ) -> None:
-    """A 2xx whose body says that the instance failed is a failure.
+    """A 2xx whose body lists the instance as failed is a failure.
 
     Verified to fail when only the status is evaluated.
     """
@@ -215,7 +215,7 @@ def test_unclear_response_is_delivered_if_the_server_finds_the_instance(
 def test_unclear_response_is_no_delivery_if_the_server_does_not_find_the_instance(
     server: StowServer, submitter: DicomwebSubmitter, store: Answer, error: type[Exception], search: Answer
 ) -> None:
-    """The standard says of 409 that nothing was stored; a page of a proxy proves nothing.
+    """By the standard, nothing was stored after 409; a page of a proxy proves nothing.
 
     Verified to fail when a 409 alone counts as delivered.
     """

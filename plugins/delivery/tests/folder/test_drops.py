@@ -113,7 +113,7 @@ def test_manifest_lists_every_file_with_its_checksum(drop_box: DropBox, steps: J
 
 
 def test_folder_is_named_by_job_and_id(drop_box: DropBox, steps: JobSteps) -> None:
-    """The name tells people which job it is, and the id keeps jobs with the same name apart."""
+    """The name is for people; the id distinguishes jobs with the same name."""
     steps.all(drop_box.connect(), INSTANCES)
     assert [f"LUNG-nodules-20261130120000-{steps.job.job_id}"] == drop_box.visible()
 
@@ -149,7 +149,7 @@ def test_permissions_are_as_configured_whatever_the_umask(drop_box: DropBox, ste
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can choose any group")
 def test_folders_inherit_the_group(drop_box: DropBox, steps: JobSteps) -> None:
-    """`chmod g+s` on the target folder lets the consumer's group read everything, as the manual says."""
+    """`chmod g+s` on the target folder lets the consumer's group read everything (chmod(1))."""
     os.chown(drop_box.path, -1, 4711)
     drop_box.path.chmod(0o2770)
     steps.all(drop_box.connect(mode="750"), INSTANCES)

@@ -37,7 +37,7 @@ class Verdict:
 
 @frozen(kw_only=True)
 class Expected:
-    """What the outputs of a job are compared with."""
+    """The values with which the outputs of a job are compared."""
 
     # Study Instance UIDs of the job's instances, each with the Patient IDs in that study
     patients: Mapping[str, Collection[str]] = field(repr=False)

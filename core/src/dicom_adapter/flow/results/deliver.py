@@ -31,7 +31,7 @@ DELIVERY = "results"  # the pipeline id of delivery jobs
 
 @frozen(kw_only=True)
 class CommittedResults:
-    """What was committed for the outputs of a job."""
+    """The rows that were committed for the outputs of a job."""
 
     delivered: int  # number of results that get delivery jobs, if there are destinations
     quarantined: int

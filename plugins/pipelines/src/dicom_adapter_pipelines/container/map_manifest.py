@@ -27,7 +27,7 @@ class ManifestProblem(Exception):
 
 @frozen(kw_only=True)
 class MapManifest:
-    """What the manifest says about the run of the application."""
+    """The part of the manifest that the run of the application needs."""
 
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(repr=False)
