@@ -166,7 +166,7 @@ def requeue(
     reason: Reason = "",
     force: Annotated[
         bool,
-        typer.Option("--force", help="Deliver results that fail the check, too, because you know better."),
+        typer.Option("--force", help="Deliver results that fail the check, too."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
