@@ -144,8 +144,8 @@ def command(service: LaunchedService, *words: str, status: int = 0) -> Any:
 def check(service: LaunchedService, site: ResultsSite, ae_titles: list[str], kills: int) -> int:
     """Check the command and both destinations after all jobs have ended. Return the number of repeated C-STOREs.
 
-    The folder has each result once. The PACS has received each result at least once. The responses to the C-STOREs of
-    a batch are recorded together, so each kill repeats at most one batch, which is at most the results of one job.
+    The folder has each result once. The PACS has received each result at least once. Jobs are delivered to it one after
+    the other, and all C-STORE responses of a job are recorded together: a kill repeats at most the results of one job.
     """
     assert dict.fromkeys(ae_titles, DONE) == {name: states(service, name) for name in ae_titles}
     assert [""] * 3 * len(ae_titles) == [job.last_error for job in jobs_in_ledger(service)]

@@ -72,6 +72,7 @@ type = "dicom"
 host = "127.0.0.1"
 port = {port}
 ae-title = "PACS"
+parallel = 1
 retry-first = 0.1
 retry-most = 0.5
 """
