@@ -87,6 +87,7 @@ def test_long_lists_are_streamed_completely(serve: Serve, monkeypatch: pytest.Mo
         (lambda stub: stub.GetJob(pb.JobRequest(job_id="../x")), "NOT_FOUND", "unknown"),
         (lambda stub: list(stub.SearchStudies(pb.SearchStudiesRequest(study_date="x"))), "INVALID_ARGUMENT", "invalid"),
         (lambda stub: list(stub.SearchStudies(pb.SearchStudiesRequest(limit=-1))), "INVALID_ARGUMENT", "invalid"),
+        (lambda stub: list(stub.ListJobs(pb.ListJobsRequest(limit=-1))), "INVALID_ARGUMENT", "invalid"),
         (lambda stub: stub.Compose(pb.ComposeRequest(pipeline="p", name="n")), "INVALID_ARGUMENT", "invalid"),
         (lambda stub: stub.Compose(pb.ComposeRequest(name="n", studies=["1"])), "INVALID_ARGUMENT", "invalid"),
         (lambda stub: stub.Compose(composing(studies=["x'--"])), "INVALID_ARGUMENT", "invalid"),

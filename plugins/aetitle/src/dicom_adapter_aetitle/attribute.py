@@ -16,9 +16,9 @@ from pydicom.valuerep import FLOAT_VR, INT_VR, STR_VR
 
 from dicom_adapter import Unprocessable
 
-BUILT_IN = ("study", "patient", "series")
+BUILT_IN = ("study", "patient", "series")  # groupings by fields of every instance, for which no header is read
 
-NEARLY_THE_SAME, SIMILAR = 0.9, 0.6  # ratios of difflib
+NEARLY_THE_SAME, SIMILAR = 0.9, 0.6  # cutoffs of difflib: a name is suggested if its similarity is at least this
 
 PADDING = " \0"  # PS3.5 6.2: values are padded to even length with a space, UIDs with NUL
 
@@ -96,7 +96,10 @@ def _tag_of(text: str) -> BaseTag:
 
 
 def _did_you_mean(text: str) -> str:
-    """Return the nearest name; a keyword before "study", "patient" and "series" only if it is nearly the same."""
+    """Return a suggestion: a keyword that is nearly the same, else "study", "patient" or "series", else a keyword.
+
+    Returns "" if no name is similar.
+    """
     keywords = {name.casefold(): name for name in keyword_dict if name}
     built_in = {name: name for name in BUILT_IN}
     for known, cutoff in ((keywords, NEARLY_THE_SAME), (built_in, SIMILAR), (keywords, SIMILAR)):

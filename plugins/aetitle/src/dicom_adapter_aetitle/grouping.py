@@ -7,10 +7,11 @@
 - A group lists its instances in the order of arrival. A duplicate that arrives while the group is open replaces
   the older instance in its position. A duplicate with another key (for example, after the sender corrected the Patient
   ID) moves to the group of that key, so that no job contains data that its sender has replaced.
-- An interrupted group is due later: see `interruption`.
+- An interrupted group is due later: see the module `interruption`.
 
 `OpenGroups` applies these rules to one arrival at a time; its cost does not grow with the number of groups.
-`group_all` is the specification: it applies the same rules to a whole list of arrivals. Both return the same groups.
+`group_all` is the specification: it applies the rules, except that of interrupted groups, to a whole list of arrivals.
+Both return the same groups.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Group:
     last_at: datetime  # UTC; arrival of its last instance
     instances: dict[str, InstanceStorageInfo] = field(factory=dict, repr=False)  # by SOP instance UID, in order
     studies: set[str] = field(factory=set)  # Study Instance UIDs of all its instances
-    interruptions: dict[str, Interruption] = field(factory=dict)  # by association id; see `interruption`
+    interruptions: dict[str, Interruption] = field(factory=dict)  # by association id
     not_before: datetime = BEGINNING  # UTC; the group is not due before this time, because it is interrupted
 
     @property
@@ -56,7 +57,7 @@ class FinishedGroup:
     key: Key = field(repr=False)
     instances: tuple[InstanceStorageInfo, ...]  # empty when all of them moved to other groups
     due: datetime  # UTC
-    interrupted: str = ""  # what is known about missing instances, without patient data; "": nothing is missing
+    interrupted: str = ""  # the interruptions of the group, without patient data; "": none
 
     def digest(self, pipeline: str) -> str:
         """Return six hexadecimal digits for the name of the job that the group becomes for `pipeline`.
@@ -116,7 +117,7 @@ class OpenGroups:
         return group
 
     def withdraw(self, instance: InstanceStorageInfo) -> None:
-        """Remove the older instance with the same UID from its group, unless that group was due before `instance`."""
+        """Remove the older instance with the same UID from its group, unless that group was due before it arrived."""
         uid = instance.sop_instance_uid
         holder = self._holders.get(uid)
         if holder is not None and instance.received_at <= self.due_at(holder):

@@ -18,7 +18,7 @@ class InterruptedGroups:
 
     groups: OpenGroups
     rules: WaitRules
-    groups_are_studies: bool  # all instances of a study are in one group, and no other instances
+    groups_are_studies: bool  # True: each group has the instances of exactly one study
     _groups_of: dict[str, dict[Key, None]] = field(factory=dict, init=False)  # for each open association, by its id
     _failing: dict[str, AssociationReport] = field(factory=dict, init=False)  # open associations with failures, by id
 
@@ -78,9 +78,10 @@ class InterruptedGroups:
         """Return the groups that the report concerns."""
         found = {group.key: group for group in self._with_studies(association.studies)}
         named = {study for group in found.values() for study in group.studies}
-        # An instance of a study without a group may belong to any group, unless its group would be that of the study.
+        # If a study has no group, its missing instances may belong to other groups, unless each group is one study.
         are_all_found = self.groups_are_studies or named.issuperset(association.studies)
         if not (association.is_incomplete and association.all_studies_known and association.studies and are_all_found):
+            # Any group of the association may lack instances.
             found |= {group.key: group for group in self._of_association(association.association_id)}
         return list(found.values())
 
@@ -110,7 +111,7 @@ class InterruptedGroups:
             studies=frozenset(studies),
         )
         group.interruptions[association.association_id] = interruption
-        for instance in arrived:  # the report may be later than the return of the sender
+        for instance in arrived:  # the sender may have returned before the report arrived
             if interruption.note_arrival(instance):
                 break
 
@@ -144,7 +145,7 @@ def _complete(group: Group, association: AssociationReport) -> None:
 
 
 def _update(group: Group, now: datetime) -> None:
-    """Compute when the group is due at the earliest. A wait that has ended does not end in the past."""
+    """Compute the earliest due time of the group. If all of its waits were ended early, that is not before `now`."""
     waits = [one.until for one in group.interruptions.values() if not one.ended_by]
     if waits:
         group.not_before = max(waits)

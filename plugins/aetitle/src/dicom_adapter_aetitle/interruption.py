@@ -3,9 +3,10 @@
 - *Evidence* that something is missing is a C-STORE that failed, a data set that was cut off, or a crash of the adapter
   during the association. The group waits for `interrupted-wait`, or for an operator.
 - An association that was aborted or lost without evidence interrupts its groups for a minute at most, because some
-  modalities end every association in this way; and not at all if the sender has ended its last ten associations so.
-- The wait ends when the sender returns: an instance arrives in another association, or a clean association ends. A
-  group that the sender has completed in a clean association is not interrupted any longer.
+  modalities end every association in this way. If the sender has ended ten associations in a row in this way, the
+  tenth and later ones do not interrupt their groups.
+- The wait ends when the sender returns: an instance arrives in another association, or a clean association (released,
+  nothing failed) ends. A group that the sender has completed in a clean association is not interrupted any longer.
 
 All functions and methods are pure or change only their own objects; they need no clock.
 """
@@ -23,7 +24,7 @@ from dicom_adapter_aetitle.settings import InterruptedRule
 
 NEVER = datetime.max.replace(tzinfo=timezone.utc)  # the wait ends only when the sender returns or an operator ends it
 WAIT_WITHOUT_EVIDENCE = timedelta(seconds=60)  # longest wait after an association that ended without evidence
-USUAL_ENDS = 10  # number of associations in a row without a release after which this is the sender's usual end
+USUAL_ENDS = 10  # associations in a row without a release: from this number on, it is the usual end for this sender
 
 ENDS = {
     AssociationStatus.OPEN: "is open",
@@ -43,7 +44,7 @@ class WaitRules:
     longest: timedelta  # `interrupted-wait`
 
     def until(self, association: AssociationReport) -> datetime:
-        """Return until when a group that this association has interrupted waits for the sender."""
+        """Return the end of the wait of a group that this association has interrupted."""
         if self.interrupted is InterruptedRule.SUBMIT:
             return association.at
         if not association.is_incomplete:
@@ -65,7 +66,8 @@ class Interruption:
 
     association: AssociationReport
     until: datetime  # UTC; end of the wait
-    # Associations that had sent instances of the group before: more of their instances are no return of the sender.
+    # Ids of the associations that had already sent instances of the group: later instances in these associations do not
+    # mean that the sender has returned.
     earlier: frozenset[str]
     studies: frozenset[str]  # studies of the instances that may be missing
     ended_by: str = field(default="")  # why the wait has ended early; "": it has not
@@ -108,7 +110,7 @@ def _failures(association: AssociationReport) -> Iterable[str]:
     if association.cut_off:
         yield f"{_counted(association.cut_off, 'data set')} cut off"
     if not association.all_counted:
-        yield "dicom-adapter crashed meanwhile: further instances may be missing"
+        yield "dicom-adapter crashed during the association: more instances may be missing"
 
 
 def _counted(count: int, noun: str) -> str:

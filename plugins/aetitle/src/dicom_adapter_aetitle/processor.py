@@ -24,7 +24,7 @@ from dicom_adapter_aetitle.interrupted_groups import InterruptedGroups
 from dicom_adapter_aetitle.interruption import WaitRules
 from dicom_adapter_aetitle.settings import AeTitleSettings, InterruptedRule
 
-_INTERRUPTED = {
+_INTERRUPTED = {  # how the description of the settings ends
     InterruptedRule.WAIT: "",
     InterruptedRule.SUBMIT: ", does not wait for missing instances",
     InterruptedRule.HOLD: ", holds groups with missing instances",
@@ -110,7 +110,7 @@ class AeTitleJobProcessor(JobProcessorBase[AeTitleSettings]):
     # --- from a due group to jobs -----------------------------------------------------------------------------------
 
     def _start_timer(self, group: Group) -> None:
-        """Start the timer of the group, which replaces the timer that it may have."""
+        """Start the timer of the group, and cancel an earlier one. A held group has no timer."""
         self._cancel_timer(group)
         if not group.is_held:
             self._timers[group.key] = self.call_at(self._groups.due_at(group), partial(self._handle_timer, group))

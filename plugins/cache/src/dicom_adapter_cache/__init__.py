@@ -1,6 +1,7 @@
 """Plugin that keeps studies and composes jobs from them on request: over REST, gRPC and the command line.
 
-An AE title with `processor = "cache"` submits no job automatically.
+An AE title with `processor = "cache"` submits no job automatically. Each hook imports its modules only when it is
+called, because gRPC, pydicom and SQLAlchemy take time and memory.
 """
 
 from __future__ import annotations

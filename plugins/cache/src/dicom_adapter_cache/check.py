@@ -1,7 +1,8 @@
 """The check of the index after a start: the index must agree with the ledger and the stored instances.
 
 The rows of instances are compared with the ledger when the instances are delivered again, each in its own turn.
-Afterwards, small steps compare the attributes of each header with its newest instance, and update all counts.
+Afterwards, small steps compare the attributes of each header with its newest instance, and update all counts. A header
+is the row of all instances of a series that have the same attributes.
 """
 
 from __future__ import annotations

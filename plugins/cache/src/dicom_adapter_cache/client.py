@@ -12,7 +12,7 @@ import tomli
 from dicom_adapter import Refused, find_configuration
 
 TIMEOUT_S = 60.0
-DEFAULT_PORT = 8042
+DEFAULT_PORT = 8042  # of [http]
 
 
 class NotServed(Refused):
@@ -90,7 +90,7 @@ def _http_table(config: Path) -> dict[str, Any]:
 
 
 def _token(source: Any, folder: Path) -> str | None:
-    """Return the token from the environment variable or file that the configuration names."""
+    """Return the token from the environment variable or file that `token` of the table [http] names, or None."""
     if not isinstance(source, dict):
         return None
     if "env" in source:

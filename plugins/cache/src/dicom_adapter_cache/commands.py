@@ -32,6 +32,7 @@ URL = typer.Option(
 JSON = typer.Option("--json", help="Print JSON instead of a table.")
 AE_TITLE = typer.Option(help="The AE title; required if several have the study.")
 
+# Text for each member of a study that is true
 MARKS = {"patientConflict": "more than one patient", "pinned": "pinned", "arriving": "arriving"}
 
 Config = Annotated[Path | None, CONFIG]
@@ -200,7 +201,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _show(page: dict[str, Any]) -> None:
-    """Print the studies, each with its UID alone on a line: so it can be copied, in any width of the terminal."""
+    """Print the studies, each with its UID alone on a line, so that it can be copied from a narrow terminal."""
     for study in page["items"]:
         typer.echo(study["studyInstanceUid"])
         patient = f"{study['patientId']} {study['patientName']}".strip()

@@ -16,7 +16,7 @@ from dicom_adapter_cache import schema
 
 log = structlog.get_logger("dicom_adapter_cache")
 
-BUSY_TIMEOUT_S = 30.0
+BUSY_TIMEOUT_S = 30.0  # longest wait of a writer for another one
 BROKEN = ("malformed", "not a database")  # parts of SQLite's messages about a broken file
 
 Transaction: TypeAlias = Connection

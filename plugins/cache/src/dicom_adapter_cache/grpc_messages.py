@@ -22,7 +22,7 @@ PRIORITIES = {
     cache_pb2.PRIORITY_HIGHER: JobPriority.HIGHER,
     cache_pb2.PRIORITY_IMMEDIATE: JobPriority.IMMEDIATE,
 }
-NUMBERS = {priority: number for number, priority in PRIORITIES.items()}  # NORMAL, not UNSPECIFIED
+NUMBERS = {priority: number for number, priority in PRIORITIES.items()}  # for NORMAL the last one: PRIORITY_NORMAL
 
 
 def message(kind: Callable[..., M], value: values.Value) -> M:

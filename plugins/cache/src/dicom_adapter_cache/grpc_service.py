@@ -91,6 +91,8 @@ class CacheService(cache_pb2_grpc.CacheServicer):
 
     def ListJobs(self, request: cache_pb2.ListJobsRequest, context: Context) -> Iterator[cache_pb2.Job]:  # noqa: N802
         with _refusals(context):
+            if request.limit < 0:
+                raise InvalidRequest("limit must not be negative", field="limit")
             for job in self._cache.jobs(min(request.limit, values.LARGEST_PAGE) or 100).items:
                 yield grpc_messages.message(cache_pb2.Job, job)
 

@@ -65,7 +65,7 @@ def clean(value: str) -> str:
 
 
 def exact(value: str) -> str:
-    """Escape NUL and lone surrogates, which databases refuse. Different identifiers have different results."""
+    """Escape NUL and lone surrogates, which databases refuse. Unlike `clean`, this keeps identifiers different."""
     return value.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
 
 

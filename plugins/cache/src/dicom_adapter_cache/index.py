@@ -32,7 +32,7 @@ from dicom_adapter_cache.rows import (
 )
 from dicom_adapter_cache.schema import headers, instances, job_instances, jobs, series, studies
 
-_INFO = [
+_INFO = [  # the fields of InstanceStorageInfo
     instances.c.instance_id,
     instances.c.sop_instance_uid,
     *(instances.c[name] for name in INSTANCE_COLUMNS),
@@ -49,8 +49,8 @@ class KeptJob:
     """A composed job in the index."""
 
     job_id: str
-    keep: bool
-    fingerprint: str
+    keep: bool  # False: delete the instances after the job has been submitted
+    fingerprint: str  # digest of the order
     finished: bool
 
 
@@ -77,11 +77,11 @@ class Index:
     def known(self) -> set[int]:
         """Return the ids of all instances."""
         with self._database.read() as transaction:
-            return set(transaction.execute(_of(select(instances.c.instance_id), self._ae_title)).scalars())
+            return set(transaction.execute(_at_ae_title(select(instances.c.instance_id), self._ae_title)).scalars())
 
     def instances_from(self, instance_id: int, limit: int) -> list[InstanceStorageInfo]:
         """Return at most `limit` instances whose id is at least `instance_id`, in order of arrival."""
-        query = _of(select(*_INFO), self._ae_title).where(instances.c.instance_id >= instance_id)
+        query = _at_ae_title(select(*_INFO), self._ae_title).where(instances.c.instance_id >= instance_id)
         with self._database.read() as transaction:
             rows = transaction.execute(query.order_by(instances.c.instance_id).limit(limit))
             return [InstanceStorageInfo(**row._mapping) for row in rows]
@@ -97,7 +97,7 @@ class Index:
         newest = {arrival.instance.sop_instance_uid: arrival for arrival in arrived}
         with self._database.write() as transaction:
             touched = delete_instances(transaction, wrong)
-            older = self._same(transaction, newest)
+            older = self._ids_with(transaction, newest)
             touched |= delete_instances(transaction, older)
             places = {} if touched else dict(self._places)  # a header may be deleted with its last instance
             for arrival in newest.values():
@@ -112,9 +112,9 @@ class Index:
         self._places = places
         return older | {each.instance.instance_id for each in arrived if newest[each.instance.sop_instance_uid] != each}
 
-    def _same(self, transaction: Transaction, uids: Iterable[str]) -> set[int]:
+    def _ids_with(self, transaction: Transaction, uids: Iterable[str]) -> set[int]:
         """Return the ids of the instances with these SOP Instance UIDs."""
-        query = _of(select(instances.c.instance_id), self._ae_title)
+        query = _at_ae_title(select(instances.c.instance_id), self._ae_title)
         return {
             number
             for chunk in chunks(uids)
@@ -220,7 +220,7 @@ class Index:
 
     def pinned_among(self, instance_ids: Sequence[int]) -> set[int]:
         """Return the ids of the instances among these whose study is pinned."""
-        query = _of(select(instances.c.instance_id), self._ae_title).where(studies.c.pinned)
+        query = _at_ae_title(select(instances.c.instance_id), self._ae_title).where(studies.c.pinned)
         with self._database.read() as transaction:
             return {
                 number
@@ -274,7 +274,7 @@ def read_instances(
     transaction: Transaction, ae_title: str, column: ColumnElement[Any], values: Iterable[Any]
 ) -> list[InstanceStorageInfo]:
     """Return the instances that have one of `values` in `column`, in order of arrival."""
-    query = _of(select(*_INFO), ae_title)
+    query = _at_ae_title(select(*_INFO), ae_title)
     matching = [
         InstanceStorageInfo(**row._mapping)
         for chunk in chunks(values)
@@ -283,7 +283,7 @@ def read_instances(
     return sorted(matching, key=lambda instance: instance.instance_id)
 
 
-def _of(query: Select[Any], ae_title: str) -> Select[Any]:
+def _at_ae_title(query: Select[Any], ae_title: str) -> Select[Any]:
     """Restrict a query of instances to one AE title."""
     return joined(query).where(studies.c.ae_title == ae_title)
 

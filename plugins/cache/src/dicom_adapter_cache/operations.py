@@ -23,7 +23,7 @@ from dicom_adapter_cache.processor import CacheProcessor, check
 from dicom_adapter_cache.search import Reader
 
 ANSWER_TIMEOUT_S = 30.0  # time limit for a request to a lane, which first delivers all pending instances after a start
-NEWEST_JOBS = 100
+NEWEST_JOBS = 100  # default length of the list of jobs
 
 T = TypeVar("T")
 

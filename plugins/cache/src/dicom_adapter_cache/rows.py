@@ -17,7 +17,7 @@ from dicom_adapter_cache.header import Attributes, folded
 from dicom_adapter_cache.schema import headers, instances, series, studies
 
 CHUNK = 500  # number of values in one IN (…), below the limit of parameters of every database
-INSTANCE_COLUMNS = (
+INSTANCE_COLUMNS = (  # columns that have the values of the fields of InstanceStorageInfo with the same names
     "sop_class_uid",
     "transfer_syntax_uid",
     "calling_ae_title",

@@ -137,7 +137,7 @@ jobs = Table(
     metadata,
     Column("job_id", String(32), primary_key=True),
     Column("ae_title", String(16), nullable=False, index=True),
-    Column("keep", Boolean, nullable=False),
+    Column("keep", Boolean, nullable=False),  # false: the instances are deleted after the job has been submitted
     Column("fingerprint", String(64), nullable=False),  # digest of the order
     Column("created_at", UtcTimestamp, nullable=False, index=True),
     Column("finished", Boolean, nullable=False),

@@ -23,7 +23,7 @@ from dicom_adapter_cache.schema import headers, instances, jobs, series, studies
 
 ESCAPE = "\\"
 UNKNOWN_PATIENT = {"patient_name": "", "patient_birth_date": "", "patient_sex": ""}
-_STUDY = [
+_STUDY = [  # the columns from which `_study` makes a values.Study
     studies.c[name]
     for name in values.Study.__struct_fields__
     if name not in ("modalities", "series", "instances", "arriving")
@@ -90,6 +90,7 @@ class Reader:
             func.sum(headers.c.instance_count).label("instances"),
             func.sum(headers.c.size_bytes).label("size_bytes"),
             func.max(studies.c.last_arrival, type_=studies.c.last_arrival.type).label("last_arrival"),
+            # The newest instance that has the patient's name; 0 if none has it.
             func.max(case((headers.c.patient_name != "", headers.c.newest), else_=0)).label("named_in"),
         ).group_by(*patient_columns)
         with self._database.read() as transaction:
@@ -114,7 +115,7 @@ class Reader:
         if series_uid is not None:
             conditions.append(series.c.series_instance_uid == series_uid)
         columns = [studies.c.study_instance_uid, series.c.series_instance_uid]
-        instance_columns = values.KeptInstance.__struct_fields__[2:]
+        instance_columns = values.KeptInstance.__struct_fields__[2:]  # without the UIDs of study and series
         query = joined(select(*columns, *(instances.c[name] for name in instance_columns))).where(*conditions)
         with self._database.read() as transaction:
             total = transaction.execute(joined(select(func.count())).where(*conditions)).scalar_one()
@@ -163,7 +164,7 @@ class Reader:
 def is_patient(patient: values.PatientRef) -> ColumnElement[bool]:
     """Return the condition for headers with exactly this Patient ID and issuer."""
     return (
-        (headers.c.patient_id_folded == folded(patient.patient_id))  # the only one of these columns that has an index
+        (headers.c.patient_id_folded == folded(patient.patient_id))  # redundant, but this column has an index
         & (headers.c.patient_id == patient.patient_id)
         & (headers.c.issuer_of_patient_id == patient.issuer_of_patient_id)
     )

@@ -106,6 +106,7 @@ class _Lookup:
             self._missing[kind] = missing
 
     def _add_headers(self, rows: Any) -> set[str]:
+        """Add headers from rows of study id, header id and perhaps a UID; return the last value of each row."""
         found_uids = set()
         for row in rows:
             self.study_ids.add(row[0])
@@ -114,6 +115,7 @@ class _Lookup:
         return found_uids
 
     def _add_instances(self, uids: list[str]) -> set[str]:
+        """Add the instances with these SOP Instance UIDs; return those that exist."""
         query = (
             select(headers.c.study_id, instances.c.instance_id, instances.c.sop_instance_uid)
             .join(headers, headers.c.header_id == instances.c.header_id)

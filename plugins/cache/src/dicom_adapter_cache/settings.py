@@ -22,6 +22,7 @@ SHORTEST_TOKEN = 16  # characters: shorter tokens can be guessed
 TOKEN = re.compile(f"[!-~]{{{SHORTEST_TOKEN},}}")
 
 
+# The docstring of a validator is the rule in the reference of the settings.
 def _url(_instance: Any, _attribute: Attribute[Any], value: str | None) -> None:
     """a SQLAlchemy URL; a SQLite URL must name a file (not `:memory:`)"""
 

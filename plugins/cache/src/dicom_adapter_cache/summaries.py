@@ -29,7 +29,7 @@ EMPTY_STUDY: dict[str, Any] = {
 
 
 def refresh(transaction: Transaction, study_ids: Sequence[int]) -> None:
-    """Update studies and their series. Every header in the table must have an instance."""
+    """Update the rows of studies and their series. Each of their headers must have an instance."""
     query = select(headers).where(headers.c.study_id.in_(study_ids))
     rows = transaction.execute(query.order_by(headers.c.study_id, headers.c.newest.desc())).all()
     study_rows = [_study(list(group)) for _study_id, group in groupby(rows, lambda row: row.study_id)]
@@ -51,10 +51,11 @@ def _update(transaction: Transaction, table: Any, key: Any, rows: Sequence[dict[
 
 
 def _study(header_rows: Sequence[Row[Any]]) -> dict[str, Any]:
-    """Return the changed columns of a study from its headers, the newest first.
+    """Return the computed columns of a study from its headers, the newest first.
 
     The Patient ID of the newest instance is used. For every other attribute, the newest value that is not empty is
-    used, because reports and presentation states often lack some attributes.
+    used, because reports and presentation states often lack some attributes. Name, birth date and sex are only taken
+    from instances with the same Patient ID and issuer as the newest.
     """
     newest = header_rows[0]
     patient = (newest.patient_id, newest.issuer_of_patient_id)
@@ -76,7 +77,7 @@ def _study(header_rows: Sequence[Row[Any]]) -> dict[str, Any]:
 
 
 def _series(header_rows: Sequence[Row[Any]]) -> dict[str, Any]:
-    """Return the changed columns of a series from its headers, the newest first."""
+    """Return the computed columns of a series from its headers, the newest first."""
     return {
         "series_id": header_rows[0].series_id,
         **{name: _first_value(header_rows, name) for name in OF_SERIES},

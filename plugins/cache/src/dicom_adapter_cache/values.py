@@ -58,12 +58,13 @@ class Study(Value, frozen=True, kw_only=True):
     ae_title: str
     study_instance_uid: str
     patient_conflict: bool  # the instances disagree about the patient
-    # The patient of the newest instance:
+    # The patient of the newest instance; name, birth date and sex may be from an older instance of this patient:
     patient_id: str
     issuer_of_patient_id: str
     patient_name: str
     patient_birth_date: str
     patient_sex: str
+    # The newest values that are not empty:
     study_date: str
     study_time: str
     accession_number: str
@@ -192,7 +193,8 @@ class Order(Value, frozen=True, kw_only=True):
     instances: list[Uid] = field(default_factory=list)
     submitter: Name | None = None
     metadata: dict[Name, Text] = field(default_factory=dict)
-    keep: bool = True  # False: delete the job's instances when it is submitted
+    # False: delete the job's instances when it is submitted; if the submitter follows jobs, when it has succeeded.
+    keep: bool = True
     insist: bool = False  # True: compose even if a study is still arriving
     mix_patients: bool = False  # True: compose even if the instances of a study disagree about the patient
 

@@ -1,4 +1,4 @@
-"""Submitters that send instances to DICOM nodes, DICOMweb servers and folders: as results, or as routing."""
+"""Submitters that send results of pipelines, or received instances, to DICOM nodes, DICOMweb servers and folders."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """One association with a DICOM node as requestor: blocking, on the thread of the caller.
 
-Data sets are sent as they are, without a copy in Python: the headers of the PDUs are interleaved with parts of a
-memoryview in one call of the system.
+Data sets are sent as they are, without a copy in Python: one system call sends the headers of many PDUs interleaved
+with parts of a memoryview.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from dicom_adapter_delivery.dicom_wire import InvalidBytes, Message, Pair
 from dicom_adapter_delivery.dicom_words import describe_loss, end_by_peer
 
 VERIFICATION = Pair("1.2.840.10008.1.1", "1.2.840.10008.1.2")  # with the default transfer syntax
-MOST_VALUES = 500  # fragments in one call of the system, which accepts 1024 buffers
+MOST_VALUES = 500  # fragments in one system call: each has two buffers, and the system accepts 1024 buffers
 RELEASE_S = 2.0  # time limit for the answer to A-RELEASE-RQ
-RECEIVE_BYTES = 1 << 13
-LARGEST_MESSAGE = 16 << 20  # bytes of a data set that the peer sends: reports of storage commitment are smaller
+RECEIVE_BYTES = 1 << 13  # of one `recv`: most responses are shorter
+LARGEST_MESSAGE = 16 << 20  # bytes of a data set from the peer: reports of storage commitment are smaller
 # A node may write its response in two pieces, and send the second one only after the TCP acknowledgement of the first
-# (RFC 896), which is delayed by 40 ms (RFC 1122 section 4.2.3.2) without this option. Linux resets it at each call;
-# other systems do not have it.
+# (RFC 896), which is delayed by 40 ms (RFC 1122 section 4.2.3.2) without this option. Linux resets the option, so
+# it is set before each `recv`; other systems do not have it.
 QUICK_ACKNOWLEDGEMENT: int | None = getattr(socket, "TCP_QUICKACK", None)
 
 
@@ -37,7 +37,7 @@ class AssociationGone(Retriable):
 
     def __init__(self, message: str, *, by_peer: bool = False) -> None:
         super().__init__(message)
-        self.by_peer = by_peer  # the peer has ended it: perhaps earlier, while it was not in use
+        self.by_peer = by_peer  # True: the peer ended the association, perhaps earlier, while it was not in use
 
 
 @frozen(kw_only=True)
@@ -69,7 +69,7 @@ class OutgoingAssociation:
         connection.settimeout(settings.response_timeout)
         self.version_name = acceptance.version_name  # of the peer's implementation; not verified text
         limit = min(acceptance.max_pdu or settings.max_pdu, settings.max_pdu) - wire.PDV_HEADER.size
-        self._fragment_bytes = max(2, limit - limit % 2)
+        self._fragment_bytes = max(2, limit - limit % 2)  # of data in one P-DATA-TF: an even number
         numbers = {pair: 2 * number + 1 for number, pair in enumerate(pairs)}
         self._ids: Mapping[Pair, int] = {
             pair: number for pair, number in numbers.items() if acceptance.results.get(number) == wire.ACCEPTED
@@ -88,7 +88,7 @@ class OutgoingAssociation:
 
     @property
     def is_usable(self) -> bool:
-        """Return whether the association is established, as far as is known without a call of the system."""
+        """Return whether the association is established, as far as is known without a system call."""
         return not self._gone
 
     def accepts(self, pair: Pair) -> bool:
@@ -99,7 +99,8 @@ class OutgoingAssociation:
     def store(self, pair: Pair, sop_instance_uid: str, pieces: Iterator[Piece], deadline: float) -> Message:
         """Send one data set with C-STORE (PS3.7 section 9.1.1) and return the response.
 
-        If `pieces` raises an error after the first piece, the association is aborted: a data set has begun.
+        If `pieces` raises an error after the first piece, the association is aborted, because the peer
+        has received a part of the data set.
         """
         context_id, message_id = self._ids[pair], self._next_message_id()
         request = wire.encode_command(
@@ -173,7 +174,7 @@ class OutgoingAssociation:
         self._message_id = self._message_id % 0xFFFF + 1
         return self._message_id
 
-    # --- end
+    # --- end of the association
 
     def is_alive(self) -> bool:
         """Return whether the peer has neither released nor aborted the association nor closed the connection."""
@@ -224,8 +225,11 @@ class OutgoingAssociation:
     def _fragments(
         self, context_id: int, content: memoryview, *, is_last: bool, kind: int = 0
     ) -> list[bytes | memoryview]:
-        """Return the P-DATA-TFs of a command or of a piece of a data set, as buffers."""
-        size = self._fragment_bytes
+        """Return the P-DATA-TFs of a command or of a piece of a data set, as buffers.
+
+        `kind` is wire.COMMAND for a command, 0 for a data set.
+        """
+        size = self._fragment_bytes  # the lengths of PDU (+ 6) and PDV (+ 2) also count the headers within them
         whole = wire.DATA_HEADER.pack(wire.P_DATA, size + 6, size + 2, context_id, kind)
         buffers: list[bytes | memoryview] = []
         at, end = 0, len(content)
@@ -240,7 +244,7 @@ class OutgoingAssociation:
     def _batches(
         self, context_id: int, piece: Piece, pieces: Iterator[Piece], before: list[bytes | memoryview]
     ) -> Iterator[list[bytes | memoryview]]:
-        """Yield the buffers for each call of the system; `before` is sent together with the first ones."""
+        """Yield the buffers for each system call; `before` is sent together with the first ones."""
         step = MOST_VALUES * self._fragment_bytes
         while True:
             content, is_last_piece = piece
@@ -283,6 +287,7 @@ class OutgoingAssociation:
         return message
 
     def _read_message(self, deadline: float) -> Message:
+        """Return the next message of the peer. Raises InvalidBytes or AssociationGone."""
         command, data_set = bytearray(), bytearray()
         elements: dict[int, bytes] | None = None
         while True:
@@ -387,7 +392,7 @@ def connect(peer: DicomPeer, pairs: Sequence[Pair]) -> OutgoingAssociation:
 
 
 def _after(buffers: list[bytes | memoryview], sent: int) -> list[bytes | memoryview]:
-    """Return what is left of `buffers` after the first `sent` bytes."""
+    """Return `buffers` without the first `sent` bytes."""
     for number, buffer in enumerate(buffers):
         if sent < len(buffer):
             return [memoryview(buffer)[sent:], *buffers[number + 1 :]]

@@ -2,8 +2,8 @@
 
 Each run of a job has a folder:
 
-    references    a line for each delivered instance: SOP class, SOP instance
-    request.json  the last request: its transaction UID, the time
+    references    a line for each delivered instance: SOP Class UID, SOP Instance UID
+    request.json  the last request: its transaction UID and its time
     report.json   the report of the node: the instances that it has not committed, with the reasons
 """
 
@@ -33,11 +33,11 @@ from dicom_adapter_delivery.dicom_wire import Pair
 
 COMMITMENT = Pair("1.2.840.10008.1.20.1", "1.2.840.10008.1.2")  # Storage Commitment Push Model, default transfer syntax
 WELL_KNOWN_INSTANCE = "1.2.840.10008.1.20.1.1"
-REQUEST_COMMITMENT = 1  # action type
+REQUEST_COMMITMENT = 1  # action type ID (PS3.4 section J.3.2)
 PROCESSING_FAILURE, NO_SUCH_INSTANCE, RESOURCE_LIMITATION = 0x0110, 0x0112, 0x0213  # failure reasons
 # The node may commit the instances later: it has not processed them yet, or has no resources. 0: not in the report.
 TRANSIENT_REASONS = frozenset({PROCESSING_FAILURE, NO_SUCH_INSTANCE, RESOURCE_LIMITATION, 0})
-RUN_ID = re.compile(r"[0-9a-f]{32}(-[0-9]{1,6})?")
+RUN_ID = re.compile(r"[0-9a-f]{32}(-[0-9]{1,6})?")  # a job's id; from the second run on also the number of the run
 
 
 class UnreadableReport(ValueError):
@@ -97,7 +97,7 @@ def encode_request(transaction_uid: str, references: Mapping[str, str]) -> bytes
 
 
 class CommitmentFiles:
-    """The files of all runs of jobs. Thread-safe."""
+    """The folders of all runs of jobs. Thread-safe."""
 
     def __init__(self, folder: Path) -> None:
         self._root = folder / "commitment"
@@ -110,7 +110,7 @@ class CommitmentFiles:
         """Record a delivered instance. It is durable when the method returns."""
         line = f"{sop_class_uid} {sop_instance_uid}\n".encode("ascii")
         with self._lock, _as_retriable():
-            folder = self._made(run_id)
+            folder = self._make_folder(run_id)
             with (folder / "references").open("ab") as file:
                 file.write(line)
                 file.flush()
@@ -125,11 +125,11 @@ class CommitmentFiles:
         return {pair[1]: pair[0] for pair in pairs if len(pair) == 2}
 
     def new_request(self, run_id: str, now: float) -> Request:
-        """Record a request with a new transaction UID, which replaces earlier ones and their report."""
+        """Record a request with a new transaction UID. It replaces the earlier request and its report."""
         request = Request(transaction_uid=f"2.25.{uuid.uuid4().int}", requested_at=now)
         content = {"transactionUid": request.transaction_uid, "requestedAt": now}
         with self._lock, _as_retriable():
-            _write(self._made(run_id) / "request.json", content)
+            _write(self._make_folder(run_id) / "request.json", content)
             (self._folder(run_id) / "report.json").unlink(missing_ok=True)
         return request
 
@@ -140,14 +140,17 @@ class CommitmentFiles:
         return Request(transaction_uid=content["transactionUid"], requested_at=content["requestedAt"])
 
     def keep(self, report: Report) -> bool:
-        """Record a report if it answers the last request of a run. Durable when the method returns."""
+        """Record a report if it answers the last request of a run, and return whether it does.
+
+        The record is durable when the method returns.
+        """
         for run_id in self._runs():
             request = self.request(run_id)
             if request is not None and request.transaction_uid == report.transaction_uid:
                 missing = self.references(run_id).keys() - report.committed
                 content = {uid: report.failed.get(uid, 0) for uid in sorted(missing)}
                 with self._lock, _as_retriable():
-                    _write(self._made(run_id) / "report.json", {"notCommitted": content})
+                    _write(self._make_folder(run_id) / "report.json", {"notCommitted": content})
                 return True
         return False
 
@@ -172,7 +175,7 @@ class CommitmentFiles:
             raise Permanent(f"the run {run_id!r} cannot be the name of a folder")
         return self._root / run_id
 
-    def _made(self, run_id: str) -> Path:
+    def _make_folder(self, run_id: str) -> Path:
         folder = self._folder(run_id)
         if not folder.exists():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The steps of a job with storage commitment: requests it after the uploads, and follows the job until the report."""
+"""Storage commitment of a job: the request after the uploads, and the status of the job until the node's report."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ from dicom_adapter_delivery.dicom_commitment import (
 from dicom_adapter_delivery.dicom_statuses import StoreVerdict, describe_store_status, judge
 from dicom_adapter_delivery.dicom_wire import Message
 
-REPEAT_S = 30.0  # time after which instances are requested again that the node may commit later
-SUCCESS, INVALID_ARGUMENT = 0x0000, 0x0115
+REPEAT_S = 30.0  # seconds after which a request is repeated if the node may commit the rest of its instances later
+SUCCESS, INVALID_ARGUMENT = 0x0000, 0x0115  # statuses of a response to a report (PS3.7 annex C)
+# States of the job on the platform
 WAITING, COMMITTED, NOT_COMMITTED = "waiting for storage commitment", "committed", "not committed"
 
 
@@ -36,13 +37,13 @@ class StorageCommitment:
         self._peer = peer
         self._files = files
 
-    def delivered(self, job: Job, instance: InstanceStorageInfo) -> None:
+    def record_delivery(self, job: Job, instance: InstanceStorageInfo) -> None:
         """Record that the node has stored an instance of the job."""
         self._files.add(job.run_id, instance.sop_class_uid, instance.sop_instance_uid)
 
     def start(self, job: Job) -> None:
         """Request storage commitment, unless the node has already committed the instances."""
-        if job.instance_count and self._files.not_committed(job.run_id) != {}:
+        if job.instance_count and self._files.not_committed(job.run_id) != {}:  # {}: all are committed
             self._request(job)
 
     def status(self, job: Job) -> PlatformStatus:
@@ -52,7 +53,7 @@ class StorageCommitment:
         if missing == {} or not job.instance_count:
             return PlatformStatus(state=COMMITTED, finished=True, succeeded=True)
         age = now - request.requested_at if request is not None else settings.commitment_repeat
-        if missing is None:
+        if missing is None:  # the node has not reported yet
             if age >= settings.commitment_repeat:
                 self._request(job)
             return PlatformStatus(state=WAITING, finished=False)
@@ -64,7 +65,7 @@ class StorageCommitment:
         return PlatformStatus(state=NOT_COMMITTED, finished=True, detail=describe_missing(missing), succeeded=False)
 
     def forget_earlier_runs(self, job: Job) -> None:
-        """Delete the files of the failed runs that an operator has retried."""
+        """Delete the files of earlier runs: they failed, and an operator has retried the job."""
         for run in range(1, job.run):
             self._files.remove(evolve(job, run=run).run_id)
 

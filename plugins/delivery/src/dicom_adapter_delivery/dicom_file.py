@@ -7,15 +7,15 @@ from typing import BinaryIO
 
 from dicom_adapter import Permanent, Retriable
 
-PIECE_BYTES = 1 << 20  # memory of one upload; large pieces need fewer calls of the system
+PIECE_BYTES = 1 << 20  # an upload has two pieces in memory; large pieces need fewer system calls
 BEFORE_META = 128 + 4 + 12  # bytes: preamble, prefix, and the group length element (PS3.10 section 7.1)
-META_BEGINNING = b"DICM\x02\x00\x00\x00UL\x04\x00"  # the bytes 128 to 139
+META_BEGINNING = b"DICM\x02\x00\x00\x00UL\x04\x00"  # bytes 128 to 139: prefix; tag, VR and length of the first element
 
 Piece = tuple[memoryview, bool]  # a part of the data set, and whether it is the last one
 
 
 def data_set_pieces(source: BinaryIO, size_bytes: int) -> Iterator[Piece]:
-    """Yield the data set of a file of `size_bytes` bytes. Raises Permanent if the file is not such a file.
+    """Yield the data set of a file of `size_bytes` bytes. Raises Permanent for any other file.
 
     Each piece is yielded only after the next read, so that a file of wrong length never becomes a complete data set.
     The errors of `source.read` are passed on, except OSError, which becomes Retriable.

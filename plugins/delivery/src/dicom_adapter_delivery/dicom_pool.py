@@ -18,7 +18,7 @@ REFUSAL_S = 10.0  # after this time, a refused pair is proposed again: the node'
 # Uploads that wait for an association fail together with the one that could not open it: each of them would otherwise
 # wait for the same timeout. The error is valid for as long as the attempt took, and at most this time.
 MAX_FAILURE_S = 1.0
-CLOSING_S = 5.0  # time limit for the thread that releases unused associations
+CLOSING_S = 5.0  # time limit for the end of the thread that releases unused associations, when the pool is closed
 
 
 class ContextRefused(Permanent):
@@ -47,9 +47,8 @@ class AssociationPool:
         self._in_use: set[OutgoingAssociation] = set()
         self._count = 0  # associations that are open, being opened, or being released
         self._recent: dict[Pair, float] = {}  # accepted pairs with the monotonic time of their last use
-        self._failure: tuple[float, Retriable] | None = (
-            None  # error of the last failed attempt, and its end of validity
-        )
+        # Error of the last attempt to open an association, and the monotonic time until which it is valid.
+        self._failure: tuple[float, Retriable] | None = None
         self._is_closed = False
         self._thread: threading.Thread | None = None
 
@@ -77,7 +76,7 @@ class AssociationPool:
 
     @contextmanager
     def association(self, pair: Pair, *, new: bool = False) -> Iterator[OutgoingAssociation]:
-        """Return an association that accepts the pair; one that no upload has used if `new` is set.
+        """Take an association that accepts the pair for the `with` block; a new association if `new` is set.
 
         Raises ContextRefused, or Retriable if no association can be opened.
         """
@@ -93,7 +92,7 @@ class AssociationPool:
     def _take(self, pair: Pair, *, new: bool) -> OutgoingAssociation:
         with self._changed:
             while True:
-                self._raise_if_useless()
+                self._raise_if_unavailable()
                 found = None if new else self._find(pair)
                 if found is not None:
                     self._in_use.add(found)
@@ -103,20 +102,23 @@ class AssociationPool:
                     superfluous = None
                     break
                 if self._unused:
-                    superfluous = self._unused.pop(0).association  # its place is used for the new one
+                    superfluous = self._unused.pop(0).association  # released, because the new one would exceed `most`
                     break
                 self._changed.wait()
             pairs = self._pairs_to_propose(pair)
         return self._open(pair, pairs, superfluous)
 
-    def _raise_if_useless(self) -> None:
+    def _raise_if_unavailable(self) -> None:
         if self._is_closed:
             raise Retriable("the submitter is closed")
         if self._failure is not None and time.monotonic() < self._failure[0]:
             raise Retriable(str(self._failure[1]))
 
     def _find(self, pair: Pair) -> OutgoingAssociation | None:
-        """Return an unused association whose request contained the pair. Discards those that the peer has ended."""
+        """Return an unused association that accepts the pair, or has refused it a short time ago.
+
+        Discards associations that the peer has ended.
+        """
         for entry in reversed(list(self._unused)):
             association = entry.association
             is_recent = time.monotonic() < association.began + REFUSAL_S
@@ -172,7 +174,7 @@ class AssociationPool:
                 association.close_connection()
             self._changed.notify_all()  # not `notify`, which may wake only the thread that releases associations
 
-    def used(self, pair: Pair) -> None:
+    def note_use(self, pair: Pair) -> None:
         """Record the use of a pair: the next new association proposes it, too."""
         with self._changed:
             self._recent[pair] = time.monotonic()

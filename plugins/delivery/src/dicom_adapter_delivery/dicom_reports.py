@@ -18,9 +18,9 @@ from dicom_adapter_delivery.dicom_commitment import (
 )
 from dicom_adapter_delivery.dicom_settings import DicomSettings
 
-MOST_ASSOCIATIONS = 10
+MOST_ASSOCIATIONS = 10  # at the same time
 IDLE_S = 30.0  # an association without messages is aborted after this time
-SUCCESS, INVALID_ARGUMENT = 0x0000, 0x0115
+SUCCESS, INVALID_ARGUMENT = 0x0000, 0x0115  # statuses of a response to a report (PS3.7 annex C)
 
 
 class ReportListener:
@@ -34,13 +34,14 @@ class ReportListener:
     def open(self) -> None:
         """Listen. Raises Retriable if the port cannot be used."""
         settings = self._settings
-        _config.LOG_HANDLER_LEVEL = "none"
+        _config.LOG_HANDLER_LEVEL = "none"  # pynetdicom writes no log of its own
         logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
         entity = AE(ae_title=settings.calling_ae_title)
         entity.maximum_associations = MOST_ASSOCIATIONS
         entity.network_timeout = entity.acse_timeout = entity.dimse_timeout = IDLE_S
+        # The requestor of the association has the role of the SCP, because the node is the SCP of storage commitment.
         entity.add_supported_context(COMMITMENT.sop_class_uid, scu_role=True, scp_role=True)
-        entity.add_supported_context("1.2.840.10008.1.1")
+        entity.add_supported_context("1.2.840.10008.1.1")  # Verification
         address = (settings.commitment_bind, settings.commitment_port or 0)
         try:
             self._server = entity.start_server(

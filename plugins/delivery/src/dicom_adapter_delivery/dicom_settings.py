@@ -104,7 +104,7 @@ class DicomSettings:
         default=False,
         help=(
             "Request storage commitment: a job succeeds when the node has taken responsibility for all of its "
-            "instances. Jobs are `running` until the node reports that, and `failed` if it does not."
+            "instances. Jobs are `running` until the node reports this, and `failed` if it reports a failure."
         ),
     )
     commitment_port: int | None = setting(
@@ -129,7 +129,11 @@ class DicomSettings:
     commitment_repeat: float = setting(
         default=3600.0,
         validator=between(1, DAY_S, "seconds"),
-        help="Seconds after which a request that no report has answered is repeated.",
+        help=(
+            "Seconds after which a request that no report has answered is repeated. During this time after its start, "
+            "a job does not fail because of an instance that the node may still commit (failure reason 0x0110, 0x0112 "
+            "or 0x0213)."
+        ),
     )
     tls: bool | DicomPeerTls = setting(
         default=False,

@@ -43,8 +43,11 @@ MEANINGS = {
     0xB007: "data set does not match SOP class (warning)",
     0xFE00: "cancelled",
 }
-RANGES = ((0xFF00, 0xA700, "out of resources"), (0xFF00, 0xA900, "data set does not match SOP class"))
-CANNOT_UNDERSTAND = (0xF000, 0xC000, "cannot understand")
+RANGES = (  # mask, masked status, meaning
+    (0xFF00, 0xA700, "out of resources"),
+    (0xFF00, 0xA900, "data set does not match SOP class"),
+    (0xF000, 0xC000, "cannot understand"),
+)
 
 
 class StoreVerdict(Enum):
@@ -57,7 +60,7 @@ class StoreVerdict(Enum):
 
 
 def judge(status: int) -> StoreVerdict:
-    """Return the result of a C-STORE with this status."""
+    """Return the verdict on an instance from the status of its C-STORE response."""
     if status in (SUCCESS, DUPLICATE):
         return StoreVerdict.DELIVERED
     if status in WARNINGS or status & 0xF000 == 0xB000:
@@ -70,7 +73,7 @@ def judge(status: int) -> StoreVerdict:
 def describe_store_status(status: int) -> str:
     """Return a status with its meaning."""
     meaning = MEANINGS.get(status, "")
-    for mask, value, text in (*RANGES, CANNOT_UNDERSTAND):
+    for mask, value, text in RANGES:
         if not meaning and status & mask == value:
             meaning = text
     return f"0x{status:04X} ({meaning or 'unknown status'})"

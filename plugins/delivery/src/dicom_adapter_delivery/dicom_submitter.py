@@ -54,7 +54,7 @@ log = structlog.get_logger("dicom_adapter_delivery")
 
 SENDABLE_UID = re.compile(r"[0-9A-Za-z.]{1,64}")  # some devices write letters, and many nodes accept them
 LONGEST_COMMENT = 64  # characters of VR LO
-SHORTEST_QUOTED_ID = 3  # shorter patient ids occur by chance in any text
+SHORTEST_SEARCHED_ID = 3  # characters; shorter Patient IDs occur by chance in any comment
 
 
 class DicomSubmitter(Submitter[DicomSettings]):
@@ -105,17 +105,18 @@ class DicomSubmitter(Submitter[DicomSettings]):
             response = self._store(pair, upload)
         except ContextRefused as refusal:
             raise Permanent(f"{self._peer} does not accept {_described(pair)}: {refusal.reason}") from None
-        self._pool.used(pair)
+        self._pool.note_use(pair)
         self._evaluate(response, subject, job, instance)
         if self.settings.storage_commitment:
-            self._commitment.delivered(job, instance)
+            self._commitment.record_delivery(job, instance)
 
     def _store(self, pair: Pair, upload: Upload) -> Message:
-        """Send the instance; once more over a new association if the peer has ended one that was used before."""
+        """Send the instance. If the peer has ended a reused association, send it again over a new one."""
         for new in (False, True):
             with upload.open() as source:
                 pieces = data_set_pieces(source, upload.size_bytes)
-                pieces = chain([next(pieces)], pieces)  # read while other uploads use the association
+                # The first piece is read before an association is taken: until then, other uploads can use it.
+                pieces = chain([next(pieces)], pieces)
                 with self._pool.association(pair, new=new) as association:
                     deadline = time.monotonic() + self.settings.upload_timeout
                     try:
@@ -187,10 +188,10 @@ def _described(pair: Pair) -> str:
 
 
 def _comment(response: Message, instance: InstanceStorageInfo) -> str:
-    """Return the peer's comment for an error message; "" if there is none, or if it contains the patient's id."""
+    """Return the peer's comment for an error message; "" if there is none, or if it contains the Patient ID."""
     text = response.text(ERROR_COMMENT)
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())[:LONGEST_COMMENT]
     patient = instance.patient_id
-    if not line or (len(patient) >= SHORTEST_QUOTED_ID and patient.casefold() in line.casefold()):
+    if not line or (len(patient) >= SHORTEST_SEARCHED_ID and patient.casefold() in line.casefold()):
         return ""
     return f': "{line}"'

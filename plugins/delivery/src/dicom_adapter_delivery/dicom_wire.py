@@ -25,6 +25,11 @@ MAX_ASSOCIATE_BYTES = 1 << 18  # longest A-ASSOCIATE-AC that is read
 MAX_CONTEXTS = 128  # in one association: their IDs are the odd numbers of one byte (PS3.8 section 9.3.2.2)
 ACCEPTED = 0  # result of a presentation context
 
+# Types of the items of A-ASSOCIATE-RQ and A-ASSOCIATE-AC (PS3.8 section 9.3 and annex D, PS3.7 annex D.3.3.2)
+APPLICATION_CONTEXT_ITEM, PROPOSED_CONTEXT_ITEM, CONTEXT_RESULT_ITEM = 0x10, 0x20, 0x21
+ABSTRACT_SYNTAX_ITEM, TRANSFER_SYNTAX_ITEM, USER_INFORMATION_ITEM = 0x30, 0x40, 0x50
+MAX_LENGTH_ITEM, CLASS_UID_ITEM, VERSION_NAME_ITEM = 0x51, 0x52, 0x55
+
 # Command elements of group 0000 (PS3.7 table E.1-1)
 AFFECTED_SOP_CLASS_UID = 0x0002
 REQUESTED_SOP_CLASS_UID = 0x0003
@@ -111,17 +116,17 @@ def associate_request(called: str, calling: str, pairs: Sequence[Pair]) -> bytes
     """Encode an A-ASSOCIATE-RQ. The context ID of the pair with number n, from 0, is 2 n + 1."""
     contexts = (
         _item(
-            0x20,
+            PROPOSED_CONTEXT_ITEM,
             bytes((2 * number + 1, 0, 0, 0))
-            + _item(0x30, pair.sop_class_uid.encode("ascii"))
-            + _item(0x40, pair.transfer_syntax_uid.encode("ascii")),
+            + _item(ABSTRACT_SYNTAX_ITEM, pair.sop_class_uid.encode("ascii"))
+            + _item(TRANSFER_SYNTAX_ITEM, pair.transfer_syntax_uid.encode("ascii")),
         )
         for number, pair in enumerate(pairs)
     )
     user_information = (
-        _item(0x51, MAX_RECEIVED_PDU.to_bytes(4, "big"))
-        + _item(0x52, IMPLEMENTATION_CLASS_UID.encode("ascii"))
-        + _item(0x55, IMPLEMENTATION_VERSION_NAME.encode("ascii"))
+        _item(MAX_LENGTH_ITEM, MAX_RECEIVED_PDU.to_bytes(4, "big"))
+        + _item(CLASS_UID_ITEM, IMPLEMENTATION_CLASS_UID.encode("ascii"))
+        + _item(VERSION_NAME_ITEM, IMPLEMENTATION_VERSION_NAME.encode("ascii"))
     )
     titles = called.encode("ascii").ljust(16) + calling.encode("ascii").ljust(16)
     body = b"".join(
@@ -129,9 +134,9 @@ def associate_request(called: str, calling: str, pairs: Sequence[Pair]) -> bytes
             struct.pack(">HH", 1, 0),  # protocol version
             titles,
             bytes(32),
-            _item(0x10, APPLICATION_CONTEXT.encode("ascii")),
+            _item(APPLICATION_CONTEXT_ITEM, APPLICATION_CONTEXT.encode("ascii")),
             *contexts,
-            _item(0x50, user_information),
+            _item(USER_INFORMATION_ITEM, user_information),
         )
     )
     return PDU_HEADER.pack(ASSOCIATE_RQ, len(body)) + body
@@ -144,14 +149,14 @@ def _item(kind: int, content: bytes) -> bytes:
 def parse_acceptance(body: bytes) -> Acceptance:
     """Parse an A-ASSOCIATE-AC without its header. Raises InvalidBytes."""
     results, max_pdu, version_name = {}, 0, ""
-    for kind, content in _items(body[68:]):
-        if kind == 0x21 and len(content) >= 4:
+    for kind, content in _items(body[68:]):  # after protocol version, AE titles and reserved bytes
+        if kind == CONTEXT_RESULT_ITEM and len(content) >= 4:
             results[content[0]] = content[2]
-        elif kind == 0x50:
+        elif kind == USER_INFORMATION_ITEM:
             for inner, value in _items(content):
-                if inner == 0x51 and len(value) == 4:
+                if inner == MAX_LENGTH_ITEM and len(value) == 4:
                     max_pdu = int.from_bytes(value, "big")
-                elif inner == 0x55:
+                elif inner == VERSION_NAME_ITEM:
                     version_name = value.decode("ascii", "replace").strip("\0 ")
     return Acceptance(results=results, max_pdu=max_pdu, version_name=version_name)
 

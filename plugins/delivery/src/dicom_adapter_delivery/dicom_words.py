@@ -14,7 +14,7 @@ def end_by_peer(kind: int, body: bytes) -> str:
 
 
 def describe_loss(failure: Exception) -> str:
-    """Return the reason of a failed call of the system."""
+    """Return the reason for a failed system call on a socket."""
     if isinstance(failure, TimeoutError):
         return "no answer in time"
     return (getattr(failure, "strerror", None) or type(failure).__name__).lower()

@@ -21,7 +21,7 @@ from dicom_adapter import InstanceStorageInfo, Permanent, Retriable
 from dicom_adapter_delivery.dicomweb_network import NETWORK_FAILURES, CallLimit, LimitedNetwork
 from dicom_adapter_delivery.dicomweb_settings import TOKEN, DicomwebSettings
 
-PIECE_BYTES = 1 << 18  # memory of one upload
+PIECE_BYTES = 1 << 18  # an upload has two pieces in memory
 LONGEST_BODY_BYTES = 1_000_000  # the response about one instance has a few hundred bytes
 LONGEST_TOKEN_BYTES = 16_384
 LONGEST_QUOTE = 200  # characters of a network error in a message
@@ -52,7 +52,7 @@ class StowBody:
     The length is known before the file is read, and the file is read in pieces.
     """
 
-    subject: str  # beginning of messages
+    subject: str  # beginning of error messages
     source: BinaryIO | None = field(default=None, repr=False)  # the Part 10 file, read once; None: no instance
     size_bytes: int = 0  # of the file
     boundary: str = field(factory=lambda: uuid4().hex)  # 122 random bits, which no file contains by chance
@@ -140,7 +140,7 @@ class DicomwebConnection:
         return self._call(subject, "GET", f"{path}?{query}", seconds=self._settings.timeout)
 
     def search_any_study(self, subject: str) -> DicomwebResponse:
-        """Search for one study, whichever it is. The content of the response is not read."""
+        """Search without conditions for one study. The body of the response is not read."""
         return self._call(subject, "GET", "/studies?limit=1", seconds=self._settings.timeout, needs_body=False)
 
     def _call(
@@ -163,7 +163,7 @@ class DicomwebConnection:
                     method, f"{self._url}{path}", headers=sent, content=content, extensions={"timeout": timeouts}
                 ) as response,
             ):
-                return _read(response) if needs_body else _described(response)
+                return _read(response) if needs_body else _without_body(response)
         except NETWORK_FAILURES as failure:
             # The cause is not chained, because its text may quote headers.
             raise Retriable(f"{subject}: {_words(failure, seconds)}") from None
@@ -200,7 +200,7 @@ def _tls(settings: DicomwebSettings) -> ssl.SSLContext | None:
     if tls.ca_file:
         context = _usable("ca-file", tls.ca_file, lambda: ssl.create_default_context(cafile=tls.ca_file))
     if certificate:
-        # Without a password argument, OpenSSL would ask for a password on the terminal.
+        # Without a password argument, OpenSSL would prompt for one on the terminal.
         _usable("client-certificate", certificate, lambda: context.load_cert_chain(certificate, tls.client_key, ""))
     return context
 
@@ -213,27 +213,27 @@ def _usable(name: str, path: Path, load: Callable[[], T]) -> T:
         raise Retriable(f"tls: {name} = {str(path)!r} cannot be used: {reason}") from failure
 
 
-def _described(response: httpcore.Response) -> DicomwebResponse:
+def _without_body(response: httpcore.Response) -> DicomwebResponse:
     headers = {name.decode("ascii", "replace").lower(): value.decode("latin-1") for name, value in response.headers}
     return DicomwebResponse(status=response.status, headers=headers)
 
 
 def _read(response: httpcore.Response) -> DicomwebResponse:
     """Return the response with its body, or with the defect of its body."""
-    described = _described(response)
-    if described.headers.get("content-encoding", "identity").lower() != "identity":
-        return _with_defect(described, "its body is compressed, which was not requested")
+    head = _without_body(response)
+    if head.headers.get("content-encoding", "identity").lower() != "identity":
+        return _with_defect(head, "its body is compressed, which was not requested")
     pieces: list[bytes] = []
     length = 0
     try:
         for piece in response.iter_stream():
             length += len(piece)
             if length > LONGEST_BODY_BYTES:
-                return _with_defect(described, f"its body is longer than {LONGEST_BODY_BYTES} bytes")
+                return _with_defect(head, f"its body is longer than {LONGEST_BODY_BYTES} bytes")
             pieces.append(piece)
     except NETWORK_FAILURES as failure:
-        return _with_defect(described, f"its body is incomplete ({type(failure).__name__})")
-    return DicomwebResponse(status=described.status, headers=described.headers, body=b"".join(pieces))
+        return _with_defect(head, f"its body is incomplete ({type(failure).__name__})")
+    return DicomwebResponse(status=head.status, headers=head.headers, body=b"".join(pieces))
 
 
 def _with_defect(response: DicomwebResponse, defect: str) -> DicomwebResponse:

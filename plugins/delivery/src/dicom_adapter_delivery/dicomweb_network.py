@@ -35,7 +35,10 @@ class CallLimit(threading.local):
             self.end = None
 
     def cut(self, timeout: float | None, failure: type[Exception]) -> float | None:
-        """Return the timeout of one operation. Raises `failure` if no time is left."""
+        """Return `timeout`, or the time that is left for the call if it is shorter.
+
+        Raises `failure` if no time is left.
+        """
         if self.end is None:
             return timeout
         left = self.end - time.monotonic()

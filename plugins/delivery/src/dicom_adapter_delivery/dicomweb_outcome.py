@@ -10,7 +10,7 @@ response                                             the instance is
   another reason                                     refused: Permanent
 409 with 0x0110 or without a reason                  unclear: some servers answer so when they already have it, but
                                                      by the standard, nothing was stored
-another body of a 2xx                                unclear: a proxy may have answered instead
+any other 2xx                                        unclear: a proxy may have answered instead
 408, 425, 429, every 5xx except 501 and 505          not stored for now: Retriable
 3xx                                                  refused: a redirect could send data elsewhere
 all other 4xx; 501, 505                              refused: Permanent
@@ -36,7 +36,7 @@ REFERENCED_UID, FAILURE_REASON, WARNING_REASON = "00081155", "00081197", "000811
 SOP_INSTANCE_UID = "00080018"
 
 ALREADY_THERE = frozenset({0x0111, 0xB00E})
-NOT_NOW = frozenset({0x0110, 0x0213})
+NOT_NOW = frozenset({0x0110, 0x0213})  # a repetition may succeed
 GENERAL_FAILURE = 0x0110
 OUT_OF_RESOURCES = 0xA700  # with any low byte
 MEANINGS = {
@@ -51,19 +51,19 @@ MEANINGS = {
     0xB007: "data set does not match SOP class",
     0xC122: "transfer syntax not supported",
 }
-RANGES = (
+RANGES = (  # mask, masked code, meaning
     (0xFF00, 0xA700, "out of resources"),
     (0xFF00, 0xA900, "data set does not match SOP class"),
     (0xF000, 0xC000, "cannot understand"),
 )
 RETRIABLE_4XX = frozenset({408, 425, 429})
 PERMANENT_5XX = frozenset({501, 505})
-WITH_MODULE = frozenset({200, 202, 400, 409})  # the body is a Store Instances Response Module (PS3.18 annex I)
+WITH_MODULE = frozenset({200, 202, 400, 409})  # the body may be a Store Instances Response Module (PS3.18 annex I)
 CREDENTIALS = "check token, token-file, or user and password"
 NOT_DICOMWEB = "check that url is the base of the server's DICOMweb service: /studies is appended to it"
 NOT_THE_SERVER = "check that url leads to the DICOMweb server itself"
 SERVER_LOG = "see the log of the server"
-HINTS = {
+HINTS = {  # next step for an operator, by status
     401: CREDENTIALS,
     403: f"{CREDENTIALS}, and the rights of the user",
     404: NOT_DICOMWEB,
@@ -79,7 +79,7 @@ LONGEST_HEADER = 100  # characters of a header in a message
 
 @frozen(kw_only=True)
 class StowJudgement:
-    """The consequence of a response that is no error."""
+    """The judgement of a response after which the server has the instance, or may have it."""
 
     is_delivered: bool  # False: the response is unclear
     words: str = ""  # the server's warning, that it already has the instance, or what is unclear; no patient data

@@ -64,7 +64,7 @@ class DicomwebSubmitter(Submitter[DicomwebSettings]):
         super().__init__(settings, context)
         self._reused_connection: DicomwebConnection | None = None
         self._versions: list[tuple[int, int]] = []  # of the TLS files of the reused connection
-        self._replaced: list[DicomwebConnection] = []  # with TLS files that were renewed since
+        self._replaced: list[DicomwebConnection] = []  # connections with older TLS files; uploads may use them
         self._is_open = False
         self._lock = threading.Lock()
 
@@ -111,7 +111,7 @@ class DicomwebSubmitter(Submitter[DicomwebSettings]):
             versions = [_version(path) for path in self._tls_files]
             if self._reused_connection is None or versions != self._versions:
                 if self._reused_connection is not None:
-                    self._replaced.append(self._reused_connection)  # uploads may still use it
+                    self._replaced.append(self._reused_connection)
                 self._reused_connection, self._versions = DicomwebConnection(self.settings), versions
             return self._reused_connection
 
@@ -136,7 +136,7 @@ class DicomwebSubmitter(Submitter[DicomwebSettings]):
     def start(self, job: Job) -> None:
         """Do nothing: the instances are delivered."""
 
-    def status(self, job: Job) -> PlatformStatus:  # noqa: ARG002 - delivered like all started jobs
+    def status(self, job: Job) -> PlatformStatus:  # noqa: ARG002 - every started job is delivered
         return PlatformStatus(state="delivered", finished=True)
 
     def cancel(self, job: Job) -> None:
@@ -191,7 +191,7 @@ def _version(path: Path) -> tuple[int, int]:
     try:
         status = path.stat()
     except OSError:
-        return (0, 0)  # the next connection reports it
+        return (0, 0)  # opening the next connection reports the missing file
     return (status.st_mtime_ns, status.st_ino)
 
 

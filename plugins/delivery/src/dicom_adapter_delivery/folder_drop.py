@@ -7,7 +7,8 @@
     <data folder>/<run id>/files.jsonl      one line for each complete file
     <data folder>/delivered/<run id>        the rename has begun: a consumer may have moved the folder away since then
 
-A line in `files.jsonl` follows its file, and the ledger follows the line: an upload that the ledger records is durable.
+A file is synced before its line in `files.jsonl`, and the line before the ledger records the upload: an upload that the
+ledger records is durable.
 No part of a path comes from a DICOM attribute.
 """
 
@@ -45,7 +46,7 @@ from dicom_adapter_delivery.folder_settings import DropName, FolderSettings
 INCOMING, DELIVERED = ".incoming", "delivered"
 MANIFEST, METADATA, FILES = "manifest.json", "metadata.json", "files.jsonl"
 MANIFEST_VERSION = 1
-RUN_ID = re.compile(r"[0-9a-f]{32}(-[0-9]{1,7})?")
+RUN_ID = re.compile(r"[0-9a-f]{32}(-[0-9]{1,7})?")  # a job's id; from the second run on also the number of the run
 NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 LONGEST_JOB_NAME = 100  # characters of a job's name in the name of its folder
 
@@ -72,7 +73,7 @@ class FolderDrop:
     """The folder of one run of a job, before and after it is complete."""
 
     job: Job
-    subject: str  # beginning of messages
+    subject: str  # beginning of error messages
     settings: FolderSettings
     incoming: Path  # the folder of incomplete jobs
     work: Path  # the job's folder while it is incomplete

@@ -21,7 +21,7 @@ PART = ".part"  # suffix of a temporary name
 PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP})  # from network file systems that cannot sync a folder
-HINTS = {
+HINTS = {  # next step for an operator, by error
     errno.ENOSPC: "free space there; the job continues on its own",
     errno.EDQUOT: "free space there, or raise the quota; the job continues on its own",
     errno.EACCES: "give the service's user the right to write there",
@@ -52,9 +52,9 @@ def writing(subject: str, folder: Path) -> Iterator[None]:
 
 
 def copy_durably(subject: str, source: BinaryIO, target: Path, size_bytes: int, mode: int) -> WrittenFile:
-    """Write a file under a temporary name and sync it; return its size and checksum. `publish` gives it its name.
+    """Write a file under a temporary name and sync it; return its size and checksum. `publish` renames it.
 
-    Raises Permanent if the source does not have `size_bytes`, Retriable if it cannot be read, OSError for the target.
+    Raises Permanent if the source has not `size_bytes` bytes, Retriable if it cannot be read, OSError for the target.
     """
     digest, written = hashlib.sha256(), 0
     with _create(target, mode) as file:

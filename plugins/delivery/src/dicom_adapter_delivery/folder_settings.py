@@ -17,8 +17,8 @@ MODE = re.compile(r"7[0-7]{2}")
 class DropName(str, Enum):
     """How the folder of a job is named."""
 
-    JOB = "job"
-    ID = "id"
+    JOB = "job"  # the job's name, followed by its id
+    ID = "id"  # the job's id only
 
 
 # The docstring of a validator is the rule in the reference of the settings.

@@ -18,7 +18,7 @@ from dicom_adapter_delivery.folder_drop import DELIVERED, DropState, FolderDrop,
 from dicom_adapter_delivery.folder_files import PRIVATE_FOLDER, sync_folder, writing
 from dicom_adapter_delivery.folder_settings import FolderSettings
 
-KEEP_MARKS_S = 30 * 24 * 3600  # far longer than the time between the two attempts of a step
+KEEP_MARKS_S = 30 * 24 * 3600  # far longer than the time from a crash to the repetition of the step
 CHECK_TEXT = b"written by dicom-adapter check --connect; it can be deleted\n"
 
 

@@ -213,7 +213,7 @@ def test_orthanc_reports_on_an_association_of_its_own(
         assert end_of(submitter, delivered(submitter, uploads)).succeeded
         incomplete = make_job(2, "results", instance_count=4)
         missing = uploads_of_study(1)[0].instance
-        submitter._commitment.delivered(incomplete, missing)
+        submitter._commitment.record_delivery(incomplete, missing)  # an instance that was never sent
         job = delivered(submitter, uploads, incomplete)
         end = time.monotonic() + MAX_S
         while not (status := submitter.status(job)).detail:

@@ -3,10 +3,11 @@
 isort:skip_file
 The gRPC API of dicom-adapter's cache processor: the same operations as its REST API.
 
-Errors: NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION (still arriving, a study with more than one patient, more than
-one AE title, a stopped lane),
+Errors: NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION (a study is still arriving or has more than one patient, the
+objects are at several AE titles, the submitter does not exist, or the AE title is stopped),
 ALREADY_EXISTS (the idempotency key was used for another order), UNAVAILABLE (temporary; repeat the call),
-UNAUTHENTICATED. The trailing metadata `problem` has an identifier for programs, such as `still-arriving`.
+UNAUTHENTICATED, RESOURCE_EXHAUSTED (the message is too large, or too many calls are running).
+The trailing metadata `problem` has an identifier for programs, such as `still-arriving`.
 
 Authentication: metadata `authorization: Bearer <token>` when the server has a token.
 """
@@ -486,7 +487,7 @@ class ComposeRequest(google.protobuf.message.Message):
     priority: global___Priority.ValueType
     submitter: builtins.str
     clean_up: builtins.bool
-    """delete the job's instances when it is submitted"""
+    """delete the job's instances when it is submitted; if the submitter follows jobs, when it has succeeded"""
     insist: builtins.bool
     """compose even if a study is still arriving"""
     idempotency_key: builtins.str
@@ -546,7 +547,7 @@ class ListJobsRequest(google.protobuf.message.Message):
 
     LIMIT_FIELD_NUMBER: builtins.int
     limit: builtins.int
-    """0: 100"""
+    """at most 1000; 0: 100"""
     def __init__(
         self,
         *,
@@ -581,7 +582,7 @@ class Job(google.protobuf.message.Message):
     priority: global___Priority.ValueType
     submitter: builtins.str
     state: builtins.str
-    """queued, created, metadata-sent, uploaded, submitted, faulted, cancelled"""
+    """queued, created, metadata-sent, uploaded, submitted, running, succeeded, failed, faulted, cancelled"""
     instances: builtins.int
     attempts: builtins.int
     last_error: builtins.str

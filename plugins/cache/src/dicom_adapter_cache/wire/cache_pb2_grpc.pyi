@@ -3,10 +3,11 @@
 isort:skip_file
 The gRPC API of dicom-adapter's cache processor: the same operations as its REST API.
 
-Errors: NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION (still arriving, a study with more than one patient, more than
-one AE title, a stopped lane),
+Errors: NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION (a study is still arriving or has more than one patient, the
+objects are at several AE titles, the submitter does not exist, or the AE title is stopped),
 ALREADY_EXISTS (the idempotency key was used for another order), UNAVAILABLE (temporary; repeat the call),
-UNAUTHENTICATED. The trailing metadata `problem` has an identifier for programs, such as `still-arriving`.
+UNAUTHENTICATED, RESOURCE_EXHAUSTED (the message is too large, or too many calls are running).
+The trailing metadata `problem` has an identifier for programs, such as `still-arriving`.
 
 Authentication: metadata `authorization: Bearer <token>` when the server has a token.
 """
