@@ -37,7 +37,7 @@ def at(seconds: float) -> datetime:
 
 @attrs.frozen
 class Submitted:
-    """A job and the arguments that the processor submitted it with."""
+    """The arguments with which the processor submitted a job, and the time."""
 
     name: str
     pipeline_id: str
@@ -82,7 +82,7 @@ class Lane:
     ) -> None:
         self.ae_title = "LUNG"
         self.data_folder = Path("unused")
-        self.headers = dict(headers or {})  # by instance_id
+        self.headers = dict(headers or {})  # what `read_header` returns, by instance_id
         self.jobs: list[Submitted] = []
         self.removed: list[InstanceStorageInfo] = []
         self.pending: dict[str, InstanceStorageInfo] = {}  # by SOP instance UID: a newer one replaces the older

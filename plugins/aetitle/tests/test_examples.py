@@ -24,6 +24,7 @@ def simulate(schedule: str) -> dict[str, Any]:
 
 
 def jobs(output: dict[str, Any]) -> list[tuple[float, str, int, list[str]]]:
+    """Return time, first characters of the pipeline id, number of instances and studies of each job."""
     return [
         (entry["seconds"], entry["pipelineId"][:4], entry["instances"], entry["studies"])
         for entry in output["timeline"]
@@ -46,7 +47,7 @@ def test_each_study_becomes_a_job_and_each_arrival_restarts_the_wait() -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "job_at", "interrupted"),
+    ("refused_and_end", "job_at", "interrupted"),
     [
         ("0,released", 5.0, ""),
         ("0,aborted", 60.0, "was aborted"),
@@ -55,15 +56,17 @@ def test_each_study_becomes_a_job_and_each_arrival_restarts_the_wait() -> None:
         ("3,released", 600.0, "3 C-STOREs failed"),
     ],
 )
-def test_schedule_with_an_interrupted_association(tmp_path: Path, first: str, job_at: float, interrupted: str) -> None:
-    """The group waits for the sender, as it does for a real one; the sender that returns completes it.
+def test_a_schedule_can_interrupt_an_association(
+    tmp_path: Path, refused_and_end: str, job_at: float, interrupted: str
+) -> None:
+    """The group waits as after a real association. A sender that returns after three seconds completes it.
 
     Verified to fail when all associations of a schedule are released.
     """
     schedule, head = tmp_path / "schedule.csv", "time,ae-title,patient,study,count,over,refused,end\n"
-    schedule.write_text(f"{head}0,{STUDIES},P1,A,2,0.5,{first}\n")
+    schedule.write_text(f"{head}0,{STUDIES},P1,A,2,0.5,{refused_and_end}\n")
     [job] = jobs(output := simulate(str(schedule)))
     assert (job_at + 0.5, 2) == (job[0], job[2])
     assert interrupted in "".join(entry.get("problem", "") for entry in output["timeline"])
-    schedule.write_text(f"{head}0,{STUDIES},P1,A,2,0.5,{first}\n3,{STUDIES},P1,A,3,0,,\n")
+    schedule.write_text(f"{head}0,{STUDIES},P1,A,2,0.5,{refused_and_end}\n3,{STUDIES},P1,A,3,0,,\n")
     assert [(8.0, 5)] == [(job[0], job[2]) for job in jobs(simulate(str(schedule)))]

@@ -96,8 +96,8 @@ def test_an_attribute_with_several_values_groups_by_all_of_them(new_lane: Any, i
     assert [2, 1] == counts(by_rows)
 
 
-def test_only_other_attributes_need_the_header(new_lane: Any, instance: Any) -> None:
-    """Study, patient and series are fields of the instance: grouping by them opens no stored object."""
+def test_grouping_by_study_patient_or_series_reads_no_header(new_lane: Any, instance: Any) -> None:
+    """Their values are fields of the instance, so no stored object is opened."""
     for group_by in ("study", "patient", "series"):
         lane = new_lane(group_by=group_by)
         lane.arrive(instance(0))
@@ -115,7 +115,7 @@ def test_only_other_attributes_need_the_header(new_lane: Any, instance: Any) -> 
 def test_an_instance_without_the_grouping_uid_or_id_is_quarantined(
     new_lane: Any, instance: Any, group_by: str, missing: dict[str, str], named: str
 ) -> None:
-    """The reason names AE title and attribute, and no value of the patient; other open groups are unaffected."""
+    """The reason names AE title and attribute, and no value of the patient. Open groups are unaffected."""
     lane = new_lane(group_by=group_by)
 
     lane.arrive(instance(0), instance(1, **missing))

@@ -1,4 +1,7 @@
-"""Interrupted groups: a C-STORE that failed, a data set that was cut off, or an association without a release."""
+"""Interrupted groups: a C-STORE that failed, a data set that was cut off, or an association without a release.
+
+A job of an interrupted group is *marked*: it has the metadata `Interrupted`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from dicom_adapter.testing import Adapter, ExpectedJob, make_study
 STUDIES = '[ae-titles.LUNG.settings]\npipeline-lung = "p-lung"\n'
 REFUSED = {"OUT_OF_RESOURCES": 60}
 OPEN, ABORTED, LOST = AssociationStatus.OPEN, AssociationStatus.ABORTED, AssociationStatus.LOST
-RETURN = 300  # seconds; the sender returns
+RETURN = 300  # seconds after the start at which the sender returns
 
 
 @pytest.fixture
@@ -60,7 +63,7 @@ def test_group_with_evidence_waits_and_is_submitted_with_what_is_known(adapter: 
 
 
 def test_group_waits_from_the_first_failure_of_an_open_association(adapter: Adapter) -> None:
-    """The association stays open after a failure: its own instances are no return of the sender."""
+    """The association stays open after a failure: its later instances do not mean that the sender has returned."""
     study = make_study(instances=4)
     adapter.receive(*study[:2], association_id="a" * 32, status=OPEN, failed={"OUT_OF_RESOURCES": 1})
     adapter.receive(study[2], association_id="a" * 32, status=OPEN, at=10)
@@ -97,7 +100,7 @@ def test_crash_of_the_receiver_is_evidence(adapter: Adapter) -> None:
 
 
 def test_group_by_another_attribute_is_interrupted_too(make_adapter: Callable[[str], Adapter]) -> None:
-    """A study without a group concerns every group of its association: the patient may lack a study."""
+    """If a failed study has no group, every group of its association is interrupted: its patient may lack the study."""
     adapter = make_adapter(STUDIES + 'group-by = "patient"\n')
     study = make_study(instances=2)
     adapter.receive(*study, failed=REFUSED, studies=["1.2.3"])
@@ -108,7 +111,7 @@ def test_group_by_another_attribute_is_interrupted_too(make_adapter: Callable[[s
 
 
 def test_sender_that_returns_completes_the_group(adapter: Adapter) -> None:
-    """The rest arrives in a clean association: one job, five seconds later, without a mark."""
+    """The rest arrives in a clean association: one job, five seconds later, which is not marked."""
     study = make_study(instances=4)
     adapter.receive(*study[:2], failed=REFUSED)
     adapter.receive(*study[2:], at=RETURN)
@@ -153,7 +156,7 @@ def test_parallel_association_is_no_return(adapter: Adapter) -> None:
     assert "" not in interrupted(adapter)
 
 
-def test_other_sender_of_another_study_is_no_return(make_adapter: Callable[[str], Adapter]) -> None:
+def test_another_sender_of_another_study_is_no_return(make_adapter: Callable[[str], Adapter]) -> None:
     """In a group by patient, a study of another modality completes nothing."""
     adapter = make_adapter(STUDIES + 'group-by = "patient"\n')
     ct, mr = make_study(instances=2, patient_id="P"), make_study(instances=2, patient_id="P")
@@ -194,8 +197,8 @@ def test_sender_that_never_releases_its_associations_is_not_waited_for(adapter: 
     assert [True] * 9 + [False] * 3 == [bool(text) for text in interrupted(adapter)]
 
 
-def test_released_association_makes_the_end_unusual_again(adapter: Adapter) -> None:
-    """The count begins again after a release, and for each sender."""
+def test_release_restarts_the_count_of_associations_without_a_release(adapter: Adapter) -> None:
+    """Each sender has its own count."""
     for _number in range(15):
         adapter.receive(*make_study(instances=1), status=ABORTED, calling_ae_title="CT1")
     adapter.receive(*make_study(instances=1), status=ABORTED, calling_ae_title="CT2", at=1000)
@@ -218,7 +221,7 @@ def test_interrupted_group_that_is_submitted_does_not_wait_but_is_marked(
     assert "" not in interrupted(adapter)
 
 
-def test_interrupted_wait_is_longer_than_max_wait(make_adapter: Callable[[str], Adapter]) -> None:
+def test_max_wait_does_not_limit_the_interrupted_wait(make_adapter: Callable[[str], Adapter]) -> None:
     adapter = make_adapter(STUDIES + "interrupted-wait = 120\nmax-wait = 30\n")
     study = make_study(instances=2)
     adapter.receive(*study, failed=REFUSED)
@@ -259,7 +262,8 @@ def test_interruption_survives_restarts(adapter: Adapter) -> None:
     adapter.receive(*study[:2], failed=REFUSED)
     for second in (2, 30, 300):
         adapter.expect_jobs(by=second)
-        adapter.receive(failed=REFUSED, calling_ae_title="CT2", studies=["1.2.3"])  # the inbox deletes old reports
+        # At each new report, the inbox deletes those that concern no pending instance.
+        adapter.receive(failed=REFUSED, calling_ae_title="CT2", studies=["1.2.3"])
         adapter.restart()
     adapter.expect_jobs(ExpectedJob("p-lung", instances=study[:2], at=600), by=700)
     assert "" not in interrupted(adapter)

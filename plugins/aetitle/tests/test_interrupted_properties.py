@@ -1,4 +1,8 @@
-"""Property: under any schedule, a group with evidence of something missing is late or completed, and never unmarked."""
+"""Property: under any schedule, a group waits if there is evidence that instances are missing.
+
+The group is submitted when `interrupted-wait` is over or the sender has returned. Its job has the metadata
+`Interrupted`, unless the sender has completed the group.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +31,13 @@ class Step:
     """One visit of a sender, or a disturbance of the adapter."""
 
     pause: float  # seconds before the step
-    association: int | None  # an association that stays open between steps; None: an association of its own
+    association: int | None  # number of an association that several steps share; None: an association of its own
     study: int
     instances: int
-    failed: int
-    ends: bool  # the association ends with this step
-    end: AssociationStatus
-    cut_off: bool
+    failed: int  # number of C-STOREs that fail
+    ends: bool  # a shared association ends with this step; others always do
+    end: AssociationStatus  # how the association ends
+    cut_off: bool  # the end cuts off a data set
     disturbance: str  # "", "restart", "down" (the host, during the step) or "crash" (of the receiver, after it)
 
 

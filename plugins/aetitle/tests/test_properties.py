@@ -102,10 +102,10 @@ def test_groups_that_are_closed_late_match_the_specification(
 
 
 @given(steps=arrivals, repeat=st.booleans(), moment=st.integers(0, 40))
-def test_every_instance_is_submitted_or_held_at_any_moment(
+def test_every_instance_is_submitted_or_pending_at_any_moment(
     new_lane: Any, new_modality: Any, steps: list[tuple[float, int, int]], repeat: bool, moment: int
 ) -> None:
-    """Received = submitted and removed + pending (except replaced); the open groups hold all pending instances."""
+    """Each instance that no duplicate replaced is submitted and removed, or it is pending and in an open group."""
     instances = schedule(new_modality(), steps, repeat=repeat)[:moment]
     lane = new_lane()
 

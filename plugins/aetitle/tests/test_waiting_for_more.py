@@ -8,7 +8,7 @@ import pytest
 
 
 def test_a_group_that_keeps_growing_becomes_jobs_at_max_wait(new_lane: Any, instance: Any) -> None:
-    """With an instance every 4 s, 5 s never pass; max-wait ends the group 10 s after its first instance."""
+    """With an instance every 4 s, there are never 5 s without one; max-wait ends the group 10 s after the first."""
     lane = new_lane(max_wait=10.0)
 
     lane.arrive(*(instance(seconds) for seconds in (0, 4, 8, 12, 16)))

@@ -95,8 +95,8 @@ def test_an_instance_without_the_grouping_attribute_is_quarantined_and_the_other
 ) -> None:
     """The acknowledged instance is kept, with the reason."""
     adapter = make_adapter(STUDIES + 'group-by = "patient"\n')
-    nameless, other = make_instance(patient_id=""), make_instance()
-    adapter.receive(nameless, other)
+    without_id, other = make_instance(patient_id=""), make_instance()
+    adapter.receive(without_id, other)
     adapter.expect_jobs(ExpectedJob("p-lung", instances=[other], at=5), by=60)
     assert {"quarantined": 1, "reclaimed": 1} == adapter.states
     [reason] = [event.detail["reason"] for event in adapter.events if event.event == "instance_quarantined"]

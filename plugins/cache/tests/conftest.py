@@ -65,14 +65,14 @@ class CacheSite:
     rest: Any
 
     def receive(self, *data_sets: Dataset, ae_title: str = "CACHE", settled: bool = True) -> list[Any]:
-        """Receive instances; if `settled`, advance the clock until their studies are complete. Returns the results."""
+        """Receive instances and return the results. If `settled`, advance the clock until the studies are complete."""
         answers = self.adapter.receive(*data_sets, ae_title=ae_title)
         if settled:
             self.adapter.advance(6)
         return answers
 
     def compose(self, key: str | None = None, **order: Any) -> Any:
-        """Send POST /cache/jobs. Returns the response."""
+        """Send POST /cache/jobs, and return the response."""
         headers = {} if key is None else {"Idempotency-Key": key}
         return self.rest.post("/cache/jobs", json={"pipeline": PIPELINE, "name": "job", **order}, headers=headers)
 

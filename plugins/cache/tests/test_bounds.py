@@ -12,6 +12,7 @@ from dicom_adapter.api.values import Capacity
 from dicom_adapter.operations.story import make_story
 from dicom_adapter.testing import make_study
 
+# A submitter that starts a job only at the fourth attempt
 DOWN = "[submitters.down]\ntype = 'fake'\nfail = [{ call = 'start', times = 3 }]"
 
 
@@ -69,7 +70,7 @@ def test_a_pinned_study_is_not_evicted(make_small_cache: Any) -> None:
 
 
 def test_a_study_of_an_unfinished_job_is_not_evicted(make_small_cache: Any) -> None:
-    """The study can be evicted only after the job has finished."""
+    """Without the job, the study would be evicted, because it is the least recently used."""
     site = make_small_cache(more=DOWN)
     site.receive(*make_study(study_uid="1.1", instances=2))
     site.compose(studies=["1.1"], submitter="down")
@@ -142,20 +143,26 @@ def test_a_lost_or_broken_index_is_rebuilt(make_cache: Any) -> None:
 
 
 def test_a_start_deletes_rows_of_jobs_that_are_not_in_the_ledger(make_cache: Any) -> None:
-    """The index has no job of a turn that was committed to the index, but not to the ledger."""
+    """The ledger has no such job if the turn was committed to the index only.
+
+    Verified to fail when unknown jobs stay in the index.
+    """
     from dicom_adapter_cache.database import Database
     from dicom_adapter_cache.index import Index, KeptJob
 
     site = make_cache()
     site.receive(*make_study(study_uid="1.1", instances=2))
-    site.compose(studies=["1.1"])
+    composed = site.compose(studies=["1.1"]).json()["jobId"]
     handle = site.adapter.host.handles["CACHE"]
     database = Database(handle.settings.index_location(handle.data_folder), writes=True)
-    job = KeptJob(job_id="f" * 32, keep=False, fingerprint="", finished=False)
+    unknown = "f" * 32
+    job = KeptJob(job_id=unknown, keep=False, fingerprint="", finished=False)
     Index(database, "CACHE").add_job(job, [1, 2], site.adapter.clock.now())
     database.close()
     site.adapter.restart()
-    assert 1 == len(site.rest.get("/cache/jobs").json()["items"])
+    site.adapter.advance(1)
+    kept = site.adapter.ask("CACHE", lambda cache: [cache._index.find_job(job_id) for job_id in (composed, unknown)])
+    assert [True, False] == [each is not None for each in kept]
     site.rest.delete("/cache/studies/1.1")
     assert {"reclaimed": 2} == site.adapter.states
 

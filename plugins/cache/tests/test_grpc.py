@@ -26,7 +26,7 @@ from dicom_adapter_cache.wire.cache_pb2_grpc import CacheStub
 
 TOKEN = "0123456789abcdef"
 AUTHORIZATION = (("authorization", f"Bearer {TOKEN}"),)
-LIMIT_S = 20.0  # for a call to end
+LIMIT_S = 20.0  # time limit for a call
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113 section 3.4
 SETTINGS = b"\0\0\0\4\0\0\0\0\0"  # an empty frame
 HALF_HEADERS = b"\0\0\x64\1\4\0\0\0\1\x82"  # a frame of 100 bytes, of which one is sent
@@ -133,7 +133,7 @@ def test_the_size_of_a_request_is_limited(serve: Serve) -> None:
 def test_a_message_that_cannot_be_decoded_is_an_invalid_argument(
     serve: Serve, method: str, is_stream: bool, message: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is an error of the client, not of the server, and not logged as such.
+    """Such a message is an error of the client: it is not logged as an error of the server.
 
     Verified to fail with gRPC's own decoding.
     """
@@ -178,9 +178,9 @@ def test_connections_beyond_the_limit_are_closed_at_once(serve: Serve) -> None:
 
 @pytest.mark.parametrize("sent", [b"", b"P", PREFACE, PREFACE + SETTINGS, PREFACE + SETTINGS + HALF_HEADERS])
 def test_a_connection_without_a_call_is_closed(serve: Serve, sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At any point: before the first byte, in the handshake, before a call, in the headers of a call.
+    """The client stops before the first byte, in the handshake, before a call, or in the headers of a call.
 
-    Verified to fail without the options.
+    Verified to fail without the time limits of the handshake and of idle connections.
     """
     monkeypatch.setattr(grpc_server, "HANDSHAKE_MS", 100)
     monkeypatch.setattr(grpc_server, "IDLE_MS", 100)
@@ -190,9 +190,9 @@ def test_a_connection_without_a_call_is_closed(serve: Serve, sent: bytes, monkey
 
 
 def test_a_call_whose_message_does_not_arrive_is_ended(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would occupy a thread for ever, and 16 of them the whole API.
+    """Without an end, the call would occupy a thread for ever, and 16 such calls all threads of the API.
 
-    Verified to fail without the deadline.
+    Verified to fail without the time limit for the message.
     """
     monkeypatch.setattr(grpc_interceptors, "MESSAGE_S", 0.1)
     served = serve()
@@ -204,7 +204,7 @@ def test_a_call_whose_message_does_not_arrive_is_ended(serve: Serve, monkeypatch
 
 
 def test_calls_without_the_token_occupy_no_thread(serve: Serve) -> None:
-    """They are refused before a message arrives.
+    """The calls are refused before a message arrives.
 
     Verified to fail when the refusal waits for the message.
     """
@@ -265,7 +265,7 @@ def test_a_port_in_use_is_refused(serve: Serve) -> None:
         ({"certificate_file": Path("x")}, "belong together"),
     ],
 )
-def test_unsafe_settings_are_refused(table: dict[str, Any], rule: str) -> None:
+def test_unsafe_or_incomplete_settings_are_refused(table: dict[str, Any], rule: str) -> None:
     """The settings are checked before a port is opened."""
     with pytest.raises(ValueError, match=rule):
         GrpcSettings(port=1, **table)

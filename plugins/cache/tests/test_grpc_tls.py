@@ -15,7 +15,7 @@ from dicom_adapter import Refused
 from dicom_adapter_cache.wire import cache_pb2 as pb
 from dicom_adapter_cache.wire.cache_pb2_grpc import CacheStub
 
-LIMIT_S = 20.0  # for a call to end
+LIMIT_S = 20.0  # time limit for a call
 Serve = Callable[..., SimpleNamespace]
 
 

@@ -15,7 +15,7 @@ from dicom_adapter_cache.settings import CacheSettings
 def test_a_cache_without_its_folder_can_be_closed() -> None:
     """The folder cannot be created while its disk is not mounted.
 
-    Verified to fail when `close` expects the database.
+    Verified to fail when `close` closes a database that does not exist.
     """
 
     class WithoutDisk:

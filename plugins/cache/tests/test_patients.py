@@ -166,7 +166,7 @@ def test_a_job_for_one_patient_never_has_images_of_another(make_cache: Any) -> N
 
 
 def test_a_conflict_ends_with_the_deletion_of_an_instance(make_cache: Any) -> None:
-    """A job that cleans up deletes the instances of one of the patients."""
+    """A job with `"keep": false` deletes the instances of one of the patients."""
     site = make_cache()
     site.receive(make_instance(study_uid="1.1", sop_uid="1.3", **WRONG), make_instance(study_uid="1.1", **RIGHT))
     site.compose(instances=["1.3"], keep=False, mixPatients=True)
@@ -221,7 +221,7 @@ def change_index(site: Any, *statements: str) -> None:
 def test_a_wrong_index_is_repaired_after_a_start(make_cache: Any, statement: str) -> None:
     """Instances are compared with the ledger when they are delivered again, and headers with the stored instances.
 
-    Verified to fail when a known instance is not compared, and when headers are not read again.
+    Verified to fail when instances that the index has are not compared, and when headers are not read again.
     """
     site = make_cache()
     site.receive(*make_study(study_uid="1.1", series=2, instances=2, **RIGHT))

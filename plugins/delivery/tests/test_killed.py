@@ -61,8 +61,8 @@ def deliver_with_kills(launch: Launch, configuration: str) -> set[str]:
     return {str(instance.SOPInstanceUID) for instance in study}
 
 
-def test_one_complete_folder(launch_service: Launch, tmp_path: Path) -> None:
-    """Neither a second folder, nor a part of one; nothing is left in the folder of incomplete jobs."""
+def test_job_becomes_one_complete_folder(launch_service: Launch, tmp_path: Path) -> None:
+    """There is no second folder, and nothing is left in the folder of incomplete jobs."""
     drop = tmp_path / "drop"
     drop.mkdir()
     sent = deliver_with_kills(
@@ -83,8 +83,8 @@ def orthanc(tmp_path: Path) -> Iterator[OrthancArchive]:
 
 
 @pytest.mark.orthanc
-def test_each_instance_once_in_orthanc(launch_service: Launch, orthanc: OrthancArchive, tmp_path: Path) -> None:
-    """Some are sent twice, because the kill came between the response and the commit; Orthanc keeps one."""
+def test_orthanc_has_each_instance_once(launch_service: Launch, orthanc: OrthancArchive, tmp_path: Path) -> None:
+    """Some instances are sent twice, because the kill came between the response and the commit; Orthanc keeps one."""
     (tmp_path / "password").write_text(PASSWORD)
     submitter = f"""
 [submitters.archive]
@@ -101,7 +101,7 @@ parallel = 2
 
 
 @pytest.mark.dcmtk
-def test_each_instance_in_storescp(launch_service: Launch, tmp_path: Path) -> None:
+def test_storescp_has_each_instance(launch_service: Launch, tmp_path: Path) -> None:
     """`storescp +B` writes a file for each SOP instance; an instance that is sent twice replaces its file."""
     if receive_products.find_dcmtk() is None:
         pytest.skip("dcmtk is not installed")

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of `dicom`: instances, submitters, DICOM nodes that answer as a test needs."""
+"""Fixtures of the tests of `dicom`: instances, submitters, and DICOM nodes that answer as a test needs."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class ScriptedNode:
         return self.answer(event)
 
     def act(self, event: evt.Event) -> Any:
-        """Answer an N-ACTION."""
+        """Answer an N-ACTION. Subclasses with storage commitment override this method."""
         raise NotImplementedError
 
     def close(self) -> None:

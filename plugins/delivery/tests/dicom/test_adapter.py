@@ -1,4 +1,4 @@
-"""The whole adapter with a DICOM node as its pipeline, on a virtual clock."""
+"""The whole adapter with `dicom` as its submitter, on a virtual clock."""
 
 from __future__ import annotations
 
@@ -60,7 +60,9 @@ def test_node_that_is_down_for_hours_receives_everything_once(
         adapter.receive(*study, at=hours * HOUR_S)
     adapter.advance(HOUR_S)
     assert {JobState.METADATA_SENT} == {job.state for job in adapter.jobs}
-    assert all("connection refused" in job.last_error for job in adapter.jobs if job.last_error)
+    errors = [job.last_error for job in adapter.jobs if job.last_error]
+    assert errors
+    assert all("connection refused" in error for error in errors)
     node = start_node(port=unused_port)
     adapter.advance(10 * 60)
     assert {JobState.SUBMITTED} == {job.state for job in adapter.jobs}
@@ -75,19 +77,19 @@ def test_only_missing_instances_are_sent_again_after_an_abort(
     acknowledged: list[str] = []
 
     def answer(event: Any) -> int:
-        if is_ill and len(acknowledged) >= 70:
+        if is_failing and len(acknowledged) >= 70:
             event.assoc.abort()
         else:
             acknowledged.append(str(event.request.AffectedSOPInstanceUID))
         return 0
 
-    is_ill, node.answer = True, answer
+    is_failing, node.answer = True, answer
     study = make_study(instances=100)
     adapter.receive(*study)
     adapter.advance(60)
     [job] = adapter.jobs
     assert (JobState.METADATA_SENT, 70) == (job.state, len(acknowledged))
-    is_ill = False
+    is_failing = False
     adapter.advance(10 * 60)
     assert [JobState.SUBMITTED] == [job.state for job in adapter.jobs]
     assert sorted(uids(study)) == sorted(acknowledged)
@@ -109,9 +111,9 @@ def test_node_without_space_receives_the_instances_later(
 
 
 def test_new_jobs_do_not_make_a_node_that_is_down_look_available(adapter: Adapter) -> None:
-    """The steps before the uploads do not ask the node.
+    """The steps before the uploads do not call the node.
 
-    Verified to fail when these steps count as answers of the platform.
+    Verified to fail when the success of these steps counts as an answer of the node.
     """
     node = Part(PartKind.PLATFORM, "pacs")
     adapter.receive(*make_study(instances=1))
@@ -126,7 +128,7 @@ def test_new_jobs_do_not_make_a_node_that_is_down_look_available(adapter: Adapte
 def test_refused_instance_faults_the_job_after_the_others_were_delivered(
     adapter: Adapter, start_node: Callable[..., ScriptedNode], unused_port: int
 ) -> None:
-    """The fault has the words of the node. The retry sends only what is missing."""
+    """The error of the job contains the comment of the node. The retry sends only the missing instance."""
     node = start_node(port=unused_port)
     study = make_study(instances=40)
     refused = str(study[3].SOPInstanceUID)

@@ -21,7 +21,7 @@ from .conftest import ScriptedNode, StartNode, uploads_of_study
 
 Connect = Callable[..., DicomSubmitter]
 JOB = make_job(1, "results", instance_count=3)
-MAX_S = 30.0
+MAX_S = 30.0  # time limit for a job to end
 
 
 def report_of(request: Dataset, failed: dict[str, int]) -> tuple[Dataset, int]:
@@ -79,6 +79,7 @@ def uploads() -> list[Upload]:
 
 
 def delivered(submitter: DicomSubmitter, uploads: list[Upload], job: Job = JOB) -> Job:
+    """Upload the instances and start the job. Return the job."""
     for upload in uploads:
         submitter.upload(job, upload)
     submitter.start(job)
@@ -86,6 +87,7 @@ def delivered(submitter: DicomSubmitter, uploads: list[Upload], job: Job = JOB) 
 
 
 def end_of(submitter: DicomSubmitter, job: Job) -> PlatformStatus:
+    """Wait for the end of the job. Return its last status."""
     end = time.monotonic() + MAX_S
     while not (status := submitter.status(job)).finished:
         assert time.monotonic() < end, status
@@ -119,7 +121,7 @@ def test_report_survives_a_restart(committing: CommittingNode, connect: Connect,
     assert 1 == len(committing.requests), "committed instances are not requested again"
 
 
-def test_instance_that_is_refused_fails_the_job_with_the_reason(
+def test_instance_that_is_not_committed_fails_the_job_with_the_reason(
     committing: CommittingNode, connect: Connect, uploads: list[Upload]
 ) -> None:
     uid = uploads[1].instance.sop_instance_uid
@@ -178,7 +180,7 @@ def test_refused_request_has_the_status(
         delivered(connect(committing.port, storage_commitment=True), uploads)
 
 
-def test_node_without_storage_commitment_is_permanent(
+def test_node_without_storage_commitment_is_a_permanent_error(
     node: ScriptedNode, connect: Connect, uploads: list[Upload]
 ) -> None:
     with pytest.raises(Permanent, match=r"does not accept Storage Commitment .*; set storage-commitment = false"):
@@ -200,7 +202,7 @@ def test_port_needs_storage_commitment(make_submitter: Connect) -> None:
 def test_orthanc_reports_on_an_association_of_its_own(
     orthanc: StartNode, connect: Connect, uploads: list[Upload], unused_port: int
 ) -> None:
-    """It knows the address of the adapter from its configuration."""
+    """Orthanc knows the address of the adapter from its configuration."""
     modality = {"AET": "DICOM-ADAPTER", "Host": "127.0.0.1", "Port": unused_port}
     with orthanc(DicomModalities={"adapter": modality}) as running:
         submitter = connect(

@@ -95,7 +95,7 @@ class WatchedDicomSubmitter(DicomSubmitter):
 class TestDicom(BaseSubmitterTests):
     """One node for all submitters of a test."""
 
-    large_upload_bytes = None  # the node of the test would need the memory, see the test of large instances
+    large_upload_bytes = None  # the node would need the memory; test_products.py has a test of a large instance
 
     @pytest.fixture
     def called(self) -> dict[str, DeliveredJob]:

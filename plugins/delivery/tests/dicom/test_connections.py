@@ -74,7 +74,7 @@ def start_tls_node(pki: Pki) -> Iterator[Callable[..., TlsNode]]:
 
 
 def test_instances_are_sent_over_tls(start_tls_node: Callable[..., TlsNode], pki: Pki, connect: Connect) -> None:
-    """The instance is larger than one TLS record and one PDU. The association is reused."""
+    """Each instance is larger than one TLS record and one PDU."""
     node = start_tls_node()
     submitter = connect(node.port, tls=DicomPeerTls(ca_file=pki.authority))
     assert "answers the C-ECHO" in submitter.check_connection()
@@ -119,7 +119,7 @@ def test_certificate_of_the_node_is_verified(
 
 
 def test_certificates_are_reported(start_tls_node: Callable[..., TlsNode], pki: Pki, connect: Connect) -> None:
-    """Those in the files, and the one of the node."""
+    """The certificates in the files and the one of the node are reported; without TLS there are none."""
     node = start_tls_node()
     certificate, key = pki.issue("adapter", "adapter.example")
     tls = DicomPeerTls(ca_file=pki.authority, client_certificate=certificate, client_key=key)
@@ -131,7 +131,7 @@ def test_certificates_are_reported(start_tls_node: Callable[..., TlsNode], pki: 
 
 
 def test_unusable_certificate_file_is_retried(pki: Pki, connect: Connect, tmp_path: Path, unused_port: int) -> None:
-    """It may be replaced."""
+    """An operator may replace the file."""
     with socket.create_server(("127.0.0.1", unused_port)):
         tls = DicomPeerTls(ca_file=tmp_path / "missing.pem")
         with pytest.raises(Retriable, match=r"ca-file .*missing\.pem cannot be used"):
@@ -211,7 +211,7 @@ def hostile() -> Iterator[Callable[[list[bytes]], int]]:
         ([wire.PDU_HEADER.pack(5, 4) + bytes(4)], "released the association"),
     ],
 )
-def test_answer_to_the_association_request_that_is_none_is_retried(
+def test_association_request_without_an_acceptance_is_retried(
     hostile: Callable[[list[bytes]], int], connect: Connect, answers: list[bytes], problem: str
 ) -> None:
     with pytest.raises(Retriable, match=problem):
@@ -232,16 +232,16 @@ def test_answer_to_the_association_request_that_is_none_is_retried(
         (wire.PDU_HEADER.pack(7, 4) + bytes((0, 0, 0, 0)), "aborted the association"),
     ],
 )
-def test_response_that_is_none_is_retried(
+def test_upload_without_a_valid_response_is_retried(
     hostile: Callable[[list[bytes]], int], connect: Connect, answer: bytes, problem: str
 ) -> None:
-    """Never counted as delivered."""
+    """The instance never counts as delivered."""
     with pytest.raises(Retriable, match=problem):
         connect(hostile([ACCEPT, answer]), response_timeout=2).upload(JOB, uploads_of_study(1)[0])
 
 
-def test_answer_byte_by_byte_is_limited_by_the_timeout(connect: Connect) -> None:
-    """A peer that sends a byte now and then does not hold an upload for ever."""
+def test_answer_that_arrives_byte_by_byte_is_limited_by_the_timeout(connect: Connect) -> None:
+    """A peer that sends a byte now and then does not delay an upload for ever."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:

@@ -33,7 +33,7 @@ def data_sets(files: list[bytes]) -> list[bytes]:
 def test_storescp_has_each_data_set_bit_for_bit(
     storescp: StartNode, connect: Connect, tmp_path: Path, associations: int
 ) -> None:
-    """`+B` writes what arrives. The data sets of the uploads and of the written files are equal."""
+    """`+B` writes each data set as it arrives. The data sets of the uploads and of the written files are equal."""
     uploads = uploads_of_study(30, rows=300, columns=301)
     with storescp("+B", "--fork") as node:
         submitter = connect(node.port, associations=associations)
@@ -46,7 +46,7 @@ def test_storescp_has_each_data_set_bit_for_bit(
 
 @pytest.mark.dcmtk
 @pytest.mark.parametrize("option", ["--abort-after", "--abort-during"])
-def test_an_abort_is_retried(storescp: StartNode, connect: Connect, option: str) -> None:
+def test_upload_that_storescp_aborts_is_retried(storescp: StartNode, connect: Connect, option: str) -> None:
     with storescp(option, "--fork") as node:
         submitter = connect(node.port)
         with pytest.raises(Retriable, match=r"PACS@127\.0\.0\.1:\d+: the association was lost: it "):
@@ -54,10 +54,10 @@ def test_an_abort_is_retried(storescp: StartNode, connect: Connect, option: str)
 
 
 @pytest.mark.dcmtk
-def test_a_refused_association_is_retried_with_the_reason(
+def test_association_that_storescp_rejects_is_retried_with_the_reason(
     storescp: StartNode, connect: Connect, unused_port: int, tmp_path: Path
 ) -> None:
-    """`storescp --refuse` rejects each association: permanently, by the letter. An operator can correct the cause."""
+    """`storescp --refuse` rejects each association with the result "permanent". An operator can correct the cause."""
     command = [str(receive_products.find_dcmtk()), "--refuse", str(unused_port)]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
         try:
@@ -97,7 +97,7 @@ def test_orthanc_has_all_instances(orthanc: StartNode, connect: Connect, tmp_pat
 
 
 @pytest.mark.orthanc
-def test_a_rejected_association_is_retried_with_the_reason(orthanc: StartNode, connect: Connect) -> None:
+def test_association_that_orthanc_rejects_is_retried_with_the_reason(orthanc: StartNode, connect: Connect) -> None:
     """An operator corrects the AE title here or in the PACS, and the job continues."""
     with orthanc(DicomCheckCalledAet=True, DicomAet="BENCH") as node:
         submitter = connect(node.port, ae_title="WRONG")

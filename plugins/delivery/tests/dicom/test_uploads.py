@@ -1,4 +1,4 @@
-"""Uploads to nodes that answer anything: statuses, refused contexts, lost associations."""
+"""Uploads: statuses of the node, refused presentation contexts, lost associations."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_success_and_warnings_are_delivered(node: ScriptedNode, connect: Connect
         (0x9999, Permanent, "unknown status"),
     ],
 )
-def test_failures_have_the_words_of_the_node(
+def test_failure_is_reported_with_status_and_comment(
     node: ScriptedNode, connect: Connect, status: int, error: type[Exception], words: str
 ) -> None:
     node.answer = lambda _event: response(status, "disk\n3 is full")
@@ -122,7 +122,7 @@ def compressed(position: int = 0) -> Any:
     return upload_of(make_instance(), position, transfer_syntax_uid=str(JPEG2000Lossless))
 
 
-def test_refused_context_is_permanent_and_named(start_node: StartScripted, connect: Connect) -> None:
+def test_refused_context_is_a_permanent_error_that_names_it(start_node: StartScripted, connect: Connect) -> None:
     """Other instances of the job are delivered over the same association or another one."""
     node = start_node(contexts=[context_of(CTImageStorage)])
     submitter = connect(node.port)
@@ -164,7 +164,7 @@ def test_uploads_of_several_threads_share_the_associations(node: ScriptedNode, c
 
 
 def test_upload_that_waits_for_an_association_gets_it_at_once(node: ScriptedNode, connect: Connect) -> None:
-    """Not only when the association is released because it is not in use.
+    """It does not wait until the association is released as unused.
 
     Verified to fail when a free association wakes one waiting thread, which may be the one that releases associations.
     """
@@ -204,15 +204,15 @@ def test_association_that_the_node_ended_meanwhile_is_replaced(node: ScriptedNod
     assert 2 == node.associations == len(node.received)
 
 
-def test_abort_in_the_middle_of_a_job_loses_only_one_upload(node: ScriptedNode, connect: Connect) -> None:
-    """After 7 of 10 instances, the node aborts each association: the others fail as retriable, and can be repeated."""
+def test_uploads_that_fail_because_of_aborts_can_be_repeated(node: ScriptedNode, connect: Connect) -> None:
+    """After 7 of 10 instances, the node aborts each association: the other uploads raise Retriable."""
 
     def answer(event: Any) -> Dataset:
-        if len(node.received) > 7 and is_ill:
+        if len(node.received) > 7 and is_failing:
             event.assoc.abort()
         return response(0)
 
-    is_ill, node.answer = True, answer
+    is_failing, node.answer = True, answer
     submitter = connect(node.port)
     uploads, missing = uploads_of_study(10), []
     for upload in uploads:
@@ -221,7 +221,7 @@ def test_abort_in_the_middle_of_a_job_loses_only_one_upload(node: ScriptedNode, 
         except Retriable:
             missing.append(upload)
     assert uploads[7:] == missing
-    is_ill = False
+    is_failing = False
     for upload in missing:
         submitter.upload(JOB, upload)
     assert {upload.instance.sop_instance_uid for upload in uploads} == set(node.received)
@@ -248,7 +248,7 @@ def test_closing_ends_uploads_in_progress(node: ScriptedNode, connect: Connect) 
     assert time.monotonic() - began < 2.5
 
 
-def test_uploads_that_wait_fail_with_the_first(make_submitter: Connect) -> None:
+def test_uploads_that_wait_for_an_association_fail_with_the_first(make_submitter: Connect) -> None:
     """A node that cannot be reached costs one timeout, not one for each instance.
 
     192.0.2.0/24 is a network for documentation: no host answers there.
@@ -298,14 +298,14 @@ def test_file_of_wrong_length_is_not_sent(node: ScriptedNode, connect: Connect, 
 @pytest.mark.parametrize(
     "content", [b"", b"DICM", 500 * b"\0", 128 * b"\0" + b"DICM\x02\0\0\0UL\4\0\xff\xff\xff\x7f" + 99 * b"\0"]
 )
-def test_file_that_is_not_dicom_is_permanent(node: ScriptedNode, connect: Connect, content: bytes) -> None:
+def test_file_that_is_not_dicom_is_a_permanent_error(node: ScriptedNode, connect: Connect, content: bytes) -> None:
     [upload] = uploads_of_study(1)
     with pytest.raises(Permanent, match="File Meta Information"):
         connect(node.port).upload(JOB, evolve(upload, open=lambda: BytesIO(content), size_bytes=len(content)))
 
 
 @pytest.mark.parametrize("uid", ["", "a b", "1\\2", "x" * 65, "名前", "1.2\n"])
-def test_uid_that_cannot_be_sent_is_permanent(node: ScriptedNode, connect: Connect, uid: str) -> None:
+def test_uid_that_cannot_be_sent_is_a_permanent_error(node: ScriptedNode, connect: Connect, uid: str) -> None:
     with pytest.raises(Permanent, match="instance 1: one of its UIDs is not valid"):
         connect(node.port).upload(JOB, upload_of(make_instance(), sop_instance_uid=uid))
 
@@ -322,7 +322,7 @@ def test_job_has_its_run_as_platform_id_and_is_finished_when_delivered(connect: 
     assert 0 == node.associations
 
 
-def test_check_asks_with_an_echo_before_open(node: ScriptedNode, make_submitter: Connect) -> None:
+def test_check_sends_a_c_echo_without_open(node: ScriptedNode, make_submitter: Connect) -> None:
     assert f"PACS@127.0.0.1:{node.port} answers the C-ECHO" == make_submitter(node.port).check_connection()
     assert [[("1.2.840.10008.1.1", ["1.2.840.10008.1.2"])]] == node.proposed
 

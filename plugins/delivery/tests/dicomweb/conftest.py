@@ -13,7 +13,7 @@ from dicom_adapter_delivery.dicomweb_settings import DicomwebSettings
 from dicom_adapter_delivery.dicomweb_submitter import DicomwebSubmitter
 from support.stow_server import StowServer, serving
 
-SECONDS = 20.0  # limit of a call on a busy machine
+SECONDS = 20.0  # `timeout` of the submitters, long enough for a busy machine
 
 
 @pytest.fixture

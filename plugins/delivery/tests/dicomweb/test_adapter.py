@@ -1,4 +1,4 @@
-"""The whole adapter with a DICOMweb server as its pipeline, on a virtual clock."""
+"""The whole adapter with `dicomweb` as its submitter, on a virtual clock."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_only_missing_instances_are_sent_again(adapter: Adapter, archive: Archiv
 
 
 def test_refused_instance_faults_the_job_and_the_others_are_delivered(adapter: Adapter, archive: Archive) -> None:
-    """An operator reads why; partial success is not success."""
+    """The error of the job contains the reason."""
     study = make_study(instances=30)
     bad = str(study[10].SOPInstanceUID)
     archive.refuse = lambda uid: 0x0122 if uid == bad else None

@@ -51,7 +51,7 @@ def upload(submitter: DicomwebSubmitter) -> None:
         Answer(status=409, body=failed(UID, 0x0111)),
         Answer(status=409, body=failed(UID, "273")),
         Answer(status=200, body=failed(UID, 0x0111)),
-        Answer(status=409, body=failed(UID, 45070)),
+        Answer(status=409, body=failed(UID, 0xB00E)),
     ],
     ids=["stored", "list", "padded", "warning", "empty-200", "duplicate", "as-text", "duplicate-200", "azure"],
 )
@@ -125,7 +125,7 @@ def test_failure_in_the_body_counts_whatever_the_status(
 def test_failure_reason_decides(
     server: StowServer, submitter: DicomwebSubmitter, reason: Any, error: type[Exception], words: str
 ) -> None:
-    """PS3.18 table I.2-2: only a lack of resources and a general failure may pass."""
+    """PS3.18 table I.2-2: a repetition can help only after a lack of resources or a processing failure."""
     script(server, Answer(status=202, body=failed(UID, reason), headers={"Retry-After": "120"}))
     with pytest.raises(error) as raised:
         upload(submitter)
@@ -154,10 +154,10 @@ def test_failure_reason_decides(
         (599, Retriable, "the server answered 599"),
     ],
 )
-def test_status_decides_without_a_body(
+def test_status_decides_if_the_body_has_no_reason(
     server: StowServer, submitter: DicomwebSubmitter, status: int, error: type[Exception], words: str
 ) -> None:
-    """An operator reads the status, the next step, and when the server wants to be asked again."""
+    """The error has the status, the next step, and the time of `Retry-After`."""
     script(server, Answer(status=status, body=b"<html>Patient NOBODY-4711</html>", headers={"Retry-After": "7"}))
     with pytest.raises(error) as raised:
         upload(submitter)
@@ -179,6 +179,7 @@ def test_redirect_is_not_followed(server: StowServer, submitter: DicomwebSubmitt
 
 # --- unclear: the submitter searches ----------------------------------------------------------------------------------
 
+# Name of the case, response, and the error if the server does not find the instance
 UNCLEAR: Sequence[tuple[str, Answer, type[Exception]]] = [
     ("conflict", Answer(status=409), Permanent),
     ("conflict-html", Answer(status=409, body=b"<html>"), Permanent),
@@ -215,7 +216,7 @@ def test_unclear_response_is_delivered_if_the_server_finds_the_instance(
 def test_unclear_response_is_no_delivery_if_the_server_does_not_find_the_instance(
     server: StowServer, submitter: DicomwebSubmitter, store: Answer, error: type[Exception], search: Answer
 ) -> None:
-    """By the standard, nothing was stored after 409; a page of a proxy proves nothing.
+    """By the standard, 409 means that nothing was stored; a page of a proxy does not show that anything was stored.
 
     Verified to fail when a 409 alone counts as delivered.
     """
@@ -241,15 +242,15 @@ def test_unclear_response_is_no_delivery_if_the_server_does_not_search(
 
 @pytest.mark.parametrize("uid", ["..", "1/../2", "1.2.", "1" * 65, "1.2.3\r\nX: y", ""])
 def test_invalid_uid_is_never_part_of_a_path(server: StowServer, submitter: DicomwebSubmitter, uid: str) -> None:
-    """Then the instance cannot be searched for."""
+    """An instance with an invalid UID is not searched for."""
     script(server, Answer(status=202))
     with pytest.raises(Retriable, match="it could not be searched for"):
         submitter.upload(JOB, make_upload(0, b"an instance", sop_instance_uid=uid))
     assert ["/dicom-web/studies"] == [request.path for request in server.requests]
 
 
-def test_module_of_annex_i_is_read_as_servers_write_it(server: StowServer, submitter: DicomwebSubmitter) -> None:
-    """A response of Orthanc 1.10 for an instance that it could not read: both sequences are there, without items."""
+def test_response_with_empty_sequences_is_judged_by_status(server: StowServer, submitter: DicomwebSubmitter) -> None:
+    """A response of Orthanc 1.10 for an instance that it could not read: both sequences have no items."""
     module: Mapping[str, Any] = {
         "00080005": {"Value": ["ISO_IR 100"], "vr": "CS"},
         "00081198": {"vr": "SQ"},

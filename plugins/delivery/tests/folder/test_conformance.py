@@ -30,7 +30,7 @@ def record(folder: Path, metadata: Mapping[str, str], *, started: bool) -> Platf
 
 
 class TestFolder(BaseSubmitterTests):
-    """The folders are the platform. They are named by the ids of the jobs, so that both places use the same name."""
+    """The folders are the platform. They are named by ids, so that `start` does not change their names."""
 
     @pytest.fixture
     def context(self, tmp_path: Path) -> SubmitterContext:

@@ -1,4 +1,4 @@
-"""The whole adapter with a folder as its pipeline: instances in, folders out."""
+"""The whole adapter with `folder` as its submitter: instances in, folders out."""
 
 from __future__ import annotations
 
