@@ -1,4 +1,4 @@
-"""The SCP for reports of storage commitment that a node sends over an association of its own (PS3.4 section J.3.3)."""
+"""The listener for reports of storage commitment that a node sends over its own association (PS3.4 section J.3.3)."""
 
 from __future__ import annotations
 

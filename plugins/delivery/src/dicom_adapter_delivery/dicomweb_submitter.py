@@ -160,7 +160,7 @@ class DicomwebSubmitter(Submitter[DicomwebSettings]):
             connection.close()
 
     def _check(self, connection: DicomwebConnection) -> str:
-        """Search for any study; if the server offers no search, store nothing: a transaction without instances."""
+        """Search for any study. If the server offers no search, send a store transaction without instances."""
         subject = "search for a study"
         response = connection.search_any_study(subject)
         if response.status in NO_SEARCH:
