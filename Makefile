@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed-tools
 PROJECTS := pyproject.toml $(wildcard core/pyproject.toml plugins/*/pyproject.toml)
 
 IDENTITY := import sys; print(sys.version.split()[0], "of", sys.base_prefix)
-# Without an isolated environment for each build, which takes half of the time.
+# Builds in isolated environments would take twice as long.
 INSTALL := $(BIN)/python tools/install.py build/install.log --no-build-isolation
 
 .PHONY: help interpreter demo test test-slow lint format docs reference transcript api audit constraints bench faults corpus fuzz clean
@@ -19,21 +19,22 @@ help:
 	@echo "make test    run the tests, except the slow ones"
 	@echo "make test-slow  run the slow tests: killed processes, full disks, power loss, other tools"
 	@echo "make lint    check format, lint, types and import rules"
-	@echo "make format  put the code into its format"
-	@echo "make docs    build the documentation into build/site; a link that leads nowhere is an error"
-	@echo "make reference  bring the tables of docs/configuration.md up to date with the settings classes"
+	@echo "make format  format the code"
+	@echo "make docs    build the documentation into build/site; a warning, such as of a broken link, is an error"
+	@echo "make reference  update the tables of docs/configuration.md from the settings classes"
 	@echo "make transcript  run the commands of docs/how-to/find-a-study.md, and write their output to the page"
-	@echo "make api     renew the snapshot of the public API, which a test compares"
+	@echo "make api     update the snapshot of the public API, which a test compares with the code"
 	@echo "make audit   look for published vulnerabilities of the dependencies; needs an index with advisories"
 	@echo "make constraints  write the installed versions to constraints.txt"
 	@echo "make bench   measure the adapter and other receivers that are installed (20 minutes; writes docs/performance.md)"
-	@echo "make bench WHAT=uploads|delivery|stow|replay|due|pending|cache|isolation ARGS=...  measure something else"
-	@echo "make faults  kill and fail everything at random, then count (MINUTES=10 SEED=1)"
-	@echo "make corpus  send odd data sets and associations to the adapter and other receivers (ARGS=--write)"
-	@echo "make fuzz    give the network code any bytes, guided by coverage (TARGET=acceptor|identity|proxy MINUTES=5)"
+	@echo "make bench WHAT=uploads|delivery|stow|replay|due|pending|look_up|cache|isolation ARGS=...  measure something else"
+	@echo "make faults  kill the adapter, let platform, disk and network fail at random, and check that nothing is lost"
+	@echo "             (MINUTES=10 SEED=1)"
+	@echo "make corpus  send odd data sets and associations to the adapter and other receivers (ARGS=--write: update the page)"
+	@echo "make fuzz    fuzz the network code, guided by coverage (TARGET=acceptor|identity|proxy MINUTES=5)"
 	@echo "make clean   remove the virtual environment and caches"
 
-# An environment keeps the interpreter with which it was made.
+# An environment keeps the interpreter with which it was made, so another PYTHON would have no effect: report it.
 interpreter:
 	@[ ! -e $(BIN)/python ] || $(BIN)/python -c '' \
 	  || { echo "The interpreter of $(VENV) does not run any more: run \`make clean\`, then try again."; exit 1; }

@@ -15,16 +15,17 @@ from importlib import metadata
 from pathlib import Path
 
 PLUGINS = Path(__file__).resolve().parents[1] / "plugins"
-WIRES = {  # by the folder of the sources
+WIRES = {  # source folder of a plugin -> folder of its `.proto` files and generated modules, in the source folder
     PLUGINS / "cache" / "src": Path("dicom_adapter_cache", "wire"),
     PLUGINS / "clara_client" / "src": Path("dicom_adapter_clara_client", "wire"),
 }
 PINS = {"grpcio-tools": "1.62.3", "mypy-protobuf": "3.6.0"}  # the packages that determine the generated text
-REQUIREMENTS = [*(f"{name}=={version}" for name, version in PINS.items()), "setuptools<81"]  # has pkg_resources
+# grpcio-tools imports pkg_resources, which newer versions of setuptools do not have.
+REQUIREMENTS = [*(f"{name}=={version}" for name, version in PINS.items()), "setuptools<81"]
 
 
 def missing() -> list[str]:
-    """Return the pinned packages that are not installed here. Other versions would generate other text."""
+    """Return the pinned packages of which this environment does not have the pinned version."""
     return [f"{name}=={version}" for name, version in PINS.items() if _installed(name) != version]
 
 

@@ -18,7 +18,7 @@ FOUND = re.compile(r"\s*(?:Collecting|Obtaining) (\S+)")
 INSTALLING = re.compile(r"Installing collected packages: (.*)")
 SHOWN_LINES = 20  # of the log after a failure
 PAUSE_S = 1.0  # between two updates on a terminal
-LONG_PAUSE_S = 10.0  # between two lines elsewhere
+LONG_PAUSE_S = 10.0  # between two lines if the output is not a terminal
 
 
 class Progress:
@@ -40,7 +40,7 @@ class Progress:
             self._step = f"installing {installing[1].count(',') + 1} packages"
 
     def show(self) -> None:
-        """Show the step: in one line on a terminal, else now and then in a new line."""
+        """Show the step: on a terminal always in the same line, else in a new line every `LONG_PAUSE_S`."""
         now = time.monotonic()
         if self._on_terminal:
             sys.stdout.write(f"\r\x1b[K  {now - self._began:3.0f} s  {self._step}"[:100])

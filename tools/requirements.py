@@ -30,7 +30,7 @@ def projects() -> list[Path]:
 
 
 def lowest() -> dict[str, str]:
-    """Return the lowest allowed version of each dependency of the installed projects, by normalized name."""
+    """Return the lowest version of each dependency that all projects of the workspace allow, by normalized name."""
     found: dict[str, str] = {}
     for path in projects():
         for dependency in tomli.loads(path.read_text(encoding="utf-8"))["project"]["dependencies"]:

@@ -1,7 +1,7 @@
 """Documentation pages that are generated from the code.
 
-- `tables`: the tables of keys in `docs/configuration.md`, from the settings classes. That page is read in the
-  repository, so the tables are checked in: `python -m manual`, in the folder above this one, updates them.
+- `tables`: the tables of keys in `docs/configuration.md`, from the settings classes. People read that page in the
+  repository, so the tables are checked in: `make reference` updates them.
 - `pages`: whole pages of the site, one for each hook and one of all commands. `docs/conf.py` writes them when the site
   is built; they are not checked in.
 """

@@ -1,4 +1,4 @@
-"""Update the checked-in reference pages: `make reference`."""
+"""Update the tables of keys in docs/configuration.md: `make reference`."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ from dicom_adapter.api import hookspecs
 
 Hook = Callable[..., Any]
 EXAMPLE = "Example::\n"
-REGISTERS = "A registration hook: what it returns becomes part of the adapter."
-OBSERVES = "An observer hook: it is called after an event was committed."
+REGISTERS = "A registration hook: the adapter uses the classes or objects that it returns."
+OBSERVES = "An observer hook: the adapter calls it after an event was committed."
 
 
 def hooks() -> Mapping[str, Hook]:

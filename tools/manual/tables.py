@@ -93,7 +93,7 @@ def row(field: attrs.Attribute[Any]) -> str:
 def _with_tables(text: str, heading: str, classes: list[type]) -> str:
     parts = HEADING.split(text)  # text before, heading, section, heading, section, …
     if heading not in parts[1::2]:
-        raise ValueError(f"docs/configuration.md has no section '{heading}', in which the keys of it are listed")
+        raise ValueError(f"docs/configuration.md has no section '{heading}': add it, with a table of its keys")
     start = text.index(f" {heading}\n")
     section = parts[parts.index(heading) + 1]
     if len(TABLE.findall(section)) != len(classes):

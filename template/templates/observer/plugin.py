@@ -15,7 +15,7 @@ REPORTED = (JobState.SUBMITTED, JobState.FAULTED, JobState.CANCELLED)
 
 @frozen(kw_only=True)
 class {{ cookiecutter.__class }}Settings:
-    """The settings from the environment: observers have no table in the configuration."""
+    """Settings from environment variables, because observers have no table in the configuration."""
 
     file: Path | None  # file to append lines to; None: write nothing
 
@@ -27,7 +27,7 @@ class {{ cookiecutter.__class }}Settings:
 
 @hookimpl
 def dicom_adapter_job_changed(job: Job) -> None:
-    """Write a line. The adapter calls this after the change is committed; it may be slow, and errors are logged."""
+    """Write a line. The adapter calls this hook in a separate thread, after the change is committed; it logs errors."""
     settings = {{ cookiecutter.__class }}Settings.from_environment()
     if settings.file is None or job.state not in REPORTED:
         return

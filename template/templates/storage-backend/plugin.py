@@ -35,7 +35,7 @@ class {{ cookiecutter.__class }}Settings:
 
 @contextmanager
 def _full_disk_reported() -> Iterator[None]:
-    """Raise `StorageFull` if there is no free space: the C-STORE is refused as *out of resources*, senders retry."""
+    """Raise `StorageFull` if there is no free space: then the C-STORE is refused with 0xA700, and senders retry."""
     try:
         yield
     except OSError as failure:
@@ -45,7 +45,7 @@ def _full_disk_reported() -> Iterator[None]:
 
 
 class {{ cookiecutter.__class }}(StorageBackend[{{ cookiecutter.__class }}Settings]):
-    """Stores each object as a file; files that are not synced yet end with `.part`."""
+    """Stores each object as a file. The name of a file that is not synced yet ends with `.part`."""
 
     name = "{{ cookiecutter.__plugin }}"
 

@@ -139,8 +139,8 @@ class LedgerConfig:
         validator=between(0, 3660, "days"),
         help=(
             "Days for which the records of reclaimed instances, finished jobs and events are kept. Records of "
-            "instances that are pending, in quarantine or in an unfinished or faulted job are kept at least until "
-            "that state ends."
+            "instances that are pending, in quarantine or in an unfinished, faulted or failed job are kept at least "
+            "until that state ends."
         ),
     )
     keep_descriptions: bool = setting(

@@ -40,7 +40,7 @@ class DicomPeerTls:
     check_name: bool = setting(
         default=True,
         help=(
-            "Whether the node's certificate must contain the name. `false` accepts each certificate of the trusted "
+            "If true, the node's certificate must contain the name. `false` accepts each certificate of the trusted "
             "authorities, for nodes whose certificates contain no host name; it requires `ca-file`."
         ),
     )

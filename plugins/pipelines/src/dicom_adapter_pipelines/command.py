@@ -75,8 +75,8 @@ class CommandSettings(JobFolderSettings):
         validator=gpu_names,
         help=(
             "GPUs for the commands, by number or UUID. Each job has one of them for itself, in `CUDA_VISIBLE_DEVICES`, "
-            "and as many jobs run at the same time. List a GPU at one submitter only. Default: one job at a time, "
-            "unless `running` is set, and no limit of the GPUs that a command may use."
+            "and as many jobs run at the same time. List a GPU at one submitter only. Default: the commands may use "
+            "all GPUs, and one job runs at a time unless `running` is set."
         ),
     )
     pipelines: Mapping[str, CommandPipeline] = setting(

@@ -80,7 +80,7 @@ class PipelineSettings:
     )
     success: tuple[int, ...] = setting(default=(0,), validator=exit_statuses, help="Exit statuses of a successful run.")
     expect_results: bool = setting(
-        default=True, help="A run without any output file has failed, whatever its exit status."
+        default=True, help="If true, a run without any output file has failed, whatever its exit status."
     )
     max_output_bytes: ByteSize = setting(
         default=ByteSize(8 << 30),
