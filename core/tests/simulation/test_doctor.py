@@ -81,7 +81,7 @@ def test_a_working_plugin_is_reported_with_durations(site: Path, monkeypatch: py
     install(site, HEALTHY_PROCESSOR.replace("BODY", "pass"))
     status, trials = consult()
     assert (0, ["load", "processor 'mine'", "leaks"]) == (status, list(trials))
-    assert "7 jobs of 7 reclaimed, in 1:10:00 of virtual time" == trials["processor 'mine'"]["observed"]
+    assert "7 jobs; instances: 7 reclaimed; 1:10:00 on the virtual clock" == trials["processor 'mine'"]["observed"]
     assert all(trial["seconds"] >= 0 for trial in trials.values())
 
 
@@ -108,7 +108,10 @@ def test_required_settings_are_read_from_a_configuration(site: Path) -> None:
     assert "tried (acme-tried 2.1): not tried completely" in CliRunner().invoke(app, ["doctor", "tried"]).stdout
     (site / "config.toml").write_text('[ae-titles.X]\nprocessor = "mine"\nsettings = { ward = "B" }\n')
     status, trials = consult("--config", "config.toml")
-    assert (0, "7 jobs of 7 reclaimed, in 1:10:00 of virtual time") == (status, trials["processor 'mine'"]["observed"])
+    assert (0, "7 jobs; instances: 7 reclaimed; 1:10:00 on the virtual clock") == (
+        status,
+        trials["processor 'mine'"]["observed"],
+    )
 
 
 def test_settings_can_be_given(site: Path) -> None:

@@ -75,7 +75,7 @@ def play(config: Config, plugins: Plugins, ae_title: str) -> str:
         adapter.advance(SECOND_S)
         states = ", ".join(f"{count} {state}" for state, count in adapter.states.items())
         passed = timedelta(seconds=FIRST_S + SECOND_S)
-        return f"{counted(len(adapter.jobs), 'job')} of {states}, in {passed} of virtual time"
+        return f"{counted(len(adapter.jobs), 'job')}; instances: {states}; {passed} on the virtual clock"
     finally:
         adapter.close()
 
