@@ -38,7 +38,7 @@ class BrokenFile(BytesIO):
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of pydicom, about malformed values
 @given(st.binary(max_size=400), st.integers(0, len(DATA_SET)), st.binary(max_size=40))
 def test_any_bytes_are_parsed_or_refused(beginning: bytes, at: int, inserted: bytes) -> None:
-    """No other exception leaves the parser, whatever a device sends.
+    """No other exception is raised, whatever a device sends.
 
     Verified to fail when only the errors of pydicom's own classes are caught.
     """
@@ -51,7 +51,7 @@ def test_any_bytes_are_parsed_or_refused(beginning: bytes, at: int, inserted: by
 
 @pytest.mark.parametrize("readable", range(0, len(HEADER + DATA_SET), 97))
 def test_a_failure_to_read_is_raised_as_it_is(readable: int) -> None:
-    """A file of which only a part can be read is not taken for a malformed or a shorter one.
+    """A file of which only a part can be read is not treated as malformed or as shorter.
 
     Verified to fail when the errors of the file are not recorded.
     """
@@ -82,7 +82,7 @@ def test_elements_after_the_pixel_data_are_found(syntax: UID, keyword: str) -> N
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian, JPEGBaseline8Bit])
 def test_pixel_data_at_the_end_are_not_read(syntax: UID) -> None:
-    """Every processor may read the header of every instance."""
+    """A processor may read the header of every instance, so this must be fast."""
     pixels = fragments(bytes(1 << 20)) if syntax == JPEGBaseline8Bit else Element(0x7FE00010, "OW", bytes(1 << 20))
     content = file_header("1.2", "1.3", syntax, "SENDER") + encode_elements(changed(pixels=pixels), syntax)
     file = CountingFile(content)

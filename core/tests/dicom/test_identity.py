@@ -1,4 +1,4 @@
-"""The identity attributes that are parsed during the arrival of a data set equal those that pydicom reads."""
+"""The identity attributes that are parsed while a data set arrives, in pieces of any size."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.uid import (
     UID,
@@ -86,12 +87,12 @@ def read(data_set: bytes, syntax: str, size: int) -> Identity:
 def outcome(call: object, *arguments: object) -> Identity | type[Exception]:
     """Return the result or the class of the refusal. Any other exception is raised."""
     try:
-        return call(*arguments)  # type: ignore[operator,no-any-return] # one of the two below
+        return call(*arguments)  # type: ignore[operator,no-any-return] # `read` or `identify`
     except (UnreadableDataSet, Mismatch) as refusal:
         return type(refusal)
 
 
-# --- the same as pydicom ----------------------------------------------------------------------------------------------
+# --- files of pydico --------------------------------------------------------------------------------------------------
 
 
 def shipped() -> list[Path]:
@@ -112,8 +113,8 @@ def transfer_syntax(path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", shipped(), ids=lambda path: path.name)
-def test_every_file_of_pydicom_is_read_as_pydicom_reads_it(path: Path) -> None:
-    """The data sets arrive in pieces of any size. Both parsers refuse the invalid files among them."""
+def test_every_file_of_pydicom_is_read_in_pieces_as_at_once(path: Path) -> None:
+    """The invalid files among them are refused in pieces as well. The UIDs are those that pydicom reads."""
     content, syntax = path.read_bytes(), transfer_syntax(path)
     data_set = content[data_set_offset(content) :]
     expected = outcome(identify, data_set, syntax)
@@ -121,6 +122,15 @@ def test_every_file_of_pydicom_is_read_as_pydicom_reads_it(path: Path) -> None:
     sizes = (1, 7, 4096) if len(data_set) < 1 << 17 else (4096,)
 
     assert [expected] * len(sizes) == [outcome(read, data_set, syntax, size) for size in sizes]
+    if isinstance(expected, Identity):
+        header = dcmread(path, stop_before_pixels=True)
+        uids = (header.SOPClassUID, header.SOPInstanceUID, header.StudyInstanceUID, header.SeriesInstanceUID)
+        assert uids == (
+            expected.sop_class_uid,
+            expected.sop_instance_uid,
+            expected.study_instance_uid,
+            expected.series_instance_uid,
+        )
 
 
 def test_pydicom_has_enough_files_for_the_comparison() -> None:
@@ -135,7 +145,7 @@ def test_pydicom_has_enough_files_for_the_comparison() -> None:
     assert len(known) > 30
 
 
-# --- how far it reads -------------------------------------------------------------------------------------------------
+# --- how far the reader reads -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.name)
@@ -275,7 +285,7 @@ def test_a_dicom_file_instead_of_a_data_set_is_refused() -> None:
         identify(file, ExplicitVRLittleEndian)
 
 
-# --- what stands between ----------------------------------------------------------------------------------------------
+# --- elements between the attributes ----------------------------------------------------------------------------------
 
 
 def sequence(syntax: str, content: bytes, *, sequence_ends: bool, item_ends: bool) -> bytes:
@@ -319,7 +329,7 @@ def test_an_attribute_with_unknown_vr_is_skipped(syntax: str, length: int | None
 
 
 @given(st.sampled_from(SYNTAXES), st.binary(max_size=300), st.integers(1, 50))
-def test_random_bytes_are_refused_as_pydicom_refuses_them(syntax: str, garbage: bytes, size: int) -> None:
+def test_random_bytes_are_refused(syntax: str, garbage: bytes, size: int) -> None:
     """No exception other than a refusal is raised."""
     result = outcome(read, garbage, syntax, size)
     assert result in (UnreadableDataSet, Mismatch)
@@ -331,10 +341,10 @@ def test_random_bytes_are_refused_as_pydicom_refuses_them(syntax: str, garbage: 
     st.integers(0, 10_000),
     st.integers(1, 50),
 )
-def test_damaged_data_sets_are_read_as_pydicom_reads_them(
+def test_damaged_data_sets_are_read_in_pieces_as_at_once(
     syntax: str, changes: list[tuple[int, bytes]], cut: int, size: int
 ) -> None:
-    """If both parsers find an identity, the identities are equal. In all other cases the data set is refused."""
+    """If both readings find an identity, the identities are equal. No exception other than a refusal is raised."""
     inner = sequence(syntax, element(0x00100020, "LO", b"OTHER", syntax), sequence_ends=True, item_ends=True)
     data_set = bytearray(encode(syntax, inner))
     for place, value in changes:

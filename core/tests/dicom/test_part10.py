@@ -105,7 +105,7 @@ def test_a_file_that_is_not_dicom_has_no_data_set(beginning: bytes) -> None:
         data_set_offset(beginning)
 
 
-# --- what an instance says of itself ----------------------------------------------------------------------------------
+# --- the identity of an instance --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("syntax", [*SYNTAXES, JPEGBaseline8Bit, UID("1.3.46.670589.33.1.4.1")], ids=lambda u: u.name)
@@ -165,7 +165,7 @@ def test_random_bytes_are_refused(syntax: UID) -> None:
 
 
 def test_an_unknown_transfer_syntax_is_read_as_explicit_vr_little_endian() -> None:
-    """All transfer syntaxes newer than the first three encode their elements in this way."""
+    """All transfer syntaxes except implicit VR and big endian encode their elements in this way (PS3.5 annex A)."""
     assert identify(encode(), "1.2.840.10008.1.2.999") == IDENTITY
 
 

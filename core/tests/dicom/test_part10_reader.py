@@ -32,10 +32,8 @@ NATIVE = [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian]
 def file_of(syntax: UID = ExplicitVRLittleEndian, *, with_group_length: bool = True) -> bytes:
     """Encode a small image, as pydicom writes it; without a group length, as old programs do."""
     image = Dataset()
-    image.SpecificCharacterSet, image.IssuerOfPatientID = (
-        "ISO_IR 192",
-        "HOSPITAL",
-    )  # so that every wanted value is found
+    # With these two, the reader finds every value that it looks for.
+    image.SpecificCharacterSet, image.IssuerOfPatientID = "ISO_IR 192", "HOSPITAL"
     image.SOPClassUID, image.SOPInstanceUID = CT, "1.2.3.4"
     image.StudyInstanceUID, image.SeriesInstanceUID, image.PatientID = "1.2.3", "1.2.3.5", "P1"
     image.Rows = image.Columns = 8

@@ -66,7 +66,7 @@ def test_a_validator_finds_no_error(modality: str, tmp_path: Path) -> None:
     validator = shutil.which("dciodvfy")
     if validator is None:
         if "dciodvfy" in os.environ.get("DICOM_ADAPTER_TESTS_REQUIRE", ""):
-            pytest.fail("dciodvfy is not installed, and DICOM_ADAPTER_TESTS_REQUIRE asks for it")
+            pytest.fail("dciodvfy is not installed, and DICOM_ADAPTER_TESTS_REQUIRE requires it")
         pytest.skip("dciodvfy (dicom3tools) is not installed")
     dataset = synthetic.make_study(modality=modality, series=1, instances=2)[1]
     synthetic.write(dataset, tmp_path / "instance.dcm")

@@ -43,7 +43,7 @@ def test_texts_are_read_in_every_encoding(syntax: str) -> None:
 
 @pytest.mark.parametrize("make", [*ODD, reversed_elements])
 def test_other_elements_do_not_matter(make: Callable[[Dataset], bytes]) -> None:
-    """Neither their order nor their contents.
+    """Their order and their contents do not change the texts.
 
     Verified to fail when the header is parsed with pydicom.
     """
@@ -66,7 +66,7 @@ def test_elements_are_found_behind_many_others() -> None:
     ],
 )
 def test_texts_are_decoded_with_their_character_set(charset: object, name: str) -> None:
-    """Also those with code extensions, whose bytes may all be ASCII."""
+    """With code extensions, all bytes of a text may be ASCII."""
     assert name == texts(encode(instance(SpecificCharacterSet=charset, patient_name=name)))["PatientName"]
 
 
@@ -78,8 +78,8 @@ def test_only_the_beginning_of_a_large_file_is_read() -> None:
     assert file.tell() <= 2**16
 
 
-def test_what_is_no_readable_file_is_refused() -> None:
-    """Neither bytes that are not a DICOM file, nor a deflated data set, nor a keyword without a text value."""
+def test_unreadable_files_and_wrong_keywords_are_refused() -> None:
+    """The bytes are not a DICOM file, the data set is deflated, or a keyword has no text value."""
     with pytest.raises(UnreadableDataSet, match="not a DICOM file"):
         read_texts(BytesIO(b"x" * 1000), ExplicitVRLittleEndian, KEYWORDS)
     with pytest.raises(UnreadableDataSet, match="deflated"):

@@ -72,7 +72,7 @@ def test_consecutive_ends_without_a_release_are_counted_for_each_sender(ledger: 
 
 
 def test_open_associations_of_a_crashed_receiver_are_lost_once(ledger: Ledger) -> None:
-    """Also those of receivers that no longer exist; not those of other receivers, and not those that have ended."""
+    """Those of receivers that no longer exist are lost, too. Those of other receivers, and ended ones, are not."""
     names = {"a" * 32: "receiver 1", "b" * 32: "receiver 2", "c" * 32: "receiver 9", "d" * 32: "receiver 1"}
     opened = [
         OpenAssociation(

@@ -96,7 +96,7 @@ def statements(ledger: Ledger) -> dict[str, list[str]]:
 
 
 def test_migrating_again_changes_nothing(ledger: Ledger, an_instance: MakeInstance) -> None:
-    """Every start runs the migrations; the rows of the ledger do not change."""
+    """Every start calls `migrate`; the rows of the ledger do not change."""
     with ledger.write() as transaction:
         kept = instances.insert(transaction, an_instance())
     before = statements(ledger)
@@ -157,7 +157,7 @@ def test_a_database_of_another_program_is_not_changed(unmigrated: Ledger) -> Non
     "name", ["a?b", "a#b", "a%20b", "a b", "ä", "a:b@c", ":memory:", "file:x", "a&b=c;d", "'\"", "a\nb"]
 )
 def test_the_folder_of_a_ledger_may_have_any_name(tmp_path: Path, name: str) -> None:
-    """The database is in the file that the URL names. Verified to fail when SQLAlchemy parses the URL."""
+    """The database is in the file of the URL. Verified to fail when SQLAlchemy parses the URL."""
     folder = tmp_path / name
     folder.mkdir()
     url = default_ledger_url(folder)

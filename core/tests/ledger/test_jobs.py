@@ -72,10 +72,10 @@ def test_only_jobs_that_can_continue_now_are_due(ledger: Ledger, enter: Enter) -
         enter(state=state)
     enter(submitter="other")
     soon, later = enter(next_attempt_at=now + timedelta(seconds=1)), enter(next_attempt_at=now + timedelta(seconds=9))
-    just_due, carried = enter(next_attempt_at=now, ae_title="DUE"), enter(ae_title="CARRIED")
+    just_due, excluded = enter(next_attempt_at=now, ae_title="DUE"), enter(ae_title="EXCLUDED")
     with ledger.read() as transaction:
-        assert [*ready, just_due] == jobs.queue_heads(transaction, "platform", now, {carried.number})
-        assert soon in jobs.queue_heads(transaction, "platform", None, {carried.number})
+        assert [*ready, just_due] == jobs.queue_heads(transaction, "platform", now, {excluded.number})
+        assert soon in jobs.queue_heads(transaction, "platform", None, {excluded.number})
         assert soon.job.next_attempt_at == jobs.next_attempt(transaction, "platform", now)
         assert later.job.next_attempt_at == jobs.next_attempt(transaction, "platform", now + timedelta(seconds=1))
         assert jobs.next_attempt(transaction, "platform", now + timedelta(seconds=9)) is None
@@ -89,14 +89,14 @@ def test_a_next_attempt_or_poll_that_is_too_far_in_the_future_is_due(ledger: Led
     now = enter(submitter="other").job.created_at
     minute = timedelta(minutes=1)
     within, beyond = enter(next_attempt_at=now + minute), enter(next_attempt_at=now + 2 * minute, ae_title="HEAD")
-    polled, unpolled = enter(state=JobState.SUBMITTED), enter(state=JobState.SUBMITTED)
+    polled, polled_in_future = enter(state=JobState.SUBMITTED), enter(state=JobState.SUBMITTED)
     with ledger.write() as transaction:
         jobs.mark_polled(transaction, polled.number, now - minute / 2)
-        jobs.mark_polled(transaction, unpolled.number, now + minute)
+        jobs.mark_polled(transaction, polled_in_future.number, now + minute)
     with ledger.read() as transaction:
         assert [beyond] == jobs.queue_heads(transaction, "platform", now, latest=now + minute)
         assert [within] == jobs.queue_heads(transaction, "platform", now + minute, latest=now + 2 * minute)
-        assert [unpolled.number] == [
+        assert [polled_in_future.number] == [
             row.number for row in jobs.due_for_polling(transaction, "platform", now - minute, now, 50)
         ]
 

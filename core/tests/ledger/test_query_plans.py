@@ -34,13 +34,16 @@ from dicom_adapter.ledger.series import ArrivedSeries
 
 NOW = datetime(2026, 1, 5, 8, 0, 0, tzinfo=timezone.utc)
 
-PARTIAL = {"pending_instances", "quarantined_instances"}  # indexes of held instances only
+PARTIAL = {
+    "pending_instances",
+    "quarantined_instances",
+}  # indexes of held instances: the pending and the quarantined ones
 
-Ask = Callable[[Transaction], Any]
+Query = Callable[[Transaction], Any]  # calls a function of the ledger
 
 
 @pytest.fixture
-def remembering(ledger: Ledger, an_instance: Callable[..., InstanceStorageInfo], a_job: Callable[..., Job]) -> Ledger:
+def large_ledger(ledger: Ledger, an_instance: Callable[..., InstanceStorageInfo], a_job: Callable[..., Job]) -> Ledger:
     """Return a ledger with many rows, nearly all of them finished."""
     with ledger.write() as transaction:
         numbers = [instances.insert(transaction, an_instance()).instance_id for _ in range(200)]
@@ -66,23 +69,23 @@ def statements(transaction: Transaction) -> Iterator[list[tuple[str, Any]]]:
     event.remove(transaction, "before_cursor_execute", note)
 
 
-def plan_of(ledger: Ledger, ask: Ask) -> list[str]:
-    """Return the query plan of the only statement that `ask` sends."""
-    (plan,) = plans_of(ledger, ask)
+def plan_of(ledger: Ledger, query: Query) -> list[str]:
+    """Return the query plan of the only statement that `query` sends."""
+    (plan,) = plans_of(ledger, query)
     return plan
 
 
-def plans_of(ledger: Ledger, ask: Ask) -> list[list[str]]:
-    """Return the query plan of each statement that `ask` sends, without the aggregation of rows into one value."""
+def plans_of(ledger: Ledger, query: Query) -> list[list[str]]:
+    """Return the query plan of each statement that `query` sends, without the aggregation of rows into one value."""
     with ledger.write() as transaction:
         with statements(transaction) as sent:
-            ask(transaction)
+            query(transaction)
         plans = [transaction.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", given) for statement, given in sent]
         return [[str(row[3]) for row in plan if row[3] not in ("CO-ROUTINE batch", "SCAN batch")] for plan in plans]
 
 
 @pytest.mark.parametrize(
-    ("ask", "index"),
+    ("query", "index"),
     [
         (lambda t: instances.find_pending(t, "LUNG", "2.25.200"), "one_pending_instance"),
         (lambda t: instances.pending_after(t, 190, 1000, "LUNG"), "pending_instances"),
@@ -108,15 +111,15 @@ def plans_of(ledger: Ledger, ask: Ask) -> list[list[str]]:
         (lambda t: events.of_instance(t, 1), "ix_events_instance_id"),
     ],
 )
-def test_a_frequent_query_uses_its_index(remembering: Ledger, ask: Ask, index: str) -> None:
+def test_a_frequent_query_uses_its_index(large_ledger: Ledger, query: Query, index: str) -> None:
     """No table is read from its beginning to its end."""
-    plan = plan_of(remembering, ask)
+    plan = plan_of(large_ledger, query)
     assert any(index in line.split() for line in plan), plan
     assert [] == [line for line in plan if line.startswith("SCAN") and "INDEX" not in line]
 
 
 @pytest.mark.parametrize(
-    "ask",
+    "query",
     [
         lambda t: instances.arrived_after(t, 199, 1000),
         lambda t: instances.last_number(t),
@@ -124,22 +127,22 @@ def test_a_frequent_query_uses_its_index(remembering: Ledger, ask: Ask, index: s
         lambda t: events.after(t, 1000, 10),
     ],
 )
-def test_a_query_by_number_uses_the_primary_key(remembering: Ledger, ask: Ask) -> None:
+def test_a_query_by_number_uses_the_primary_key(large_ledger: Ledger, query: Query) -> None:
     """Reading the newest rows does not read old ones."""
-    plan = plan_of(remembering, ask)
+    plan = plan_of(large_ledger, query)
     assert plan
     assert [] == [line for line in plan if not line.startswith("SEARCH")]
 
 
-def test_the_query_of_the_newest_of_the_next_instances_reads_no_older_rows(remembering: Ledger) -> None:
+def test_the_query_of_the_newest_of_the_next_instances_reads_no_older_rows(large_ledger: Ledger) -> None:
     """Only the next rows are read to find the newest number of each AE title."""
-    plan = plan_of(remembering, lambda t: instances.newest_after(t, 199, 1000))
+    plan = plan_of(large_ledger, lambda t: instances.newest_after(t, 199, 1000))
     assert ["SEARCH instances USING INTEGER PRIMARY KEY (rowid>?)"] == [line for line in plan if "instances" in line]
 
 
-def test_held_instances_are_counted_without_reading_the_rest(remembering: Ledger) -> None:
-    """The count runs every few seconds. It uses the indexes of held instances and reads no finished job or instance."""
-    with remembering.write() as transaction:
+def test_held_instances_are_counted_without_reading_the_rest(large_ledger: Ledger) -> None:
+    """The count runs every few seconds. It uses the indexes of held instances; no finished job or instance is read."""
+    with large_ledger.write() as transaction:
         with statements(transaction) as sent:
             count_held_bytes(transaction, "LUNG")
             count_held(transaction)
@@ -162,22 +165,22 @@ FILTERS = {
 
 
 @pytest.mark.parametrize("filters", FILTERS.values(), ids=FILTERS)
-@pytest.mark.parametrize("ask", [instance_rows.newest, jobs.newest])
-def test_looking_for_a_study_reads_only_its_rows(remembering: Ledger, ask: Any, filters: Filters) -> None:
+@pytest.mark.parametrize("query", [instance_rows.newest, jobs.newest])
+def test_looking_for_a_study_reads_only_its_rows(large_ledger: Ledger, query: Any, filters: Filters) -> None:
     """The attributes of studies have indexes. Verified to fail when a condition calls a function on such a column."""
-    plan = plan_of(remembering, lambda transaction: ask(transaction, 50, filters=filters))
+    plan = plan_of(large_ledger, lambda transaction: query(transaction, 50, filters=filters))
     assert [] == [line for line in plan if line.startswith("SCAN")], plan
 
 
 @pytest.mark.parametrize("filters", FILTERS.values(), ids=FILTERS)
-def test_a_summary_of_studies_reads_only_their_rows(remembering: Ledger, filters: Filters) -> None:
+def test_a_summary_of_studies_reads_only_their_rows(large_ledger: Ledger, filters: Filters) -> None:
     """`explain` finds the studies before it reads their history."""
-    for plan in plans_of(remembering, lambda transaction: studies.find(transaction, filters, 50)):
+    for plan in plans_of(large_ledger, lambda transaction: studies.find(transaction, filters, 50)):
         assert [] == [line for line in plan if line.startswith("SCAN")], plan
 
 
 @pytest.mark.parametrize(
-    "ask",
+    "query",
     [
         lambda t: events.association_ends(t, NOW, NOW, 100),
         lambda t: senders.rejected(t, NOW),
@@ -185,22 +188,22 @@ def test_a_summary_of_studies_reads_only_their_rows(remembering: Ledger, filters
         lambda t: history.delete_series(t, [1, 2]),
     ],
 )
-def test_rejections_and_old_series_are_found_by_their_time(remembering: Ledger, ask: Ask) -> None:
+def test_rejections_and_old_series_are_found_by_their_time(large_ledger: Ledger, query: Query) -> None:
     """No table is read from its beginning to its end."""
-    for plan in plans_of(remembering, ask):
+    for plan in plans_of(large_ledger, query):
         assert [] == [line for line in plan if line.startswith("SCAN")], plan
 
 
-def test_the_newest_jobs_of_a_sender_are_found_from_the_newest_on(remembering: Ledger) -> None:
+def test_the_newest_jobs_of_a_sender_are_found_from_the_newest_on(large_ledger: Ledger) -> None:
     """Most instances may come from this sender: they are not read before the first job is found."""
-    plan = plan_of(remembering, lambda t: jobs.newest(t, 50, filters=Filters(calling_ae_title="CT1")))
+    plan = plan_of(large_ledger, lambda t: jobs.newest(t, 50, filters=Filters(calling_ae_title="CT1")))
     assert "SCAN jobs" == plan[0]
     assert [] == [line for line in plan[1:] if line.startswith("SCAN") or "TEMP B-TREE" in line], plan
 
 
-def test_the_next_jobs_are_found_without_sorting(remembering: Ledger) -> None:
+def test_the_next_jobs_are_found_without_sorting(large_ledger: Ledger) -> None:
     """The index of unfinished jobs is in the order in which they are grouped."""
-    plan = plan_of(remembering, lambda t: jobs.queue_heads(t, "platform", NOW))
+    plan = plan_of(large_ledger, lambda t: jobs.queue_heads(t, "platform", NOW))
     assert [] == [line for line in plan if "TEMP B-TREE" in line]
 
 
@@ -210,7 +213,7 @@ def test_the_next_jobs_are_found_without_sorting(remembering: Ledger) -> None:
     ids=("study", "sop", "job"),
 )
 @pytest.mark.parametrize(
-    "ask",
+    "query",
     [
         traces.arrivals,
         traces.studies_of_newer,
@@ -220,43 +223,43 @@ def test_the_next_jobs_are_found_without_sorting(remembering: Ledger) -> None:
         traces.association_ends,
     ],
 )
-def test_a_story_reads_only_its_rows(remembering: Ledger, which: Any, ask: Any) -> None:
+def test_a_story_reads_only_its_rows(large_ledger: Ledger, which: Any, query: Any) -> None:
     """Each statement searches every table that it needs. Verified to fail when there is no index on the study's UID."""
-    for plan in plans_of(remembering, lambda transaction: ask(transaction, which)):
+    for plan in plans_of(large_ledger, lambda transaction: query(transaction, which)):
         assert [] == [line for line in plan if line.startswith("SCAN")]
 
 
 @pytest.mark.parametrize(
-    ("ask", "index"),
+    ("query", "index"),
     [
         (lambda t: traces.ae_title_events(t, "LUNG", NOW, NOW), "events_of_ae_title"),
         (lambda t: traces.uploaded(t, 200), "sqlite_autoindex_job_instances_1"),
         (lambda t: jobs.with_prefix(t, "ab", 2), "sqlite_autoindex_jobs_1"),
     ],
 )
-def test_the_other_queries_of_a_story_use_an_index(remembering: Ledger, ask: Ask, index: str) -> None:
-    (plan,) = plans_of(remembering, ask)
+def test_the_other_queries_of_a_story_use_an_index(large_ledger: Ledger, query: Query, index: str) -> None:
+    (plan,) = plans_of(large_ledger, query)
     assert plan[0].startswith("SEARCH")
     assert index in plan[0].split()
 
 
 @pytest.mark.parametrize(
-    ("ask", "index"),
+    ("query", "index"),
     [
         (lambda t: history.finished_jobs(t, NOW, BEGINNING, 100, 2000), "finished_jobs"),
         (lambda t: history.reclaimed_instances(t, NOW, BEGINNING, 500), "reclaimed_instances"),
         (lambda t: history.old_events(t, NOW, BEGINNING, 500), "events_by_time"),
     ],
 )
-def test_old_rows_are_found_without_sorting(remembering: Ledger, ask: Ask, index: str) -> None:
+def test_old_rows_are_found_without_sorting(large_ledger: Ledger, query: Query, index: str) -> None:
     """A page begins after the last row of the previous page, however many old rows are kept."""
-    plan = plan_of(remembering, ask)
+    plan = plan_of(large_ledger, query)
     assert index in plan[0].split()
     assert [] == [line for line in plan if line.startswith("SCAN") or "TEMP B-TREE" in line]
 
 
 @pytest.mark.parametrize(
-    "ask",
+    "query",
     [
         lambda t: [history.delete_jobs(t, [2, 3], ["other"], NOW), history.delete_instances(t, [2, 3])],
         lambda t: history.delete_events(t, [1, 2]),
@@ -266,8 +269,8 @@ def test_old_rows_are_found_without_sorting(remembering: Ledger, ask: Ask, index
         lambda t: balance.arrivals(t, "LUNG", "2.25.7"),
     ],
 )
-def test_deleting_and_comparing_read_only_their_rows(remembering: Ledger, ask: Ask) -> None:
+def test_deleting_and_comparing_read_only_their_rows(large_ledger: Ledger, query: Query) -> None:
     """No statement reads a table, or an index, from its beginning to its end."""
-    plans = plans_of(remembering, ask)
+    plans = plans_of(large_ledger, query)
     assert plans
     assert [] == [line for plan in plans for line in plan if line.startswith("SCAN") and line != "SCAN CONSTANT ROW"]

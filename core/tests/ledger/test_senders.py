@@ -49,7 +49,7 @@ def reject(ledger: Ledger, *rejected: Rejected) -> list[Rejected]:
 
 
 def test_rejections_of_an_hour_have_one_row(ledger: Ledger) -> None:
-    """The reason is that of the last one. The next hour continues an uninterrupted series of rejections."""
+    """The row has the reason of the last rejection. `since` continues in the next hour, but not after a long pause."""
     [first] = reject(ledger, a_rejection(), a_rejection(NOW + MINUTE, reason="another", count=3))
     assert (4, NOW, NOW + MINUTE, "another", NOW) == (
         first.count,
@@ -67,7 +67,7 @@ def test_rejections_of_an_hour_have_one_row(ledger: Ledger) -> None:
 
 
 def test_an_accepted_association_ends_the_rejections_of_its_sender(ledger: Ledger) -> None:
-    """Those with another AE title, and later ones, are not over. Rejections before an association have no name."""
+    """Rejections with another AE title, and later ones, continue. Rejections of connections have no AE titles."""
     reject(
         ledger,
         a_rejection(),

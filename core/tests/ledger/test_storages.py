@@ -31,7 +31,7 @@ def test_the_last_recorded_storage_belongs_to_the_ledger(ledger: Ledger) -> None
 
 
 @pytest.mark.parametrize(
-    ("ledger", "identity", "generation", "mismatch"),
+    ("of_ledger", "identity", "generation", "mismatch"),
     [
         (None, OWN, NEW, None),
         (None, OWN, 1, StorageMismatch.NEW_LEDGER),
@@ -48,7 +48,7 @@ def test_the_last_recorded_storage_belongs_to_the_ledger(ledger: Ledger) -> None
     ],
 )
 def test_a_ledger_and_a_storage_belong_together_if_both_have_the_same_generation(
-    ledger: RecordedStorage | None, identity: str, generation: int, mismatch: StorageMismatch | None
+    of_ledger: RecordedStorage | None, identity: str, generation: int, mismatch: StorageMismatch | None
 ) -> None:
-    """Of two generations, the storage may have either one: the service ended between writing both."""
-    assert mismatch is storages.compare(ledger, identity, generation)
+    """If the ledger has two generations, the storage may have either: a service ended between the two writes."""
+    assert mismatch is storages.compare(of_ledger, identity, generation)

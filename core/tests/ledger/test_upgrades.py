@@ -53,7 +53,7 @@ def row(table: Table, number: int) -> dict[str, object]:
 
 
 def value(table: str, column: Column[Any], number: int) -> object:
-    """Return another value for every row and column, which differs from the defaults."""
+    """Return a value that is different in each row and column, and that is not the default."""
     if column.name == "state" and table in STATES:
         return STATES[table][number]
     if column.name == "replaced_by":
@@ -120,7 +120,7 @@ def test_instances_get_the_time_and_outcome_that_they_would_have_had(
 
 
 def test_a_second_upgrade_changes_nothing(make_ledger: Callable[[str], Ledger]) -> None:
-    """Every start runs the migrations. A current ledger is not changed."""
+    """Every start calls `migrate`. A current ledger is not changed."""
     ledger = make_ledger(EARLIER[0])
     ledger.migrate()
     before = read(ledger)

@@ -51,7 +51,7 @@ from support.conversation import (
     store,
 )
 
-OURS = ("1.2.3.4", "TEST-1")
+OURS = ("1.2.3.4", "TEST-1")  # implementation class UID and version name of the acceptor
 DATA_SET = bytes(range(256)) * 40
 
 
@@ -61,11 +61,11 @@ class Talk:
     def __init__(self, maximum_length: int = 0, *, answering: bool = True) -> None:
         self.acceptor = Acceptor(maximum_length)
         self.sent = b""
-        self.happened: list[object] = []
+        self.happened: list[object] = []  # events, without the pieces of data sets
         self.stored: dict[int, bytes] = {}  # by message ID
-        self.broken: list[int] = []
+        self.aborted: list[int] = []  # message IDs of incomplete C-STOREs
         self._answering = answering
-        self._open = b""
+        self._open = b""  # the data set that is arriving
 
     def receive(self, *turns: bytes, sizes: Sequence[int] = ()) -> Talk:
         """Receive data of the peer in pieces of these sizes.
@@ -106,7 +106,7 @@ class Talk:
             if self._answering:
                 self.acceptor.answer(event.command, 0)
         elif isinstance(event, StoreAborted):
-            self.broken.append(event.command.message_id)
+            self.aborted.append(event.command.message_id)
 
     @property
     def responses(self) -> list[tuple[int, int, int]]:
@@ -127,6 +127,7 @@ class Talk:
 
     @property
     def ended(self) -> list[str]:
+        """Return how the association ended; more than one value would be a bug."""
         return [event.how for event in self.happened if isinstance(event, AssociationEnd)]
 
 
@@ -212,7 +213,7 @@ CUT = p_data(pdv(command_set(), COMMAND | LAST)) + p_data(pdv(b"half", 0))
 )
 def test_an_incomplete_data_set_is_discarded(then: bytes, how: list[str]) -> None:
     talk = Talk().receive(associate(), CUT + then)
-    assert ({}, [7], how, []) == (talk.stored, talk.broken, talk.ended, talk.responses)
+    assert ({}, [7], how, []) == (talk.stored, talk.aborted, talk.ended, talk.responses)
 
 
 def test_an_incomplete_data_set_is_discarded_when_the_connection_is_lost() -> None:
@@ -252,7 +253,7 @@ def test_an_invalid_message_aborts_the_association(sent: bytes) -> None:
 
 
 def primitive() -> A_ASSOCIATE:
-    """Return a request of pynetdicom with all items that can be negotiated."""
+    """Return a request of pynetdicom with every item that this acceptor evaluates."""
     proposal = A_ASSOCIATE()
     proposal.application_context_name = "1.2.840.10008.3.1.1.1"
     proposal.calling_ae_title, proposal.called_ae_title = "CT1", "LUNG"
@@ -341,6 +342,7 @@ def test_ae_titles_that_are_not_ascii_are_escaped() -> None:
 @given(st.binary(max_size=300), st.integers(0, len(CONVERSATION)))
 @settings(max_examples=300, deadline=None)
 def test_random_bytes_at_worst_end_the_association(noise: bytes, after: int) -> None:
+    """No exception is raised."""
     Talk(16384).receive(associate(), CONVERSATION[:after] + noise + CONVERSATION[after:])
 
 
@@ -361,7 +363,7 @@ def test_changed_bytes_at_worst_end_the_association(changes: list[tuple[int, int
 )
 @settings(max_examples=500, deadline=None)
 def test_the_fast_path_has_the_same_result(changes: list[tuple[int, int]], sizes: list[int], most: int) -> None:
-    """The other path parses each header, presentation data value and other PDU separately."""
+    """The fast path is `_parse_single_values`. Without it, each header and each value is parsed separately."""
     changed = bytearray(CONVERSATION)
     for place, value in changes:
         changed[place] = value
@@ -370,7 +372,7 @@ def test_the_fast_path_has_the_same_result(changes: list[tuple[int, int]], sizes
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(UpperLayer, "_parse_single_values", lambda _self, _data: 0)
         slow = Talk(most).receive(*turns, sizes=sizes)
-    assert (slow.stored, slow.broken) == (quick.stored, quick.broken)
+    assert (slow.stored, slow.aborted) == (quick.stored, quick.aborted)
     assert slow.sent == quick.sent
     assert list(map(type, slow.happened)) == list(map(type, quick.happened))
 

@@ -14,7 +14,7 @@ from dicom_adapter.net import admission
 from dicom_adapter.net.admission import Admission
 from support.listening import SECONDS, Listen, Listening, wait_until
 
-# IP addresses of this machine; for the server, each address is another peer.
+# IP addresses of this machine; for the server, they are two peers.
 HERE, ELSEWHERE = "127.0.0.1", "127.0.0.2"
 
 
@@ -70,16 +70,16 @@ def test_one_peer_does_not_use_the_slots_of_others(listen: Listen, stack: ExitSt
 
 def test_a_waiting_request_receives_a_slot_of_the_same_peer() -> None:
     """A peer at its limit waits until one of its slots is free. Other peers do not wait."""
-    asked: list[tuple[str, int, int]] = []
+    given: list[tuple[str, int, int]] = []  # peer, open associations, open associations of the peer
 
     async def request_slots() -> None:
-        door = Admission(DicomConfig(max_associations=3, max_associations_per_peer=1), asyncio.get_running_loop())
-        door.open_association(HERE)
-        door.request_slot(HERE, lambda *others: asked.append((HERE, *others)))
-        door.request_slot(ELSEWHERE, lambda *others: asked.append((ELSEWHERE, *others)))
-        door.open_association(ELSEWHERE)
-        assert [(ELSEWHERE, 1, 0)] == asked
-        door.close_association(HERE)
-        assert [(ELSEWHERE, 1, 0), (HERE, 1, 0)] == asked
+        limits = Admission(DicomConfig(max_associations=3, max_associations_per_peer=1), asyncio.get_running_loop())
+        limits.open_association(HERE)
+        limits.request_slot(HERE, lambda *counts: given.append((HERE, *counts)))
+        limits.request_slot(ELSEWHERE, lambda *counts: given.append((ELSEWHERE, *counts)))
+        limits.open_association(ELSEWHERE)
+        assert [(ELSEWHERE, 1, 0)] == given
+        limits.close_association(HERE)
+        assert [(ELSEWHERE, 1, 0), (HERE, 1, 0)] == given
 
     asyncio.run(request_slots())

@@ -21,17 +21,15 @@ def test_inline_commits_need_a_single_open_connection(listen: Listen, tmp_path: 
     listening = listen()
     address = Address(ae_title="ANY", host="127.0.0.1", port=listening.port)
 
-    def send() -> None:
+    def send_beside(others: int) -> None:
+        """Send one file, and wait until only `others` connections are open."""
         scu.send([path], address, calling_ae_title="SENDER", timeout=SECONDS)
         wait_until(lambda: listening.server.admission.connections == others)
 
-    others = 0
-    send()
+    send_beside(0)
     with socket.create_connection(("127.0.0.1", listening.port), SECONDS):
         wait_until(lambda: listening.server.admission.connections == 1)
-        others = 1
-        send()
+        send_beside(1)
     wait_until(lambda: listening.server.admission.connections == 0)
-    others = 0
-    send()
+    send_beside(0)
     assert [True, False, True] == listening.decisions.alone

@@ -1,4 +1,4 @@
-"""Association requests that break the standard without losing a meaning are accepted, as by other acceptors."""
+"""Association requests that violate the standard are accepted if their meaning is clear, as by other acceptors."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from support.listening import SECONDS, Listen
 
 MAXIMUM_LENGTH = struct.pack(">BxHI", 0x51, 4, 16384)
 USER = MAXIMUM_LENGTH + item(0x52, "1.2.3")
+# Results for the contexts of `request()`: context ID, result, transfer syntax
 NORMAL = [(1, 0, EXPLICIT), (3, 0, IMPLICIT)]
 
 
@@ -53,8 +54,9 @@ def bare_context(number: int, *items: bytes) -> bytes:
 ABSTRACT, TRANSFER = item(0x30, CT), item(0x40, IMPLICIT)
 VERIFY = context(3, VERIFICATION, (IMPLICIT,))
 
-# Reactions of other acceptors, DCMTK 3.6.7 and Orthanc 1.10: they accept all of them, except those marked *, for
-# which they close the connection or abort.
+# Requests, each with the expected results of its contexts. In a dirty buffer, a NUL and bytes of an earlier text follow
+# the text. The acceptors of DCMTK 3.6.7 and Orthanc 1.10 accept all these requests except those marked *: there, they
+# close the connection or abort.
 TOLERATED = {
     "called AE title with a dirty buffer": (request(called=b"LUNG\0\xa3junk\x01\x02abc\\e"), NORMAL),
     "calling AE title with a dirty buffer": (request(calling=b"CT1\0\xa3junk\x01\x02abc\\ef"), NORMAL),
@@ -103,7 +105,7 @@ REGULAR = {
         request(contexts=(context(1, CT + "\0", (IMPLICIT + "\0",)), VERIFY)),
         [(1, 0, IMPLICIT), NORMAL[1]],
     ),
-    "items of the future": (request(user=item(0x50, USER + bytes(8)), after=item(0x77, b"abc")), NORMAL),
+    "unknown items": (request(user=item(0x50, USER + bytes(8)), after=item(0x77, b"abc")), NORMAL),
     "empty implementation class": (request(user=item(0x50, MAXIMUM_LENGTH + item(0x52, ""))), NORMAL),
 }
 
@@ -120,7 +122,7 @@ def results(proposed: AssociateRequest) -> list[tuple[int, int, str]]:
 def test_an_irregular_request_is_tolerated(name: str) -> None:
     """The missing items are not needed, or the context is declined. The irregularity is reported.
 
-    Verified to fail when any of them aborts the association.
+    Verified to fail when a request aborts the association.
     """
     data, expected = TOLERATED[name]
     decoded_request = decoded(data)
@@ -164,7 +166,7 @@ def test_another_application_context_is_rejected(application: bytes) -> None:
     ],
 )
 def test_ae_titles_are_escaped(sent: bytes, title: str) -> None:
-    """So a log line or a value of the ledger has no control characters, and no two titles are the same."""
+    """Therefore log lines and the ledger contain no control characters, and different AE titles stay different."""
     assert title == decoded(request(calling=sent.ljust(16))).calling_ae_title
 
 
@@ -200,7 +202,7 @@ def test_a_valid_calling_ae_title_is_stored_unchanged() -> None:
 def test_any_garbage_in_a_request_is_decoded_or_invalid(
     data: bytes, changes: list[tuple[int, int]], noise: bytes
 ) -> None:
-    """Nothing else is raised, and the report does not grow with the request."""
+    """No other exception is raised, and the number of reported irregularities has a limit."""
     changed = bytearray(data)
     for place, value in changes:
         changed[place % len(changed)] = value

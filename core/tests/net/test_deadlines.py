@@ -1,4 +1,4 @@
-"""Deadlines of PDUs and messages, so that a peer that sends a byte now and then does not keep its slot."""
+"""Deadlines of PDUs and messages: a peer that sends a single byte now and then does not keep its slot."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from support.listening import SECONDS, Listen
 
 A_DAY = 86_400
 SOON = 0.3  # seconds
-ACCEPTED = 0x02
+ACCEPTED = 0x02  # PDU type
 TIMES = DicomConfig(idle_timeout=10, pdu_timeout=20, operation_timeout=100)
 LONG_VALUE = p_data(pdv(bytes(5000), 0))
 BEGINNING = p_data(pdv(command_set(), COMMAND | LAST))

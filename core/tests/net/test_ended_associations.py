@@ -65,8 +65,9 @@ def open_association(stack: ExitStack, listening: Listening) -> socket.socket:
 def test_an_ended_association_frees_its_slot_although_the_peer_does_not_close(
     listen: Listen, stack: ExitStack, last: bytes, answer: int, how: str
 ) -> None:
-    """Some devices leave the closing to the acceptor.
+    """Some devices expect the acceptor to close the connection.
 
+    `decisions.open` has the numbers of open associations at each request: all of them, and those of the peer.
     Verified to fail when the slot is freed at the end of the connection.
     """
     listening = listen(max_associations=1, association_timeout=A_DAY)
@@ -87,7 +88,7 @@ def test_an_association_aborted_for_inactivity_frees_its_slot(listen: Listen, st
 
 @pytest.mark.usefixtures("closes_late")
 def test_a_request_followed_by_a_violation_while_it_waits_takes_no_slot(listen: Listen, stack: ExitStack) -> None:
-    """The association is aborted before the requestor has a slot. The slot is for the next request."""
+    """The association is aborted before the requestor gets a slot. The next request gets the slot."""
     listening = listen(max_associations=1, association_timeout=A_DAY)
     first = open_association(stack, listening)
     assert ABORTED == exchange(connect(stack, listening), associate() + VIOLATION)

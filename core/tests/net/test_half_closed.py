@@ -59,7 +59,7 @@ def commit_after_half_close(listening: Listening, scp: SlowCommits, sent: bytes,
 
 
 def test_the_response_is_sent_after_the_commit(listening: Listening, scp: SlowCommits) -> None:
-    """Then the connection is closed.
+    """After the response, the connection is closed.
 
     Verified to fail when the end of the input ends the association.
     """
@@ -80,7 +80,7 @@ def test_a_requested_release_is_confirmed(listening: Listening, scp: SlowCommits
 
 
 def test_an_incomplete_instance_is_discarded(listening: Listening, scp: SlowCommits) -> None:
-    """The complete one before it is answered."""
+    """The complete instance before it is answered."""
     sent = store(b"1", message_id=1) + store(b"cut off", message_id=2)[:-3]
     assert [RESPONSE] == commit_after_half_close(listening, scp, sent, 1)
     assert 1 == scp.count
@@ -101,7 +101,7 @@ def test_instances_are_read_and_answered_although_reading_was_paused(listening: 
 def test_a_connection_without_anything_to_answer_is_closed_at_once(
     listening: Listening, scp: SlowCommits, sent: bytes
 ) -> None:
-    """Its place is free."""
+    """Its association ends, which frees its slot."""
     with connect(listening) as connection:
         connection.sendall(sent)
         connection.shutdown(socket.SHUT_WR)
@@ -109,10 +109,10 @@ def test_a_connection_without_anything_to_answer_is_closed_at_once(
         wait_until(lambda: bool(scp.ended))
 
 
-def test_a_place_is_free_after_the_last_response_that_a_peer_does_not_read(
+def test_a_slot_is_free_after_the_last_response_that_a_peer_does_not_read(
     listening: Listening, scp: SlowCommits
 ) -> None:
-    """The peer has closed its connection completely, so there is nobody to answer."""
+    """The peer has closed its connection completely, so it receives no response."""
     connection = connect(listening)
     connection.sendall(store(b"data set"))
     ticket = scp.completed.get(timeout=SECONDS)

@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 
 from dicom_adapter.config.listening import TlsConfig
 from dicom_adapter.net import admission
-from dicom_adapter.net.proxy import FIXED, LONGEST_BODY, PROXY, SIGNATURE, TCP4, TCP6, InvalidProxyHeader, ProxyHeader
+from dicom_adapter.net.proxy import (
+    FIXED,
+    LOCAL,
+    LONGEST_BODY,
+    PROXY,
+    SIGNATURE,
+    TCP4,
+    TCP6,
+    InvalidProxyHeader,
+    ProxyHeader,
+)
 from dicom_adapter.net.tls import client_context
 from support.certificates import Pki
 from support.conversation import associate
@@ -27,11 +37,12 @@ def binary(command: int, family: int, body: bytes) -> bytes:
 
 
 def addresses(source: str, destination: str) -> bytes:
+    """Return two addresses and two ports, as in a header of version 2."""
     return ip_address(source).packed + ip_address(destination).packed + b"\xd4\x31\x2b\x68"
 
 
 IPV4 = binary(PROXY, TCP4, addresses("192.0.2.7", "198.51.100.1"))
-GOOD = [
+GOOD = [  # headers, each with the address of the peer that it names
     (b"PROXY TCP4 192.0.2.7 198.51.100.1 54321 11112\r\n", "192.0.2.7"),
     (b"PROXY TCP6 2001:db8::7 2001:db8::1 54321 11112\r\n", "2001:db8::7"),
     (b"PROXY UNKNOWN\r\n", None),
@@ -39,7 +50,7 @@ GOOD = [
     (IPV4, "192.0.2.7"),
     (binary(PROXY, TCP6, addresses("2001:db8::7", "2001:db8::1")), "2001:db8::7"),
     (binary(PROXY, TCP4, addresses("192.0.2.7", "198.51.100.1") + b"\x04\0\x03abc"), "192.0.2.7"),  # with a TLV
-    (binary(0x20, TCP4, addresses("192.0.2.7", "198.51.100.1")), None),  # a health check of the proxy
+    (binary(LOCAL, TCP4, addresses("192.0.2.7", "198.51.100.1")), None),  # a health check of the proxy
     (binary(PROXY, 0, b""), None),
 ]
 BAD = [
@@ -85,7 +96,6 @@ def test_an_invalid_header_is_refused(data: bytes) -> None:
 @given(st.binary(max_size=300))
 def test_random_bytes_give_a_header_or_a_refusal(data: bytes) -> None:
     """In all other cases the parser needs more bytes, but never more than its limit."""
-    header = ProxyHeader()
     for beginning in (b"", b"PROXY ", SIGNATURE):
         header = ProxyHeader()
         left = beginning + data
@@ -121,7 +131,7 @@ ACCEPTED = 0x02
 def test_the_proxy_header_names_the_peer(listen: Listen) -> None:
     """The header has version 1 or 2. If the header has no address, the peer is the proxy."""
     listening = listen(proxies=PROXIES)
-    for header in (GOOD[0][0], IPV4, binary(0x20, 0, b"")):
+    for header in (GOOD[0][0], IPV4, binary(LOCAL, 0, b"")):
         with connect(listening.port) as connection:
             assert ACCEPTED == request_association(connection, header)
     peers = [request.peer_address for request in listening.decisions.requests]

@@ -124,7 +124,7 @@ def peer(
 
 @contextmanager
 def unresponsive_peer(*, listening: bool) -> Iterator[Address]:
-    """Return a port that refuses connections, or one that accepts connections and never answers."""
+    """Yield an address that refuses connections or, if `listening`, accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) if listening else socket.socket() as sock:
         if not listening:
             sock.bind(("127.0.0.1", 0))
@@ -342,14 +342,15 @@ def storescp(folder: Path) -> Iterator[Address]:
 def test_the_request_has_the_uids_of_the_data_set(tmp_path: Path) -> None:
     """Another program may have changed the data set and left the file meta information as it was.
 
-    Verified to fail with: the UIDs of the file meta information.
+    Verified to fail when the UIDs of the file meta information are sent.
     """
     [path] = study(tmp_path, instances=1)
     content = path.read_bytes()
     own = dcmread(path).SOPInstanceUID
+    other = f"{own[:-1]}{1 if own[-1] == '0' else 0}"
     path.write_bytes(
-        content.replace(own.encode(), f"{own[:-1]}{1 if own[-1] == '0' else 0}".encode(), 1)
-    )  # in the file meta information
+        content.replace(own.encode(), other.encode(), 1)
+    )  # the first place is in the file meta information
     assert own != dcmread(path).file_meta.MediaStorageSOPInstanceUID
     with peer() as remote:
         assert () == send([path], remote.address).failures

@@ -29,7 +29,7 @@ from support.conversation import (
     pdv,
 )
 
-AC, RJ = b"accepted", (1, 1, 1)
+AC, RJ = b"accepted", (1, 1, 1)  # any bytes instead of an A-ASSOCIATE-AC; result, source and reason of a rejection
 PDUS = {
     "A-ASSOCIATE-RQ": associate(),
     "A-ASSOCIATE-AC": pdu(0x02, bytes(68)),
@@ -41,7 +41,8 @@ PDUS = {
     "invalid PDU": pdu(0x0B, bytes(4)),
 }
 
-# The effect of each action in PS3.8 tables 9-6 to 9-9: the next state, the source of an A-ABORT sent, the end.
+# The effect of each action in PS3.8 tables 9-6 to 9-9: the next state, the source of an A-ABORT that is sent, and
+# how the association ends.
 SERVICE_USER, SERVICE_PROVIDER = 0, 2
 EFFECTS = {
     "AE-6": (AssociationState.AWAITING_DECISION, None, None),
@@ -177,7 +178,7 @@ def test_fragments_are_views_of_the_receive_buffer() -> None:
     assert b"other" == bytes(fragment.data)
 
 
-INVALID, UNRECOGNIZED, UNEXPECTED = 6, 1, 2
+INVALID, UNRECOGNIZED, UNEXPECTED = 6, 1, 2  # reasons of A-ABORT
 
 
 @pytest.mark.parametrize(
@@ -256,7 +257,7 @@ def test_unsupported_versions_and_applications_are_rejected_by_the_provider(
     assert (0x03, rejection) == (kind, tuple(body[1:]))
 
 
-def test_bits_of_further_protocol_versions_are_ignored() -> None:
+def test_bits_of_other_protocol_versions_are_ignored() -> None:
     """PS3.8 section 9.3.2: each bit is a version, and the acceptor tests only the bit of its version."""
     [requested] = received(UpperLayer(16384), memoryview(associate(version=3)))
     assert isinstance(requested, AssociateIndication)

@@ -10,9 +10,7 @@ import pytest
 
 from dicom_adapter.storage.local.backend import SEGMENT_BYTES, LocalStorage
 from dicom_adapter.storage.local.segment import BLOCK
-from support.local_storage import (
-    opened,
-)
+from support.local_storage import opened
 
 
 @pytest.fixture

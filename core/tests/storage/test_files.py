@@ -168,7 +168,7 @@ def test_new_folders_are_durable_after_open(tmp_path: Path, recorded: list[tuple
 
 
 def test_nothing_is_synced_without_durability(tmp_path: Path, recorded: list[tuple[str, str]]) -> None:
-    """With `durability = "none"`, files are only renamed."""
+    """With `durability = "process"`, files are only renamed."""
     for storage in opened(tmp_path / "data", durable=False):
         stored(storage, b"x")
     assert [call for call, _ in recorded] == ["rename"]

@@ -62,7 +62,7 @@ def test_consecutive_writers_share_a_segment(storage: LocalStorage) -> None:
 def test_concurrent_writers_share_a_segment_unless_their_files_are_large(
     storage: LocalStorage, size: int, count: int
 ) -> None:
-    """Large files are written while they arrive, each to a separate segment, which later objects can use."""
+    """Large files are written while they arrive, each to a separate segment. Later objects can use these segments."""
     for _round in range(3):
         writers = [storage.writer() for _ in range(3)]
         for number, writer in enumerate(writers):
@@ -95,7 +95,7 @@ def test_the_memory_for_buffered_files_is_limited(storage: LocalStorage) -> None
 
 
 def test_a_reused_buffer_writes_no_bytes_of_an_earlier_object(storage: LocalStorage) -> None:
-    """The buffer is reused. After a content there are zeros up to the next block."""
+    """The content is followed by zeros up to the next block."""
     for size in (50_000, 3, 200_000, 70_000):
         key = stored(storage, bytes([255]) * size)
         path, start = segment_of(storage, key), int(key[33:], 16) * BLOCK
@@ -332,8 +332,8 @@ def test_concurrent_threads_lose_no_object(storage: LocalStorage) -> None:
         return key, data
 
     with ThreadPoolExecutor(8) as pool:
-        lives = list(pool.map(write_and_maybe_delete, range(200)))
-    kept = dict(lives[::2])
+        objects = list(pool.map(write_and_maybe_delete, range(200)))
+    kept = dict(objects[::2])
     assert kept == contents(storage)
     storage.close()
     assert before == open_descriptors(storage)

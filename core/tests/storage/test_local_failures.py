@@ -31,7 +31,6 @@ from support.local_storage import (
 
 SMALL = pytest.mark.parametrize("segment_blocks", [2])  # a segment is full after its first object
 
-
 UNKNOWN = "0" * 32 + "-1"
 NEARLY_KEYS = [
     "",
@@ -247,7 +246,7 @@ def test_a_restart_deletes_incomplete_records(durable: LocalStorage) -> None:
 
 
 def test_a_restart_deletes_empty_segments(durable: LocalStorage) -> None:
-    """Also a segment without a header on the disk is deleted. Files of other programs are kept."""
+    """A segment without a header on the disk is deleted, too. Files of other programs are kept."""
     writer = durable.writer()
     writer.write(b"half")
     root = durable.context.path / "instances"

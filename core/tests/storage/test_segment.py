@@ -47,13 +47,13 @@ def open_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def no_holes(code: int) -> object:
-    """Simulate a file system without hole punching."""
+def failing_with(code: int) -> object:
+    """Return a system call that fails with this error code."""
 
-    def refuse(*_arguments: int) -> None:
+    def fail(*_arguments: int) -> None:
         raise OSError(code, os.strerror(code))
 
-    return refuse
+    return fail
 
 
 # --- records ----------------------------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ def test_a_deleted_record_is_marked_without_hole_punching(
     segment: Segment, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     """The record is skipped and not counted."""
-    monkeypatch.setattr(module, "_punch_hole", no_holes(code))
+    monkeypatch.setattr(module, "_punch_hole", failing_with(code))
     first, second = append(segment, b"first"), append(segment, b"second")
     segment.free(first)
 
@@ -188,7 +188,7 @@ def test_a_deleted_record_is_marked_without_hole_punching(
 
 def test_other_failures_of_hole_punching_are_raised(segment: Segment, monkeypatch: pytest.MonkeyPatch) -> None:
     """A failing disk is not a file system without hole punching."""
-    monkeypatch.setattr(module, "_punch_hole", no_holes(errno.EIO))
+    monkeypatch.setattr(module, "_punch_hole", failing_with(errno.EIO))
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         segment.free(append(segment, b"x"))
 
@@ -211,7 +211,7 @@ def test_no_file_remains_of_a_segment_that_cannot_be_created(tmp_path: Path, mon
     """The file is deleted and its descriptor closed."""
     before = open_descriptors()
     with monkeypatch.context() as full:
-        full.setattr(os, "pwritev", no_holes(errno.ENOSPC))
+        full.setattr(os, "pwritev", failing_with(errno.ENOSPC))
         with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
             Segment.create(tmp_path / "x.segment")
     assert (before, []) == (open_descriptors(), list(tmp_path.iterdir()))

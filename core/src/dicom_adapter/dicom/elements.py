@@ -29,13 +29,13 @@ from dicom_adapter.dicom.encoding import (
 PIXEL_DATA = 0x7FE00010
 ITEM_GROUP, ITEM, ENDS = 0xFFFE, 0xFFFEE000, frozenset({0xFFFEE00D, 0xFFFEE0DD})  # PS3.5 table 7.5-1
 NOTHING: frozenset[Any] = frozenset()
-ONE_BY_ONE = (
-    1 << 16
-)  # bytes: in implicit VR, elements with a value of this length or longer are not skipped in the loop
+# bytes: in implicit VR, the fast loop stops at an element with a value of this length or longer
+ONE_BY_ONE = 1 << 16
 WINDOW = 1 << 12  # bytes that the fast loop scans at a time; the wanted elements are near the beginning
-VALUE_LIMIT = 1 << 16  # bytes: a wanted value that is longer is refused; the longest legal value has 64 characters
+# bytes: a longer value of a decisive element is refused, that of another wanted element is skipped
+VALUE_LIMIT = 1 << 16
 BEGINNING = 1024  # bytes that are collected before the encoding is checked
-DEEPEST = 10_000  # the limit of sequences and items of undefined length that contain each other
+DEEPEST = 10_000  # limit of nested sequences and items of undefined length
 
 
 @lru_cache(maxsize=64)
@@ -73,16 +73,15 @@ class ElementScanner:
     transfer_syntax_uid: str
     wanted: frozenset[int]  # tags of top-level elements
     required: frozenset[int]  # those of `wanted` without which the result is useless
-    # Those of `wanted` that must be unambiguous. Of the others, a value that is too long is skipped, and the first of
-    # several values is kept.
+    # Those of `wanted` that must be unambiguous: a value that is too long, or a second value, is refused. Of the other
+    # wanted elements, a value that is too long is skipped, and the first of several values is kept.
     decisive: frozenset[int] = field(default=Factory(lambda scanner: scanner.wanted, takes_self=True))
     needs_more: bool = True  # False: the rest of the data set cannot change the result
     values: dict[int, bytes] = field(factory=dict)  # the wanted values found so far
     # All tags up to the greatest of `wanted` were read in ascending order, and all of `required` are among them.
     is_past_wanted: bool = False
-    problem: str = (
-        ""  # reason why the rest of the data set cannot be scanned; unimportant if `is_past_wanted` or `is_complete`
-    )
+    # Reason why the rest of the data set cannot be scanned; unimportant if `is_past_wanted` or `is_complete`
+    problem: str = ""
     conflict: str = ""  # reason why two values of a wanted element contradict each other
     mismatch: str = ""  # reason why the data set is not encoded as its transfer syntax requires
     last: ElementPlace = NOWHERE  # the last top-level element
@@ -111,7 +110,7 @@ class ElementScanner:
 
     @property
     def to_skip(self) -> int:
-        """The number of the next bytes that belong to a value that is not wanted."""
+        """Number of the next bytes that do not matter, because they belong to a value that is not wanted."""
         return self._skip
 
     def feed(self, piece: bytes | memoryview) -> None:
@@ -196,9 +195,9 @@ class ElementScanner:
         return self._skip_without_order(data, at) if self.is_past_wanted else at
 
     def _skip_without_order(self, data: bytes | memoryview, at: int) -> int:
-        """Skip as `_skip_plain` does, but faster, without a check of the order.
+        """Skip elements as `_skip_plain` does, but faster, without a check of the order.
 
-        For elements after the last wanted one, and in sequences, of which there may be thousands.
+        It is used for elements after the last wanted one, and in sequences: there may be thousands of them.
         """
         encoding = self._encoding
         stops = _stops(encoding, NOTHING if self._outer else self.wanted)
@@ -278,7 +277,7 @@ class ElementScanner:
         self.disorder = self.disorder or place
 
     def _after_disorder(self) -> str:
-        """Return a hint: after a wrong length, bytes of values are read as elements, which are in no order."""
+        """Return a hint if elements are out of order: after a wrong length, bytes of values are read as elements."""
         return (
             f"; {self.disorder} is out of order, perhaps because the length before it is wrong" if self.disorder else ""
         )
@@ -299,7 +298,7 @@ def _scan_implicit(
     Stops at the first element that needs more: an incomplete one, one out of order, a tag greater than `greatest`, a
     long or undefined length, or a second value of a wanted element.
 
-    Returns its offset, and tag and offset of the element before it.
+    Returns the offset of this element, and tag and offset of the element before it.
     """
     header, offset, last_offset, stop = encoding.implicit_header, 0, 0, len(data) - 8
     while offset <= stop:

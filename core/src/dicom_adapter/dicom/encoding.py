@@ -21,7 +21,7 @@ UNDEFINED_LENGTH = 0xFFFFFFFF  # PS3.5 section 7.1.1
 # Value representations by the size of their length field (PS3.5 section 7.1.2).
 SHORT_VRS = {vr.encode() for vr in re.findall("..", "AEASATCSDADSDTFLFDISLOLTPNSHSLSSSTTMUIULUS")}
 LONG_VRS = {vr.encode() for vr in re.findall("..", "OBODOFOLOVOWSQSVUCUNURUTUV")}
-PLACEHOLDERS = (b"??", b"  ", b"\x00\x00")  # which some writers put for a VR that they do not know
+PLACEHOLDERS = (b"??", b"  ", b"\x00\x00")  # some writers put these for a VR that they do not know
 CERTAIN = 3  # the number of consecutive headers that must be valid in an encoding, so that it is certain
 ITEM_GROUP = 0xFFFE
 
@@ -61,6 +61,7 @@ IMPLICIT = Encoding("implicit VR little endian", is_implicit=True, order="<")
 EXPLICIT = Encoding("explicit VR little endian", is_implicit=False, order="<")
 BIG_ENDIAN = Encoding("explicit VR big endian", is_implicit=False, order=">")
 ENCODINGS = (IMPLICIT, EXPLICIT, BIG_ENDIAN)
+# Transfer syntaxes with native Pixel Data
 NATIVE = {ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian}
 
 
@@ -86,7 +87,7 @@ def transfer_syntax_name(transfer_syntax_uid: str) -> str:
 
 def has_long_length(vr: bytes, short_length: int) -> bool:
     """Return whether a length of 32 bits follows the VR, as in every VR since 2000 (PS3.5 section 7.1.2)."""
-    return vr in LONG_VRS or (_is_new(vr) and not short_length)  # the reserved field is 0
+    return vr in LONG_VRS or (_is_new(vr) and not short_length)  # the two bytes after the VR are reserved and 0
 
 
 def has_short_length(vr: bytes) -> bool:

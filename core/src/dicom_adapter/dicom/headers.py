@@ -21,9 +21,7 @@ from dicom_adapter.dicom.identity import UnreadableDataSet
 T = TypeVar("T")
 
 PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)  # Float Pixel Data, Double Float Pixel Data, Pixel Data
-END_OF_SEQUENCE = b"\xfe\xff\xdd\xe0\0\0\0\0"
-
-
+END_OF_SEQUENCE = b"\xfe\xff\xdd\xe0\0\0\0\0"  # Sequence Delimitation Item, in little endian
 LARGE = 1 << 16  # bytes: if elements follow the pixel data, longer values are not read
 
 
@@ -43,7 +41,7 @@ def read_header(file: BinaryIO, **options: Any) -> Dataset:
     except Exception as failure:
         source.raise_failure()
         if isinstance(failure, OSError) and reports_no_resources(failure):
-            raise  # pydicom could not import one of its modules; a later attempt may succeed
+            raise  # for example, too many files were open to import a module of pydicom; a later attempt may succeed
         raise UnreadableDataSet(f"its header cannot be parsed ({describe_failure(failure)})") from None
     source.raise_failure()  # pydicom treats some read errors as the end of the file
     return header

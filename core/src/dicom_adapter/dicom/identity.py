@@ -43,10 +43,10 @@ IDENTITY_TAGS = frozenset(
         SERIES_INSTANCE_UID,
     }
 )
-# Attributes by which operators look for a study, by the name of their column in the ledger
+# Attributes by which operators look for a study or recognize it, by the name of their column in the ledger
 LOOK_UP_TAGS = {"study_date": 0x00080020, "accession_number": 0x00080050, "modality": 0x00080060}
 DESCRIPTION_TAGS = {"study_description": 0x00081030, "series_description": 0x0008103E}
-_LOOK_UP_TAGS = (*LOOK_UP_TAGS.values(), *DESCRIPTION_TAGS.values())
+_ALL_LOOK_UP_TAGS = (*LOOK_UP_TAGS.values(), *DESCRIPTION_TAGS.values())  # in the order of LOOK_UP_NAMES
 LOOK_UP_NAMES = (*LOOK_UP_TAGS, *DESCRIPTION_TAGS)
 WANTED_TAGS = IDENTITY_TAGS.union(LOOK_UP_TAGS.values())
 WANTED_TAGS_WITH_DESCRIPTIONS = WANTED_TAGS.union(DESCRIPTION_TAGS.values())
@@ -96,7 +96,7 @@ class IdentityReader:
         reads_descriptions: bool = False,
         must_be_complete: bool = False,
     ) -> None:
-        """`accepts_any_encoding`: read the data set as it is encoded, and report a difference in `mismatch`.
+        """`accepts_any_encoding`: read the data set as it is encoded, and report a difference in `encoding_mismatch`.
 
         `reads_descriptions`: read the descriptions of study and series, too. `must_be_complete`: scan the data set to
         its end, and refuse it if it is truncated.
@@ -145,7 +145,7 @@ class IdentityReader:
         return _identity(self._scanner.values)
 
     def known(self) -> Identity:
-        """Return what is known of the identity of an unusable data set: "" for a value that is missing or malformed."""
+        """Return what is known of the identity of an unusable data set. Values that are missing or malformed are ""."""
         values = self._scanner.values
         uids = {
             name: values.get(tag, b"").rstrip(b"\x00 ").decode("ascii", "replace") for name, tag in UID_NAMES.items()
@@ -206,7 +206,7 @@ def _identity(values: Mapping[int, bytes]) -> Identity:
         series_instance_uid=_uid(values, SERIES_INSTANCE_UID, "Series Instance UID"),
         patient_id=_text(values.get(PATIENT_ID, b""), charset),
         issuer_of_patient_id=_text(values.get(ISSUER_OF_PATIENT_ID, b""), charset),
-        look_up=_look_up(charset, *map(values.get, _LOOK_UP_TAGS)),
+        look_up=_look_up(charset, *map(values.get, _ALL_LOOK_UP_TAGS)),
     )
 
 
@@ -236,7 +236,7 @@ def _text(value: bytes, charset: bytes) -> str:
 def decode_text(value: bytes, charset: bytes, delimiters: Set[int]) -> str:
     """Decode text of Specific Character Set `charset`, without padding. Invalid bytes are escaped.
 
-    `delimiters`: characters after which the first character set is active again (PS3.5 section 6.1.2.5.3).
+    `delimiters`: codes of the characters after which the first character set is active again (PS3.5 section 6.1.2.5.3).
     """
     value = value.rstrip(b"\x00 ")
     if value.isascii() and ESCAPE not in value:

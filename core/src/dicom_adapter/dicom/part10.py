@@ -18,14 +18,13 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from dicom_adapter.dicom.identity import Identity, UnreadableDataSet, encoded_value, identify, parse
 
-IMPLEMENTATION_CLASS_UID = (
-    "2.25.308205291862746372187430846471190541725"  # the adapter's own UID, derived from a UUID (PS3.5 B.2)
-)
+# The adapter's own UID, derived from a UUID (PS3.5 B.2)
+IMPLEMENTATION_CLASS_UID = "2.25.308205291862746372187430846471190541725"
 IMPLEMENTATION_VERSION_NAME = "DICOM-ADAPTER-01"  # at most 16 characters (VR SH)
 
 BEFORE_META = 128 + 4 + 12  # bytes: preamble, prefix, and the group length element (PS3.10 section 7.1)
 
-AE_TITLE_LENGTH = 16
+AE_TITLE_LENGTH = 16  # maximum number of characters
 NOT_IN_AE_TITLE = re.compile(r"\\x[0-9a-f]{2}|[^\x20-\x5b\x5d-\x7e]")  # an escaped byte, or another character
 
 TRANSFER_SYNTAX_UID = 0x00020010

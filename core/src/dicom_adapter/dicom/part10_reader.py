@@ -30,12 +30,13 @@ class FileOfUnknownOrigin:
     is_part10: bool  # it begins as a Part 10 file does
     size_bytes: int  # of the stored file
     checksum: int  # CRC-32 as in the ledger: of the data set, or of the whole file if it is not a Part 10 file
-    problem: str = ""  # why the file cannot be used, without values; "" for a complete file, and without `is_part10`
+    # Why the file cannot be used, without values of the data set; "" for a usable file, and if it is not a Part 10 file
+    problem: str = ""
     # The identity; "" for everything that the file does not have, or that cannot be read.
     identity: Identity = field(repr=False)
     transfer_syntax_uid: str = ""
-    header_sop_class_uid: str = ""  # as the header names it; "" if it does not
-    header_sop_instance_uid: str = ""
+    header_sop_class_uid: str = ""  # from the File Meta Information; "" if it is missing there
+    header_sop_instance_uid: str = ""  # the same
 
 
 def checksum_start(beginning: bytes) -> int:
@@ -54,7 +55,7 @@ class Part10Reader:
     """Reads one file. `feed` and `end` return the bytes to store. Not thread-safe."""
 
     def __init__(self, unsupported_transfer_syntaxes: Collection[str] = ()) -> None:
-        """Data sets in one of `unsupported_transfer_syntaxes` are not parsed; the file has a problem then."""
+        """Data sets in one of `unsupported_transfer_syntaxes` are not parsed: the result then has a `problem`."""
         self._unsupported = unsupported_transfer_syntaxes
         self._beginning: bytes | None = b""  # the first bytes, until it is known what the file is
         self._is_part10 = False
@@ -174,6 +175,7 @@ class Part10Reader:
         return element[8:].rstrip(b"\x00 ").decode("ascii", "replace")
 
 
+# Identity of a file of which no data set was read
 NOBODY = Identity(
     sop_class_uid="",
     sop_instance_uid="",

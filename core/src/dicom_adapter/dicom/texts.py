@@ -25,7 +25,7 @@ TEXT_VRS = frozenset(
 NONE_REQUIRED: frozenset[int] = frozenset()
 PIXEL_GROUP = 0x7FE0
 FIRST_PIECE = 8 << 10  # bytes: most headers are shorter
-PIECE = 64 << 10
+PIECE = 64 << 10  # bytes of each following piece
 BULK = 1 << 20  # bytes: reading ends at a value with at least this many unread bytes
 
 

@@ -22,7 +22,7 @@ from dicom_adapter.ledger.connection import Transaction, as_sqlalchemy_error
 from dicom_adapter.ledger.schema import IS_PENDING, instances
 
 END_WAIT = "end-wait"  # state of a row that is no report: an operator does not expect more instances of its studies
-NO_ASSOCIATION = ""  # `association_id` of such a row
+NO_ASSOCIATION = ""  # `association_id` of a row with this state
 
 _OPEN = (
     "INSERT INTO open_associations (association_id, receiver, ae_title, calling_ae_title, peer_address, began_at, "
@@ -49,10 +49,10 @@ class ReportRow:
     """A report, or a request of an operator, in the order of arrivals."""
 
     number: int
-    after: int  # id of the last instance that is delivered before the report
-    at: datetime  # UTC; time of the turn
+    after: int  # id of the last instance that is delivered before this row
+    at: datetime  # UTC; time of the event or of the request; the lane delivers the row at this time
     report: AssociationReport | None = None  # None: an operator does not expect more instances of `studies`
-    studies: tuple[str, ...] = ()
+    studies: tuple[str, ...] = ()  # Study Instance UIDs, if there is no report
 
 
 @frozen(kw_only=True)
@@ -64,12 +64,12 @@ class OpenAssociation:
     ae_title: str
     calling_ae_title: str
     peer_address: str
-    began_at: int  # microseconds
-    first_instance_id: int
+    began_at: int  # microseconds since 1970-01-01 UTC; arrival of the first stored instance
+    first_instance_id: int  # id of the first stored instance
 
 
 def open_all(transaction: Transaction, opened: Iterable[OpenAssociation]) -> None:
-    """Record associations that have their first stored instances."""
+    """Record associations whose first instances have just been stored."""
     with _driver(transaction) as cursor:
         cursor.executemany(
             _OPEN,
@@ -104,7 +104,8 @@ def _record(cursor: Any, report: AssociationReport, last: int) -> None:
     opened = cursor.execute(_OPENED, (report.association_id,)).fetchone()
     if not is_open and opened is not None:
         cursor.execute(_CLOSE, (report.association_id,))
-    # A failed instance belongs to a group whose instances may be older than the association.
+    # The report is kept while an instance from `first` to `last` is pending. After a failure: all earlier ones,
+    # because the failed one belongs to a group that may be older than the association. If nothing was stored: none.
     first = 0 if report.is_incomplete or report.studies else last + 1 if opened is None else opened[0]
     cursor.execute(
         _INSERT,
@@ -141,7 +142,7 @@ def _count_unreleased(cursor: Any, report: AssociationReport) -> int:
 def lose_open(
     transaction: Transaction, receiver: str, receivers: Collection[str], now: datetime
 ) -> list[AssociationReport]:
-    """Record the ends of associations that were open when their receiver ended; return the reports.
+    """Record as lost the associations that were open when their receiver ended; return the reports.
 
     These are the associations of the receiver `receiver`, and of receivers that are not among `receivers`.
     """
@@ -167,9 +168,10 @@ def lose_open(
 
 
 def _studies(transaction: Transaction, association_id: str, first_instance_id: int) -> tuple[str, ...]:
-    """Return the studies of the instances that an association has stored: more of them may be missing.
+    """Return the studies of the instances that an association has stored: more instances of them may be missing.
 
-    An earlier job may have these instances, while a group waits for those of another association.
+    Instances in every state count: they may be in a job already, while a group waits for instances of the same study
+    from another association.
     """
     stored = (instances.c.instance_id >= first_instance_id) & (instances.c.association_id == association_id)
     return tuple(transaction.execute(select(instances.c.study_instance_uid).where(stored).distinct()).scalars())
@@ -182,20 +184,20 @@ def end_wait(transaction: Transaction, ae_title: str, studies: Sequence[str], no
         moment, listed = to_microseconds(now), orjson.dumps(studies).decode()
         values = (
             ae_title,
-            "",
-            "",
+            "",  # calling_ae_title
+            "",  # peer_address
             NO_ASSOCIATION,
             END_WAIT,
-            moment,
-            moment,
-            0,
-            "{}",
-            0,
+            moment,  # began_at
+            moment,  # at
+            0,  # acknowledged
+            "{}",  # failed
+            0,  # cut_off
             listed,
-            True,
-            True,
-            0,
-            0,
+            True,  # all_studies_known
+            True,  # all_counted
+            0,  # unreleased_in_a_row
+            0,  # first_instance_id
             last,
         )
         cursor.execute(_INSERT, values)
@@ -231,7 +233,7 @@ _UNNEEDED = (
 
 
 def after(transaction: Transaction, number: int, limit: int, ae_title: str) -> list[ReportRow]:
-    """Return reports for an AE title numbered above `number`, in order."""
+    """Return up to `limit` reports and requests for an AE title numbered above `number`, in order."""
     values = {"ae_title": ae_title, "number": number, "limit": limit}
     return [_row(row) for row in transaction.execute(_AFTER, values)]
 
@@ -247,7 +249,7 @@ def last_number(transaction: Transaction) -> int:
 
 
 def unneeded(transaction: Transaction, ae_title: str, delivered: int, limit: int) -> list[int]:
-    """Return the numbers of reports up to `delivered` that concern no pending instance."""
+    """Return the numbers of up to `limit` rows, not above `delivered`, that concern no pending instance."""
     values = {"ae_title": ae_title, "delivered": delivered, "limit": limit}
     return list(transaction.execute(_UNNEEDED, values).scalars())
 

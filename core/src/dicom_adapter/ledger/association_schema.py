@@ -15,14 +15,14 @@ association_reports = Table(
     Column("calling_ae_title", String(16), nullable=False),
     Column("peer_address", String(45), nullable=False),
     Column("association_id", String(32), nullable=False),
-    Column("state", String(16), nullable=False),  # an AssociationStatus
-    Column("began_at", UtcDateTime, nullable=False),
+    Column("state", String(16), nullable=False),  # an AssociationStatus; "end-wait" for a request of an operator
+    Column("began_at", UtcDateTime, nullable=False),  # request for the association, or its first stored instance
     Column("at", UtcDateTime, nullable=False),  # time of the end, or of the first failure that the report contains
-    Column("acknowledged", Integer, nullable=False),
+    Column("acknowledged", Integer, nullable=False),  # number of C-STOREs that were answered with success
     Column("failed", JSON, nullable=False),  # number of failed C-STOREs by name of the status
     Column("cut_off", Integer, nullable=False),  # number of data sets that were incomplete at the end
-    Column("studies", JSON, nullable=False),  # Study Instance UIDs
-    Column("all_studies_known", Boolean, nullable=False),
+    Column("studies", JSON, nullable=False),  # Study Instance UIDs, see `AssociationReport`
+    Column("all_studies_known", Boolean, nullable=False),  # false: the studies of some failed instances are unknown
     Column("all_counted", Boolean, nullable=False),  # false: after a crash, further failures are possible
     Column("unreleased_in_a_row", Integer, nullable=False),  # `count` of unreleased_associations at the end
     # The report concerns pending instances with ids from the first to the last. It is delivered after that last one.
@@ -42,7 +42,7 @@ open_associations = Table(
     Column("calling_ae_title", String(16), nullable=False),
     Column("peer_address", String(45), nullable=False),
     Column("began_at", UtcDateTime, nullable=False),  # arrival of the first stored instance
-    Column("first_instance_id", BigInteger, nullable=False),
+    Column("first_instance_id", BigInteger, nullable=False),  # id of this instance
 )
 
 # Number of the latest consecutive associations of a sender that ended without an A-RELEASE, although nothing failed. A
@@ -53,5 +53,5 @@ unreleased_associations = Table(
     Column("ae_title", String(16), primary_key=True),
     Column("calling_ae_title", String(16), primary_key=True),
     Column("count", Integer, nullable=False),
-    Column("changed_at", UtcDateTime, nullable=False),
+    Column("changed_at", UtcDateTime, nullable=False),  # end of the latest of these associations
 )

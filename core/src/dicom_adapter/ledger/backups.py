@@ -28,13 +28,13 @@ from dicom_adapter.ledger.schema import (
     jobs,
 )
 
-PAGES = 4096  # pages that are copied together
+PAGES = 4096  # number of database pages that are copied at a time
 SQLITE_MAGIC = b"SQLite format 3\0"  # the first bytes of a database file
 
 CopyProgress = Callable[[int, int], None]  # arguments: number of copied pages, number of all pages
 
 _NUMBERS = select(instances.c.instance_id)
-_KEPT_RESULTS = _NUMBERS.where(IS_RELEASED, IS_RESULT)  # perhaps the only copies
+_KEPT_RESULTS = _NUMBERS.where(IS_RELEASED, IS_RESULT)  # their objects may be the only copies
 _NUMBERS_OF_JOBS = (
     select(job_instances.c.instance_id)
     .join(jobs, jobs.c.job_number == job_instances.c.job_number)
@@ -76,7 +76,7 @@ def is_database(beginning: bytes) -> bool:
 
 
 def needed_numbers(transaction: Transaction) -> set[int]:
-    """Return the ids of all instances whose objects are needed: by a processor, an operator or a job."""
+    """Return the ids of all instances whose objects are needed by a processor, an operator or a job, and of results."""
     needed: set[int] = set()
     for query in (_NUMBERS.where(IS_PENDING), _NUMBERS.where(IS_QUARANTINED), _KEPT_RESULTS, _NUMBERS_OF_JOBS):
         needed.update(transaction.execute(query).scalars())
@@ -120,7 +120,7 @@ def set_storage_keys(transaction: Transaction, keys: Mapping[int, str]) -> None:
 
 
 def mark_steps_attempted(transaction: Transaction) -> None:
-    """Record that the next step of each unfinished job may have reached the platform: after the backup was made."""
+    """Record that the next step of each job that is not finished may have been executed after the backup was made."""
     transaction.execute(update(jobs).where(or_(IS_UNFINISHED, IS_HELD)).values(repeated=True))
 
 

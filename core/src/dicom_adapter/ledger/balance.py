@@ -43,7 +43,7 @@ class Account:
     unfinished: int = 0  # released instances that unfinished jobs need
     held: int = 0  # released instances that faulted and failed jobs need
     free: int = 0  # released instances that can be reclaimed
-    reclaimed: Mapping[InstanceOutcome, int] = field(factory=dict)  # including those whose rows were deleted
+    reclaimed: Mapping[InstanceOutcome, int] = field(factory=dict)  # by outcome; including instances with deleted rows
 
     @property
     def difference(self) -> int:
@@ -126,7 +126,7 @@ def is_needed(transaction: Transaction, instance_id: int) -> bool:
 
 
 def overdue(transaction: Transaction, before: datetime) -> list[int]:
-    """Return released instances that no job has needed since `before`, but that are not reclaimed."""
+    """Return the ids of released instances that no job has needed since `before`, but that are not reclaimed."""
     by_recent = exists().where(_IS_IN_JOB, jobs.c.changed_at >= before)
     query = select(instances.c.instance_id).where(
         IS_RELEASED, instances.c.changed_at < before, ~_BY_UNFINISHED, ~_BY_HELD, ~by_recent, ~is_kept(before)
@@ -167,7 +167,7 @@ def with_missing_replacement(transaction: Transaction) -> list[tuple[int, str]]:
 def arrivals(
     transaction: Transaction, ae_title: str, sop_instance_uid: str
 ) -> list[tuple[InstanceStorageInfo, ObjectRow]]:
-    """Return every instance with this SOP Instance UID that the AE title received, with its row."""
+    """Return every instance with this SOP Instance UID that the AE title received, oldest first."""
     query: Select[Any] = select(*_INSTANCE_COLUMNS, instances.c.state).where(
         instances.c.sop_instance_uid == sop_instance_uid, instances.c.ae_title == ae_title
     )

@@ -43,7 +43,7 @@ def begun(transaction: Transaction, submitter: str) -> list[BegunJob]:
             number=row.job_number,
             rank=row.priority,
             is_running=row.state == JobState.RUNNING.value
-            # No failed attempt is recorded after the begin of the step: its result is unknown since a crash.
+            # The step to start the job was begun, and no failed attempt was recorded: a crash hid its result.
             or (row.state == JobState.UPLOADED.value and row.repeated and not row.attempts),
         )
         for row in transaction.execute(query)

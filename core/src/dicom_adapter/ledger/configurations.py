@@ -103,7 +103,7 @@ def mark_refused(transaction: Transaction, number: int, reason: str, now: dateti
 
 
 def get(transaction: Transaction, number: int) -> Configuration | None:
-    """Return the configuration with this number."""
+    """Return the configuration with this number, or None."""
     row = transaction.execute(select(configurations).where(configurations.c.number == number)).one_or_none()
     return None if row is None else _configuration(row)
 
@@ -119,7 +119,7 @@ def requested(transaction: Transaction) -> Configuration | None:
 
 
 def newest(transaction: Transaction) -> Configuration | None:
-    """Return the newest configuration in any state."""
+    """Return the newest configuration in any state; None if there is none."""
     row = transaction.execute(select(configurations).order_by(configurations.c.number.desc()).limit(1)).one_or_none()
     return None if row is None else _configuration(row)
 
@@ -207,7 +207,7 @@ def _configuration(row: Row[Any]) -> Configuration:
 
 
 def _request_to_json(request: ReloadRequest) -> dict[str, Any]:
-    """Return the value of the column `wanted`. Columns and keys keep the names of the first migration."""
+    """Return the value of the column `wanted`. Columns and keys keep the names that they had in the first version."""
     return {
         "replaces": request.replaces,
         "restart_host": request.restart_host,

@@ -20,7 +20,8 @@ from dicom_adapter.ledger.placed_database import PlacedDatabase
 Transaction: TypeAlias = Connection
 
 SQLITE = "sqlite:///"
-# Limit of the wait for other transactions. A stopping host waits longer for the steps in progress.
+# Limit of the wait for other transactions. A stopping host waits longer than this for the steps of jobs, so that a step
+# that waits for the ledger can end.
 WAIT_SECONDS = 6.0
 CLOSING_SECONDS = 1.0  # the same limit while the process stops
 # A wait for other threads is counted in this number of parts. A pause of the whole machine, such as for the snapshot of
@@ -67,7 +68,7 @@ class Ledger:
         # In WAL mode, NORMAL keeps the file consistent but may lose the last commits in a power loss; FULL syncs each.
         connection.execute(_synchronous(self._durable))
         connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA cache_size = -16000")
+        connection.execute("PRAGMA cache_size = -16000")  # negative: KiB; the memory of one connection
 
     @contextmanager
     def write(self, *, synced: bool = True, waits: bool = True) -> Iterator[Transaction]:
@@ -125,7 +126,7 @@ class Ledger:
             raise ledger_error(failure) from None
 
     def shorten_waits(self) -> None:
-        """Shorten the waits of all further transactions: the process stops, and must not wait long. Thread-safe."""
+        """Shorten the waits of all later transactions: the process stops, and must not wait long. Thread-safe."""
         self._wait_seconds = min(self._wait_seconds, CLOSING_SECONDS)
 
     def free_bytes(self) -> int:

@@ -7,13 +7,14 @@ from sqlalchemy import select, update
 from dicom_adapter.ledger.connection import Transaction
 from dicom_adapter.ledger.schema import tallies
 
-RECEIVED = "received"  # the counters of deleted rows are named by the values of `schema.InstanceOutcome`
-RESULTS = "results"  # the counters of deleted results have RESULT before the name of the outcome
-RESULT = "result-"
+# Names of the counters. Those of deleted rows are the values of `schema.InstanceOutcome`, such as "submitted".
+RECEIVED = "received"  # received instances
+RESULTS = "results"  # results of jobs
+RESULT = "result-"  # for deleted rows of results, this comes before the outcome: "result-submitted"
 
 
 def add(transaction: Transaction, ae_title: str, what: str, count: int = 1) -> None:
-    """Add `count` to the counter `what`: `RECEIVED`, `RESULTS`, or that of the deleted rows with an outcome."""
+    """Add `count` to the counter `what`: `RECEIVED`, `RESULTS`, or the name of a counter of deleted rows."""
     is_same = (tallies.c.ae_title == ae_title) & (tallies.c.what == what)
     result = transaction.execute(update(tallies).where(is_same).values(count=tallies.c.count + count))
     if result.rowcount == 0:

@@ -21,7 +21,7 @@ class EventWriter:
     """Write events in a separate thread. Events that the ledger cannot store are logged and dropped. Thread-safe."""
 
     def __init__(self, ledger: Ledger, *, synced: bool = True) -> None:
-        """Start the thread. `synced`: each transaction is synced; otherwise, events are durable after the next sync."""
+        """Start the thread. `synced`: sync each transaction; if not, events become durable with the next synced one."""
         self._ledger = ledger
         self._synced = synced
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()

@@ -17,7 +17,8 @@ from dicom_adapter.ledger.connection import Transaction
 from dicom_adapter.ledger.schema import health
 
 SERVICE, HOST, RECEIVER = "service", "host", "receiver"
-STALE_AFTER = timedelta(seconds=30)  # processes write every five seconds, and the ledger may be busy
+# Age of `seen_at` above which a row is out of date: processes write every five seconds, but the ledger may be busy
+STALE_AFTER = timedelta(seconds=30)
 
 
 def receiver_names(count: int) -> tuple[str, ...]:

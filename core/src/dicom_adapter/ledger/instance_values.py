@@ -22,9 +22,8 @@ _NAMES = [attribute.name for attribute in fields(InstanceStorageInfo)]
 COLUMNS = [instances.c[name] for name in _NAMES]
 _NUMBER, _RECEIVED_AT = _NAMES.index("instance_id"), _NAMES.index("received_at")
 _VARYING = {"instance_id", "sop_instance_uid", "received_at", "storage_key", "size_bytes", "checksum"}
-_REPEATED = [
-    index for index, name in enumerate(_NAMES) if name not in _VARYING
-]  # columns whose values are equal in many consecutive rows
+# Positions of the columns whose values are equal in many consecutive rows
+_REPEATED = [index for index, name in enumerate(_NAMES) if name not in _VARYING]
 
 T = TypeVar("T")
 
@@ -71,6 +70,7 @@ def to_instances(rows: Iterable[Sequence[Any]]) -> list[InstanceStorageInfo]:
 
 
 def chunks(items: Iterable[T]) -> Iterator[list[T]]:
+    """Divide items into lists of at most CHUNK items."""
     iterator = iter(items)
     while chunk := list(islice(iterator, CHUNK)):
         yield chunk

@@ -113,9 +113,10 @@ def pending_after(transaction: Transaction, instance_id: int, limit: int, ae_tit
 
 
 def arrived_late(transaction: Transaction, ae_title: str, instance_id: int, at: datetime) -> int | None:
-    """Return the newest pending instance of an AE title above `instance_id`, received at `at` or earlier, or None.
+    """Return the id of the newest pending instance of an AE title that was received at `at` or earlier, or None.
 
-    Reads only the next few instances: an instance gets its time shortly before its id, so late rows are among them.
+    Reads only the next few instances after `instance_id`: an instance gets its time shortly before its id, so late rows
+    are among them.
     """
     following = (
         select(instances.c.instance_id, instances.c.received_at)
@@ -146,7 +147,7 @@ def last_number(transaction: Transaction) -> int:
 
 
 def resolve_pending(transaction: Transaction, instance_ids: Sequence[int]) -> dict[int, int]:
-    """Map each id to the id of a pending instance: the same id, or that of the newer instance that replaced it.
+    """Map each id to the id of a pending instance: the same id, or that of the instance that replaced it last.
 
     Ids that refer to no pending instance are omitted.
     """

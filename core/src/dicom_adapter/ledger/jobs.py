@@ -71,7 +71,7 @@ def get(transaction: Transaction, job_id: str) -> JobRow | None:
 
 
 def with_prefix(transaction: Transaction, prefix: str, limit: int) -> list[JobRow]:
-    """Return jobs whose id begins with `prefix` (hexadecimal digits)."""
+    """Return up to `limit` jobs whose id begins with `prefix` (hexadecimal digits)."""
     # A range, because LIKE reads the whole index; every hexadecimal digit sorts before "g".
     has_prefix = (jobs.c.job_id >= prefix) & (jobs.c.job_id < prefix + "g")
     return [_row(row) for row in transaction.execute(_select().where(has_prefix).order_by(jobs.c.job_id).limit(limit))]
@@ -105,7 +105,7 @@ class JobStudies:
     """The studies of a job's instances."""
 
     count: int
-    first: str  # the least Study Instance UID
+    first: str  # the Study Instance UID that is first in alphabetical order
 
 
 def studies(transaction: Transaction, numbers: Collection[int]) -> dict[int, JobStudies]:
@@ -145,7 +145,7 @@ def queue_heads(
 
     If `now` is None, jobs that wait for their next attempt are included. A time of the next attempt after `latest` is
     ignored: no retry waits that long, so the clock was put back, or the settings for retries have changed. The jobs in
-    `unless` are excluded.
+    `excluding` (by number) and in `unless` are excluded.
     """
     oldest = select(func.min(jobs.c.job_number)).where(
         jobs.c.submitter == submitter, _HAS_STEP, jobs.c.job_number.not_in(excluding)
@@ -291,7 +291,7 @@ class FailingJobs:
 
     submitter: str
     count: int
-    since: datetime  # time of the first failure since the last success of one of these jobs
+    since: datetime  # UTC; the earliest `failing_since` of these jobs
     error: str  # last error of the job that has failed for the longest time
 
 

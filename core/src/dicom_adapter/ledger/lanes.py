@@ -22,7 +22,7 @@ class LaneReport:
     state: LaneState
     reason: str  # why the lane is stopped, or why it runs without progress; else ""
     since: datetime  # UTC; time of the last change of `state`
-    waiting: tuple[Waiting, ...] = ()  # the groups that are due first, not all
+    waiting: tuple[Waiting, ...] = ()  # the groups that will be due next, not all
     groups: int = 0  # total number of waiting groups
     # `save` does not write the next two fields:
     full: str = ""  # why the AE title accepts no instances although its lane runs; else ""
@@ -48,7 +48,10 @@ def load(transaction: Transaction) -> dict[str, LaneReport]:
 
 
 def stopped_and_full(transaction: Transaction) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the AE titles of stopped lanes, and those that are full until an operator frees space; with reasons."""
+    """Return two mappings of AE titles to reasons: stopped lanes, and AE titles that are full.
+
+    A full AE title accepts no instances until an operator frees space.
+    """
     rows = transaction.execute(_STOPPED_OR_FULL).all()
     stopped = {ae_title: reason for ae_title, state, reason, _full in rows if state == LaneState.STOPPED.value}
     return stopped, {ae_title: full for ae_title, _state, _reason, full in rows if full}

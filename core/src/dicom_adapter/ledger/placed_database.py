@@ -22,12 +22,12 @@ class PlacedDatabase:
         self._logs: tuple[PlacedFile, ...] = ()
 
     def record_database(self) -> None:
-        """Remember the file that the first connection has opened."""
+        """Record the file that the first connection has opened."""
         if self._file is not None and not self._database:
             self._database = (_placed(self._file),)
 
     def record_logs(self) -> None:
-        """Remember the log and its index. Call this in a transaction: the files exist while a connection is open."""
+        """Record the log and its index. Call this in a transaction: the files exist while a connection is open."""
         if self._file is not None:
             real = os.path.realpath(self._file)
             self._logs = tuple(_placed(Path(f"{real}{suffix}")) for suffix in ("-wal", "-shm"))
@@ -50,5 +50,5 @@ class PlacedDatabase:
 def _placed(file: Path) -> PlacedFile:
     try:
         return PlacedFile.at(file)
-    except FileNotFoundError:  # between the opening of the file and this call
+    except FileNotFoundError:  # deleted between the opening of the database and this call
         raise LedgerReplaced(f"{file} is missing: it was deleted or moved, or its disk is not mounted") from None

@@ -1,4 +1,4 @@
-"""The high-water mark of each receiver run: the rows of all its instances up to this number are in the ledger.
+"""The high-water mark of each receiver run: all its instances up to this number have rows or were refused.
 
 If a power loss erases a row, the row is inserted again from the recovery record of its instance. Only records above
 the high-water mark are used: the mark is written in the same transaction as the rows, so a power loss erases both or

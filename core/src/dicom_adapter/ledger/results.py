@@ -103,7 +103,7 @@ def with_uids(
 ) -> dict[str, SameUid]:
     """Return an instance with each of these SOP Instance UIDs, if there is one: an input of the job before others.
 
-    Results that were quarantined count only if they are inputs, and the instance with the id `excluding` does not.
+    Results that were quarantined count only if they are inputs. The instance with the id `excluding` does not count.
     """
     is_input = exists().where(
         job_instances.c.job_number == job_number, job_instances.c.instance_id == instances.c.instance_id
@@ -148,7 +148,7 @@ def attachments_after(transaction: Transaction, number: int, limit: int) -> list
 
 
 def attachments_without_job(transaction: Transaction, limit: int) -> list[Attachment]:
-    """Return attachments whose jobs were deleted."""
+    """Return up to `limit` attachments whose jobs were deleted."""
     return _attachments(transaction, attachments.c.job_number.is_(None), limit)
 
 
@@ -182,7 +182,7 @@ def _attachments(
 
 # --- loop protection --------------------------------------------------------------------------------------------------
 
-# A result that was quarantined keeps its reason. It may be a copy of a received instance, so its UID says nothing.
+# Results with a reason are excluded. They were quarantined, and may be copies of received instances with the same UID.
 _result = instances.alias("result")
 _RETURNED = (
     select(instances.c.instance_id, _result.c.instance_id)
@@ -211,17 +211,17 @@ def returned(transaction: Transaction, ae_title: str, first: int, last: int) -> 
 
 @frozen(kw_only=True)
 class ResultRow:
-    """A result with its state in the ledger, and its deliveries."""
+    """A result with its state in the ledger."""
 
     instance: InstanceStorageInfo
     state: InstanceState
-    changed_at: datetime
+    changed_at: datetime  # UTC; time of the last change of `state`
     reason: str  # why it is, or was, quarantined; without patient data
-    outcome: str
+    outcome: str  # a value of InstanceOutcome once it is known, else ""
     job_number: int  # of the job that has produced it
     job_id: str  # "" if that job was deleted
     name: str = field(repr=False)  # of the output; may have patient data
-    keep_until: datetime | None
+    keep_until: datetime | None  # UTC; it is not reclaimed before
 
 
 _ROW = [
@@ -301,7 +301,7 @@ def release(transaction: Transaction, numbers: Iterable[int], at: datetime, reas
 
 
 def needed(transaction: Transaction, numbers: Iterable[int]) -> dict[int, str]:
-    """Return the results among `numbers` that an unfinished or failed job needs, each with the id of such a job."""
+    """Return the results in `numbers` that an unfinished, faulted or failed job needs, each with the id of one job."""
     found: dict[int, str] = {}
     for chunk in chunks(numbers):
         query = (

@@ -74,7 +74,7 @@ RowId = BigInteger().with_variant(Integer, "sqlite")
 
 # Columns whose values together identify a row of `series`
 SERIES_KEY = ("series_instance_uid", "study_instance_uid", "patient_id", "accession_number", "study_date", "modality")
-# States of jobs, see `JobState`. A job in the first two groups needs its instances.
+# States of jobs, see `JobState`. Unfinished and held jobs need their instances.
 UNFINISHED_JOB_STATES = ("queued", "created", "metadata-sent", "uploaded", "running")  # the job engine continues
 BEGUN_JOB_STATES = UNFINISHED_JOB_STATES[1:]  # of these, the jobs that exist on the platform
 HELD_JOB_STATES = ("faulted", "failed")  # an operator decides whether to retry or to cancel the job
@@ -152,7 +152,7 @@ Index("arrivals_of_instance", instances.c.sop_instance_uid)
 Index("results_of_job", instances.c.source_job, sqlite_where=text("source_job IS NOT NULL"))
 Index("results_by_uid", instances.c.sop_instance_uid, sqlite_where=text("source_job IS NOT NULL"))
 
-# See `ledger.series`.
+# Series that have arrived; the class `ledger.series.ArrivedSeries` explains the columns.
 series = Table(
     "series",
     metadata,
@@ -173,12 +173,12 @@ Index("series_of_accession_number", series.c.accession_number)
 Index("series_of_patient", series.c.patient_id)
 Index("series_by_time", series.c.seen_at)
 
-# Counters: `received` counts every row ever inserted into `instances`; each outcome counts the deleted rows with it.
+# Counters of received instances, results and deleted rows, see `ledger.counters`.
 tallies = Table(
     "tallies",
     metadata,
     Column("ae_title", String(16), primary_key=True),
-    Column("what", String(16), primary_key=True),
+    Column("what", String(16), primary_key=True),  # name of the counter
     Column("count", BigInteger, nullable=False),
 )
 
@@ -197,8 +197,8 @@ jobs = Table(
     Column("state", String(16), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("changed_at", UtcDateTime, nullable=False),
-    Column("attempts", Integer, nullable=False, server_default="0"),
-    Column("failing_since", UtcDateTime, nullable=True),  # time of the first of these attempts
+    Column("attempts", Integer, nullable=False, server_default="0"),  # failed attempts of the next step
+    Column("failing_since", UtcDateTime, nullable=True),  # time of the first failed attempt since the last success
     Column("next_attempt_at", UtcDateTime, nullable=True),
     Column("last_error", Text, nullable=False, server_default=""),
     Column("platform_job_id", Text, nullable=False, server_default=""),
@@ -207,9 +207,9 @@ jobs = Table(
     Column("faulted_in", String(16), nullable=True),  # the state in which a step failed permanently
     Column("cancel_requested", Boolean, nullable=False, server_default=text("0")),
     Column("platform_state", Text, nullable=False, server_default=""),  # last reported state of a started job
-    Column("platform_detail", Text, nullable=False, server_default=""),
-    Column("platform_finished", Boolean, nullable=False, server_default=text("0")),
-    Column("platform_asked_at", UtcDateTime, nullable=True),
+    Column("platform_detail", Text, nullable=False, server_default=""),  # details of this state
+    Column("platform_finished", Boolean, nullable=False, server_default=text("0")),  # the platform reported the end
+    Column("platform_asked_at", UtcDateTime, nullable=True),  # last poll of the status
     Column("run", Integer, nullable=False, server_default="1"),  # number of the run on the platform
     Column("started_at", UtcDateTime, nullable=True),  # time at which the run was started on the platform
     sqlite_autoincrement=True,
@@ -256,7 +256,7 @@ attachments = Table(
     "attachments",
     metadata,
     Column("attachment_number", RowId, primary_key=True, autoincrement=True),
-    # None after the job was deleted: then the stored object is deleted, and the row after it
+    # None: the job was deleted. Then the stored object is deleted first, and this row after it.
     Column("job_number", ForeignKey("jobs.job_number", ondelete="SET NULL"), nullable=True, index=True),
     Column("name", Text, nullable=False),  # the name that the pipeline chose; may have patient data
     Column("storage_key", Text, nullable=False),
@@ -270,9 +270,9 @@ lanes = Table(
     metadata,
     Column("ae_title", String(16), primary_key=True),
     Column("state", String(16), nullable=False),
-    Column("reason", Text, nullable=False),  # why the lane is stopped
-    Column("since", UtcDateTime, nullable=False),
-    Column("waiting", JSON, nullable=False),  # groups of the processor that are not due, at the last report
+    Column("reason", Text, nullable=False),  # why the lane is stopped, or why it runs without progress
+    Column("since", UtcDateTime, nullable=False),  # time of the last change of `state`
+    Column("waiting", JSON, nullable=False),  # number of waiting groups, and the groups that will be due next
     Column("full", Text, nullable=False, server_default=""),  # why no instances are accepted although the lane runs
     Column("restarts", Integer, nullable=False, server_default="0"),  # number of restarts that operators requested
 )
@@ -327,7 +327,7 @@ events = Table(
     sqlite_autoincrement=True,
 )
 Index("events_by_time", events.c.at)
-# Events that concern a whole AE title: few among the many events of its instances and jobs.
+# Condition of events that concern a whole AE title: few among the many events of its instances and jobs
 CONCERNS_AE_TITLE = "instance_id IS NULL AND job_id IS NULL AND association_id IS NULL"
 Index(
     "events_of_ae_title",
@@ -336,7 +336,7 @@ Index(
     sqlite_where=text(CONCERNS_AE_TITLE),
 )
 
-# See `ledger.senders`.
+# Accepted associations of each sender; the class `ledger.senders.Sender` explains the columns.
 senders = Table(
     "senders",
     metadata,
@@ -350,6 +350,8 @@ senders = Table(
     Column("refused", BigInteger, nullable=False),
 )
 Index("senders_by_time", senders.c.last_at)
+
+# Rejected associations of each hour; the class `ledger.senders.Rejected` explains the columns.
 rejections = Table(
     "rejections",
     metadata,
@@ -373,7 +375,7 @@ storages = Table(
     metadata,
     Column("identity", String(36), primary_key=True),  # UUID
     Column("generation", BigInteger, nullable=False),
-    Column("next_generation", BigInteger, nullable=True),  # written to the storage next, or written already
+    Column("next_generation", BigInteger, nullable=True),  # not None: the storage has this one, or still `generation`
     Column("recorded_at", UtcDateTime, nullable=False),
 )
 

@@ -20,7 +20,7 @@ from dicom_adapter.ledger.schema import EPOCH, rejections, senders
 
 MOST_OF_PEER = 20  # rows of the rejections of one address in an hour
 MOST_OF_HOUR = 500  # rows of all rejections in an hour
-MOST_SENDERS = 10_000
+MOST_SENDERS = 10_000  # rows of senders; above it, those with the oldest last association are deleted
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 KEY_OF_SENDER = ("calling_ae_title", "ae_title", "peer_address")
@@ -62,7 +62,7 @@ class Rejected:
 
 
 def add_associations(transaction: Transaction, ended: Iterable[Sender]) -> None:
-    """Add ended associations. The rejections of their senders are over."""
+    """Add ended associations, and clear `since` in the earlier rejections of their senders."""
     for one in ended:
         insert = sqlite.insert(senders).values(**asdict(one))
         new = insert.excluded
@@ -78,7 +78,7 @@ def add_associations(transaction: Transaction, ended: Iterable[Sender]) -> None:
 
 
 def add_rejections(transaction: Transaction, new: Iterable[Rejected]) -> None:
-    """Add rejections, each with those of the same sender, kind and hour."""
+    """Add rejections to the rows of the same sender, kind and hour."""
     for one in new:
         if not (_add(transaction, one) or _add(transaction, evolve(one, calling_ae_title="", ae_title=""))):
             _add(transaction, without_names(one), is_limited=False)
@@ -116,7 +116,7 @@ def _last_row(transaction: Transaction, one: Rejected, hour: datetime) -> Row[An
 
 
 def _is_full(transaction: Transaction, one: Rejected, hour: datetime) -> bool:
-    """Return whether the hour has no more space for a row of this peer. A row without AE titles has space longer."""
+    """Return whether the hour has no more space for this row. Only MOST_OF_HOUR limits rows without names."""
 
     def count(*conditions: ColumnElement[bool]) -> int:
         query = select(func.count()).select_from(rejections).where(rejections.c.hour == hour, *conditions)
@@ -148,7 +148,7 @@ def rejected(transaction: Transaction, since: datetime, until: datetime | None =
 
 
 def delete_old(transaction: Transaction, before: datetime, now: datetime) -> int:
-    """Delete rejections before a time, and senders that were not seen for a year or are too many; return the number."""
+    """Delete rejections before a time, senders not seen for a year, and senders above the limit; return the number."""
     count = transaction.execute(delete(rejections).where(rejections.c.hour < _hour(before))).rowcount
     for seen_at in _SEEN_AT:
         count += transaction.execute(delete(seen_at.table).where(seen_at < now - SENDERS_KEPT)).rowcount

@@ -1,7 +1,7 @@
 """The series that have arrived, with the attributes by which operators look for a study.
 
 There is a row for each series, and for each combination of values that its instances have. The rows of instances do
-not have these attributes: their instances repeat them, and an index of them would slow down receiving.
+not have these attributes: all instances of a series would repeat them, and an index of them would slow down receiving.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class ArrivedSeries(NamedTuple):
     accession_number: str = ""
     study_date: str = ""  # as in the data set
     modality: str = ""
-    study_description: str = ""  # this and the next only if the configuration keeps descriptions
+    study_description: str = ""  # both descriptions: only if the configuration keeps descriptions
     series_description: str = ""
 
 

@@ -1,4 +1,4 @@
-"""Studies that operators look for, with what they are recognized by."""
+"""Studies that operators look for, with the attributes by which operators recognize them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class StudySummary:
     study_instance_uid: str
     instances: int  # number of the instances that were looked for
     first_at: datetime  # UTC; arrival of the first of them
-    last_at: datetime  # UTC
+    last_at: datetime  # UTC; arrival of the last of them
     ae_titles: Sequence[str]
     calling_ae_titles: Sequence[str]
     jobs: Mapping[str, int]  # number of jobs with instances of the study, by state

@@ -1,4 +1,4 @@
-"""Queries about some instances, for example those of one study, and about their events and jobs.
+"""Queries about selected instances, for example those of one study, and about their events and jobs.
 
 An `InstanceSelection` selects the instances. Each query is one statement, for any number of instances.
 """

@@ -33,7 +33,7 @@ from dicom_adapter.net.negotiation import ACCEPTANCE
 from dicom_adapter.net.pdu import COMMAND, HEADER, LAST, PDV_HEADER, InvalidPdu
 from dicom_adapter.net.upper_layer import UpperLayer
 
-COMMAND_SET_LIMIT_BYTES = 1 << 14  # the command set of a C-STORE request has about 300 bytes
+COMMAND_SET_LIMIT_BYTES = 1 << 14  # longest command set that is accepted; that of a C-STORE request has about 300 bytes
 
 
 @frozen
@@ -87,7 +87,7 @@ class Acceptor:
         self._context_id = 0  # presentation context of the current message
         self._command_set = bytearray()
         self._command: Command | None = None
-        self.operation: object | None = None  # identifies the message of which a part has arrived, if there is one
+        self.operation: object | None = None  # a new object for each message that is arriving; None between messages
         self._unanswered: dict[int, tuple[Command, int]] = {}  # C-STOREs with their context IDs, by id() of the command
         self._is_releasing = False
 
@@ -204,7 +204,10 @@ class Acceptor:
     # --- requests of the caller ---------------------------------------------------------------------------------------
 
     def accept(self, contexts: Iterable[ContextResult], implementation: tuple[str, str]) -> None:
-        """Accept the association with these results of the contexts; `implementation`: class UID and version name."""
+        """Accept the association.
+
+        `contexts`: the result for each proposed presentation context; `implementation`: class UID and version name.
+        """
         assert self.request is not None  # reported by an AssociateIndication
         results = list(contexts)
         self._contexts = {context.context_id: context for context in results if context.result == ACCEPTANCE}

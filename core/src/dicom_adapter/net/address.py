@@ -63,7 +63,8 @@ def cannot_listen(bind: str, port: int, failure: OSError) -> str:
     }
     where = f"[{bind}]:{port}" if ":" in bind else f"{bind}:{port}"
     number = failure.errno or 0
-    reason = os.strerror(number) if number else str(failure)  # `socket` adds the address to `strerror`
+    # Not `failure.strerror`: `socket.create_server` adds the address to it.
+    reason = os.strerror(number) if number else str(failure)
     return f"cannot listen on {where}: {reason}; {steps.get(number, 'choose another address')}"
 
 

@@ -78,7 +78,10 @@ class Admission:
             self._waiting.append(_WaitingRequest(peer, on_slot, timer))
 
     def peers_at_limit(self) -> set[str]:
-        """Return the peers with as many associations as they may have; "" for all peers together. Thread-safe."""
+        """Return the peers with as many associations as a peer may have. Thread-safe.
+
+        The result contains "" if all peers together have as many associations as are allowed.
+        """
         counts = list(self._associations.items())
         limit = self._limit_of_peer
         found = {peer for peer, count in counts if limit is not None and count >= limit}

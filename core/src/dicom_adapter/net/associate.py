@@ -13,7 +13,7 @@ from attrs import field, frozen
 from dicom_adapter.net.codes import RejectReason
 from dicom_adapter.net.pdu import InvalidPdu
 
-PROTOCOL_VERSION = 1  # the bit of the field that must be set
+PROTOCOL_VERSION = 1  # the bit of the field Protocol-version that must be set
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"  # PS3.7 annex A.2.1
 MAX_CONTEXTS = 128  # their IDs are the odd numbers of one byte
 FIXED = struct.Struct(">H2x16s16s32s")  # version, called and calling AE title, reserved
@@ -21,7 +21,7 @@ ITEM = struct.Struct(">BxH")  # header of an item: type, length of the rest
 LONGEST_CACHED_BYTES = 4096  # longest request whose decoded form is cached
 CONTEXT_HEADER_BYTES = 4  # ID of a presentation context, reserved bytes
 PADDING = b" \0"
-AE_TITLE_BYTES = re.compile(rb"[\x20-\x5b\x5d-\x7e]+")  # PS3.5 section 6.2: ASCII without control characters and \
+AE_TITLE_BYTES = re.compile(rb"[\x20-\x5b\x5d-\x7e]+")  # PS3.5 section 6.2: no control characters, no backslash
 
 APPLICATION_CONTEXT_ITEM, PROPOSED_CONTEXT_ITEM, RESULT_CONTEXT_ITEM, USER_INFORMATION_ITEM = 0x10, 0x20, 0x21, 0x50
 ABSTRACT_SYNTAX_ITEM, TRANSFER_SYNTAX_ITEM = 0x30, 0x40
@@ -30,7 +30,7 @@ MAXIMUM_LENGTH_ITEM, CLASS_UID_ITEM, WINDOW_ITEM, ROLE_ITEM, VERSION_NAME_ITEM =
 # A-ASSOCIATE-RJ by the service-provider (ACSE) itself (PS3.8 table 9-21)
 APPLICATION_CONTEXT_NOT_SUPPORTED: RejectReason = (1, 1, 2)
 PROTOCOL_VERSION_NOT_SUPPORTED: RejectReason = (1, 2, 2)
-# For each of them, its name and the reason for the log and the operator
+# For each of these reasons: its name, and its description for the log and the operator
 PROVIDER_REJECTIONS: Mapping[RejectReason, tuple[str, str]] = {
     APPLICATION_CONTEXT_NOT_SUPPORTED: (
         "APPLICATION_CONTEXT_NOT_SUPPORTED",
@@ -74,12 +74,10 @@ class AssociateRequest:
     maximum_length: int = 0  # longest P-DATA-TF that the requestor receives, in bytes; 0: no limit
     implementation_class_uid: str = ""
     implementation_version_name: str = ""
-    roles: Mapping[str, tuple[bool, bool]] = field(
-        factory=dict
-    )  # by SOP class UID: are the SCU role and the SCP role proposed?
+    roles: Mapping[str, tuple[bool, bool]] = field(factory=dict)  # by SOP class UID: is the SCU, the SCP role proposed?
     has_window: bool = False  # the requestor negotiates the asynchronous operations window
     echoed: bytes = field(default=bytes(64), repr=False)  # AE titles and reserved bytes, which A-ASSOCIATE-AC repeats
-    irregularities: tuple[str, ...] = ()  # tolerated violations of the standard, without text of the peer
+    irregularities: tuple[str, ...] = ()  # tolerated violations of the standard; they quote no text of the peer
 
     @property
     def provider_rejection(self) -> RejectReason | None:

@@ -86,10 +86,10 @@ class _Association:
 
     association_id: str
     request: AssociationRequest
-    statuses: dict[str, int]
+    statuses: dict[str, int]  # number of C-STORE responses by name of the status
     began_at: float  # time of the event loop
     is_accepted: bool = False
-    how: str = "lost"
+    how: str = "lost"  # how it ends: "released", "aborted" or "lost"
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -128,7 +128,7 @@ class Connection(asyncio.BufferedProtocol):
         self._endpoint.connection_opened(self)
         self._check_deadline()
 
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio defines the parameter
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:

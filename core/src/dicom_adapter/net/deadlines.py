@@ -8,6 +8,7 @@ from __future__ import annotations
 from dicom_adapter.config.listening import DicomConfig
 from dicom_adapter.net.acceptor import Acceptor
 
+# What happened, by the configuration field whose time limit has passed
 INCOMPLETE = {
     "idle_timeout": "no data arrived",
     "pdu_timeout": "a PDU was not complete",

@@ -23,7 +23,7 @@ class AssociationState(Enum):
 
 @frozen
 class AssociateIndication:
-    """A-ASSOCIATE indication. The service-user calls `accept` or `reject` next."""
+    """A-ASSOCIATE indication. The service-user must call `accept` or `reject` next."""
 
     request: AssociateRequest
 
@@ -36,20 +36,20 @@ class ProviderRejection:
 
 
 class Fragment:
-    """P-DATA indication: a piece of a presentation data value. `data` is a view, valid as long as the buffer."""
+    """P-DATA indication: a piece of a presentation data value. `data` is a view of the received bytes, not a copy."""
 
     __slots__ = ("context_id", "data", "is_command", "is_last")
 
     def __init__(self, context_id: int, is_command: bool, is_last: bool, data: memoryview) -> None:
         self.context_id = context_id
         self.is_command = is_command
-        self.is_last = is_last  # the message's command or data set ends with this piece
+        self.is_last = is_last  # this piece is the end of the command set or of the data set of its message
         self.data = data
 
 
 @frozen
 class ReleaseIndication:
-    """A-RELEASE indication. The service-user calls `release` after it has sent all outstanding responses."""
+    """A-RELEASE indication. The service-user must call `release` after it has sent all outstanding responses."""
 
 
 @frozen

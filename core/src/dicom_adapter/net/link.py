@@ -72,7 +72,10 @@ def associated(
     timeout: float,
     tls: ssl.SSLContext | None = None,
 ) -> Iterator[Association]:
-    """Open an association for the duration of a `with` block. Raises Refused or Retriable."""
+    """Open an association for the duration of a `with` block. Raises Refused or Retriable.
+
+    `pairs`: SOP class and transfer syntax of each presentation context to propose; `timeout`: seconds.
+    """
     link = _Link(timeout=timeout, tls=tls)
     try:
         association = _associate(link, address, parse_ae_title(calling_ae_title), pairs)
@@ -91,6 +94,8 @@ def send_c_store(
     association: Association, path: Path, offset: int, pair: tuple[UID, UID], sop_instance_uid: UID, message_id: int
 ) -> Dataset:
     """Send the data set of a file as it is; return the response, or an empty data set if there was none.
+
+    `offset`: position of the data set in the file; `pair`: its SOP class and transfer syntax.
 
     `Association.send_c_store` of pynetdicom takes the UIDs of the request from the file meta information. This function
     sends the UIDs that are passed to it. Raises RuntimeError if the association has ended, and OSError if the file

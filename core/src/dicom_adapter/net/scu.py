@@ -70,9 +70,9 @@ def send(
 ) -> SendSummary:
     """Send Part 10 files as they are encoded, over as few associations as `per_association` allows.
 
-    `on_result` is called once for each file. After the loss of an association, another one is opened once. A file that
-    the peer does not store is a failure in the summary, never an exception. After a KeyboardInterrupt, all files whose
-    result is not known are such failures.
+    `on_result` is called once for each file. If an association is lost, its remaining files are sent over one more
+    association. A file that the peer does not store is a failure in the summary, never an exception. After a
+    KeyboardInterrupt, all files without a result are failures, too.
     """
     sender = _Sender(address=address, calling_ae_title=calling_ae_title, timeout=timeout, tls=tls, on_result=on_result)
     paths = list(files)

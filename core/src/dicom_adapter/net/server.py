@@ -82,7 +82,7 @@ class DicomServer:
     def _bind(self) -> socket.socket:
         """Bind the socket. Raises OSError, also if a shared port belongs to another service."""
         address = self.dicom.bind, self.dicom.port
-        if self._shares_port and self._is_first:
+        if self._shares_port and self._is_first:  # without SO_REUSEPORT, this fails if another program uses the port
             _bind_socket(address, shares_port=False, backlog=None).close()
         return _bind_socket(address, shares_port=self._shares_port, backlog=BACKLOG)
 
@@ -97,7 +97,7 @@ class DicomServer:
         return not self._thread.is_alive() and not self.is_stopping
 
     def stop(self, drain_seconds: float) -> None:
-        """Accept no more connections, wait `drain_seconds` for open associations, then abort the remaining ones."""
+        """Accept no more connections, wait for open associations, but at most `drain_seconds`, then abort the rest."""
         self.is_stopping = True
         self._run_in_loop(self._drain(drain_seconds))
         self.loop.call_soon_threadsafe(self.loop.stop)
@@ -170,7 +170,7 @@ class DicomServer:
     async def _read_header(self, header: ProxyHeader, accepted: socket.socket) -> None:
         while header.bytes_to_read:
             data = await self.loop.sock_recv(accepted, header.bytes_to_read)
-            if not data:  # a health check of a balancer
+            if not data:  # as in the health check of a load balancer
                 raise ConnectionAbortedError("closed before the end of its header")
             header.feed(data)
 
@@ -186,7 +186,7 @@ class DicomServer:
             if self._certificates is not None and isinstance(failure, OSError):
                 reason = _tls_failure(failure)
                 log.warning("tls_handshake_failed", peer=peer, reason=reason)
-                if not isinstance(failure, ConnectionResetError):  # the peer has disconnected, as health checks do
+                if not isinstance(failure, ConnectionResetError):  # raised if the peer disconnects, as in health checks
                     self._record_rejection(peer, RejectionCause.TLS, reason)
 
     def _tls_arguments(self) -> dict[str, Any]:

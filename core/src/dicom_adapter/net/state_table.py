@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dicom_adapter.net.indications import AssociationState
 
-# The columns of PS3.8 table 9-10 for the states in `AssociationState`. Rows in capitals are received PDUs.
+# The columns of PS3.8 table 9-10 for the states in `AssociationState`. A row named after a PDU, such as A-ABORT, is the
+# arrival of this PDU. "-": the event is impossible in the state.
 STATE_TABLE = """
     event                       Sta2    Sta3    Sta6    Sta8    Sta13
     A-ASSOCIATE-AC              AA-1    AA-8    AA-8    AA-8    AA-6

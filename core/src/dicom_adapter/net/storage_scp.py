@@ -21,10 +21,10 @@ from dicom_adapter.api.receiving import (
     StoreResult,
 )
 
-# Delivers results: pairs of a ticket and a result. The ticket is the object passed to `complete_store`; it identifies
-# the request.
 log = structlog.get_logger("dicom_adapter.net")
 
+# Delivers results: pairs of a ticket and a result. The ticket is the object passed to `complete_store`; it identifies
+# the request.
 Deliver: TypeAlias = Callable[[Sequence[tuple[Any, StoreResult]]], None]
 
 DataSetT = TypeVar("DataSetT", bound=IncomingDataSet)
@@ -57,7 +57,7 @@ class StorageScp(Protocol[DataSetT]):
     def decide(
         self, association_id: str, request: AssociationRequest, associations: int, associations_of_peer: int
     ) -> AssociationDecision:
-        """Accept or reject.
+        """Accept or reject an association.
 
         `associations`: number of open associations; `associations_of_peer`: number of open associations with this peer.
         Called on several threads; may block.

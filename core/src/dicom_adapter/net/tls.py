@@ -34,6 +34,7 @@ TOLERATED = (
 )
 CIPHERS = {TlsProfile.BCP195: RECOMMENDED + TOLERATED, TlsProfile.NON_DOWNGRADING: RECOMMENDED}
 
+# Of each file: time of the last change, size and inode; None if it cannot be read
 FileStamps = tuple[tuple[int, int, int] | None, ...]
 
 
@@ -47,7 +48,8 @@ def server_context(tls: TlsConfig) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(":".join(CIPHERS[tls.profile]))
     context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE | ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
-    # No session tickets: a ticket is valid for one of possibly several processes, and associations are long.
+    # No session tickets: only the receiver process that issued a ticket accepts it. Associations are long, so full
+    # handshakes are rare.
     context.options |= ssl.OP_NO_TICKET
     context.num_tickets = 0
     _load_certificate(context, tls.certificate, tls.key or tls.certificate)
@@ -136,9 +138,8 @@ class Certificates:
 
     def renew(self) -> None:
         """Load changed files. Open connections are not affected. If the files are not usable, keep the context."""
-        stamps = (
-            self._read_stamps()
-        )  # read before the files are loaded: a change during the load is noticed at the next call
+        # Read the stamps before the files are loaded: a change during the load is noticed at the next call.
+        stamps = self._read_stamps()
         if stamps == self._stamps:
             return
         self._stamps = stamps

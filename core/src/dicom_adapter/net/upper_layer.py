@@ -16,11 +16,14 @@ impossible in the state. The rules of this module follow from that:
    stored. The values of a P-DATA-TF are never stored: their pieces are reported as views of the received buffer.
 
     state   PS3.8 tables 9-1 to 9-5
-    Sta2    transport connection open, awaiting A-ASSOCIATE-RQ          Sta1, idle, is the state before and after
-    Sta3    awaiting the local A-ASSOCIATE response                     an `UpperLayer` is in use. The other
-    Sta6    association established, ready for data transfer            states belong to the requestor, or to a
-    Sta8    awaiting the local A-RELEASE response                       side that releases an association itself.
+    Sta1    idle: the connection is closed
+    Sta2    transport connection open, awaiting A-ASSOCIATE-RQ
+    Sta3    awaiting the local A-ASSOCIATE response
+    Sta6    association established, ready for data transfer
+    Sta8    awaiting the local A-RELEASE response
     Sta13   awaiting the transport connection's close
+
+PS3.8 has more states: those of the requestor, and those of a side that releases an association itself.
 """
 
 from __future__ import annotations
@@ -61,7 +64,8 @@ class UpperLayer:
         self.artim_runs = True  # AE-5
         self.has_ended = False  # the association has ended; the connection may still be open
         self.is_to_close = False
-        self.pdus_begun = 0  # number of PDUs, without those that `_parse_single_values` received as a whole
+        # Number of PDUs that have begun to arrive, without those that `_parse_single_values` received as a whole
+        self.pdus_begun = 0
         self.contexts: frozenset[int] = frozenset()  # IDs of the accepted presentation contexts
         self._maximum_length = maximum_length
         self._outgoing = bytearray()
@@ -70,7 +74,7 @@ class UpperLayer:
         self._body = bytearray()  # body of a PDU other than P-DATA-TF
         self._pdu_type = 0
         self._pdu_left = 0  # bytes of the current PDU that have not arrived
-        self._pdv_left = 0  # the same of the current presentation data value
+        self._pdv_left = 0  # the same for the current presentation data value
         self._context_id = 0
         self._control = 0
         self._parse: Callable[[memoryview], int] = self._parse_header
@@ -146,15 +150,13 @@ class UpperLayer:
             return
         action = _TABLE[event, self.state]
         if action is None:
-            if (
-                self.state is AssociationState.AWAITING_CLOSE
-            ):  # the service-user requested something after the end of the association
+            if self.state is AssociationState.AWAITING_CLOSE:  # a late request of the service-user: no effect
                 return
             raise RuntimeError(f"'{event}' is impossible in state {self.state.value}")
         action(self, outgoing)
 
     def _ae_6(self, _: bytes) -> None:
-        """Stop ARTIM; A-ASSOCIATE indication, or A-ASSOCIATE-RJ if the service provider does not support it."""
+        """Stop ARTIM; A-ASSOCIATE indication, or A-ASSOCIATE-RJ if the service-provider cannot accept the request."""
         self.artim_runs = False
         assert self._request is not None  # decoded just before
         self.state = AssociationState.AWAITING_DECISION

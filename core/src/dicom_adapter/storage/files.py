@@ -144,9 +144,8 @@ class FileStorage(StorageBackend[NoSettings]):
 
     def _publish(self, parts: dict[str, _PartFile], final_paths: dict[str, Path]) -> None:
         for key in final_paths.keys() - parts.keys():
-            if not final_paths[
-                key
-            ].exists():  # a file that exists was published earlier; its folder is synced again below
+            # An existing file was published earlier. Its folder is synced again below.
+            if not final_paths[key].exists():
                 raise _missing(key)
         for part in parts.values():
             if self.context.durable:

@@ -45,7 +45,7 @@ def make_instance(
 ) -> Dataset:
     """Create an instance of `modality` (a key of MODALITIES), ready for `write`.
 
-    `attributes` are further DICOM keywords and their values. Raises ValueError for an unknown modality, transfer syntax
+    `attributes` are additional DICOM attributes by keyword. Raises ValueError for an unknown modality, transfer syntax
     or keyword.
     """
     kind = _kind(modality)

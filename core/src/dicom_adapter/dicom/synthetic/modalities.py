@@ -29,7 +29,7 @@ class Modality:
     content: Literal["image", "report", "segmentation"] = "image"
     bits_stored: int = 12
     attributes: Mapping[str, Any] = field(factory=dict)
-    has_planes: bool = False  # images lie in a patient coordinate system (PS3.3 C.7.6.2 and C.7.4.1)
+    has_planes: bool = False  # the images have a position in patient coordinates (PS3.3 C.7.6.2 and C.7.4.1)
 
 
 MODALITIES: Mapping[str, Modality] = {

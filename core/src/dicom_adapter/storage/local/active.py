@@ -40,7 +40,7 @@ class ActiveSegment:
     syncs: int = 0  # number of syncs in progress
     is_named: bool = False  # the name of the file is durable
     is_full: bool = False  # no further records are added
-    is_unconfirmed: bool = False  # there was no checkpoint after its last recovery record
+    is_unconfirmed: bool = False  # there was no checkpoint after its last recovery record was written
     error: int = 0  # errno of the first failed write or sync; all later writes and syncs fail with it
     writing: threading.Lock = field(factory=threading.Lock)  # held while placed records are written or dropped
 
@@ -150,7 +150,7 @@ class ActiveSegments:
         return True
 
     def checkpoint(self) -> None:
-        """Mark all segments whose records are synced: their recovery records are not needed any longer."""
+        """Record that the recovery records in segments without unsynced records are not needed any longer."""
         with self._lock:
             confirmed = [active for active in self._active.values() if not active.unsynced]
             for active in confirmed:

@@ -50,4 +50,5 @@ class Buffers:
 
 
 def _allocate(content: int) -> Buffer:
-    return memoryview(mmap.mmap(-1, content + 2 * BLOCK))  # with space for the header and a recovery record
+    """Return a buffer for `content` bytes, with space for the header of the record and a recovery record."""
+    return memoryview(mmap.mmap(-1, content + 2 * BLOCK))

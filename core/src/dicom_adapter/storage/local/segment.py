@@ -41,6 +41,7 @@ CHECKSUM = struct.Struct("<I")  # the end of a record's header, and the beginnin
 ALIVE, DEAD = 1, 2
 PIECE = 1 << 20  # bytes read at a time
 MAX_PIECES = 1024  # maximum number of pieces that Linux writes in one call (IOV_MAX)
+# Error codes of fallocate(2) on a file system without holes
 NO_HOLES = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV})
 
 
@@ -71,7 +72,7 @@ class Segment:
 
     path: Path
     descriptor: int
-    nonce: bytes = field(repr=False)
+    nonce: bytes = field(repr=False)  # secret random bytes, with which each record begins
     end: int = BLOCK  # offset of the next record; only the writer maintains it
     _direct: int | None = None  # the writer's descriptor that bypasses the page cache; -1 if that is not supported
 
@@ -313,7 +314,7 @@ def write_all(descriptor: int, pieces: Sequence[bytes | bytearray | memoryview],
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 0x01, 0x02  # fallocate(2)
 
 _libc = ctypes.CDLL(None, use_errno=True)
-# Python does not have this function.
+# Python has no function for fallocate(2) with a mode.
 _fallocate = getattr(_libc, "fallocate64", None) or getattr(_libc, "fallocate", None)
 
 

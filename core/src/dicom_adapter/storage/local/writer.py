@@ -12,7 +12,7 @@ from dicom_adapter.storage.local.active import SUBJECT, ActiveSegment, ActiveSeg
 from dicom_adapter.storage.local.buffers import LARGE_BYTES, Buffer
 from dicom_adapter.storage.local.segment import BLOCK, RECORD, Record, with_checksum, write_all
 
-MAX_RECOVERY_RECORD_BYTES = 4000
+MAX_RECOVERY_RECORD_BYTES = 4000  # with its checksum, a recovery record fits into the last block of a buffer
 
 
 class LocalWriter(InstanceWriter):
@@ -97,7 +97,7 @@ class LocalWriter(InstanceWriter):
 
     @contextmanager
     def _free_on_failure(self) -> Iterator[None]:
-        """Context manager: free the space of the file if the block raises."""
+        """Context manager: free the buffer and the space of the record if the `with` block raises."""
         try:
             yield
         except BaseException as error:

@@ -1,4 +1,4 @@
-"""The first tables: instances, jobs and their instances, lanes, events."""
+"""The first tables: instances, jobs and their instances, lanes, events. `ledger.schema` explains the columns."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,7 @@
-"""Columns of the job engine: repeated steps, the state in which a job faulted, cancellation, status on the platform."""
+"""Columns of the job engine: repeated steps, the state in which a job faulted, cancellation, status on the platform.
+
+`ledger.schema` explains the columns.
+"""
 
 import sqlalchemy as sa
 from alembic import op

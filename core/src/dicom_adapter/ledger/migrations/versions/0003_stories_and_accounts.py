@@ -1,4 +1,7 @@
-"""Data for operators: times and outcomes of instances, counters, health, full AE titles and restarts of lanes."""
+"""Data for operators: times and outcomes of instances, counters, health, full AE titles and restarts of lanes.
+
+`ledger.schema` explains the columns.
+"""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,7 @@
-"""The configurations of the service: running and requested ones, and the AE titles and submitters that drain."""
+"""The configurations of the service: running and requested ones, and the AE titles and submitters that drain.
+
+`ledger.schema` explains the columns.
+"""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""The storage that belongs to the ledger: its identity and generation."""
+"""The storage that belongs to the ledger: its identity and generation (see `ledger.storages`)."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""The series that have arrived, with the attributes by which operators look for a study."""
+"""The series that have arrived, with the attributes by which operators look for a study (see `ledger.series`)."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0007"
 
 TEXTS = ("patient_id", "accession_number", "study_date", "modality", "study_description", "series_description")
 KEY = ["series_instance_uid", "study_instance_uid", "patient_id", "accession_number", "study_date", "modality"]
-# Earlier versions did not keep the other attributes.
+# Fill the table from the instances. Earlier versions did not keep the attributes that are empty here.
 OF_KNOWN_INSTANCES = """
     INSERT INTO series (series_instance_uid, study_instance_uid, patient_id, accession_number, study_date, modality,
                         study_description, series_description, seen_at)

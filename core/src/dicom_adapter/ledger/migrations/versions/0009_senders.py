@@ -1,4 +1,4 @@
-"""Statistics of senders: accepted and rejected associations."""
+"""Statistics of senders: accepted and rejected associations. `ledger.senders` explains the columns."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,7 @@
-"""Reports about associations for job processors, open associations, and how senders end their associations."""
+"""Reports about associations for job processors, open associations, and how senders end their associations.
+
+`ledger.association_schema` explains the columns.
+"""
 
 import sqlalchemy as sa
 from alembic import op

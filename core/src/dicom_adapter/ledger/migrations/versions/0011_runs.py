@@ -1,4 +1,4 @@
-"""Jobs that are followed until their end on the platform, in one or more runs."""
+"""Jobs that are followed until their end on the platform, in one or more runs. `ledger.schema` explains the columns."""
 
 import sqlalchemy as sa
 from alembic import op

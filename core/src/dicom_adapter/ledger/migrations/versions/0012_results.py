@@ -1,4 +1,7 @@
-"""Results of jobs: instances with the job that has produced them, and attachments."""
+"""Results of jobs: instances with the job that has produced them, and attachments.
+
+`ledger.schema` explains the columns.
+"""
 
 import sqlalchemy as sa
 from alembic import op
