@@ -32,6 +32,7 @@ BULK = 1 << 20  # bytes: reading ends at a value with at least this many unread 
 def read_texts(file: BinaryIO, transfer_syntax_uid: str, keywords: Iterable[str]) -> dict[str, str]:
     """Return the value of each attribute, "" if it is missing. Multiple values are separated by backslashes.
 
+    A value of more than 64 KiB ends the search: this attribute, and those after it, are returned as "".
     Bytes that are invalid in the character set are escaped. Raises ValueError for a keyword that has no text value,
     OSError if the file cannot be read, and UnreadableDataSet if it is not a Part 10 file, or is deflated.
     """
