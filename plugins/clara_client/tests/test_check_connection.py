@@ -1,4 +1,4 @@
-"""The submitters ask their platform for `check --connect`, without any change there."""
+"""`check_connection`, which `check --connect` calls: it changes nothing on the platform or on this machine."""
 
 from __future__ import annotations
 
@@ -30,13 +30,11 @@ def submitter(kind: str, address: str, context: SubmitterContext) -> Submitter[A
 
 
 @pytest.mark.parametrize("kind", ["grpc", "rest"])
-def test_a_platform_is_asked_without_a_change(
-    platform_emulator: PlatformEmulator, context: SubmitterContext, tmp_path: Path, kind: str
-) -> None:
+def test_the_check_only_lists_jobs(platform_emulator: PlatformEmulator, context: SubmitterContext, kind: str) -> None:
     """No data folder is created, because the submitter is not open."""
     address = platform_emulator.grpc if kind == "grpc" else platform_emulator.rest
-    asked = submitter(kind, address, context)
-    assert asked.check_connection().startswith(f"{address} answers")
+    checked = submitter(kind, address, context)
+    assert checked.check_connection().startswith(f"{address} answers")
     (call,) = platform_emulator.log.wait_for("Jobs.List")
     assert [call] == list(platform_emulator.log.calls())
     assert not context.data_folder.exists()
@@ -52,11 +50,11 @@ def test_the_folder_of_the_fake_platform_must_be_a_folder(context: SubmitterCont
     """The folder is created by `open`, not by the check."""
     (tmp_path / "file").touch()
 
-    def asked(folder: Path | None) -> str:
+    def check(folder: Path | None) -> str:
         return FakeSubmitter(FakeSettings(folder=folder), context).check_connection()
 
-    assert "jobs are kept in memory" == asked(None)
-    assert f"jobs are kept in {tmp_path / 'new'}" == asked(tmp_path / "new")
+    assert "jobs are kept in memory" == check(None)
+    assert f"jobs are kept in {tmp_path / 'new'}" == check(tmp_path / "new")
     assert not (tmp_path / "new").exists()
     with pytest.raises(DicomAdapterError, match="must be a folder that the service's user can write"):
-        asked(tmp_path / "file" / "inside")
+        check(tmp_path / "file" / "inside")

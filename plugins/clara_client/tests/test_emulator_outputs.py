@@ -59,7 +59,7 @@ def test_a_job_that_does_not_succeed_has_no_outputs(made: Path, status: ClaraJob
 
 
 def test_outputs_appear_at_the_end_of_the_job(made: Path) -> None:
-    """They are kept with the job's plan, also if the emulator is started again without that plan."""
+    """The plan is saved with the job: the job has its outputs even if the emulator is restarted with another plan."""
     times = [NOON]
     before = EmulatedPlatform(
         folder=made.parent / "platform",

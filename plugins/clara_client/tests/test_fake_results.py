@@ -59,7 +59,7 @@ def results(submitter: FakeSubmitter, job: Job) -> dict[str, bytes]:
 
 
 def test_without_outcome_jobs_are_not_followed(make: Make) -> None:
-    """As before there were results: the job runs for ever."""
+    """A started job never ends on the fake platform."""
     submitter = make(outcome=None)
     assert not submitter.follows_jobs
     job = submit(submitter)
@@ -161,6 +161,6 @@ def test_a_missing_output_folder_is_reported_on_open(make: Make, tmp_path: Path)
         make(output_folder=tmp_path / "nowhere")
 
 
-def test_keys_for_the_end_need_an_outcome() -> None:
+def test_settings_for_the_end_of_jobs_need_an_outcome() -> None:
     with pytest.raises(ValueError, match="need outcome"):
         FakeSettings(run_seconds=2)

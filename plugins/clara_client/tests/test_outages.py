@@ -1,4 +1,4 @@
-"""Both submitters in an adapter with a virtual clock, against the emulator: failures, and how jobs continue."""
+"""`clara-grpc` and `clara-rest` in an adapter with a virtual clock: jobs continue after failures of the platform."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def test_each_job_is_submitted_once_and_in_order_after_an_outage(
     # The first call is ignored: during the outage the jobs retry after random pauses, so any job may be the first.
     _first_after_the_outage, *steps = pipelines_of_steps(platform_emulator, platform_emulator.log.calls())
     while_both_wait = steps[: len(steps) - steps[::-1].index(HEAD)]
-    # A job has five steps, one of them without a call. During the 30 steps of the six urgent jobs, the oldest jobs
-    # have 4 or 5.
+    # A job has five steps, one of them without a call. During the 30 steps of the six urgent jobs (HEAD), four or five
+    # steps are of the oldest jobs (LUNG): three or four calls.
     assert while_both_wait.count(LUNG) in (3, 4)
 
 

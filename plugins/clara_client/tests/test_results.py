@@ -12,6 +12,7 @@ from attrs import evolve
 from dicom_adapter import Job, Permanent, PlatformStatus, Retriable, Submitter, SubmitterContext
 from dicom_adapter.testing.submitter_jobs import JobSteps, make_job, make_upload
 from dicom_adapter_clara_client.emulator import CallFault, CallFaultKind, ClaraJobStatus, NotFound, RunPlan
+from dicom_adapter_clara_client.emulator.grpc_server import THREADS
 from dicom_adapter_clara_client.grpc_settings import ClaraGrpcSettings
 from dicom_adapter_clara_client.grpc_submitter import ClaraGrpcSubmitter
 from dicom_adapter_clara_client.platform_results import ListedFile, check_patterns, results_of
@@ -86,7 +87,7 @@ def test_only_a_healthy_job_has_succeeded(
     assert expected == submitter.status(job)
 
 
-def test_jobs_are_followed_unless_the_configuration_says_otherwise(connect: Connect) -> None:
+def test_jobs_are_followed_unless_follow_is_false(connect: Connect) -> None:
     assert (True, False) == (connect().follows_jobs, connect(follow=False).follows_jobs)
 
 
@@ -138,14 +139,14 @@ def test_an_interrupted_call_is_retriable(
     assert {f"{WRITER}/PATIENT": LARGE} == read(submitter, job)
 
 
-def test_a_missing_file_is_a_permanent_error_without_its_name(
+def test_a_file_of_a_deleted_payload_is_a_permanent_error(
     submitter: Submitter[Any], job: Job, platform_emulator: PlatformEmulator
 ) -> None:
-    """The name may contain a patient's id."""
+    """The error does not have the name of the file, which may contain a patient's id."""
     finish(platform_emulator, job, operators__writer__PATIENT=b"1")
     (result,) = submitter.results(job)
     platform_emulator.platform.payloads.delete(job.platform_payload_id)
-    with pytest.raises((Permanent, Retriable), match="results: result 1") as raised, result.open() as source:
+    with pytest.raises(Permanent, match="results: result 1") as raised, result.open() as source:
         source.read()
     assert "PATIENT" not in str(raised.value)
 
@@ -154,13 +155,13 @@ def test_an_unread_download_is_ended(submitter: Submitter[Any], job: Job, platfo
     """The core may stop reading, for example when its storage is full."""
     finish(platform_emulator, job, operators__writer__1=LARGE)
     (result,) = submitter.results(job)
-    for _ in range(20):
+    for _ in range(THREADS + 1):  # more downloads than the gRPC server can serve at the same time
         with result.open() as source:
             assert LARGE[:1000] == source.read(1000)
     assert {f"{WRITER}/1": LARGE} == read(submitter, job)
 
 
-def test_a_payload_is_deleted_only_if_it_is_configured(
+def test_a_payload_is_deleted_only_with_delete_payloads(
     connect: Connect, job: Job, platform_emulator: PlatformEmulator
 ) -> None:
     """Other programs may read payloads."""
@@ -176,7 +177,7 @@ def test_a_payload_is_deleted_only_if_it_is_configured(
 
 
 def test_a_payload_of_a_running_job_is_not_deleted(connect: Connect, job: Job) -> None:
-    """The platform refuses."""
+    """The platform refuses: over REST with 409 (Permanent), over gRPC with an unpublished code (Retriable)."""
     with pytest.raises((Permanent, Retriable), match="clean up"):
         connect(delete_payloads=True).clean_up(job)
 
@@ -198,8 +199,8 @@ def send(*pieces: bytes) -> Callable[[str, ListedFile], Generator[bytes, None, N
     return lambda _subject, _file: (piece for piece in pieces)
 
 
-def test_names_may_be_rooted() -> None:
-    """NVIDIA's sample expects names such as /operators/…."""
+def test_a_leading_slash_is_removed_from_a_name() -> None:
+    """Some platforms list names such as /operators/…, as a sample of NVIDIA expects."""
     assert ["operators/a/1", "b"] == names_in("/operators/a/1", ".//b", "/input/x", "input/y")
 
 

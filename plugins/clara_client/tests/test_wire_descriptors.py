@@ -12,9 +12,10 @@ from dicom_adapter_clara_client.wire import clara_pb2, common_pb2, jobs_pb2, pay
 
 FACTS = Path(__file__).with_name("wire_facts.tsv")
 PACKAGE = "nvidia.clara.platform."
+# Names of the types of fields, by their numbers in a descriptor.
 TYPES = {1: "double", 2: "float", 4: "uint64", 5: "int32", 8: "bool", 9: "string", 12: "bytes", 13: "uint32"}
 TYPES |= {17: "sint32", 18: "sint64"}
-MESSAGE, ENUM = 11, 14
+MESSAGE, ENUM = 11, 14  # the types whose names are in the descriptor of the field
 FILES = [module.DESCRIPTOR for module in (common_pb2, jobs_pb2, payloads_pb2, pipelines_pb2, clara_pb2)]
 
 

@@ -26,7 +26,7 @@ def shared_podman() -> Iterator[Podman]:
 
 @pytest.fixture
 def podman(shared_podman: Podman, monkeypatch: pytest.MonkeyPatch) -> Iterator[Podman]:
-    """A real podman, which processes that a test starts use, too. Containers are removed after the test."""
+    """A real podman, also for the processes that a test starts. Containers are removed after the test."""
     for name, value in shared_podman.environment.items():
         monkeypatch.setenv(name, value)
     yield shared_podman

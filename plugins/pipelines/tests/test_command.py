@@ -20,11 +20,11 @@ def read_number(path: Path) -> int:
     return int(wait_until(lambda: path.exists() and path.read_text().strip(), "the number"))
 
 
-# --- the way of a job
+# --- input and results
 
 
 def test_command_gets_the_instances_and_its_files_are_the_results(pipelines: Pipelines) -> None:
-    """Input is in a folder for each series, in the order of the job; results have the names of the output."""
+    """Input is in a folder for each series, in the order of the job; results have the names of the output files."""
     pipelines.configure(COPY)
     job = pipelines.start(files=3)
     status = pipelines.end(job)
@@ -71,7 +71,7 @@ def test_job_file_has_the_metadata(pipelines: Pipelines) -> None:
 
 
 def test_folder_may_be_relative(pipelines: Pipelines, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is relative to the current folder of the service, which is not that of a runner."""
+    """The path is relative to the current folder of the service; the runner has another current folder."""
     monkeypatch.chdir(pipelines.folder)
     pipelines.context = SubmitterContext(name="local", data_folder=Path("relative"))
     assert pipelines.run(COPY).succeeded, pipelines.log()
@@ -183,7 +183,7 @@ def test_background_processes_are_ended_with_the_command(pipelines: Pipelines) -
     assert "processes running, which were ended: it must wait for them" in status.detail
 
 
-def test_endless_text_is_bounded(pipelines: Pipelines) -> None:
+def test_log_of_a_command_that_prints_much_is_bounded(pipelines: Pipelines) -> None:
     """The head and the tail of the log are kept; the command is not slowed down by a full pipe."""
     line = 'head -c 10000 /dev/zero | tr "\\0" x; echo'
     code = f'echo first; for i in $(seq 300); do {line}; done; echo last; touch "$2/x"'
@@ -266,7 +266,7 @@ def test_each_job_has_a_gpu_for_itself(pipelines: Pipelines) -> None:
     ],
     ids=["link", "link-to-folder", "fifo", "hard-link", "deep", "name"],
 )
-def test_output_with_other_than_files_is_refused(pipelines: Pipelines, code: str, problem: str) -> None:
+def test_output_that_is_not_collected_fails_the_job(pipelines: Pipelines, code: str, problem: str) -> None:
     """The reason has no name of a file, because a name may be patient data; the log has it."""
     status = pipelines.run(shell(code))
     assert (False, True) == (status.succeeded, problem in status.detail), status.detail
@@ -322,7 +322,10 @@ def test_clean_up_keeps_the_log(pipelines: Pipelines) -> None:
 
 
 def test_old_logs_are_deleted(pipelines: Pipelines) -> None:
-    """A job whose results were not collected is kept at a start, because the service may have been down."""
+    """At the start of the service, a job whose results were not collected is kept: the service may have been down.
+
+    A later job deletes it, too.
+    """
     pipelines.configure(("true",), expect_results=False)
     old, kept = pipelines.start(1), pipelines.start(2)
     for job in (old, kept):
@@ -332,7 +335,7 @@ def test_old_logs_are_deleted(pipelines: Pipelines) -> None:
         os.utime(pipelines.of(job).path, (0, 0))
     pipelines.submitter().open()
     assert [kept.run_id] == [folder.path.name for folder in pipelines.submitter().folders.all()]
-    pipelines.submitter().create_job(make_job(3, "lung"))  # the first job after an hour
+    pipelines.submitter().create_job(make_job(3, "lung"))  # of a new submitter, which has not deleted anything yet
     assert [make_job(3, "lung").run_id] == [folder.path.name for folder in pipelines.submitter().folders.all()]
 
 
@@ -346,7 +349,7 @@ def test_retry_keeps_only_the_log_of_the_earlier_run(pipelines: Pipelines) -> No
     pipelines.end(again)
 
 
-def test_upload_is_stored_once(pipelines: Pipelines) -> None:
+def test_repeated_upload_does_not_change_the_stored_instance(pipelines: Pipelines) -> None:
     pipelines.configure(("true",))
     steps = pipelines.steps(files=1)
     for _ in range(2):
@@ -354,7 +357,7 @@ def test_upload_is_stored_once(pipelines: Pipelines) -> None:
     assert [b"0"] == [file.path.read_bytes() for file in pipelines.of(steps.job).uploaded()]
 
 
-def test_signals_of_a_command_are_the_defaults(pipelines: Pipelines) -> None:
-    """A signal that the runner handles is not ignored by its command."""
+def test_command_starts_with_the_default_signal_handlers(pipelines: Pipelines) -> None:
+    """The runner ignores SIGHUP; its command must not inherit this."""
     code = "import signal, sys; sys.exit(signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL)"
     assert pipelines.run(python(code), expect_results=False).succeeded

@@ -33,12 +33,12 @@ def record(folder: JobFolder) -> PlatformRecord:
     )
 
 
-# The command ends when the test writes its exit status.
+# The command ends when the test writes the exit status into the file `end`.
 WAIT = ("/bin/sh", "-c", 'until [ -e "$1/end" ]; do sleep 0.05; done; exit "$(cat "$1/end")"', "script", "{work}")
 
 
 class TestCommand(BaseSubmitterTests):
-    """Its jobs run until the test ends or cancels them."""
+    """The commands run until the test ends them or cancels their jobs."""
 
     unknown_pipeline_id = "brain"
     pipeline_id = "lung"

@@ -110,7 +110,7 @@ def test_text_that_is_not_a_uid_is_never_part_of_a_path(uid: str) -> None:
     assert replaced == safe_uid(uid)
 
 
-# --- another user
+# --- commands of another user
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def reachable(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_command_of_another_user_reads_input_and_writes_output(reachable: Path) -> None:
-    """And it can read no other file of the job."""
+    """The command cannot read launch.json, which contains secrets."""
     pipelines = Pipelines(reachable)
     code = 'id -un > "$2/user"; cat "$1"/*/*.dcm > "$2/copy"; cat "$3" > "$2/job"'
     command = shell(f'{code}; cat "$0"/*/launch.json && touch "$2/read"; true')

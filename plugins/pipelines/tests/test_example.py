@@ -19,7 +19,7 @@ from dicom_adapter_pipelines import example
 
 Run = Callable[..., "list[Dataset]"]
 IMAGES = ["CT", "MR", "CR", "DX", "US", "OT"]
-SAME = [*example.ALWAYS_COPIED, *example.COPIED]
+COPIED = [*example.ALWAYS_COPIED, *example.COPIED]
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def required(program: str) -> str:
     found = shutil.which(program)
     if found is None:
         if program in os.environ.get("DICOM_ADAPTER_TESTS_REQUIRE", ""):
-            pytest.fail(f"{program} is not installed, and DICOM_ADAPTER_TESTS_REQUIRE asks for it")
+            pytest.fail(f"{program} is not installed, and DICOM_ADAPTER_TESTS_REQUIRE requires it")
         pytest.skip(f"{program} is not installed")
     return found
 
@@ -77,7 +77,7 @@ def test_the_report_has_a_valid_tree(run: Run) -> None:
 
 
 def test_results_belong_to_the_patient_and_the_study(run: Run) -> None:
-    """Their series and instances are new. Texts in any character set are unchanged."""
+    """The results have new UIDs of series and instance. Texts in any character set are unchanged."""
     study = make_study(
         patient_id="PID-4711",
         issuer="HERE",
@@ -88,7 +88,7 @@ def test_results_belong_to_the_patient_and_the_study(run: Run) -> None:
     )
     image, report = run(*study)
     for result in (image, report):
-        assert [study[0].get(keyword) for keyword in SAME] == [result.get(keyword) for keyword in SAME]
+        assert [study[0].get(keyword) for keyword in COPIED] == [result.get(keyword) for keyword in COPIED]
         assert {result.SeriesInstanceUID, result.SOPInstanceUID}.isdisjoint(
             {one.SOPInstanceUID for one in study} | {one.SeriesInstanceUID for one in study}
         )
@@ -97,7 +97,7 @@ def test_results_belong_to_the_patient_and_the_study(run: Run) -> None:
 
 
 def test_results_refer_to_their_source(run: Run) -> None:
-    """The report lists all instances of the study as evidence, and the new image."""
+    """The report lists all instances of the study and the new image as evidence."""
     study = make_study(series=2, instances=3)
     image, report = run(*study)
     [source] = image.SourceImageSequence
@@ -147,6 +147,7 @@ def test_any_image_has_results(run: Run, case: str) -> None:
         (344, 7) == (capture.Rows, capture.Columns) if case == "large" else (20, 19) == (capture.Rows, capture.Columns)
     )
     assert capture.Rows * capture.Columns == len(capture.PixelData)
+    # An image that cannot be read is black, with a white frame.
     values = {255} if case in ("compressed", "truncated") else set(range(256))
     assert set(capture.PixelData) - {0} <= values
 

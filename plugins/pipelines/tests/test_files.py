@@ -1,4 +1,4 @@
-"""Files of job folders: complete or absent, deleted whatever a command did to them, and logs of bounded size."""
+"""Files of job folders: they are complete or absent, and can always be deleted; logs have a bounded size."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from dicom_adapter_pipelines.durable_files import new_file, remove_tree, write_f
 from dicom_adapter_pipelines.outputs import OutputRefused, list_outputs, measure
 
 
-def test_incomplete_file_has_no_name(tmp_path: Path) -> None:
-    """An earlier file stays until the new one is complete."""
+def test_file_is_replaced_only_by_a_complete_file(tmp_path: Path) -> None:
+    """After an error, the earlier file remains, and no temporary file."""
     write_file(tmp_path / "x", b"before")
     with pytest.raises(OSError, match="disk"), new_file(tmp_path / "x") as file:
         file.write(b"half")
@@ -37,8 +37,8 @@ def deep(tmp_path: Path) -> Path:
     return tmp_path / "deep"
 
 
-def test_deep_folders_are_deleted(deep: Path) -> None:
-    """And refused as output, without exhausting the stack or the file descriptors."""
+def test_deep_folders_are_refused_as_output_and_deleted(deep: Path) -> None:
+    """Neither exhausts the stack or the file descriptors."""
     for action in (list_outputs, measure):
         with pytest.raises(OutputRefused, match="too many folders in each other"):
             action(deep)
@@ -66,7 +66,7 @@ def test_link_instead_of_a_folder_is_deleted_without_its_target(tmp_path: Path) 
 
 @pytest.mark.parametrize("size", [1, 7, 100, 1000])
 def test_log_keeps_head_and_tail(tmp_path: Path, size: int) -> None:
-    """Whatever the sizes of the writes; readable at any moment."""
+    """The sizes of the writes do not matter. The log is the same before and after it is closed."""
     log = BoundedLog(tmp_path / "log", 400)
     text = b"".join(b"%04d " % number for number in range(1000))
     for start in range(0, len(text), size):

@@ -1,4 +1,4 @@
-"""A command runs once, whatever happens to the service; after a power loss it runs again, so many times at most."""
+"""A command runs once, even if the service is killed; after a power loss it runs again, at most `reruns` times."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dicom_adapter_pipelines.outcome import load_attempts
 from dicom_adapter_pipelines.runner import start_runner
 from support.command_jobs import Pipelines, alive, shell, wait_until
 
-# Notes its run and its processes, then waits for the file `release`.
+# Notes its run, its runner and a child process, then waits for the file `release`.
 NOTED = """
 echo x >> "$0/runs-$(basename "$(dirname "$1")")"; echo $PPID > "$4/runner"
 (trap "" TERM; while :; do sleep 1; done) & echo $! > "$4/child.part"; mv "$4/child.part" "$4/child"
@@ -52,13 +52,13 @@ def runs(pipelines: Pipelines, job: Job) -> int:
 
 
 def note(pipelines: Pipelines, job: Job, name: str) -> int:
-    """Wait until the command has noted a process, and return it."""
+    """Wait until the command has noted the id of a process, and return the id."""
     path = pipelines.of(job).work / name
     return int(wait_until(lambda: path.exists() and path.read_text().strip(), name))
 
 
 def release(pipelines: Pipelines, job: Job) -> None:
-    """Let the commands end, and wait for the success of a job."""
+    """Create the file that lets all commands end, and wait for the success of a job."""
     (pipelines.folder / "release").touch()
     status = pipelines.end(job)
     assert status.succeeded, status.detail
@@ -97,7 +97,10 @@ def killed_at(change: int, action: Callable[[], object]) -> None:
 
 
 def kill_at_changes(pipelines: Pipelines, first: int, step: int) -> int:
-    """Kill the service at every `step`th change of a job's way, and continue after a restart; return the number."""
+    """Start a job for every `step`th change, kill the service before this change, and start the job again.
+
+    Each job must succeed, after one run of its command. Return the number of jobs.
+    """
     change, jobs = first, []
     while (ended := forked(partial(killed_at, change, partial(pipelines.start, change, files=2)))) < 0:
         jobs.append(pipelines.start(change, files=2))
@@ -119,13 +122,13 @@ def test_service_killed_at_some_changes_runs_the_command_once(noted: Pipelines) 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_service_killed_at_every_change_runs_the_command_once(noted: Pipelines) -> None:
-    """The commands end at once, so that a start may also find the outcome."""
+    """The commands end at once, so that a repeated start may also find the outcome."""
     (noted.folder / "release").touch()
     assert 30 < kill_at_changes(noted, 1, 1)
 
 
 def test_service_killed_while_the_runner_starts(noted: Pipelines) -> None:
-    """The runner continues without the process that started it; a repeated start finds it."""
+    """The runner continues without the process that started it; a repeated start finds this runner."""
     steps = noted.steps()
     service = os.fork()
     if service == 0:
@@ -142,7 +145,7 @@ def test_service_killed_while_the_runner_starts(noted: Pipelines) -> None:
 
 
 def test_starts_at_the_same_time_run_the_command_once(noted: Pipelines) -> None:
-    """Verified to fail without the lock of the job folder, and if a runner does not look for the outcome."""
+    """Verified to fail without the lock of the job folder, and if a runner ignores an existing outcome."""
     steps = noted.steps()
     steps.start(noted.submitter())
     children = [os.fork() for _ in range(4)]
@@ -158,7 +161,7 @@ def test_starts_at_the_same_time_run_the_command_once(noted: Pipelines) -> None:
     assert 1 == runs(noted, steps.job)
 
 
-def test_result_of_a_job_that_ended_while_the_service_was_down(noted: Pipelines) -> None:
+def test_result_of_a_job_that_ended_while_the_service_was_down_is_found(noted: Pipelines) -> None:
     (noted.folder / "release").touch()
     assert 0 == forked(noted.start)
     job = noted.steps().job
@@ -167,7 +170,10 @@ def test_result_of_a_job_that_ended_while_the_service_was_down(noted: Pipelines)
 
 
 def interrupt(pipelines: Pipelines, job: Job, *, power_loss: bool) -> int:
-    """Kill the runner of a job, and after a power loss also its command; return a process that the command started."""
+    """Kill the runner of a job; for a power loss, kill also the child of its command and change the recorded boot id.
+
+    Return the id of the child.
+    """
     runner, child = note(pipelines, job, "runner"), note(pipelines, job, "child")
     os.kill(runner, signal.SIGKILL)
     wait_until(lambda: not pipelines.of(job).is_running, "the end of the runner")
@@ -182,7 +188,10 @@ def interrupt(pipelines: Pipelines, job: Job, *, power_loss: bool) -> int:
     ("power_loss", "reason"), [(False, "the runner was stopped or killed"), (True, "the machine was restarted")]
 )
 def test_interrupted_command_runs_again(noted: Pipelines, power_loss: bool, reason: str) -> None:
-    """With an empty output, and without processes of the first run. Verified to fail without `_end_remains`."""
+    """The second run has an empty output, and the processes of the first run are ended.
+
+    Verified to fail without `_end_remains`.
+    """
     job = noted.start()
     child = interrupt(noted, job, power_loss=power_loss)
     (noted.of(job).output / "half").touch()
@@ -196,7 +205,7 @@ def test_interrupted_command_runs_again(noted: Pipelines, power_loss: bool, reas
 
 
 def test_command_that_is_interrupted_again_and_again_fails(noted: Pipelines) -> None:
-    """A command that kills its runner, or crashes the machine, does not do so for ever."""
+    """A command that kills its runner or crashes the machine must not do so endlessly."""
     job = noted.start()
     for run in (1, 2):
         wait_until(lambda run=run: runs(noted, job) == run, "the run")
@@ -210,7 +219,7 @@ def test_command_that_is_interrupted_again_and_again_fails(noted: Pipelines) -> 
 
 
 def test_interrupted_job_can_be_cancelled(noted: Pipelines) -> None:
-    """What the killed runner has left is ended, and the command does not run again."""
+    """The processes that the killed runner has left running are ended, and the command does not run again."""
     job = noted.start()
     child = interrupt(noted, job, power_loss=False)
     noted.submitter().cancel(job)

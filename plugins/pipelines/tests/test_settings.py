@@ -32,7 +32,7 @@ from support.command_jobs import Pipelines, shell
     ],
 )
 def test_values_that_cannot_work_are_refused(name: str, value: Any, problem: str) -> None:
-    """By the validator of the key, which the core calls with None as the instance."""
+    """The core calls the validator of a key with None as the instance."""
     field = getattr(fields(CommandPipeline), name)
     with pytest.raises(ValueError, match=problem):
         field.validator(None, field, value)
@@ -49,14 +49,14 @@ def test_gpus_are_listed_once() -> None:
 
 
 def test_settings_of_a_module_need_its_contract() -> None:
-    """Otherwise nothing would read them."""
+    """With another contract, nothing would read the settings."""
     with pytest.raises(ValueError, match='are for a mercure module only: set contract = "mercure"'):
         CommandPipeline(command=("x",), settings={"a": 1})
     CommandPipeline(command=("x",), settings={"a": 1}, contract=Contract.MERCURE)
 
 
 def test_secrets_reach_the_command_and_no_file_that_others_can_read(pipelines: Pipelines) -> None:
-    """After the job is cleaned up, they are in no file."""
+    """After the clean-up of the job, no file contains the secrets."""
     pipelines.configure(shell('echo "$LICENSE" > "$2/license"'), environment={"LICENSE": Secret("open sesame")})
     job = pipelines.start()
     assert pipelines.end(job).succeeded

@@ -1,7 +1,7 @@
 """Submitters for an inference platform, and an emulator of the platform.
 
-`clara-grpc` uses the gRPC services of the Clara Platform, `clara-rest` the REST API that `docs/` describes. `fake`
-replaces a platform in tests: this submitter stores the jobs, and fails on demand.
+`clara-grpc` uses the gRPC services of the Clara Platform, `clara-rest` the API of `docs/clara-rest-openapi.yaml`.
+`fake` replaces a platform in tests: this submitter stores the jobs, and fails on demand.
 """
 
 from __future__ import annotations

@@ -82,7 +82,10 @@ class FakeSettings:
     )
     outcome: FakeEnd | None = setting(
         default=None,
-        help="How jobs end; they are followed until then. If omitted, jobs are not followed: `submitted` is their end.",
+        help=(
+            "How jobs end on the fake platform; the adapter follows them until then. If omitted, jobs are not "
+            "followed: `submitted` is their last state."
+        ),
     )
     run_seconds: float = setting(
         default=0.0, validator=at_least(0), help="Seconds from the start of a job to its end. Requires `outcome`."
@@ -119,9 +122,8 @@ class FakeSubmitter(Submitter[FakeSettings]):
         self.follows_jobs = settings.outcome is not None
         self._records: FakeRecords = FolderRecords(settings.folder) if settings.folder else MemoryRecords()
         self._faults = _Faults(settings.fail)
-        self._lock = (
-            threading.Lock()
-        )  # serializes changes of the records; only the data of uploads is read concurrently
+        # Serializes changes of the records; only the data of uploads is read concurrently.
+        self._lock = threading.Lock()
 
     @property
     def jobs(self) -> Mapping[str, FakeJob]:
@@ -254,7 +256,7 @@ class FakeSubmitter(Submitter[FakeSettings]):
         return True
 
     def _end(self, job: FakeJob, *, succeeds: bool) -> None:
-        """End a job. A kill in between is harmless: the outputs are made again. Called under the lock."""
+        """End a job; the caller holds the lock. A kill in between is harmless: the outputs are made again."""
         if succeeds:
             settings, first = self.settings, partial(self._records.open_first, job.job_id)
             for output in make_outputs(
@@ -294,7 +296,7 @@ class _Faults:
 
     def __init__(self, faults: tuple[FakeFault, ...]) -> None:
         self._faults = faults
-        self._seen = [0] * len(faults)
+        self._seen = [0] * len(faults)  # number of matching calls so far
         self._lock = threading.Lock()
 
     def raise_if_due(self, call: SubmitterCall, job: Job) -> None:

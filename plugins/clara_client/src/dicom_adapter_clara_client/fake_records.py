@@ -51,7 +51,7 @@ class FakeState(str, Enum):
 class FakeInstance:
     """One uploaded instance."""
 
-    position: int  # 0-based place in the job
+    position: int  # 0-based position in the job
     sop_instance_uid: str
     size_bytes: int
     data: bytes | None = field(default=None, repr=False)  # the Part 10 file; None if it is in a folder

@@ -65,7 +65,7 @@ class GrpcConnection:
         *,
         quoting: bool = True,
     ) -> AnswerT:
-        """Return the response to one request. Raises Refusal; with `quoting`, it may quote text of the platform."""
+        """Return the response to one request. Raises Refusal, whose message quotes the platform only with `quoting`."""
         allowed = Quoting(secrets=self._secrets, anything=quoting)
         try:
             answer = method(request, timeout=self._deadline, metadata=self._metadata)

@@ -50,7 +50,7 @@ def download(
 
 
 def delete_payload(connection: GrpcConnection, subject: str, payload_id: str) -> None:
-    """Delete a payload with its files; a missing payload is deleted already. Raises Refusal."""
+    """Delete a payload with its files; a missing payload is no error. Raises Refusal."""
     request = PayloadsDeleteRequest(header=HEADER, payload_id=Identifier(value=payload_id))
     try:
         connection.call(subject, connection.payloads.Delete, request)

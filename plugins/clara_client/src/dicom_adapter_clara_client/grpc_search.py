@@ -34,7 +34,7 @@ def find_job(connection: GrpcConnection, subject: str, job: Job) -> PlatformJob 
             has_metadata = True
         elif not has_metadata:
             unclear.append(listed)
-    # All jobs of the adapter have metadata. If the list has metadata of any job, other jobs are not candidates.
+    # All jobs of the adapter have metadata. If the list shows metadata, a job without metadata is not the adapter's.
     return None if has_metadata else _find_among(connection, subject, job, unclear)
 
 

@@ -8,7 +8,7 @@
     status        Jobs.Status          it changes nothing
     cancel        Jobs.Cancel          a stopped job does not change
     results       Payloads.Details     it changes nothing; each result is read with Payloads.Download
-    clean_up      Payloads.Delete      a deleted payload cannot be deleted again; only with `delete-payloads`
+    clean_up      Payloads.Delete      a missing payload is no error; only with `delete-payloads`
 
 After a refusal, `add_metadata`, `upload`, `start` and `cancel` check whether the step was done already: the platform's
 code for that case is not published.

@@ -24,8 +24,8 @@ class OutgoingFile:
     """One file to upload. gRPC reads its messages in another thread, where an exception would only be logged.
 
     The end of the messages means the end of the file, so the call is cancelled if the file cannot be read completely.
-    Some servers (sometimes Python's) treat a cancellation as the end of the messages, too: then the platform may have
-    an incomplete file until the upload is repeated. A job with such a file is never started.
+    Some servers treat even a cancellation as the end of the messages: then the platform may have an incomplete file
+    until the upload is repeated. A job with such a file is never started.
     """
 
     subject: str  # start of error messages
@@ -35,7 +35,7 @@ class OutgoingFile:
     size_bytes: int
     chunk_bytes: int
     source: BinaryIO = field(repr=False)
-    is_whole: bool = False  # gRPC has taken every byte
+    is_whole: bool = False  # gRPC has read all messages
     failure: Exception | None = None  # the reason why the file is not complete
     _call: CancellableCall | None = None
     _has_call: threading.Event = field(factory=threading.Event)

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 from attrs import frozen
 
+# Attributes that the secondary capture has from the job's first instance.
 PATIENT_AND_STUDY = (
     "SpecificCharacterSet",
     "StudyDate",
@@ -24,7 +25,7 @@ PATIENT_AND_STUDY = (
     "StudyInstanceUID",
     "StudyID",
 )
-SOURCE = ("SOPClassUID", "SOPInstanceUID")
+SOURCE = ("SOPClassUID", "SOPInstanceUID")  # of the instance to which the capture refers
 CAPTURE_NAME = "secondary-capture.dcm"
 CAPTURE_SERIES = 9001  # number of the series, which no modality uses
 PIXELS = 128  # rows and columns
@@ -43,7 +44,8 @@ def make_outputs(
 ) -> Iterator[MadeOutput]:
     """Yield the outputs of one job: the files of `folder`, and a secondary capture.
 
-    `open_first` opens the job's first instance, or returns None if it has none. Equal arguments give equal outputs.
+    `open_first` opens the job's first instance, or returns None if the job has none. Equal arguments give equal
+    outputs: the UIDs of the capture are derived from `seed`.
     """
     if folder is not None:
         paths = (path for path in sorted(folder.rglob("*")) if path.is_file())

@@ -10,13 +10,15 @@
     ALREADY_EXISTS, FAILED_PRECONDITION            Permanent  the same, or the step is done already
 
     code of a response header (gRPC status OK)     raised     because
-    -0x1000, -0x1001  pipeline malformed, unknown  Permanent  the pipeline id in the configuration is wrong
+    -0x1000, -0x1001  pipeline id malformed,       Permanent  the pipeline id in the configuration is wrong
+                      pipeline unknown
     -0x1100, -0x1101  pipeline's definition        Permanent  only an operator can fix it
-    -0x2000, -0x2001  job malformed, unknown       Permanent  the platform has no such job any more
+    -0x2000, -0x2001  job id malformed,            Permanent  the platform has no such job any more
+                      job unknown
     -0x2100           job's name invalid           Permanent  a retry would send the same name
     -0x3001           payload unknown              Permanent  the payload does not exist any more; this code is not
                                                               published; compare -0x1001 and -0x2001
-    -0x1002 … -0x1004, -0x2002, -0x2003            Retriable  the platform could not store or list
+    -0x1002 … -0x1004, -0x2002, -0x2003            Retriable  the platform could not store, list or update
     all others below 0                             Retriable  NVIDIA's list is incomplete; it may be temporary
     0 and above                                    nothing    success
 
@@ -84,6 +86,7 @@ NOT_FROM_PLATFORM = frozenset(
         StatusCode.UNIMPLEMENTED,
     }
 )
+# The next step in the message, by status.
 HINTS = {
     StatusCode.UNAUTHENTICATED: "check the submitter's metadata and tls",
     StatusCode.PERMISSION_DENIED: "check the submitter's metadata and tls, and its permissions",

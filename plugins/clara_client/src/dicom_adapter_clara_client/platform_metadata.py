@@ -24,7 +24,7 @@ SOURCE_KEY = "Source"  # the sender; NVIDIA's own adapter sends it with the crea
 def fitting_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
     """Return the metadata within the platform's limits; longer texts are truncated on a character boundary.
 
-    Keys that the platform would not distinguish afterwards get a number: `key`, `key-2`, `key-3`. The result does not
+    Keys that are equal after the truncation, without case, get a number: `key`, `key-2`, `key-3`. The result does not
     depend on the order of the metadata. Raises Permanent if the total is too large.
     """
     fitting: dict[str, str] = {}

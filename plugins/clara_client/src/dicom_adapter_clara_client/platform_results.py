@@ -22,11 +22,11 @@ RESULT_FILES_HELP = (
 )
 FOLLOW_HELP = (
     "Follow jobs until they end on the platform, and collect their results. `false`: `submitted` is the last state of "
-    "a job, and its instances are released as soon as it is started."
+    "a job, and its instances are not kept for it after its start."
 )
 DELETE_PAYLOADS_HELP = (
-    "Delete a job's payload, with its input and output, when the results are stored, or when a failed job is "
-    "cancelled. Set it only if nothing else reads payloads, such as a results service or a viewer of the platform."
+    "If true, a job's payload, with its input and output, is deleted when the results are stored, or when a failed job "
+    "is cancelled. Set it only if nothing else reads payloads, such as a results service or a viewer of the platform."
 )
 
 

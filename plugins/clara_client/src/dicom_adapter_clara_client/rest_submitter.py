@@ -8,7 +8,7 @@ start         POST …:start                               it has its own key, s
 status        GET /v1/jobs/{id}                          it changes nothing
 cancel        POST …:cancel                              a stopped job does not change
 results       GET /v1/payloads/{id}                      it changes nothing; each result is read with GET …/files/{name}
-clean_up      DELETE /v1/payloads/{id}                   a payload that does not exist is deleted; `delete-payloads`
+clean_up      DELETE /v1/payloads/{id}                   a missing payload is no error; only with `delete-payloads`
 
 When the platform no longer knows the key of an earlier `start`, it refuses to start a job that is not pending. Then
 `start` queries the job: it succeeds unless the job is pending or was stopped before it was started.
@@ -53,7 +53,7 @@ OK, CREATED, ACCEPTED, NO_CONTENT = HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatu
 KEY_LIFETIME = timedelta(hours=23)  # the platform keeps a key for 24 hours: for a younger job, it still knows the key
 CLOCK_MARGIN = timedelta(hours=1)  # maximum difference between the adapter's and the platform's clock
 PAGE_SIZE = 20  # jobs; a page with all metadata is shorter than LONGEST_ANSWER_BYTES
-MAX_PAGES = 500
+MAX_PAGES = 500  # of the list in which a job is searched; more is an error of the platform
 JOB_NOT_FOUND = "job-not-found"  # a problem type, see docs/clara-rest-openapi.yaml
 
 

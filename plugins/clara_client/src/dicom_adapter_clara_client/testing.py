@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @frozen(kw_only=True)
 class PlatformEmulator:
-    """An emulator that serves both protocols on one state."""
+    """An emulated platform that is served over gRPC and REST at the same time."""
 
     platform: EmulatedPlatform
     faults: Faults

@@ -75,7 +75,7 @@ def test_a_positive_code_is_a_success(hostile: Make, job: Job) -> None:
     assert PlatformJob(job_id=ID.value, payload_id=PAYLOAD.value) == hostile({"Jobs.Create": answer}).create_job(job)
 
 
-def test_a_platform_without_the_service_faults_the_job(hostile: Make, job: Job) -> None:
+def test_a_server_without_the_service_is_a_permanent_error(hostile: Make, job: Job) -> None:
     """Another server is listening at the endpoint."""
     with pytest.raises(Permanent, match=r"UNIMPLEMENTED.*; check that the endpoint leads to the platform's gRPC port"):
         hostile({}).create_job(job)

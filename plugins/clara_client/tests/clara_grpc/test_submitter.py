@@ -69,7 +69,7 @@ def test_no_step_takes_effect_twice_after_a_lost_response(
 
 # Without TRUNCATE: a truncated list with status OK looks like a shorter list, and networks do not cause it.
 @pytest.mark.parametrize("loss", [CallFaultKind.RESET, CallFaultKind.DROP, CallFaultKind.GARBAGE])
-def test_the_check_for_earlier_effects_may_fail(
+def test_a_failed_check_for_earlier_effects_is_retried(
     loss: CallFaultKind, site: Any, submitter: ClaraGrpcSubmitter, job: Job, submit: Make
 ) -> None:
     """A step that cannot check whether it was done before is retried, but does not take effect twice."""
@@ -227,7 +227,7 @@ def test_a_refused_cancellation_of_a_running_job_is_raised(site: Any, submitter:
         submitter.cancel(job)
 
 
-def test_an_unknown_pipeline_faults_the_job(submitter: ClaraGrpcSubmitter, job: Job) -> None:
+def test_an_unknown_pipeline_is_a_permanent_error(submitter: ClaraGrpcSubmitter, job: Job) -> None:
     """A retry cannot succeed, because the configuration is wrong."""
     with pytest.raises(Permanent, match=r"create: the platform answered -0x1001 \(no such pipeline\): .*f{32}"):
         submitter.create_job(evolve(job, pipeline_id=32 * "f"))

@@ -81,7 +81,7 @@ def known() -> Job:
 
 
 @pytest.fixture
-def an_instance() -> Callable[..., Upload]:
+def make_upload() -> Callable[..., Upload]:
     """Return a factory of uploads, from position, data and other attributes."""
     return an_upload
 

@@ -20,7 +20,6 @@ from dicom_adapter import (
     Upload,
 )
 
-PATIENT = "SECRET^PATIENT"
 TIMEOUT_S = 0.5  # timeout of calls that have to time out
 MAX_S = 30.0  # maximum duration of a call on a busy machine
 GOOD: dict[str, Any] = {"jobId": 32 * "1", "payloadId": 32 * "2", "state": "pending", "status": "healthy"}
@@ -89,7 +88,7 @@ def test_cookies_are_not_kept(against: Against, known: Job) -> None:
     assert not [head for head in heads if b"cookie" in head.lower()]
 
 
-def test_an_upload_has_its_own_timeout(against: Against, an_instance: MakeUpload, known: Job) -> None:
+def test_an_upload_has_its_own_timeout(against: Against, make_upload: MakeUpload, known: Job) -> None:
     """An upload may take longer than `timeout` if data arrives meanwhile, but not longer than `upload-timeout`."""
 
     def slow(peer: socket.socket) -> None:
@@ -98,25 +97,25 @@ def test_an_upload_has_its_own_timeout(against: Against, an_instance: MakeUpload
             threading.Event().wait(1)
         peer.sendall(answer(b"", "204 No Content", "X: y"))
 
-    against(slow, timeout=2.5, upload_timeout=MAX_S).upload(known, an_instance(0, b"x" * 100_000))
+    against(slow, timeout=2.5, upload_timeout=MAX_S).upload(known, make_upload(0, b"x" * 100_000))
     with pytest.raises(Retriable, match="took too long"):
-        against(slow, timeout=MAX_S, upload_timeout=TIMEOUT_S).upload(known, an_instance(0, b"x" * 100_000))
+        against(slow, timeout=MAX_S, upload_timeout=TIMEOUT_S).upload(known, make_upload(0, b"x" * 100_000))
 
 
-def test_an_upload_that_is_not_read_times_out(against: Against, an_instance: MakeUpload, known: Job) -> None:
+def test_an_upload_that_is_not_read_times_out(against: Against, make_upload: MakeUpload, known: Job) -> None:
     """The platform stops reading in the middle of a file."""
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         submitter = against(endpoint=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=TIMEOUT_S)
         with pytest.raises(Retriable, match="took too long"):
-            submitter.upload(known, an_instance(0, bytes(50_000_000)))
+            submitter.upload(known, make_upload(0, bytes(50_000_000)))
 
 
-def test_headers_conform_to_the_api(against: Against, an_instance: MakeUpload, known: Job) -> None:
+def test_headers_conform_to_the_api(against: Against, make_upload: MakeUpload, known: Job) -> None:
     """The key is quoted, nothing is compressed, uploads have a length, and all other bodies are JSON."""
     submitter = against(answer(GOOD), answer(b"", "201 Created", "X: y"))
     submitter.create_job(known)
-    submitter.upload(known, an_instance(0, b"x" * 100_000))
+    submitter.upload(known, make_upload(0, b"x" * 100_000))
     create, upload = (head.decode().split("\r\n") for head in submitter.hostile.requests)
     assert "POST /v1/jobs HTTP/1.1" == create[0]
     assert {f'Idempotency-Key: "{known.job_id}"', "Content-Type: application/json"} <= set(create)

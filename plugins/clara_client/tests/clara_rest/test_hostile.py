@@ -158,11 +158,11 @@ def test_a_missing_or_invalid_response_is_retriable(against: Against, script: An
 
 @pytest.mark.parametrize("status", ["200 OK", "202 Accepted", "206 Partial Content"])
 def test_a_login_page_does_not_count_as_an_upload(
-    against: Against, status: str, an_instance: MakeUpload, known: Job
+    against: Against, status: str, make_upload: MakeUpload, known: Job
 ) -> None:
     """Otherwise the adapter would delete the instance as uploaded."""
     with pytest.raises(Retriable, match="the API does not define this status"):
-        against(html(status)).upload(known, an_instance(0, b"x" * 100_000))
+        against(html(status)).upload(known, make_upload(0, b"x" * 100_000))
 
 
 @pytest.mark.parametrize("step", ["start", "cancel", "status", "add_metadata"])
@@ -176,7 +176,7 @@ def test_a_login_page_does_not_count_as_success(against: Against, step: str, sta
 
 
 @pytest.mark.parametrize("step", ["start", "cancel", "status"])
-def test_a_response_for_another_job_is_retriable(against: Against, step: str, job: Job, known: Job) -> None:
+def test_a_response_for_another_job_is_retriable(against: Against, step: str, known: Job) -> None:
     """A proxy may have mixed up responses."""
     script = answer({**GOOD, "jobId": 32 * "9"}, "202 Accepted" if step == "start" else "200 OK")
     with pytest.raises(Retriable, match="for another job"):
@@ -298,7 +298,7 @@ def test_an_incomplete_download_is_retriable(against: Against, known: Job, downl
 
 
 def test_a_slow_download_ends_at_its_timeout(against: Against, known: Job) -> None:
-    """The platform sends one byte now and then."""
+    """The platform sends one byte at a time."""
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"
     listed = answer({"files": [{"path": "a", "size": 1_000_000}]}, "200 OK")
     (result,) = against(listed, drip(head, b"x"), download_timeout=TIMEOUT_S).results(known)
@@ -313,7 +313,7 @@ def test_a_redirected_download_is_a_permanent_error(against: Against, known: Job
         source.read()
 
 
-def test_an_unknown_payload_of_a_proxy_is_not_deleted(against: Against, known: Job) -> None:
+def test_a_404_of_a_proxy_does_not_count_as_a_missing_payload(against: Against, known: Job) -> None:
     """Only the platform's own problem document means that the payload is gone."""
     with pytest.raises(Permanent, match="clean up"):
         against(html("404 Not Found"), delete_payloads=True).clean_up(known)

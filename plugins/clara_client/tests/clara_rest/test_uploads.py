@@ -19,34 +19,34 @@ from dicom_adapter import (
     Upload,
 )
 from dicom_adapter_clara_client.emulator.faults import CallFaultKind
+from dicom_adapter_clara_client.rest_connection import PIECE_BYTES
 
-PATIENT = "SECRET^PATIENT"
 LOSSES = [CallFaultKind.RESET, CallFaultKind.DROP, CallFaultKind.TRUNCATE, CallFaultKind.GARBAGE]
 MakeUpload = Callable[..., Upload]
 
 
 @pytest.mark.parametrize("kind", LOSSES)
-def test_an_upload_with_a_lost_response_is_stored_once(site: Any, kind: CallFaultKind, an_instance: MakeUpload) -> None:
+def test_an_upload_with_a_lost_response_is_stored_once(site: Any, kind: CallFaultKind, make_upload: MakeUpload) -> None:
     """The repeated upload replaces the first."""
     job = site.created()
     site.fail("Payloads.Upload", kind)
     with pytest.raises(Retriable):
-        site.submitter.upload(job, an_instance(0, b"x" * 300_000))
-    site.submitter.upload(job, an_instance(0, b"x" * 300_000))
+        site.submitter.upload(job, make_upload(0, b"x" * 300_000))
+    site.submitter.upload(job, make_upload(0, b"x" * 300_000))
     assert {"input/dcm/000000-1.2.0.dcm": b"x" * 300_000} == site.files(job)
 
 
-def test_an_empty_file_is_uploaded(site: Any, an_instance: MakeUpload) -> None:
+def test_an_empty_file_is_uploaded(site: Any, make_upload: MakeUpload) -> None:
     """An upload may have no bytes."""
     job = site.created()
-    site.submitter.upload(job, an_instance(0, b""))
+    site.submitter.upload(job, make_upload(0, b""))
     assert {"input/dcm/000000-1.2.0.dcm": b""} == site.files(job)
 
 
-def test_uploads_can_run_concurrently(site: Any, an_instance: MakeUpload) -> None:
+def test_uploads_can_run_concurrently(site: Any, make_upload: MakeUpload) -> None:
     """The core uploads from several threads."""
     job = site.created()
-    uploads = [an_instance(position, bytes([position]) * 100_000) for position in range(40)]
+    uploads = [make_upload(position, bytes([position]) * 100_000) for position in range(40)]
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda upload: site.submitter.upload(job, upload), uploads))
     assert [bytes([position]) * 100_000 for position in range(40)] == list(site.files(job).values())
@@ -71,14 +71,14 @@ class Endless:
 
 
 def test_a_large_file_is_streamed(
-    make_site: Callable[..., Any], tmp_path: Path, job: Job, an_instance: MakeUpload
+    make_site: Callable[..., Any], tmp_path: Path, job: Job, make_upload: MakeUpload
 ) -> None:
     """Submitter and emulator together need less than 8 MiB of memory for 64 MiB."""
     site = make_site(folder=tmp_path / "platform")
     job, size = site.created(), 64 << 20
     tracemalloc.start()
     try:
-        site.submitter.upload(job, an_instance(0, b"", size_bytes=size, open=lambda: Endless(size)))
+        site.submitter.upload(job, make_upload(0, b"", size_bytes=size, open=lambda: Endless(size)))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -86,18 +86,19 @@ def test_a_large_file_is_streamed(
     assert peak < 8 << 20
 
 
-@pytest.mark.parametrize("recorded", [999, 1001, 0, 10_000_000, 1 << 18])
-def test_a_file_of_wrong_length_is_not_uploaded(site: Any, recorded: int, an_instance: MakeUpload) -> None:
+@pytest.mark.parametrize(
+    ("length", "recorded"),
+    [(1000, 999), (1000, 1001), (1000, 0), (1000, 10_000_000), (PIECE_BYTES + 1, PIECE_BYTES)],
+)
+def test_a_file_of_wrong_length_is_not_uploaded(site: Any, length: int, recorded: int, make_upload: MakeUpload) -> None:
     """A stored file whose length differs from the ledger is damaged; the platform stores nothing."""
     job = site.created()
     with pytest.raises(Permanent, match=r"the stored file has .* bytes"):
-        site.submitter.upload(
-            job, an_instance(0, bytes(1000 if recorded != 1 << 18 else 1 + (1 << 18)), size_bytes=recorded)
-        )
+        site.submitter.upload(job, make_upload(0, bytes(length), size_bytes=recorded))
     assert {} == site.files(job)
 
 
-def test_an_error_while_reading_the_file_is_retriable(site: Any, an_instance: MakeUpload) -> None:
+def test_an_error_while_reading_the_file_is_retriable(site: Any, make_upload: MakeUpload) -> None:
     """The disk may be available again later."""
 
     class Failing(BytesIO):
@@ -108,23 +109,23 @@ def test_an_error_while_reading_the_file_is_retriable(site: Any, an_instance: Ma
 
     with pytest.raises(Retriable, match="reading the stored file failed"):
         site.submitter.upload(
-            site.created(), an_instance(0, b"", size_bytes=1 << 20, open=lambda: Failing(bytes(1 << 20)))
+            site.created(), make_upload(0, b"", size_bytes=1 << 20, open=lambda: Failing(bytes(1 << 20)))
         )
 
 
-def test_a_missing_object_raises_stored_object_missing(site: Any, an_instance: MakeUpload) -> None:
+def test_a_missing_object_raises_stored_object_missing(site: Any, make_upload: MakeUpload) -> None:
     """The error of opening the file is passed on to the core."""
 
     def missing() -> BinaryIO:
         raise StoredObjectMissing("gone")
 
     with pytest.raises(StoredObjectMissing):
-        site.submitter.upload(site.created(), an_instance(0, b"x", open=missing))
+        site.submitter.upload(site.created(), make_upload(0, b"x", open=missing))
 
 
-def test_a_refusal_during_the_upload_is_reported(site: Any, an_instance: MakeUpload) -> None:
+def test_a_refusal_during_the_upload_is_reported(site: Any, make_upload: MakeUpload) -> None:
     """The platform refuses before the whole file is sent; the error has the platform's message."""
     job = site.created()
     site.platform.jobs.start(job.platform_job_id)
     with pytest.raises(Permanent, match=r"409 Conflict; The payload is read-only: .*its job was started"):
-        site.submitter.upload(job, an_instance(0, bytes(20_000_000)))
+        site.submitter.upload(job, make_upload(0, bytes(20_000_000)))

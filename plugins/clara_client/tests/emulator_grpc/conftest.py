@@ -21,8 +21,6 @@ from dicom_adapter_clara_client.wire.pipelines_pb2_grpc import PipelinesStub
 LUNG = 32 * "a"
 HEART = 32 * "b"
 NOON = datetime(2026, 9, 1, 12, tzinfo=timezone.utc)
-NOON_SECONDS = 63923860800  # since 0001-01-01
-MIB = 1 << 20
 
 
 @frozen(kw_only=True)

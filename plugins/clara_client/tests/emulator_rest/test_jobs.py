@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 PIPELINE = 32 * "a"
-NOBODY = 32 * "0"
 
 
 def test_a_job_is_created_pending(emulator: Any) -> None:

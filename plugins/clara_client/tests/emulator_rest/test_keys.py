@@ -13,7 +13,6 @@ from dicom_adapter_clara_client.emulator.rest_reply import Reply
 from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
 
 PIPELINE = 32 * "a"
-UNKNOWN_JOB = 32 * "0"
 
 
 @pytest.mark.parametrize("key", [None, "", "unquoted", '""', '"a"b"'])

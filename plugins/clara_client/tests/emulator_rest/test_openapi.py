@@ -22,6 +22,7 @@ from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
 DOCUMENT = Path(__file__).parents[4] / "docs" / "clara-rest-openapi.yaml"
 KEY = {"Idempotency-Key": '"a"'}
 METHODS = {"get", "put", "post", "delete"}
+# Parts of paths in the emulator, and their names in the document.
 PARTS = {"job": "jobId", "payload": "payloadId", "pipeline": "pipelineId", "file:path": "path", "key:path": "key"}
 
 
@@ -65,7 +66,7 @@ def test_every_problem_is_listed(document: dict[str, Any]) -> None:
     problems = [kind for kind in vars(rest_problems).values() if isinstance(kind, tuple) and len(kind) == 3]
     families = [*rest_problems.FAMILIES.values(), *rest_problems.STATUSES.values()]
     listed = {
-        (name, int(row[1])): None
+        (name, int(row[1]))
         for row in re.finditer(r"^\| (\d{3}) \| (.*) \|$", document["info"]["description"], re.MULTILINE)
         for name in re.findall(r"`([a-z-]+)`", row[2])
     }

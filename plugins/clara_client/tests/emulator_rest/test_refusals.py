@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 PIPELINE = 32 * "a"
-UNKNOWN_JOB = 32 * "0"
+UNKNOWN_ID = 32 * "0"
 
 
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"pipelineId": UNKNOWN_JOB}, (422, "pipeline-not-found")),
+        ({"pipelineId": UNKNOWN_ID}, (422, "pipeline-not-found")),
         ({"pipelineId": "short"}, (400, "id-malformed")),
         ({"pipelineId": None}, (400, "bad-request")),
         ({"name": "Not_A_Name"}, (422, "job-name-invalid")),
@@ -22,7 +22,7 @@ UNKNOWN_JOB = 32 * "0"
         ({"metadata": {"key": 1}}, (400, "bad-request")),
         ({"metadata": {"key": 257 * "x"}}, (422, "metadata-invalid")),
         ({"metadata": {"": "x"}}, (422, "metadata-invalid")),
-        ({"inputPayloads": [UNKNOWN_JOB]}, (422, "payload-not-found")),
+        ({"inputPayloads": [UNKNOWN_ID]}, (422, "payload-not-found")),
         ({"inputPayloads": "x"}, (400, "bad-request")),
     ],
 )
@@ -36,19 +36,19 @@ def test_an_invalid_job_is_refused(emulator: Any, change: dict[str, Any], expect
 @pytest.mark.parametrize(
     ("method", "path", "expected"),
     [
-        ("GET", f"/v1/jobs/{UNKNOWN_JOB}", (404, "job-not-found")),
+        ("GET", f"/v1/jobs/{UNKNOWN_ID}", (404, "job-not-found")),
         ("GET", "/v1/jobs/a%20b%C3%A4", (400, "id-malformed")),
         ("GET", "/v1/jobs/short", (400, "id-malformed")),
-        ("POST", f"/v1/jobs/{UNKNOWN_JOB}:cancel", (404, "job-not-found")),
-        ("PUT", f"/v1/jobs/{UNKNOWN_JOB}/metadata/key", (400, "bad-request")),
-        ("DELETE", f"/v1/jobs/{UNKNOWN_JOB}/metadata/key", (404, "job-not-found")),
-        ("GET", f"/v1/jobs/{UNKNOWN_JOB}/operators/x/logs", (404, "job-not-found")),
-        ("GET", f"/v1/payloads/{UNKNOWN_JOB}", (404, "payload-not-found")),
-        ("DELETE", f"/v1/payloads/{UNKNOWN_JOB}", (404, "payload-not-found")),
-        ("PUT", f"/v1/payloads/{UNKNOWN_JOB}/files/input/x", (404, "payload-not-found")),
-        ("GET", f"/v1/payloads/{UNKNOWN_JOB}/files/input/x", (404, "payload-not-found")),
-        ("GET", f"/v1/pipelines/{UNKNOWN_JOB}", (404, "pipeline-not-found")),
-        ("DELETE", f"/v1/pipelines/{UNKNOWN_JOB}", (404, "pipeline-not-found")),
+        ("POST", f"/v1/jobs/{UNKNOWN_ID}:cancel", (404, "job-not-found")),
+        ("PUT", f"/v1/jobs/{UNKNOWN_ID}/metadata/key", (400, "bad-request")),
+        ("DELETE", f"/v1/jobs/{UNKNOWN_ID}/metadata/key", (404, "job-not-found")),
+        ("GET", f"/v1/jobs/{UNKNOWN_ID}/operators/x/logs", (404, "job-not-found")),
+        ("GET", f"/v1/payloads/{UNKNOWN_ID}", (404, "payload-not-found")),
+        ("DELETE", f"/v1/payloads/{UNKNOWN_ID}", (404, "payload-not-found")),
+        ("PUT", f"/v1/payloads/{UNKNOWN_ID}/files/input/x", (404, "payload-not-found")),
+        ("GET", f"/v1/payloads/{UNKNOWN_ID}/files/input/x", (404, "payload-not-found")),
+        ("GET", f"/v1/pipelines/{UNKNOWN_ID}", (404, "pipeline-not-found")),
+        ("DELETE", f"/v1/pipelines/{UNKNOWN_ID}", (404, "pipeline-not-found")),
         ("GET", "/v2/jobs", (404, "not-found")),
         ("PATCH", "/v1/jobs", (405, "method-not-allowed")),
     ],
@@ -62,8 +62,8 @@ def test_missing_objects_and_wrong_methods_are_refused(
 
 def test_a_problem_has_the_code_of_the_platform(emulator: Any) -> None:
     """`claraCode` and `messages` are those of the gRPC response header."""
-    document = emulator.client.get(f"/v1/jobs/{UNKNOWN_JOB}").json()
-    assert (-0x2001, [f"no job {UNKNOWN_JOB}"]) == (document["claraCode"], document["messages"])
+    document = emulator.client.get(f"/v1/jobs/{UNKNOWN_ID}").json()
+    assert (-0x2001, [f"no job {UNKNOWN_ID}"]) == (document["claraCode"], document["messages"])
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b"\xff", b'{"name": "\\ud800"}', b"[" * 100_000])
@@ -78,7 +78,7 @@ def test_a_body_that_is_not_json_is_refused(emulator: Any) -> None:
     assert (415, "media-type") == emulator.problem(emulator.client.post("/v1/jobs", data={"name": "x"}))
 
 
-def test_an_endless_body_is_refused(emulator: Any) -> None:
+def test_a_body_that_is_too_large_is_refused(emulator: Any) -> None:
     """The limit for JSON is 8 MiB."""
     content = b'{"name": "' + b"x" * (8 << 20) + b'"}'
     headers = {"Content-Type": "application/json"}

@@ -13,7 +13,6 @@ from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
 from dicom_adapter_clara_client.emulator.values import ClaraJobState
 
 PIPELINE = 32 * "a"
-NOBODY = 32 * "0"
 
 
 def test_a_pipeline_is_created_listed_and_removed(emulator: Any) -> None:

@@ -24,9 +24,9 @@ class BoundedLog:
     def __init__(self, path: Path, max_bytes: int) -> None:
         self._path = path
         self._old, self._new, self._gap = _tail_files(path)
-        self._head_bytes, self._part_bytes = max_bytes // 2, max(1, max_bytes // 4)
-        self._omitted = 0
-        self._file_bytes = 0
+        self._head_bytes, self._part_bytes = max_bytes // 2, max(1, max_bytes // 4)  # the tail has two parts
+        self._omitted = 0  # bytes
+        self._file_bytes = 0  # written to the current file
         for file in (self._old, self._new, self._gap):
             file.unlink(missing_ok=True)
         self._file: BinaryIO = _create(path)
@@ -58,7 +58,7 @@ class BoundedLog:
             self._omitted += len(view)
 
     def _next_part(self) -> None:
-        """Begin a new part of the tail: the previous part replaces the one before."""
+        """Begin a new part of the tail: log.new replaces log.old, whose text is omitted."""
         self._file.close()
         if self._in_head:
             self._in_head = False

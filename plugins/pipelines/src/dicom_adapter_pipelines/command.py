@@ -24,6 +24,7 @@ GPU_DETAIL = "gpu"  # key of `Launch.details`
 INHERITED = ("PATH", "LANG", "HOME", "TZ")
 
 
+# The first line of a validator's docstring is the rule in the reference of the settings.
 def command_words(_instance: Any, _attribute: Attribute[Any], value: tuple[str, ...]) -> None:
     """a program and its arguments
 
@@ -75,8 +76,8 @@ class CommandSettings(JobFolderSettings):
         validator=gpu_names,
         help=(
             "GPUs for the commands, by number or UUID. Each job has one of them for itself, in `CUDA_VISIBLE_DEVICES`, "
-            "and as many jobs run at the same time. List a GPU at one submitter only. Default: the commands may use "
-            "all GPUs, and one job runs at a time unless `running` is set."
+            "so as many jobs run at the same time as there are GPUs. List a GPU at one submitter only. Default: a "
+            "command may use all GPUs, and one job runs at a time unless `running` is set."
         ),
     )
     pipelines: Mapping[str, CommandPipeline] = setting(
@@ -117,7 +118,7 @@ class CommandSubmitter(JobFolderSubmitter[CommandSettings]):
         )
 
     def _free_gpu(self) -> str:
-        """Return a GPU that no job has which was started and has not ended; "" if none is configured."""
+        """Return a GPU that no unfinished job uses; "" if no GPUs are configured. Raises Retriable if all are used."""
         if not self.settings.gpus:
             return ""
         launches = [folder.launch() for folder in self.folders.unfinished()]
@@ -151,7 +152,7 @@ def places_of(folder: JobFolder) -> JobPlaces:
 
 
 def _environment(pipeline: CommandPipeline, places: JobPlaces) -> dict[str, str]:
-    """Return the whole environment of the command: inherited, of the contract, then configured variables."""
+    """Return the whole environment of the command: inherited variables, then those of the contract, then configured."""
     inherited = {name: os.environ[name] for name in pipeline.inherit_environment if name in os.environ}
     of_contract = contracts.environment(pipeline.contract, places, pipeline.time_limit)
     configured = {name: places.fill(str(value)) for name, value in pipeline.environment.items()}

@@ -1,7 +1,7 @@
 """Contracts: what a pipeline expects of its input folder, its environment and its arguments.
 
-A contract is used twice: `arrange` fills the input folder when the job is started, and `environment` returns variables
-for the places as the pipeline sees them, which differ from those of the adapter if it runs in a container.
+A contract is used twice: the function that `arranger` returns fills the input folder when the job is started, and
+`environment` returns variables with the paths as the pipeline sees them. In a container these are not the adapter's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pydicom.errors import InvalidDicomError
 from dicom_adapter import Job
 from dicom_adapter_pipelines.job_folder import Arrange, InputFile
 
-JOB_VARIABLE = "DICOM_ADAPTER_JOB"  # also identifies the processes of a job that a killed runner has left
+JOB_VARIABLE = "DICOM_ADAPTER_JOB"  # also identifies the processes of a job whose runner was killed
 # Attributes in the `.tags` files of mercure.
 MERCURE_TAGS = tuple(
     """
@@ -39,9 +39,9 @@ MERCURE_TAGS = tuple(
 class Contract(str, Enum):
     """What a pipeline expects."""
 
-    PLAIN = "plain"
-    MAP = "map"
-    MERCURE = "mercure"
+    PLAIN = "plain"  # a folder for each series, and the variables of the adapter only
+    MAP = "map"  # a MONAI Application Package
+    MERCURE = "mercure"  # a module of mercure
 
 
 @frozen(kw_only=True)
@@ -66,21 +66,22 @@ def environment(contract: Contract, places: JobPlaces, time_limit: float | None 
     names = {"DICOM_ADAPTER_INPUT": places.input, "DICOM_ADAPTER_OUTPUT": places.output, JOB_VARIABLE: places.job}
     if contract is Contract.PLAIN:
         return names
-    # Both contracts name both generations of the variables of MONAI Deploy.
+    # `map` and `mercure` have the variables of MONAI Deploy, under their new and their old names.
     names |= {"HOLOSCAN_INPUT_PATH": places.input, "HOLOSCAN_OUTPUT_PATH": places.output}
     names |= {"MONAI_INPUTPATH": places.input, "MONAI_OUTPUTPATH": places.output}
     if contract is Contract.MERCURE:
         return names | {"MERCURE_IN_DIR": places.input, "MERCURE_OUT_DIR": places.output}
-    return names | {"HOLOSCAN_WORKDIR": places.work, "HOLOSCAN_TIMEOUT": f"{time_limit or 0:.0f}"}
+    return names | {"HOLOSCAN_WORKDIR": places.work, "HOLOSCAN_TIMEOUT": f"{time_limit or 0:.0f}"}  # 0: no limit
 
 
 def ignored_outputs(contract: Contract) -> tuple[str, ...]:
     """Return the names of files below the output folder that are not outputs."""
-    return ("task.json",) if contract is Contract.MERCURE else ()  # modules copy it, also if they have no result
+    # Modules of mercure copy task.json to their output, also if they have no result.
+    return ("task.json",) if contract is Contract.MERCURE else ()
 
 
 def arranger(contract: Contract, job: Job, settings: Mapping[str, Any]) -> Arrange:
-    """Return the function that fills the input folder of a job. `settings` are those of a mercure module."""
+    """Return the function that fills the input folder of a job. Only a mercure module has `settings`."""
     if contract is Contract.MERCURE:
         return partial(_arrange_for_mercure, task=_task(job, settings))
     return _arrange_by_series
@@ -138,7 +139,7 @@ def _is_list(value: object) -> bool:
 
 
 def _task(job: Job, settings: Mapping[str, Any]) -> Callable[[str], object]:
-    """Return a function that returns the contents of mercure's task.json for the first series of a job."""
+    """Return the function that makes the contents of mercure's task.json from the UID of the job's first series."""
 
     def task(series_instance_uid: str) -> object:
         return {

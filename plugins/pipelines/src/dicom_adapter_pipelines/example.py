@@ -31,8 +31,8 @@ VERSION = "1"
 SECONDARY_CAPTURE = UID("1.2.840.10008.5.1.4.1.1.7")
 BASIC_TEXT_SR = UID("1.2.840.10008.5.1.4.1.1.88.11")
 IMPLEMENTATION = UID("2.25.279160834419233612302461837318613209873")  # of this program, made from a random UUID
-# Patient, General Study and the identifying attributes around them: what makes a result part of the study of its input.
-# A result has the attributes of the first group even if the input lacks them: they are of type 2.
+# Attributes of patient and study: with these copies, a result is part of the study of its input. Those of ALWAYS_COPIED
+# are required, most with type 2: if the input lacks one, the result has it with an empty value.
 ALWAYS_COPIED = [
     "PatientName",
     "PatientID",
@@ -57,6 +57,7 @@ COPIED = [
     "StudyDescription",
     "IssuerOfAccessionNumberSequence",
 ]
+# Attributes of the device that acquired the images.
 EQUIPMENT = [
     "Manufacturer",
     "InstitutionName",
@@ -72,6 +73,7 @@ TILES = 8  # the brightest of 8 x 8 tiles is marked
 def main() -> int:
     """Process a folder. Exit status: 0 if there are results, 1 if the folder has no image, 2 for wrong arguments."""
     parser = argparse.ArgumentParser(prog="dicom_adapter_pipelines.example", description="Make DICOM results.")
+    # The defaults are the variables that dicom-adapter sets for every pipeline.
     parser.add_argument("input", nargs="?", default=os.environ.get("DICOM_ADAPTER_INPUT"), type=Path)
     parser.add_argument("output", nargs="?", default=os.environ.get("DICOM_ADAPTER_OUTPUT"), type=Path)
     arguments = parser.parse_args()
@@ -114,11 +116,14 @@ def results(instances: Sequence[Dataset]) -> Iterator[tuple[str, Dataset]]:
     yield "report", report(instances, source, image)
 
 
-# --- what all results have ------------------------------------------------------------------------------------------
+# --- attributes of all results --------------------------------------------------------------------------------------
 
 
 def new_result(source: Dataset, sop_class: UID, modality: str, series: tuple[int, str]) -> Dataset:
-    """Return a data set with the patient and the study of `source`, and a series and instance UID of its own."""
+    """Return a data set with the patient and the study of `source`, and new UIDs of the series and the instance.
+
+    `series` is the number and the description of the series.
+    """
     now = datetime.now(timezone.utc).astimezone()
     result = Dataset()
     for keyword in ALWAYS_COPIED:
@@ -199,7 +204,7 @@ def secondary_capture(source: Dataset) -> Dataset:
     for keyword in ("BodyPartExamined", "Laterality"):
         if keyword in source:
             result[keyword] = deepcopy(source[keyword])
-    result.ConversionType = "WSD"
+    result.ConversionType = "WSD"  # Workstation
     result.DateOfSecondaryCapture, result.TimeOfSecondaryCapture = result.ContentDate, result.ContentTime
     result.ImageType = ["DERIVED", "SECONDARY"]
     result.PatientOrientation = ""

@@ -41,14 +41,12 @@ from dicom_adapter_pipelines.users import grant
 RUN_ID = re.compile(r"[0-9a-f]{32}(-[0-9]{1,6})?")  # form of the core's run ids, safe as a name of a folder
 UID = re.compile(r"[0-9.]{1,64}")
 UPLOAD = re.compile(r"([0-9]+)_([0-9.]+)_([0-9.]+)\.dcm")
-UNCOLLECTED_S = 7 * 86_400  # seconds for which results are kept longer than logs
-POLL_S = 0.02
+UNCOLLECTED_S = 7 * 86_400  # results that nobody collected are kept for so many seconds longer than logs
+POLL_S = 0.02  # pause between two looks at the lock
 PIECE_BYTES = 1 << 18  # memory of one upload
 FOLDER_MODE = 0o700  # instances are patient data
-READ_ONLY_FILE, READ_ONLY_FOLDER = (
-    0o444,
-    0o555,
-)  # below a folder that only the adapter's user, or the command's, can enter
+# Readable for all users, but only the adapter's user and the command's can enter the job folder.
+READ_ONLY_FILE, READ_ONLY_FOLDER = 0o444, 0o555
 
 
 @frozen(kw_only=True)
@@ -61,7 +59,7 @@ class InputFile:
     path: Path
 
 
-# Fills an empty folder with the instances and manifests of a job: `contracts.arrange` of the pipeline's contract.
+# Fills an empty folder with the instances and manifests of a job; `contracts.arranger` returns it.
 Arrange = Callable[[Path, Sequence[InputFile]], None]
 
 
@@ -221,7 +219,7 @@ class JobFolders:
     def of(self, run_id: str) -> JobFolder:
         """Return the folder of a run, which may not exist. Raises Permanent for an id that is not the adapter's."""
         if RUN_ID.fullmatch(run_id) is None:
-            raise Permanent("the id of the job must be 32 lower-case hexadecimal digits")
+            raise Permanent("the run id of the job must be 32 lower-case hexadecimal digits, and -<run> after a retry")
         return JobFolder(self.path / run_id)
 
     def all(self) -> list[JobFolder]:
@@ -236,10 +234,10 @@ class JobFolders:
         return [folder for folder in self.all() if folder.launch_file.exists() and folder.outcome() is None]
 
     def sweep(self, older_than: float, *, also_results: bool) -> None:
-        """Delete the folders with only a log of runs that ended before `older_than`, in seconds since the epoch.
+        """Delete the cleaned-up folders of runs that ended before `older_than`, in seconds since the epoch.
 
-        With `also_results`, delete also complete folders of runs that ended a week before: results are collected within
-        seconds, so the adapter does not have these jobs any more.
+        With `also_results`, delete also folders with results, of runs that ended another week earlier: results are
+        collected within seconds, so the adapter does not have these jobs any more.
         """
         for folder in self.all():
             ended_at = folder.path.stat().st_mtime
@@ -251,7 +249,7 @@ class JobFolders:
 
 
 def safe_uid(uid: str) -> str:
-    """Return a UID that is safe as part of a file name: a UID that is not one is replaced by one of its digest."""
+    """Return the UID if it is valid, so safe as part of a file name; otherwise a UID that is made from its digest."""
     if UID.fullmatch(uid) and uid.strip("."):
         return uid
     digest = hashlib.sha256(uid.encode("utf-8", "surrogatepass")).digest()

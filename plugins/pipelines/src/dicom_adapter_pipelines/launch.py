@@ -34,8 +34,9 @@ class Launch:
     memory: int | None = None  # bytes of address space of each process
     cpu_seconds: int | None = None  # CPU time of each process
     reruns: int = 1  # number of further runs after interruptions: power losses, or a killed runner
-    # Program and arguments, run for at most a minute before a further run and whenever the process has ended: it ends
-    # and removes what is not a descendant of the process, such as a container. It must succeed if nothing is left.
+    # Another program and its arguments, run for at most a minute after the process has ended, and before the process of
+    # an interrupted run is started again. It ends and removes what is not a descendant of the process, such as a
+    # container. It must succeed if nothing is left.
     end_arguments: tuple[str, ...] = ()
     details: Mapping[str, str] = field(factory=dict)  # of the submitter, such as a GPU; not used by the runner
 

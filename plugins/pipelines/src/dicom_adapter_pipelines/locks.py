@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-TAKE_SECONDS = 2.0  # a reader holds the lock for an instant: a runner tries again for this time
+TAKE_SECONDS = 2.0  # `is_locked` holds the lock for an instant, so a runner tries for this time to take it
 
 
 def is_locked(path: Path) -> bool:

@@ -15,8 +15,8 @@ from typing import BinaryIO
 
 from attrs import frozen
 
-MAX_DEPTH = 32  # folders in folders, of outputs
-MAX_MEASURED_DEPTH = 200  # each level needs a file descriptor
+MAX_DEPTH = 32  # levels of folders, when outputs are collected
+MAX_MEASURED_DEPTH = 200  # levels of folders, when sizes are measured: each level needs a file descriptor
 MAX_FILES = 100_000  # far more than the instances of a large study
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: the opening of a FIFO must not wait for a writer.
@@ -78,7 +78,7 @@ def open_output(folder: Path, name: str) -> BinaryIO:
 def measure(folder: Path) -> int:
     """Return the bytes of all files below a folder: the larger of their length and their space on the disk.
 
-    What cannot be read or disappears meanwhile is not counted. Raises OutputRefused for a tree that is too deep.
+    Files that cannot be read or disappear meanwhile are not counted. Raises OutputRefused for a tree that is too deep.
     """
     try:
         with _opened_folder(str(folder)) as top:

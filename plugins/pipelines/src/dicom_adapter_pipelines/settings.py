@@ -18,6 +18,7 @@ MIB = 1 << 20
 GPU = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]{0,99}")
 
 
+# The first line of a validator's docstring is the rule in the reference of the settings.
 def exit_statuses(_instance: Any, _attribute: Attribute[Any], value: tuple[int, ...]) -> None:
     """numbers from 0 to 255
 
@@ -56,13 +57,16 @@ class PipelineSettings:
     environment: Mapping[str, Secret | str] = setting(
         factory=dict,
         validator=variables,
-        help="Environment variables of the pipeline. `{input}`, `{output}`, `{job}` and `{work}` are replaced.",
+        help=(
+            "Environment variables of the pipeline. In their values, `{input}`, `{output}`, `{job}` and `{work}` are "
+            "replaced by the paths of the job."
+        ),
     )
     contract: Contract = setting(
         default=Contract.PLAIN,
         help=(
             "Names of files, variables and manifests that the pipeline expects: `map` those of a MONAI Application "
-            "Package, `mercure` those of a mercure module."
+            "Package, `mercure` those of a mercure module, `plain` only those of dicom-adapter."
         ),
     )
     settings: Mapping[str, Any] = setting(
@@ -71,7 +75,7 @@ class PipelineSettings:
     time_limit: float | None = setting(
         default=3600.0,
         validator=at_least(0.1, "seconds"),
-        help="Seconds after which a run is ended, and the job has failed.",
+        help="Seconds after which a run is ended and its job fails.",
     )
     grace: float = setting(
         default=10.0,
@@ -80,12 +84,12 @@ class PipelineSettings:
     )
     success: tuple[int, ...] = setting(default=(0,), validator=exit_statuses, help="Exit statuses of a successful run.")
     expect_results: bool = setting(
-        default=True, help="If true, a run without any output file has failed, whatever its exit status."
+        default=True, help="If true, a run without any output file fails, whatever its exit status."
     )
     max_output_bytes: ByteSize = setting(
         default=ByteSize(8 << 30),
         validator=at_least(1),
-        help="A run whose files in `output` and `work` are larger together is ended, and the job has failed.",
+        help="A run whose files in `output` and `work` together are larger is ended, and its job fails.",
     )
     max_log_bytes: ByteSize = setting(
         default=ByteSize(10 * MIB),
@@ -95,7 +99,10 @@ class PipelineSettings:
     reruns: int = setting(
         default=1,
         validator=between(0, 100),
-        help="Number of times that a run is repeated from the start after a power loss or a restart of the machine.",
+        help=(
+            "Number of times that a run is repeated from the start after an interruption: a power loss, a restart of "
+            "the machine, or the end of its runner by a signal."
+        ),
     )
 
     def __attrs_post_init__(self) -> None:

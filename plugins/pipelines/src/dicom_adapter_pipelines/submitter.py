@@ -6,6 +6,7 @@ steps of a job in its folder, its runner, status, results, cancellation and clea
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -39,8 +40,8 @@ from dicom_adapter_pipelines.settings import DAY_S, JobFolderSettings, PipelineS
 
 JobFolderSettingsT = TypeVar("JobFolderSettingsT", bound=JobFolderSettings)
 
-SWEEP_EVERY_S = 3600.0
-END_SECONDS = 15.0  # `cancel` waits for the end of the processes for this time and their `grace`
+SWEEP_EVERY_S = 3600.0  # minimum between two sweeps
+END_SECONDS = 15.0  # `clean_up` waits for the end of the runner for this time; `cancel` for this time and `grace`
 
 
 class JobFolderSubmitter(Submitter[JobFolderSettingsT]):
@@ -48,7 +49,7 @@ class JobFolderSubmitter(Submitter[JobFolderSettingsT]):
 
     follows_jobs = True
     most_running = 1
-    _swept_at = 0.0
+    _swept_at = -math.inf  # not yet
 
     def __init__(self, settings: JobFolderSettingsT, context: SubmitterContext) -> None:
         super().__init__(settings, context)
@@ -70,7 +71,7 @@ class JobFolderSubmitter(Submitter[JobFolderSettingsT]):
         """
 
     def command_user(self, pipeline: PipelineSettings) -> str:  # noqa: ARG002 - for subclasses
-        """Return the user that must be able to read the input and to write the output; "": the adapter's."""
+        """Return the user that must be able to read the input and to write the output; "": the user of the adapter."""
         return ""
 
     # --- the interface of the core
@@ -82,7 +83,7 @@ class JobFolderSubmitter(Submitter[JobFolderSettingsT]):
         return JobFolders((self.settings.folder or self.context.data_folder).absolute())
 
     def open(self) -> None:
-        self._sweep(also_results=False)  # perhaps the service was down, and their results are collected now
+        self._sweep(also_results=False)  # perhaps the service was down, and old results are collected only now
 
     def create_job(self, job: Job) -> PlatformJob:
         pipeline_of(self.pipelines, job)
@@ -156,7 +157,7 @@ class JobFolderSubmitter(Submitter[JobFolderSettingsT]):
             folder.clean_up()
 
     def _end_interrupted(self, folder: JobFolder) -> None:
-        """End what a killed runner has left: a runner of a cancelled job only does this."""
+        """End the processes that a killed runner has left running: the runner of a cancelled job does only this."""
         if folder.outcome() is None and folder.launch() is not None:
             start_runner(folder.path)
 

@@ -45,9 +45,9 @@ exec {podman} "$@"
 
 @pytest.fixture
 def wrapped_engine(tmp_path: Path, podman: Podman, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Put a program `podman` on PATH that records its arguments, and removes the option for GPUs that are not here.
+    """Put a program `podman` on PATH that records its arguments. It omits `--device`: this machine has no GPU.
 
-    Return the file with the arguments: one call in each line.
+    Return the file with the arguments, one line for each call. The program is `bin/podman` beside this file.
     """
     record, program = tmp_path / "calls", tmp_path / "bin" / "podman"
     program.parent.mkdir()

@@ -80,7 +80,7 @@ def test_image_is_named_by_its_id() -> None:
     assert "lung:1" not in arguments
 
 
-def test_limits() -> None:
+def test_limits_are_options_only_if_configured() -> None:
     assert () == tuple(option for option in call().arguments if option in ("--memory", "--cpus", "--pids-limit"))
     limited = call(memory=1000, cpus=1.5, pids=7, shared_memory=10, read_only=True, network="").arguments
     expected = {"--memory": "1000", "--memory-swap": "1000", "--cpus": "1.5", "--pids-limit": "7", "--shm-size": "10"}
@@ -137,11 +137,11 @@ def test_further_options_precede_the_image() -> None:
     assert "/models:/models:ro" in options(called.arguments, "--volume")
 
 
-def test_user_namespace() -> None:
+def test_user_namespace_is_an_option() -> None:
     assert ["keep-id"] == options(call(user_namespace="keep-id").arguments, "--userns")
 
 
-def test_paths_and_variables_of_mercure() -> None:
+def test_mercure_module_has_its_own_paths_and_variables() -> None:
     called = call(contract=Contract.MERCURE)
     assert {"/jobs/1/input:/tmp/data:ro,Z", "/jobs/1/output:/tmp/output:Z"} < set(options(called.arguments, "--volume"))
     assert ("/tmp/data", "/tmp/output") == tuple(called.variables[f"MERCURE_{name}_DIR"] for name in ("IN", "OUT"))

@@ -21,7 +21,7 @@ MakePlan = Callable[..., ContainerPlan]
 
 @pytest.fixture
 def without_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Client:
-    """Return a function that makes a program the only one on PATH; at first there is none."""
+    """Empty PATH. Return a function that puts a program with this name and shell script on PATH."""
     folder = tmp_path / "only"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
@@ -74,7 +74,7 @@ def test_docker_is_used_where_podman_is_missing(unstarted: Containers, without_e
     ids=["not running", "not running, newer words", "not in the group"],
 )
 def test_jobs_wait_for_an_engine_that_does_not_run(unstarted: Containers, without_engine: Client, words: str) -> None:
-    """The words are those of versions of docker."""
+    """The words are the messages of different versions of docker."""
     without_engine("docker", f"echo '{words}' >&2; exit 1")
     step = r"docker is not usable \(.* connect .*\): start it \(`systemctl start docker`\), and put the user"
     with pytest.raises(Retriable, match=step):

@@ -37,12 +37,12 @@ def record(folder: JobFolder) -> PlatformRecord:
     )
 
 
-# The container ends when the test writes its exit status.
+# The container ends when the test writes the exit status into the file `end`.
 WAIT = 'until [ -e /tmp/end ]; do sleep 0.05; done; exit "$(cat /tmp/end)"'
 
 
 class TestContainer(BaseSubmitterTests):
-    """Its jobs run until the test ends or cancels them."""
+    """The containers run until the test ends them or cancels their jobs."""
 
     pipeline_id = "lung"
     unknown_pipeline_id = "brain"

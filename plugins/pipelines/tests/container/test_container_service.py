@@ -48,12 +48,13 @@ pipeline-lung = "lung"
 
 
 def configuration(podman: Podman, image: str = BASE, further: str = "") -> str:
+    """Return the configuration, with `further` keys of the submitter."""
     text = CONFIGURATION.format(options=json.dumps(podman.options), image=image, script=json.dumps(SCRIPT))
     return text.replace('folder = "jobs"', f'folder = "jobs"\n{further}')
 
 
 def folders_of_running(service: LaunchedService) -> list[JobFolder]:
-    """Wait for a running container, and return the folders of all that run."""
+    """Wait for the first container, and return the folders of all jobs whose containers were started."""
     jobs = service.configuration.parent / "jobs" / "jobs"
     counts = wait_until(lambda: [path for path in jobs.glob("*/output/count") if path.read_text()], "a container")
     return [JobFolder(path.parents[1]) for path in counts]
@@ -110,7 +111,7 @@ def test_jobs_wait_for_a_free_gpu(
     assert {JobState.SUCCEEDED} == {job.state for job in ended(service, 2)}
 
 
-def test_check_tries_the_engine(podman: Podman, tmp_path: Path) -> None:
+def test_check_connects_to_the_engine_and_finds_the_images(podman: Podman, tmp_path: Path) -> None:
     file = tmp_path / "adapter.toml"
     for image, status, words in (
         (BASE, 0, "all images are present"),

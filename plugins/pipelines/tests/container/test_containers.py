@@ -16,6 +16,7 @@ from support.podman import BASE, Podman
 pytestmark = pytest.mark.podman
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
 
+# Ignores SIGTERM, and never ends.
 STUBBORN = "trap '' TERM; echo begun > /output/begun; while :; do sleep 0.1; done"
 
 
@@ -24,6 +25,7 @@ def digest(podman: Podman) -> str:
 
 
 def names_of_outputs(containers: Containers, number: int) -> list[str]:
+    """Return the names of the outputs of the job at this position."""
     return [result.name for result in containers.submitter().results(containers.jobs[number])]
 
 
@@ -70,6 +72,7 @@ def test_container_without_output_has_failed(containers: Containers) -> None:
 def test_failed_removal_does_not_change_the_result(containers: Containers, wrapped_engine: Path) -> None:
     """Otherwise a job whose result is complete would fail. The runner tries to remove the container again."""
     program = wrapped_engine.parent / "bin" / "podman"
+    # The first `rm` after a `run` fails.
     failing = '[ -e "$0.failed" ] || case "$*" in *" rm "*) [ -e "$0.ran" ] && touch "$0.failed" && exit 1;; esac\n'
     noting = 'case "$*" in *" run "*) touch "$0.ran";; esac\n'
     program.write_text(program.read_text().replace("#!/bin/sh\n", f"#!/bin/sh\n{failing}{noting}"))
@@ -116,7 +119,7 @@ def test_entrypoint_and_command_replace_those_of_the_image(containers: Container
 # --- images and engines that are missing
 
 
-def test_job_waits_for_no_image_that_is_missing(containers: Containers) -> None:
+def test_missing_image_is_a_permanent_error(containers: Containers) -> None:
     containers.configure(image="localhost/lung:1.2")
     with pytest.raises(Permanent, match=r"image 'localhost/lung:1.2' is missing: run `podman pull localhost/lung:1.2`"):
         containers.start()
@@ -143,7 +146,10 @@ def test_image_that_disappears_before_the_run_is_named(containers: Containers) -
 
 
 def test_container_is_isolated(containers: Containers) -> None:
-    """No network, no capabilities, no further privileges, no writing to the input. Verified to fail without options."""
+    """No network, no capabilities, no new privileges, no writing to the input.
+
+    Verified to fail without the options of isolation.
+    """
     script = """
         grep -E 'Cap|NoNewPrivs' /proc/self/status > /output/status
         ip -o link | cut -d: -f2 > /output/links

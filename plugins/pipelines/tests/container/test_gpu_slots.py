@@ -16,6 +16,7 @@ WAITING = SHOW_GPU + "while [ ! -e /tmp/go ]; do sleep 0.05; done"
 
 
 def never() -> bool:
+    """Do not wait for a free GPU: the argument `keep_waiting` of `take_gpu`."""
     return False
 
 
@@ -80,7 +81,7 @@ def test_running_containers_have_different_gpus(gpus: Containers, wrapped_engine
 
 
 @pytest.mark.podman
-def test_gpu_of_a_container_that_was_left_is_freed_first(gpus: Containers) -> None:
+def test_container_without_runner_and_client_is_removed_before_its_gpu_is_used_again(gpus: Containers) -> None:
     """Verified to fail without the removal of the slot's previous container."""
     gpus.settings["gpus"] = ("0",)
     left = gpus.start(1)

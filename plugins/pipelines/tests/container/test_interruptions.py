@@ -12,8 +12,9 @@ from support.container_jobs import Containers, kill_clients, kill_runner, wait_u
 
 pytestmark = [pytest.mark.podman, pytest.mark.slow]
 
+# Ignores SIGTERM, and never ends.
 STUBBORN = "trap '' TERM; echo begun > /output/begun; while :; do sleep 0.1; done"
-# Ends when a file appears in its work folder, which a test can write.
+# Ends when the test writes the file `go` into the work folder, which is /tmp in the container.
 WAITING = "echo begun >> /output/begun; while [ ! -e /tmp/go ]; do sleep 0.05; done; echo ended > /output/ended"
 
 
@@ -40,7 +41,7 @@ def test_killed_adapter_neither_ends_nor_repeats_a_container(containers: Contain
     service.join()
     submitter = containers.submitter()  # the adapter restarts
     submitter.open()
-    (job,) = (containers.job(1),)
+    job = containers.job(1)
     submitter.start(job)
     assert not submitter.status(job).finished
     (folder.work / "go").touch()
@@ -66,7 +67,7 @@ def test_container_of_a_killed_runner_is_removed_before_the_job_runs_again(conta
 
 
 def test_job_of_a_killed_client_has_failed_and_its_container_is_removed(containers: Containers) -> None:
-    """Without its client, nobody knows the exit status of the container."""
+    """Without the client of the engine, the exit status of the container is unknown."""
     containers.configure(WAITING)
     job = containers.start()
     containers.output("begun")

@@ -11,6 +11,7 @@ from dicom_adapter_pipelines.container.map_manifest import HOLOSCAN, MONAI, Mani
 
 
 def parse(path: str = HOLOSCAN, **values: Any) -> MapManifest:
+    """Parse a manifest with a command and these values."""
     return parse_manifest(path, json.dumps({"command": ["run"], **values}).encode())
 
 

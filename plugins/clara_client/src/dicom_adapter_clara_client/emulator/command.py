@@ -21,9 +21,9 @@ TEXT_KEYS = {"status": "status", "pipeline": "pipeline_id", "protocol": "protoco
 
 FAULT_HELP = (
     "Make calls fail, such as 'Jobs.Create=drop,times=2' or 'Payloads.Upload=status,status=UNAVAILABLE'. "
-    "Kinds: status (the gRPC or HTTP status of the key status), code (a response with the platform's error code of the "
+    "Kinds: status (respond with a gRPC or HTTP status: key status), code (respond with an error code of the platform: "
     "key code), reset, drop, delay, truncate, garbage. Keys: times (default 1, 0 is always), after, seconds, status, "
-    "code, pipeline, protocol. May be repeated. docs/commands.md explains them, and the names of the calls."
+    "code, pipeline, protocol. May be repeated. docs/commands.md explains kinds, keys and the names of the calls."
 )
 
 OutputFolder = Annotated[
@@ -94,10 +94,8 @@ def emulate_platform(
 def _serve(
     platform: EmulatedPlatform, grpc: str | None, rest: str | None, shared: dict[str, Any], token: str | None
 ) -> None:
-    from dicom_adapter_clara_client.emulator import (
-        grpc_server,
-        rest_server,
-    )  # the libraries of the servers take time to load
+    # Imported only when needed, because the libraries of the servers take time to load.
+    from dicom_adapter_clara_client.emulator import grpc_server, rest_server
 
     with ExitStack() as servers:
         if grpc is not None:

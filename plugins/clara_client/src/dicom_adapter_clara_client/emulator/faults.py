@@ -13,7 +13,7 @@ from dicom_adapter_clara_client.wire.codes import ClaraCode
 
 
 class CallFaultKind(str, Enum):
-    """How a call fails. A call that fails before the work does not change the platform's state."""
+    """How a call fails: before the work (the platform does not execute the call) or after it."""
 
     STATUS = "status"  # before the work, with the protocol's status `status`
     CODE = "code"  # before the work, with the header code `code`; on REST, a problem with this code
@@ -35,9 +35,8 @@ class CallFault:
     times: int | None = 1  # number of calls that fail; None: all, until the fault is removed
     after: int = 0  # number of calls that succeed before the first one fails
     seconds: float = 0.0  # delay at the start of the call, for every kind
-    status: str | int = (
-        "UNAVAILABLE"  # for STATUS: the name of a gRPC status, or an HTTP status; translated between the protocols
-    )
+    # For STATUS: the name of a gRPC status, or an HTTP status; it is translated for the other protocol.
+    status: str | int = "UNAVAILABLE"
     code: int = ClaraCode.INTERNAL  # for CODE
     messages: tuple[str, ...] = ("injected fault",)  # for STATUS and CODE
     pipeline_id: str | None = None  # only calls about this pipeline, its jobs and their payloads

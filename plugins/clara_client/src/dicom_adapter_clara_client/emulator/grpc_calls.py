@@ -48,13 +48,13 @@ class _GrpcCall:
     log: CallLog
     clock: Callable[[], datetime]
     context: grpc.ServicerContext
-    ids: dict[str, str] = field(factory=dict)
+    ids: dict[str, str] = field(factory=dict)  # jobId, payloadId, pipelineId
     received_bytes: int = 0
     sent_bytes: int = 0
-    code: int = 0
-    worked: bool = True
+    code: int = 0  # of the response header
+    worked: bool = True  # the platform performs the call
     fault: CallFault | None = None
-    recorded: bool = False
+    recorded: bool = False  # in the log
 
     def watch_requests(self, requests: Iterable[Message]) -> Iterator[Message]:
         for request in requests:

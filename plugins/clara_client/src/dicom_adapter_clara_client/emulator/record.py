@@ -31,9 +31,8 @@ class CallRecord:
     time: datetime  # UTC; of the outcome
     protocol: str  # "grpc" or "rest"
     call: str  # such as "Jobs.Create"
-    ids: Mapping[str, str] = field(
-        factory=dict
-    )  # jobId, payloadId, pipelineId, as far as request and response contain them
+    # jobId, payloadId and pipelineId, as far as request and response contain them.
+    ids: Mapping[str, str] = field(factory=dict)
     received_bytes: int = 0
     sent_bytes: int = 0
     outcome: CallOutcome

@@ -33,7 +33,7 @@ from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
 
 PROTOCOL = "rest"
 UPLOAD = "Payloads.Upload"
-CUT_OFF = "aborted by the client"
+CUT_OFF = "aborted by the client"  # status in the record of the call
 IDS = {"job": "jobId", "payload": "payloadId", "pipeline": "pipelineId"}
 
 

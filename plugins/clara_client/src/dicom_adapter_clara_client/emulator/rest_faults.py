@@ -42,6 +42,7 @@ STATUSES = {  # gRPC status to HTTP status, as in google.rpc.Code
     "UNIMPLEMENTED": 501,
     "UNAVAILABLE": 503,
 }
+# The codes of each class of errors; all other codes are a PlatformFailure.
 CLASSES: dict[type[ClaraError], frozenset[int]] = {
     MalformedId: frozenset(
         {ClaraCode.PIPELINE_ID_MALFORMED, ClaraCode.JOB_ID_MALFORMED, ClaraCode.PAYLOAD_ID_MALFORMED}

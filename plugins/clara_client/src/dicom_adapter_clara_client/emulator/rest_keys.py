@@ -23,7 +23,7 @@ from dicom_adapter_clara_client.emulator.rest_reply import Reply
 from dicom_adapter_clara_client.emulator.store import PlatformStore
 from dicom_adapter_clara_client.emulator.values import KeyedAnswer
 
-KEPT = timedelta(hours=24)
+KEPT = timedelta(hours=24)  # time for which a key is known
 QUOTED = re.compile(r'"([ !#-\[\]-~]{1,255})"')  # a string of RFC 8941, without escapes
 
 

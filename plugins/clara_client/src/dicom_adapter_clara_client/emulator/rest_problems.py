@@ -41,7 +41,7 @@ STATUSES = {
     405: ("method-not-allowed", 405, "The resource does not have this method"),
 }
 
-# Problems that the platform finds: name, title. Other codes get the problem of their exception class.
+# Problems that the platform finds, by code: name, title. Other codes have those of their exception class (FAMILIES).
 CODES = {
     ClaraCode.NO_SUCH_PIPELINE: ("pipeline-not-found", "No such pipeline"),
     ClaraCode.NO_SUCH_JOB: ("job-not-found", "No such job"),
@@ -56,6 +56,7 @@ CODES = {
     ClaraCode.JOB_NOT_PENDING: ("job-not-pending", "The job is not pending"),
     ClaraCode.PAYLOAD_READ_ONLY: ("payload-read-only", "The payload is read-only"),
 }
+# By exception class: name, status, title. The status applies to the codes above, too.
 FAMILIES: Mapping[type[ClaraError], tuple[str, int, str]] = {
     MalformedId: ("id-malformed", 400, "The id is malformed"),
     NotFound: ("not-found", 404, "No such object"),

@@ -15,9 +15,8 @@ from dicom_adapter_clara_client.wire.codes import ClaraCode
 
 IDENTIFIER = re.compile(r"[0-9a-fA-F]{32}")
 JOB_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-PIPELINE_NAME = re.compile(
-    r"^name:[ \t]*(\S.*?)[ \t]*$", re.MULTILINE
-)  # the name in a pipeline's definition, which is YAML
+# The name in a pipeline's definition, which is YAML.
+PIPELINE_NAME = re.compile(r"^name:[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
 JOB_NAME_CHARACTERS = 63  # limit of a DNS label: Kubernetes uses the name as one
 KEY_BYTES = 128
 VALUE_BYTES = 256
@@ -133,9 +132,8 @@ def _check_characters(name: str, segments: Sequence[str]) -> None:
 
 
 def _bad_name(rule: str) -> InvalidValue:
-    return InvalidValue(
-        ClaraCode.FILE_NAME_INVALID, f"a file's name {rule}"
-    )  # without the name, which may contain a patient's id
+    """Return the error without the name, which may contain a patient's id."""
+    return InvalidValue(ClaraCode.FILE_NAME_INVALID, f"a file's name {rule}")
 
 
 def joined_definition(pieces: Iterable[PipelineFile]) -> tuple[PipelineFile, ...]:

@@ -75,9 +75,8 @@ class ClaraJob:
 class PayloadFile:
     """One file of a payload."""
 
-    name: str = field(
-        repr=False
-    )  # relative to the payload's root, such as "input/dcm/1.dcm"; may contain a patient's id
+    # Relative to the payload's root, such as "input/dcm/1.dcm". May contain a patient's id.
+    name: str = field(repr=False)
     size_bytes: int
     mode: int = 0  # Unix permissions that the client sent; NVIDIA's clients send 0
 

@@ -161,8 +161,8 @@ class ContainerRun:
 def give_folders(plan: ContainerPlan) -> None:
     """Let the user of the container read the input and write its folders, if it is not the user of the service.
 
-    Only the user of the service can enter the folder that contains them. In a user namespace of podman, the user of the
-    container is the user of the service.
+    The modes admit nobody else, because only the user of the service can enter the folder of the job. In a user
+    namespace of podman, the user of the container is the user of the service.
     """
     user, group = map(int, plan.user.split(":"))
     if user == os.geteuid() or plan.user_namespace:

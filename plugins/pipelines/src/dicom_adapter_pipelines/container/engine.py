@@ -1,4 +1,4 @@
-"""`Engine`: calls podman or docker through the command-line client, whose commands used here are the same."""
+"""`Engine`: calls podman or docker through its command-line client. Both have the commands that are used here."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from dicom_adapter_pipelines.container.plan import EngineCommand, EngineKind
 CALL_SECONDS = 25.0  # limit of a call, except pulls; two calls fit into the limit of the runner for `end`
 MAX_FILE_BYTES = 4 << 20  # of a file that is read from an image
 SHOWN_CHARACTERS = 300  # of a message of the engine
+# Parts of the messages of podman and docker.
 NO_IMAGE = re.compile("no such image|image not known|no such object", re.IGNORECASE)
 NOT_RUNNING = re.compile("(cannot|failed to|trying to) connect|connection refused|daemon running", re.IGNORECASE)
+# The next step for an engine that is not usable.
 START = {
     EngineKind.PODMAN: "run `{client} info` as the user of the service, and correct what it reports",
     EngineKind.DOCKER: "start it (`systemctl start docker`), and put the user of the service into the group `docker`",
@@ -94,6 +96,7 @@ class Engine:
         `name` is the name of a container that is created, not run, and removed.
         """
         self.remove(name)
+        # `/none` is a command that is never run: an image without a command needs one.
         self._call("create", "--name", name, "--network", "none", "--pull", "never", image.id, "/none")
         try:
             for path in paths:

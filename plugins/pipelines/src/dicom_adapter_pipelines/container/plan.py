@@ -1,4 +1,4 @@
-"""`ContainerPlan`: the container of a job, and `ContainerReport`: what its run has shown, a file of the job folder."""
+"""`ContainerPlan` describes the container of a job. `ContainerReport`, a file of the job folder, describes its run."""
 
 from __future__ import annotations
 
@@ -82,9 +82,9 @@ def plan_of(launch: Launch) -> ContainerPlan:
 class ContainerReport:
     """What the run of a container has shown besides its exit status. It contains no patient data."""
 
-    digest: str = ""  # of the image that was run: of its manifest if the engine knows it, or of its configuration
-    gpu: str = ""  # of the container
-    problem: str = ""  # why the container did not run or was ended, and the next step; "" if the pipeline decided
+    digest: str = ""  # digest of the image: of its manifest if the engine knows it, otherwise of its configuration
+    gpu: str = ""  # GPU of the container
+    problem: str = ""  # why the container did not run or was ended, and the next step; "": see the exit status
 
     def save(self, folder: JobFolder) -> None:
         write_file(_report_file(folder), json.dumps(asdict(self), indent=1).encode())

@@ -21,9 +21,10 @@ class Pull(str, Enum):
     """The treatment of an image that the engine does not have."""
 
     MISSING = "missing"  # the first job that needs it pulls it
-    NEVER = "never"  # the job fails
+    NEVER = "never"  # the job is faulted
 
 
+# The first line of a validator's docstring is the rule in the reference of the settings.
 def image_name(_instance: Any, _attribute: Attribute[Any], value: str) -> None:
     """name of an image, as in `podman run`
 
@@ -74,13 +75,16 @@ class ContainerPipeline(PipelineSettings):
         default=None,
         validator=numeric_user,
         help=(
-            "User and group of the container's process. Default: those of the service. Docker accepts others only if "
-            "the service runs as root."
+            "User and group of the container's process. Default: those of the service. With docker, others are "
+            "possible only if the service runs as root."
         ),
     )
     network: bool | str = setting(
         default=False,
-        help="If true, the container has the engine's default network; a text is the name of a network. Default: none.",
+        help=(
+            "`false`: the container has no network. `true`: it has the engine's default network. A text: it has the "
+            "network with this name."
+        ),
     )
     read_only: bool = setting(
         default=False, help="If true, the container can write only to its output folder and to `/tmp`."
@@ -125,15 +129,18 @@ class ContainerSettings(JobFolderSettings):
     )
     pull: Pull = setting(
         default=Pull.MISSING,
-        help="`missing`: the first job that needs an image pulls it, within its `time-limit`. `never`: the job fails.",
+        help=(
+            "Treatment of an image that the engine does not have. `missing`: the first job that needs the image pulls "
+            "it, within the job's `time-limit`. `never`: the job is faulted."
+        ),
     )
     gpus: tuple[str, ...] = setting(
         default=(),
         validator=gpu_names,
         help=(
-            "NVIDIA GPUs for the containers, by number or UUID. Each job has one of them for itself, and as many jobs "
-            "run at the same time. List a GPU at one submitter only. Default: no GPU, and one job at a time unless "
-            "`running` is set."
+            "NVIDIA GPUs for the containers, by number or UUID. Each job has one of them for itself, so as many jobs "
+            "run at the same time as there are GPUs. List a GPU at one submitter only. Default: containers have no "
+            "GPU, and one job runs at a time unless `running` is set."
         ),
     )
     pipelines: Mapping[str, ContainerPipeline] = setting(

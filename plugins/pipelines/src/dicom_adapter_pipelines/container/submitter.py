@@ -47,7 +47,7 @@ class ContainerSubmitter(JobFolderSubmitter[ContainerSettings]):
         return self.settings.pipelines
 
     def create_job(self, job: Job) -> PlatformJob:
-        """Create the job's folder, if the engine is usable, and has the image or may pull it."""
+        """Create the job's folder if the engine is usable and either has the image or may pull it."""
         pipeline = cast(ContainerPipeline, pipeline_of(self.pipelines, job))
         engine = self._engine()
         try:

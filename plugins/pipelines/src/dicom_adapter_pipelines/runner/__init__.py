@@ -4,7 +4,7 @@
 runner has it, or the job has ended. `start_runner` calls it. The detached process
 
 - holds the lock of the job folder until it ends, so that there is one runner at most;
-- records each start of the command before it, and counts the starts after interruptions;
+- records each start of the command in advance, so that starts after interruptions are counted;
 - starts the command in a session of its own, and becomes the parent of all processes that the command leaves behind;
 - ends all of them at the time limit, when the job is cancelled, when the output is too large, or when the command
   has ended;

@@ -56,7 +56,7 @@ class _Handshake:
 
 
 def _detach() -> None:
-    """Leave the terminal and the folder of the service; its session was left by the parent process."""
+    """Give up the terminal and the current folder of the service. The session is already not the service's."""
     os.chdir("/")
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):

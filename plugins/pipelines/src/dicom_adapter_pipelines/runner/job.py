@@ -68,7 +68,7 @@ def _attempt(folder: JobFolder, launch: Launch, before: Attempts | None, ready: 
     try:
         verdict = _run(run, folder, launch, log, ready)
     except Exception:
-        log.note(f"the runner has failed, please report it: {traceback.format_exc()}")  # nobody else sees it
+        log.note(f"the runner has failed, please report it: {traceback.format_exc()}")  # the runner has no stderr
         log.close()
         raise
     if run.ended_by == STOPPED:

@@ -97,11 +97,12 @@ def descendants(ancestor: int) -> list[int]:
 
 
 def _parents() -> Iterator[tuple[int, int]]:
+    """Yield the id of each living process, and the id of its parent."""
     for process in _process_ids():
         with contextlib.suppress(OSError, ValueError, IndexError):
             text = (PROC / str(process) / "stat").read_bytes()
             state, parent = text[text.rindex(b")") + 1 :].split()[:2]
-            if state != b"Z":  # a zombie has no children: its parent adopts them, or process 1
+            if state != b"Z":  # a zombie has no children any more: the runner or process 1 has adopted them
                 yield process, int(parent)
 
 
@@ -114,7 +115,7 @@ def _process_ids() -> Iterator[int]:
 
 
 def find_by_variable(name: str, value: str) -> list[int]:
-    """Return the ids of the processes that were started with an environment variable (Linux)."""
+    """Return the ids of the other processes that were started with this environment variable and value (Linux)."""
     wanted = f"{name}={value}".encode()
     found = []
     for process in _process_ids():

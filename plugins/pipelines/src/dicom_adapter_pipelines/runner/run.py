@@ -20,16 +20,17 @@ from dicom_adapter_pipelines.outputs import OutputRefused, measure
 from dicom_adapter_pipelines.runner.processes import descendants, end_group, send, start_process
 
 TICK = 0.25  # seconds between two looks at the clock, the cancellation and the output
-MEASURE_PAUSE = 10  # the size of the output is measured at most during 1/10 of the time
+MEASURE_PAUSE = 10  # a measurement of the output is followed by a pause of 10 times its duration
 KILL_SECONDS = 30.0  # a process that is still there so long after SIGKILL waits for a device: it is given up
 STOP_PAUSE = 0.5  # a machine that shuts down sends SIGTERM to all processes; the runner's may arrive last
-PIECE_BYTES = 1 << 16
+PIECE_BYTES = 1 << 16  # of one read from the command
+# Values of `CommandRun.ended_by`; all others are sentences for the operator.
 CANCELLED = "cancelled"
 STOPPED = "stopped"
 
 
 class CommandRun:
-    """Runs the command once. `ended_by` explains why the adapter ended it, "" if it ended first."""
+    """Runs the command once. `ended_by` is the reason why the runner ended the command; "" if it ended on its own."""
 
     def __init__(self, folder: JobFolder, launch: Launch, log: BoundedLog) -> None:
         self._folder, self._launch, self._log = folder, launch, log
@@ -121,7 +122,7 @@ class CommandRun:
     # --- deciding
 
     def _decide(self) -> None:
-        """Begin to end the processes if there is a reason, or continue."""
+        """Begin to end the processes if there is a reason; continue if this has begun."""
         now = time.monotonic()
         if self._signalled_at is not None:
             self._continue_to_end(now)
@@ -186,7 +187,7 @@ def size_problem(folder: JobFolder, launch: Launch) -> str:
 
 @contextmanager
 def _woken_by_signals(on_stop: Callable[[], None]) -> Iterator[socket.socket]:
-    """Return a socket that is readable after a signal. Only SIGTERM asks the runner to stop; a shell's are ignored."""
+    """Return a socket that is readable after a signal. SIGTERM calls `on_stop`; SIGHUP and SIGINT have no effect."""
 
     def handle(number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGTERM:
