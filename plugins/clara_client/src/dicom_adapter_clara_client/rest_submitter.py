@@ -53,7 +53,7 @@ OK, CREATED, ACCEPTED, NO_CONTENT = HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatu
 KEY_LIFETIME = timedelta(hours=23)  # the platform keeps a key for 24 hours: for a younger job, it still knows the key
 CLOCK_MARGIN = timedelta(hours=1)  # maximum difference between the adapter's and the platform's clock
 PAGE_SIZE = 20  # jobs; a page with all metadata is shorter than LONGEST_ANSWER_BYTES
-MAX_PAGES = 500  # of the list in which a job is searched; more is an error of the platform
+MAX_PAGES = 500  # of a list that is searched for a job
 JOB_NOT_FOUND = "job-not-found"  # a problem type, see docs/clara-rest-openapi.yaml
 
 

@@ -56,7 +56,7 @@ class _Handshake:
 
 
 def _detach() -> None:
-    """Give up the terminal and the current folder of the service. The session is already not the service's."""
+    """Give up the terminal and the current folder of the service. `start_runner` has already begun a new session."""
     os.chdir("/")
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
