@@ -46,8 +46,8 @@ NEEDED = {LINES[2], LINES[3], LINES[8], LINES[9]}  # the data folder and the led
         ("", None),
     ],
 )
-def test_the_ledger_is_found_with_the_lines_that_are_toml(text: str, url: str | None) -> None:
-    """None: the line with the data folder is damaged, or the file names two data folders."""
+def test_the_ledger_is_found_from_the_lines_that_are_toml(text: str, url: str | None) -> None:
+    """None: no valid line names the data folder, or two lines name different folders."""
     assert syntax_problems(text) or not text
     assert url == readable_ledger_url(text, folder=FOLDER)
 
@@ -57,7 +57,8 @@ def test_the_ledger_is_found_with_the_lines_that_are_toml(text: str, url: str | 
 @example(number=1, damage='"', keep=True)
 @example(number=5, damage="[", keep=False)
 def test_a_damaged_line_does_not_change_the_ledger(number: int, damage: str, keep: bool) -> None:
-    """Any text in the place of, or after, a line that does not name the ledger: its URL is still found."""
+    """The damage is a text that replaces a line or is appended to it, but not to the lines that name the ledger."""
+    # The damage must not be a table, a dotted key, a value or a new line: each of them may name another ledger.
     if LINES[number] in NEEDED or any(mark in damage for mark in "[.=\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"):
         return
     damaged = list(LINES)

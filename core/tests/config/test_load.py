@@ -42,7 +42,7 @@ pipeline-lung = "8abf244aff7647989d4f6b3987a85759"
 """
 
 
-def test_the_example_of_the_design_is_read(read: Read) -> None:
+def test_a_complete_example_is_read(read: Read) -> None:
     """Every setting of the example is read, and omitted settings have their defaults."""
     loaded = read(EXAMPLE)
     assert () == loaded.problems
@@ -209,8 +209,8 @@ def test_other_ledgers_are_refused_without_showing_a_password(problems: Problems
         ("port = 11112.0", "must be a whole number"),
     ],
 )
-def test_numbers_of_the_dicom_table_have_limits(problems: Problems, line: str, expected: str) -> None:
-    """The message names each limit."""
+def test_invalid_values_of_the_dicom_table_are_refused(problems: Problems, line: str, expected: str) -> None:
+    """The message names the rule, such as the limits of a number."""
     reported = problems(f"[dicom]\n{line}")
     assert [f"dicom.{line.split(' ')[0]}"] == list(reported)
     assert expected in next(iter(reported.values()))

@@ -51,7 +51,7 @@ Problems = Callable[[str], dict[str, str]]
     ],
 )
 def test_a_text_that_is_not_toml_is_explained_with_its_line(read: Read, text: str, expected: str) -> None:
-    """Verified to fail with the messages of the TOML parser."""
+    """Verified to fail when the messages of the TOML parser are reported unchanged."""
     (problem,) = read(text).problems
     assert str(problem).startswith("the file is not TOML: ")
     assert expected in str(problem)
@@ -92,7 +92,10 @@ def test_any_text_is_a_document_or_one_value_error(text: str) -> None:
     ],
 )
 def test_a_key_in_a_wrong_table_is_reported_with_its_table(problems: Problems, lines: str, expected: str) -> None:
-    """A secret in a wrong place is not shown. Verified to fail when only the names of the same table are known."""
+    """The message does not show the value, which may be a secret.
+
+    Verified to fail when only the keys of the same table are known.
+    """
     assert any(expected in problem for problem in problems(lines).values()), problems(lines)
 
 

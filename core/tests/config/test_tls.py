@@ -59,4 +59,3 @@ def test_a_caller_with_a_certificate_name_needs_client_certificates(problems: Pr
         reported = problems(f"[ae-titles.X]\n{callers}[ae-titles.X.settings]\npipeline-x = '1'\n{tls}")
         assert ["ae-titles.X.allowed-callers[1].certificate"] == list(reported)
         assert "needs a [dicom.tls] table with client-ca" in reported["ae-titles.X.allowed-callers[1].certificate"]
-    assert "ae-title, host or certificate must be given" in str(problems("[ae-titles.X]\nallowed-callers = [{}]\n"))

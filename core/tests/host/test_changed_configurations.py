@@ -18,7 +18,7 @@ NEW = OTHER + LUNG + 'settings = { pipeline-one = "new" }\n'
 THREE = LUNG + 'settings = { pipeline-one = "p1", pipeline-two = "p2", pipeline-three = "p3" }\n'
 
 
-def steps(adapter: Adapter, event: str) -> Counter[str]:
+def count_by_pipeline(adapter: Adapter, event: str) -> Counter[str]:
     """Count this event by the pipeline of its job."""
     pipelines = {job.job_id: job.pipeline_id for job in adapter.jobs}
     return Counter(pipelines[entry.job_id] for entry in adapter.events if entry.event == event and entry.job_id)
@@ -38,13 +38,13 @@ def test_an_ae_title_that_is_removed_and_added_again_submits_to_its_new_pipeline
     adapter.advance(1)
     adapter.restart(OTHER)
     adapter.advance(60)
-    assert {"old-1": 1, "old-2": 1} == steps(adapter, "job_submitted")
+    assert {"old-1": 1, "old-2": 1} == count_by_pipeline(adapter, "job_submitted")
     assert {"pending": 1, "reclaimed": 1} == adapter.states
 
     adapter.restart(NEW)
     adapter.receive(make_instance(), ae_title="LUNG")
     adapter.advance(60)
-    assert {"old-1": 1, "old-2": 1, "new": 2} == steps(adapter, "job_submitted")
+    assert {"old-1": 1, "old-2": 1, "new": 2} == count_by_pipeline(adapter, "job_submitted")
     assert {"reclaimed": 3} == adapter.states
 
 
@@ -60,6 +60,6 @@ def test_a_failing_pipeline_causes_no_second_job_of_another_pipeline(make_adapte
     adapter.restart()
     adapter.advance(60)
     assert [JobState.SUBMITTED] * 3 == [job.state for job in adapter.jobs]
-    assert {"p2": 4} == steps(adapter, "job_attempt_failed")  # before and after the restart
+    assert {"p2": 4} == count_by_pipeline(adapter, "job_attempt_failed")  # before and after the restart
     for step in ("job_queued", "job_created", "job_metadata_sent", "job_uploaded", "job_submitted"):
-        assert {"p1": 1, "p2": 1, "p3": 1} == steps(adapter, step)
+        assert {"p1": 1, "p2": 1, "p3": 1} == count_by_pipeline(adapter, step)

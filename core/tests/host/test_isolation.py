@@ -278,7 +278,7 @@ LANE = {"ae_title": "BAD"}
 LANE_PART, SUBMITTER_PART = {"part": "AE title BAD"}, {"part": "submitter bad"}
 OBSERVERS = ("dicom_adapter_instance_stored", "dicom_adapter_job_changed", "dicom_adapter_instances_reclaimed")
 REGISTRATION = ("dicom_adapter_processors", "dicom_adapter_submitters", "dicom_adapter_storage_backends")
-BROUGHT = ("dicom_adapter_http", "dicom_adapter_servers")
+LATE_HOOKS = ("dicom_adapter_http", "dicom_adapter_servers")  # hooks that are called after loading
 TURNS = ("handle_instance", "association_changed", "end_wait", "timer", "job_changed", "free_space")
 AT_THE_STOP = ("processor.close", "submitter.close", "server.stop")
 RAISES, HANGS, INVALID = FaultMode
@@ -287,7 +287,7 @@ RAISES, HANGS, INVALID = FaultMode
 def of_hooks() -> Iterator[Case]:
     for mode in FaultMode:
         yield from (Case(hook, mode, "plugin_load_failed") for hook in REGISTRATION)
-        yield from (Case(hook, mode, "hook_failed", {"hook": hook}) for hook in BROUGHT)
+        yield from (Case(hook, mode, "hook_failed", {"hook": hook}) for hook in LATE_HOOKS)
     yield Case("dicom_adapter_http", INVALID, "http_mount_failed", {"plugin": "bad"}, invalid_value=[7])
     yield Case("dicom_adapter_servers", INVALID, "hook_failed", {"hook": "dicom_adapter_servers"}, invalid_value=[7])
     for hook in OBSERVERS:
@@ -388,7 +388,7 @@ def start_host(folder: Path, fault: InjectedFault) -> Running:
         data_set = make_instance(patient_name=SECRET)
         answer = store.keep(make_request(data_set, ae_title, "SENDER", "association"), encode(data_set))
         assert answer.instance is not None, answer
-        with ledger.write() as transaction:
+        with ledger.write() as transaction:  # causes the turns association_changed and end_wait
             association_reports.lose_open(transaction, RECEIVER, (RECEIVER,), clock.now())
             association_reports.end_wait(transaction, ae_title, [], clock.now())
         os.write(write_end, b"\0")

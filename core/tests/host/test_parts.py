@@ -78,9 +78,7 @@ def test_a_lane_performs_a_limited_number_of_turns_in_one_step(
 def test_reclaim_deletes_a_limited_number_of_objects_in_one_step(
     make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the end everything is deleted: each step of the sweep deletes one object and continues where the previous step
-    stopped.
-    """
+    """Each step of the sweep deletes one object and continues where the previous step stopped."""
     monkeypatch.setattr("dicom_adapter.flow.reclaim.reclaim.BATCH", 1)
     adapter = make_adapter(LUNG)
     adapter.receive(*[make_instance() for _number in range(3)], ae_title="LUNG")
@@ -124,7 +122,7 @@ def test_the_queue_of_a_hanging_observer_is_limited(make_adapter: MakeAdapter, m
 
 
 def test_a_hanging_observer_does_not_delay_another(make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each plugin with observer hooks is a separate part; a plugin without observer hooks is not a part."""
+    """Each plugin with observer hooks is a separate part. Here, only the step of the part `quick` runs."""
     notified: list[str] = []
     slow = observing(job_changed=lambda job: notified.append("slow"))
     quick = Plugin(SimpleNamespace(dicom_adapter_job_changed=hookimpl(lambda job: notified.append("quick"))), "quick")

@@ -90,8 +90,8 @@ class SlowPlugin:
 def wake_ups() -> Iterator[int]:
     """Return the read end of a pipe through which receivers notify the host of arrivals.
 
-    `HostProcess.stop` does not wait for two workers. They must end before the pipe is closed, and before the next test:
-    otherwise their failures appear in its output.
+    `HostProcess.stop` does not wait for two workers. They must end before the pipe is closed and before the next test
+    begins; otherwise their failures would appear in the output of the next test.
     """
     reading, writing = os.pipe()
     yield reading
@@ -212,7 +212,7 @@ def test_a_difference_between_the_clocks_is_reported(tmp_path: Path, wake_ups: i
 
 
 def test_a_certificate_that_expires_soon_is_reported(tmp_path: Path, wake_ups: int) -> None:
-    """The part is yellow, so `status` and `/health` are. Verified to fail when the host does not read the files."""
+    """The part `certificates` is degraded. Verified to fail when the host does not read the files."""
     plugins = load_plugins([*installed(), MEMORY, Plugin(SlowPlugin(), name="slowly")])
     issued = trustme.CA().issue_cert("127.0.0.1", not_after=datetime.now(timezone.utc) + timedelta(days=9, hours=1))
     issued.private_key_and_cert_chain_pem.write_to_path(tmp_path / "own.pem")

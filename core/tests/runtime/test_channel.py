@@ -1,4 +1,4 @@
-"""A process of the service ends in an orderly way when the service is killed, without a traceback."""
+"""Child processes: they end without a traceback when the service is killed, limit their heaps, and ignore signals."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ START = Start(
     plugins=None,
     clock=[1_767_600_000_000_000_000, 7],
 )
+# A child that exits with status 7 after a stop, and with 5 when the service has ended.
 CHILD = """
 import sys
 from dicom_adapter.runtime.channel import Channel

@@ -74,7 +74,7 @@ def test_the_lock_of_a_host_of_an_earlier_version_has_no_pid(tmp_path: Path) -> 
 
 
 def test_a_supervisor_is_seen_until_it_ends(tmp_path: Path) -> None:
-    """Its host may die meanwhile. Without a lock of a supervisor, for example on a full disk, the host counts."""
+    """The host may die while the supervisor runs. Without the file of the supervisor's lock, the host's lock counts."""
     folder = DataFolder(tmp_path, lock_pause_seconds=0)
     with folder.as_host():
         assert folder.has_service
@@ -85,7 +85,7 @@ def test_a_supervisor_is_seen_until_it_ends(tmp_path: Path) -> None:
 
 
 def test_a_supervisor_runs_without_its_lock(tmp_path: Path) -> None:
-    """The folder may be unwritable for a moment."""
+    """The lock cannot be created while the folder is missing or not writable."""
     with DataFolder(tmp_path / "missing").as_service():
         assert [] == list(tmp_path.iterdir())
 

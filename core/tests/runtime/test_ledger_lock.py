@@ -17,8 +17,8 @@ import sys
 from pathlib import Path
 from dicom_adapter.runtime.ledger_lock import LedgerLock
 
-with LedgerLock(Path(sys.argv[1]), Path("/first")).hold() as holder:
-    print(holder or "held", flush=True)
+with LedgerLock(Path(sys.argv[1]), Path("/first")).hold() as refusal:
+    print(refusal or "held", flush=True)
     sys.stdin.read()
 """
 
@@ -43,8 +43,8 @@ def test_a_second_process_learns_who_holds_the_lock(database: Path) -> None:
             holder = f"another dicom-adapter (PID {first.pid}) with the data folder /first"
             assert f"{holder} is already using the ledger {database}" == refusal
         first.kill()
-    with LedgerLock(database, Path("/second")).hold() as holder:
-        assert "" == holder
+    with LedgerLock(database, Path("/second")).hold() as refusal:
+        assert "" == refusal
     assert not database.exists()
 
 
@@ -53,21 +53,21 @@ def test_links_to_a_ledger_have_its_lock(database: Path, tmp_path: Path) -> None
     (tmp_path / "other").mkdir()
     link = tmp_path / "other" / "link.sqlite"
     link.symlink_to(database)
-    with LedgerLock(database, tmp_path).hold(), LedgerLock(link, tmp_path).hold() as holder:
-        assert f"PID {os.getpid()}" in holder
+    with LedgerLock(database, tmp_path).hold(), LedgerLock(link, tmp_path).hold() as refusal:
+        assert f"PID {os.getpid()}" in refusal
 
 
 def test_ledgers_in_one_folder_have_locks_of_their_own(database: Path, tmp_path: Path) -> None:
-    with LedgerLock(database, tmp_path).hold(), LedgerLock(tmp_path / "other.sqlite", tmp_path).hold() as holder:
-        assert "" == holder
+    with LedgerLock(database, tmp_path).hold(), LedgerLock(tmp_path / "other.sqlite", tmp_path).hold() as refusal:
+        assert "" == refusal
 
 
 @pytest.mark.parametrize("content", ["", "1234", "{}"])
 def test_a_holder_that_has_not_written_its_name_is_unknown(database: Path, tmp_path: Path, content: str) -> None:
     with LedgerLock(database, tmp_path).hold():
         (tmp_path / "host.ledger.sqlite.lock").write_text(content, encoding="utf-8")
-        with LedgerLock(database, tmp_path).hold() as holder:
-            assert f"another dicom-adapter is already using the ledger {database}" == holder
+        with LedgerLock(database, tmp_path).hold() as refusal:
+            assert f"another dicom-adapter is already using the ledger {database}" == refusal
 
 
 def test_a_query_finds_the_holder_and_creates_nothing(database: Path, tmp_path: Path) -> None:
@@ -83,6 +83,6 @@ def test_a_query_finds_the_holder_and_creates_nothing(database: Path, tmp_path: 
 def test_without_its_folder_a_ledger_has_no_lock(tmp_path: Path) -> None:
     """Opening the ledger reports the reason. Nothing is created on a disk that may be missing."""
     for path in (None, tmp_path / "missing" / "ledger.sqlite"):
-        with LedgerLock(path, tmp_path).hold() as holder:
-            assert "" == holder
+        with LedgerLock(path, tmp_path).hold() as refusal:
+            assert "" == refusal
     assert [] == list(tmp_path.iterdir())

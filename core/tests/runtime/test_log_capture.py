@@ -92,8 +92,8 @@ logging.getLogger("httpx").info("HTTP Request")
     ],
     ids=["main", "thread", "destructor", "warning", "logged exception", "task", "wrong arguments", "pydicom"],
 )
-def test_an_unexpected_exception_is_one_event_without_its_message(code: str, event: str, field: str) -> None:
-    """Only its kind and place are logged.
+def test_exceptions_and_warnings_are_one_event_without_patient_data(code: str, event: str, field: str) -> None:
+    """An exception is logged with its kind and place. The messages of pydicom are not logged.
 
     Verified to fail when a hook is not set, and when the message is formatted with the exception.
     """

@@ -44,7 +44,7 @@ class Limited:
 
 
 def test_a_peer_can_cause_a_limited_number_of_lines() -> None:
-    """A burst, then a rate; the others are counted.
+    """A burst of lines, then a number per second; lines that are not written are counted.
 
     Verified to fail when the tokens are not used up, and when they do not return.
     """
@@ -71,15 +71,15 @@ def test_many_peers_together_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(limits, "MAX_KEYS", 20)
     limited = Limited()
     peers = [f"2001:db8::{number:x}" for number in range(1000)]
-    assert 50 == sum(limited.written(1, peer=peer) for peer in peers)
+    assert 50 == sum(limited.written(1, peer=peer) for peer in peers)  # ten times the burst of one peer
     assert 20 == len(limited.limits._buckets)
     suppressed = limited.limits.take_suppressed()
     assert 950 == sum(suppressed.values())
     assert len(suppressed) <= 21
 
 
-def test_other_events_have_no_limit() -> None:
-    """Neither events without a limit, nor those with work that was done for the peer.
+def test_events_without_a_limit_and_exempt_events_are_always_written() -> None:
+    """An event is exempt if it has a value in the field `unless`.
 
     Verified to fail when `unless` is ignored.
     """

@@ -41,7 +41,7 @@ def _pipe() -> tuple[int, int]:
 
 
 def _socket() -> tuple[int, int]:
-    """As under systemd."""
+    """Return a pair of sockets: under systemd, stderr is a socket."""
     reader, writer = socket.socketpair()
     return reader.detach(), writer.detach()
 
@@ -77,7 +77,7 @@ def test_logging_does_not_wait_for_its_reader(stalled: Stalled) -> None:
 
 
 def test_lines_that_wait_are_written_when_the_reader_continues() -> None:
-    """All lines before the first dropped one arrive complete and in order, and the dropped ones are counted.
+    """All lines before the first dropped line arrive complete and in order, and the dropped lines are counted.
 
     Verified to fail when a line that was written in part is written again, and when the thread does not write.
     """
@@ -142,7 +142,7 @@ def test_a_pipe_that_cannot_be_opened_again_is_written_by_a_thread(monkeypatch: 
 
 
 def test_a_flush_waits_for_a_short_time_only(stalled: Stalled) -> None:
-    """Verified to fail, by the time limit, when it waits until the lines are written."""
+    """Verified to fail, by the time limit, when `flush` waits until the lines are written."""
     for _number in range(MORE_LINES_THAN_FIT):
         stalled.output.put([LINE])
     stalled.output.flush(0.01)

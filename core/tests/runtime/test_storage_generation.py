@@ -29,7 +29,7 @@ class Site:
         self._open: list[Ledger] = []
 
     def start(self, *, is_durable: bool = True) -> StorageGeneration:
-        """Open both, as a host does at its start, before it uses them."""
+        """Open the storage and the ledger, as a host does at its start before it uses them."""
         marker = read_marker(self.storage)
         assert marker is not None
         ledger = Ledger(f"sqlite:///{self.ledger / 'ledger.sqlite'}", durable=False)
@@ -65,7 +65,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 def test_a_pair_that_was_used_together_matches(site: Site) -> None:
-    """From the first start on, after every stop and crash, and after a restore of both."""
+    """Storage and ledger match from the first start on, after every stop and crash, and after a restore of both."""
     for _start in range(3):
         site.use()
     site.start().require_match()
@@ -86,7 +86,7 @@ def test_a_pair_that_was_used_together_matches(site: Site) -> None:
     ],
 )
 def test_an_old_state_of_one_of_both_is_refused(site: Site, restored: str, reason: str) -> None:
-    """Until both are from the same time again. Verified to fail when only the identity is compared."""
+    """The start is refused until both are from the same time. Verified to fail when only the identity is compared."""
     site.use()
     backups = {name: site.back_up(name) for name in ("storage", "ledger")}
     site.use()
@@ -114,7 +114,7 @@ def test_an_old_state_is_not_refused_if_a_power_loss_may_have_caused_it(site: Si
 
 
 def test_a_foreign_storage_and_a_new_ledger_are_refused(site: Site, tmp_path: Path) -> None:
-    """A storage that no service has used is new: an operator has confirmed that, if it was in doubt.
+    """A storage that no service has used is accepted, because an operator has confirmed that it is new.
 
     Verified to fail when a ledger without a recorded storage is always accepted.
     """
@@ -140,7 +140,7 @@ def test_a_foreign_storage_and_a_new_ledger_are_refused(site: Site, tmp_path: Pa
 
 
 def test_a_pair_matches_again_after_it_was_accepted(site: Site) -> None:
-    """A repair begins a new generation. The restored backup of before it does not match any longer."""
+    """A repair begins a new generation. A backup from before the repair does not match any longer."""
     site.use()
     backup = site.back_up("ledger")
     site.use()

@@ -80,10 +80,10 @@ def test_the_instances_may_be_the_mount_point(parent: Path) -> None:
         prepared(parent / "data")
 
 
-@pytest.mark.parametrize("left", [[], ["data"], ["data/instances"]])
-def test_a_ledger_elsewhere_shows_that_the_storage_is_missing(parent: Path, left: list[str]) -> None:
+@pytest.mark.parametrize("empty_folders", [[], ["data"], ["data/instances"]])
+def test_a_ledger_elsewhere_shows_that_the_storage_is_missing(parent: Path, empty_folders: list[str]) -> None:
     (parent / "ledger.sqlite").write_text("rows")
-    for name in left:
+    for name in empty_folders:
         (parent / name).mkdir(parents=True)
     folder = DataFolder(parent / "data", ledger=parent / "ledger.sqlite")
     with pytest.raises(StorageUnavailable, match=r"its ledger .*ledger.sqlite exists"):

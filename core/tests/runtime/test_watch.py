@@ -111,8 +111,8 @@ def test_a_hanging_processor_is_reported_within_30_seconds() -> None:
     Verified to fail when the deadline is 30 s.
     """
     turn_began_s = SLICE_SECONDS
-    last_look_s = turn_began_s + 30 - EXAMINE_EVERY.total_seconds()
-    condition = Condition(busy_since=NOW, busy_seconds=last_look_s)
+    last_examination_s = turn_began_s + 30 - EXAMINE_EVERY.total_seconds()
+    condition = Condition(busy_since=NOW, busy_seconds=last_examination_s)
     assert PartState.HANGS is examine(LUNG, [condition]).state
 
 
@@ -131,7 +131,7 @@ def test_each_change_is_logged_once_by_name(site: Site) -> None:
 
 
 def test_a_platform_has_events_of_its_own(site: Site) -> None:
-    """A platform that is down is logged and recorded as that. A slow call to it is logged like those of other parts."""
+    """A failing platform is logged and recorded as `platform_down`. A slow call is logged as for any other part."""
     platform = Part(PartKind.PLATFORM, "clara")
     happened = []
     for finding in (OK, PartFinding(state=PartState.FAILING, reason="away"), SLOW, OK):
@@ -181,7 +181,7 @@ def test_changes_are_logged_at_once_and_written_when_the_ledger_works(
     Verified to fail when changes are removed before they are written.
     """
     with monkeypatch.context() as broken:
-        broken.setattr(site.ledger, "write", failing)
+        broken.setattr(site.ledger, "write", raise_ledger_full)
         assert [("part_hangs", "AE title LUNG")] == site.examine(HANGS)
         with pytest.raises(LedgerUnavailable):
             site.watch.write()
@@ -196,7 +196,7 @@ def test_changes_are_logged_at_once_and_written_when_the_ledger_works(
     assert 2 + MAX_UNWRITTEN == len(site.events)
 
 
-def failing(*_arguments: object) -> None:
+def raise_ledger_full(*_arguments: object) -> None:
     raise LedgerUnavailable("database or disk is full")
 
 
@@ -214,14 +214,14 @@ def test_an_orderly_stop_is_written_and_not_logged(site: Site) -> None:
 def test_a_stop_without_the_ledger_does_not_fail(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """The log has the reason why the rows are not updated."""
     site.watch.start()
-    monkeypatch.setattr(site.ledger, "write", failing)
+    monkeypatch.setattr(site.ledger, "write", raise_ledger_full)
     with capture_logs() as logged:
         site.watch.close()
     assert "health_write_failed" in [entry["event"] for entry in logged]
 
 
 def test_a_process_whose_log_misses_lines_is_degraded(site: Site) -> None:
-    """Nobody reads its log, so that operators see it in `status`. Other parts are not affected.
+    """`status` shows the problem, because the reader of the log is too slow. Other parts are not affected.
 
     Verified to fail when the problem of the log is ignored.
     """

@@ -22,7 +22,7 @@ sys.stdin.read()
 
 @contextmanager
 def announcing(path: Path) -> Iterator[int]:
-    """A process that announces a service with this configuration file. Yield its PID."""
+    """Run a process that announces a service with this configuration file. Yield its PID."""
     program = [sys.executable, "-c", PROGRAM, str(path)]
     with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None

@@ -96,6 +96,7 @@ class Site:
             log_level="info",
         )
         self.children: list[FakeChild] = []
+        # Actions that prepare a new process, by its name and its number among the processes of this name.
         self.prepare: dict[tuple[str, int], Callable[[FakeChild], None]] = {}
         self.reports: queue.SimpleQueue[tuple[Any, Report]] = queue.SimpleQueue()
         self.supervisor = Supervisor(blueprint, self._start_child)  # type: ignore[arg-type] # behaves like a Child
@@ -123,7 +124,7 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """Processes that died are restarted without a pause. The signal handlers of the test process are restored."""
+    """Return a site that restarts dead processes without a pause. Restore the signal handlers of the test process."""
     monkeypatch.setattr(module, "LONGEST_PAUSE", 0.0)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     yield Site(tmp_path)
@@ -151,7 +152,7 @@ def test_a_process_that_fails_for_another_reason_ends_the_start(site: Site) -> N
     Verified to fail when every failure is treated as transient.
     """
     site.on_configure("host", 1, lambda host: host.report(FAILED, reason="another host uses the folder"))
-    site.on_configure("host", 2, lambda _host: site.supervisor.stop())
+    site.on_configure("host", 2, lambda _host: site.supervisor.stop())  # ends the test if the host is started again
     with pytest.raises(CannotStart, match="another host uses the folder"):
         site.supervisor.run()
     assert all(child.has_ended for child in site.children)
@@ -168,9 +169,8 @@ def test_a_preloaded_receiver_that_dies_is_replaced_when_it_is_needed(site: Site
         host.work()
 
     site.on_configure("host", 1, start_after_death)
-    site.on_configure(
-        "receiver", 1, lambda _receiver: site.supervisor.stop()
-    )  # the receiver is dead and cannot respond
+    # Ends the test if the dead receiver is configured.
+    site.on_configure("receiver", 1, lambda _receiver: site.supervisor.stop())
     site.on_configure("receiver", 2, site.work_then_stop)
     with capture_logs() as logged:
         site.supervisor.run()

@@ -1,4 +1,4 @@
-"""The time at which certificates expire, read from PEM files or a server, for `check`, `status` and the health."""
+"""The time at which certificates expire, read from PEM files or a server: `check`, `status` and `/health` show it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def certificates_in_file(path: Path | None, subject: str, *, is_authority: bool 
 def certificate_of_server(host: str, port: int, server_name: str | None = None) -> list[Certificate]:
     """Return the certificate that a TLS server presents; an empty list if the server does not answer.
 
-    The certificate is not verified: an expired certificate is returned, too. No data is sent to the server.
+    The certificate is not verified: an expired certificate is returned, too. Only the TLS handshake is done.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -80,7 +80,7 @@ def _read(content: bytes, subject: str, *, is_authority: bool) -> Certificate | 
     try:
         [(_tag, certificate)] = _elements(content)
         (_tag, to_be_signed), *_signature = _elements(certificate)
-        # Without the optional version, the other fields have fixed places.
+        # Without the optional field for the version (CONTEXT_0), all fields have fixed places.
         fields = [element for element in _elements(to_be_signed) if element[0] != CONTEXT_0]
         _serial, _algorithm, _issuer, (_tag, validity), (_tag, name), *_rest = fields
         _begin, (tag, end) = _elements(validity)
@@ -108,6 +108,7 @@ def _elements(content: bytes) -> Sequence[tuple[int, bytes]]:
 
 
 def _time(tag: int, content: bytes) -> datetime:
+    """Return the time in an element of DER. Raises ValueError if the element is not a time."""
     text = content.decode("ascii")
     if tag == UTC_TIME:  # two digits: 1950 to 2049
         text = ("19" if text[:2] >= "50" else "20") + text

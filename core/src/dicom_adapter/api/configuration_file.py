@@ -14,9 +14,9 @@ DEFAULT_NAME = "dicom-adapter.toml"
 def find_configuration(named: Path | None = None) -> Path:
     """Return the path of the configuration file, for a plugin's command that reads the configuration.
 
-    The path is `named`; if it is None, the path in the environment variable DICOM_ADAPTER_CONFIG; if that is not set,
-    `dicom-adapter.toml` in the current folder. Raise Refused if there is none of the three. Only the existence of
-    `dicom-adapter.toml` is checked.
+    The path is `named`; if it is None, the path in the environment variable DICOM_ADAPTER_CONFIG; if the variable is
+    not set or empty, `dicom-adapter.toml` in the current folder. Raises Refused if this last file does not exist. The
+    existence of the other files is not checked.
     """
     if named is not None:
         return named

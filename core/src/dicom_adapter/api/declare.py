@@ -13,7 +13,10 @@ class NoSettings:
 
 
 def set_settings_type(cls: type, base: type) -> None:
-    """Set `cls.settings_type` from `class Mine(Base[MySettings])`, or to `NoSettings` without a type argument."""
+    """Set `cls.settings_type` to the type argument of the base class: `MySettings` for `class Mine(Base[MySettings])`.
+
+    Without a type argument, the class inherits `settings_type`; if there is nothing to inherit, it is `NoSettings`.
+    """
     argument = _type_argument(cls, base)
     if argument is not None and not isinstance(argument, TypeVar):
         if not has(argument):
@@ -26,7 +29,7 @@ def set_settings_type(cls: type, base: type) -> None:
 def _type_argument(cls: type, base: type) -> Any:
     """Return the type argument that `cls` passes to `base`, directly or through a generic class in between.
 
-    Return a TypeVar if `cls` is itself generic in it, and None if it passes nothing.
+    Return a TypeVar if `cls` is itself generic (`class Mine(Base[T])`), and None if there is no type argument.
     """
     unbound = None
     for alias in vars(cls).get("__orig_bases__", ()):

@@ -10,7 +10,7 @@ import errno
 import traceback
 from pathlib import Path
 
-NO_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+NO_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})  # no descriptors or no memory
 NO_RESOURCES_TEXT = "the system has no free file descriptors or memory"
 MAX_CAUSES = 10  # number of causes of an error that are examined: its cause, the cause of that, and so on
 SHOWN_FRAMES = 3  # number of innermost frames of a traceback in a failure description
@@ -107,6 +107,7 @@ class RowRejected(LedgerError):
     """The values of a row break a constraint or have the wrong type. Other rows can still be written."""
 
     def __init__(self, kind: str) -> None:
+        """`kind`: class name of the database's error, which contains no values."""
         super().__init__(f"the ledger rejected a row ({kind})")
 
 

@@ -1,4 +1,8 @@
-"""`LaneHandle`: access to the processor of an AE title from outside of its lane, such as from an HTTP request."""
+"""`LaneHandle`: access to the processor of an AE title from outside of its lane, such as from an HTTP request.
+
+Each AE title has one *lane*, which calls the processor. One call is a *turn*: a transaction, which is committed when
+the call returns and discarded when it raises.
+"""
 
 from __future__ import annotations
 

@@ -125,14 +125,15 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
 
         The host calls this method as a separate turn, after `handle_instance` for all instances of the association that
         were stored before the report. While the association is open, it is called at the first failure of each study;
-        the last report, about the end, contains all failures. After a restart or a failed turn the reports that concern
-        pending instances are delivered again, in the same order between the instances.
+        the last report, about the end, contains all failures. After a restart or a failed turn, the reports that
+        concern pending instances are delivered again, each after the same instances as before.
         """
 
     def end_wait(self, study_instance_uids: Collection[str]) -> None:
         """Stop waiting for further instances of these studies: an operator does not expect them any more.
 
-        The host calls this method as a separate turn. It is delivered again like `association_changed`.
+        The host calls this method as a separate turn. After a restart or a failed turn, it repeats the call, as for
+        `association_changed`.
         """
 
     def submit_pipeline_job(

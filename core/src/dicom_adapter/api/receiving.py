@@ -30,7 +30,7 @@ class AssociationRequest:
 
 
 class Rejection(Enum):
-    """Reason why an association is rejected."""
+    """Reason that the requestor receives when its association is rejected (PS3.8 9.3.4)."""
 
     CALLED_AE_TITLE_NOT_RECOGNIZED = "called AE title not recognized"
     CALLING_AE_TITLE_NOT_RECOGNIZED = "calling AE title not recognized"
@@ -39,7 +39,7 @@ class Rejection(Enum):
 
 
 class RejectionCause(str, Enum):
-    """Kind of the reason why an association, or a connection before its association, is rejected."""
+    """Cause that operators see when an association, or a connection before its association, is rejected."""
 
     CALLED_AE_TITLE = "called-ae-title"  # not configured
     CALLING_AE_TITLE = "calling-ae-title"  # not allowed
@@ -57,7 +57,9 @@ class ContextRules:
     """The presentation contexts that an AE title accepts, among all contexts that the adapter supports."""
 
     transfer_syntaxes: frozenset[str] | None = None  # UIDs; None: all that DICOM defines
-    accepts_unknown_transfer_syntaxes: bool = False  # those that DICOM does not define, if no other is acceptable
+    # True: if a presentation context proposes no transfer syntax of the field above, a transfer syntax that DICOM does
+    # not define is accepted.
+    accepts_unknown_transfer_syntaxes: bool = False
     ignored_sop_classes: frozenset[str] = frozenset()  # UIDs; their instances are acknowledged but not stored
 
 
@@ -66,7 +68,7 @@ class AssociationDecision:
     """Decision on an association request: accepted if `rejection` is None."""
 
     rejection: Rejection | None = None
-    cause: RejectionCause | None = None
+    cause: RejectionCause | None = None  # None if accepted
     reason: str = ""  # reason for the log and the operator; "" if accepted
     contexts: ContextRules = ContextRules()  # rules for the presentation contexts; used only if accepted
 
@@ -114,9 +116,7 @@ class StoreOutcome(Enum):
 
     STORED = "stored"  # durable, with a row in the ledger
     ALREADY_STORED = "already stored"  # the same data set is pending; acknowledged
-    SUPERSEDED = (
-        "superseded"  # after a crash: an instance with the same UID that arrived later is pending; acknowledged
-    )
+    SUPERSEDED = "superseded"  # after a crash: a later arrival with the same UID is pending; acknowledged
     IGNORED = "ignored"  # the SOP class is configured to be ignored; acknowledged
     DUPLICATE_REFUSED = "duplicate refused"  # another data set with the same SOP Instance UID is pending
     SOP_CLASS_NOT_SUPPORTED = "SOP class not supported"

@@ -69,8 +69,8 @@ class Submitter(ABC, Generic[SettingsT]):
     most_running: int | None = None
     """Number of jobs that may run at the same time, unless the configuration has `running`; None: no limit."""
     platform_has_jobs: bool = True
-    """False if the platform knows instances only: then the success of `create_job`, `add_metadata` and `cancel`, which
-    do not call it, is no evidence that it is available."""
+    """False if the platform handles single instances and has no jobs. Then `create_job`, `add_metadata` and `cancel` do
+    not call the platform, so their success does not show that the platform is available."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -92,11 +92,14 @@ class Submitter(ABC, Generic[SettingsT]):
 
     @abstractmethod
     def add_metadata(self, job: Job, metadata: Mapping[str, str]) -> None:
-        """Attach all of `metadata` to the job. A repetition must not add a key twice."""
+        """Attach all entries of `metadata` to the job. A repetition must not add a key twice."""
 
     @abstractmethod
     def upload(self, job: Job, upload: Upload) -> None:
-        """Upload one instance. A repetition must not add the instance twice. Several instances are uploaded at once."""
+        """Upload one instance. A repetition must not add the instance twice.
+
+        The core calls this method on several threads at the same time.
+        """
 
     @abstractmethod
     def start(self, job: Job) -> None:

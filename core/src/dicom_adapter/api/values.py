@@ -32,7 +32,7 @@ class InstanceStorageInfo:
 
 
 class JobPriority(str, Enum):
-    """Priority of a job: the four levels of the inference platform."""
+    """Priority of a job on the platform, from the lowest to the highest."""
 
     LOWER = "lower"
     NORMAL = "normal"
@@ -86,7 +86,7 @@ class Job:
 
     @property
     def run_id(self) -> str:
-        """The idempotency key for the platform, at most 40 characters: `job_id`, and the number of a further run."""
+        """The idempotency key for the platform, at most 40 characters: `job_id`, with the run's number from 2 on."""
         return self.job_id if self.run == 1 else f"{self.job_id}-{self.run}"
 
 
@@ -118,12 +118,13 @@ class PlatformStatus:
     state: str  # name of the state on the platform, such as "running"
     finished: bool  # `state` is final
     detail: str = ""  # explanation of `state`
-    # True if a finished job has done what it should do; None for an unfinished job, or if the platform does not know.
+    # Of a finished job: True if it succeeded, False if it failed. None: not finished, or not reported by the platform.
     succeeded: bool | None = None
 
 
-SOURCE_JOB = "SourceJob"  # metadata of a job that delivers results: the id of the job that has produced them
-INTERRUPTED = "Interrupted"  # metadata of a job whose instances may be incomplete: what is known, no patient data
+# Keys of the metadata of jobs.
+SOURCE_JOB = "SourceJob"  # of a job that delivers results: the id of the job that has produced the results
+INTERRUPTED = "Interrupted"  # of a job whose instances may be incomplete: what is known about them, no patient data
 
 
 class AssociationStatus(str, Enum):

@@ -27,6 +27,7 @@ from dicom_adapter.config.problems import with_note
 from dicom_adapter.config.references import pipeline_reference
 from dicom_adapter.config.tables import structure_class
 
+# The types of a field that accept a TOML list, with the type to which the list is converted.
 SEQUENCES: dict[Any, Callable[[list[Any]], Any]] = {
     list: list,
     tuple: tuple,
@@ -38,7 +39,7 @@ SEQUENCES: dict[Any, Callable[[list[Any]], Any]] = {
     abc.Collection: tuple,
     abc.Iterable: tuple,
 }
-MAPPINGS = {dict, abc.Mapping, abc.MutableMapping}
+MAPPINGS = {dict, abc.Mapping, abc.MutableMapping}  # the types of a field that accept a TOML table
 DATES_AND_TIMES = {datetime, date, time}  # TOML has these types
 
 
@@ -151,7 +152,7 @@ def _mapping(converter: Converter, value: Any, type_: Any) -> Any:
     key_type, value_type = get_args(type_) or (str, Any)
     elements = _Elements(converter, type_)
     found: dict[Any, Any] = {}
-    written: dict[Any, str] = {}
+    written: dict[Any, str] = {}  # the text of each key in the file: different texts may be the same key
     for text, element in value.items():
         converted = elements.convert(element, value_type, text)
         known_errors = len(elements.errors)

@@ -1,4 +1,4 @@
-"""Find the ledger of a configuration file that is not TOML as a whole, for example because of one missing quote."""
+"""Find the ledger of a configuration file that cannot be parsed, for example because of one missing quote."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WANTED = frozenset({"storage.path", "ledger.url"})
 
 
 def readable_ledger_url(text: str, *, folder: Path) -> str | None:
-    """Return the URL of the ledger from the lines that are TOML without the rest of the text.
+    """Return the URL of the ledger, from the single lines of the text that can be parsed.
 
     None if these lines do not name the data folder, or contradict each other.
     """

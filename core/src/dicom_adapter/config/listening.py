@@ -89,7 +89,7 @@ class DicomConfig:
         validator=between(0, 65535),
         help="TCP port; 0 selects any free port. `run --port` overrides this key.",
     )
-    bind: Address = setting(default="0.0.0.0", help='IP address to listen on; `"127.0.0.1"` for this machine only.')  # noqa: S104 - modalities are elsewhere
+    bind: Address = setting(default="0.0.0.0", help='IP address to listen on; `"127.0.0.1"` for this machine only.')  # noqa: S104 - modalities are other machines
     receivers: int = setting(
         default=1,
         validator=between(1, 64),
@@ -212,7 +212,7 @@ class HttpConfig:
     max_connections: int = setting(
         default=200,
         validator=between(1, 10_000),
-        help="Maximum number of open connections. Further ones are closed at once.",
+        help="Maximum number of open connections. Further connections are closed at once.",
     )
     max_connections_per_peer: int | None = setting(
         default=None,

@@ -64,7 +64,7 @@ def structure(document: Mapping[str, Any], *, folder: Path, catalogue: Catalogue
 
 
 def _explained(error: ConversionError, places: Places, document: Mapping[str, Any]) -> ConversionError:
-    """Return the error. The message for an unknown key names the table to which it belongs, if there is one."""
+    """Return the error. For an unknown key that another table has, the message names that table."""
     if error.kind is not UnknownKeyError:
         return error
     *table, key = map(str, error.where)
@@ -85,12 +85,12 @@ def plugin_settings(text: str | bytes) -> PluginsConfig:
 
 
 def ledger_url(text: str, *, folder: Path) -> str | None:
-    """Return the URL of the ledger without loading any plugin; None if that part of the configuration is invalid."""
+    """Return the URL of the ledger without loading any plugin; None if `storage.path` or `ledger.url` is invalid."""
     return ledger_url_of(tables_of(text), folder=folder)
 
 
 def ledger_url_of(tables: Mapping[str, Any], *, folder: Path) -> str | None:
-    """Return the URL of the ledger from a parsed document; None if that part of the document is invalid."""
+    """Return the URL of the ledger from a parsed document; None if `storage.path` or `ledger.url` is invalid."""
     converter = make_converter(folder)
     try:
         path: Path = converter.structure(tables["storage"]["path"], Path)

@@ -1,7 +1,7 @@
 """Rules for names and addresses in the configuration.
 
-Each function returns the normalized text, or raises ValueError with a message to be printed after the value:
-`'x' must be …`.
+Each function returns the normalized value, or raises an error whose message continues a sentence that begins with the
+value: `'x' must be …`.
 """
 
 from __future__ import annotations

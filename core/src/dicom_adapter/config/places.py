@@ -1,4 +1,4 @@
-"""Find the table to which a key belongs that stands in another table."""
+"""Find the tables to which a misplaced key belongs, for an error message."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dicom_adapter.config.toml_text import toml_name
 Table: TypeAlias = tuple[str, ...]  # path of a table
 
 NAMED = {"ae-titles": "<AE title>", "submitters": "<name>"}  # tables that contain a table for each name
-MOST_TABLES = 3  # in a message
+MOST_TABLES = 3  # maximum number of tables that a message names
 
 
 @frozen
@@ -33,7 +33,10 @@ class Places:
         return ""
 
     def _nearest(self, table: Table, key: str) -> list[str]:
-        """Return the tables with this key: those of the same component, or else those of other components."""
+        """Return the tables that have this key.
+
+        If tables of the same AE title or submitter, or below the same first table, have the key, return only these.
+        """
         found = [other for other, classes in self.classes.items() if any(sets_field(cls, key) for cls in classes)]
         related = [other for other in found if _component(other) == _component(table)]
         others = [other for other in found if other[:1] != table[:1]]
@@ -50,11 +53,12 @@ def tables_below(cls: type, table: Table = ()) -> Iterator[tuple[Table, type]]:
 
 
 def _component(table: Table) -> Table:
-    """Return the path of the AE title, the submitter, or the first table."""
+    """Return the path of the AE title or submitter to which the table belongs; for other tables, the first name."""
     return table[:2] if table[:1] and table[0] in NAMED else table[:1]
 
 
 def _written(table: Table, unknown: Table) -> str:
+    """Return the place of a table, for a message about a key in the table `unknown`."""
     if not table:
         return "at the beginning of the file, before the first table"
     if table[0] in NAMED and _component(table) != _component(unknown):

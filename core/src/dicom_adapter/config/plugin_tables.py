@@ -36,6 +36,7 @@ def choose(kind: str, name: object, installed: Mapping[str, Any], catalogue: Cat
         return PluginChoice(None)
     if name in installed:
         return PluginChoice(installed[name].settings_type)
+    # Each plugin that could not be used, and each disabled plugin, may be the plugin that provides `name`.
     reason = f"{kind} '{name}', which is not installed{suggestion(name, installed)} (installed: {listed(installed)})"
     reason = "; these plugins could not be used: ".join([reason, *catalogue.broken])
     return PluginChoice(None, "; disabled: ".join([reason, *catalogue.disabled]))
@@ -47,52 +48,52 @@ class PluginTables:
     def __init__(self, catalogue: Catalogue, converter: Converter) -> None:
         self._catalogue = catalogue
         self._converter = converter
-        converter.register_structure_hook(StorageConfig, self._storage)
-        converter.register_structure_hook(SubmitterConfig, self._submitter)
-        converter.register_structure_hook(AeTitleConfig, self._ae_title)
-        converter.register_structure_hook(CallerConfig, partial(_caller, converter))
+        converter.register_structure_hook(StorageConfig, self._convert_storage)
+        converter.register_structure_hook(SubmitterConfig, self._convert_submitter)
+        converter.register_structure_hook(AeTitleConfig, self._convert_ae_title)
+        converter.register_structure_hook(CallerConfig, partial(_convert_caller, converter))
 
     def problems(self, document: Mapping[str, Any]) -> Iterator[ConfigProblem]:
         """Yield a problem for each table whose plugin is not available.
 
         The document is read before its conversion, to report these problems together with those of the converter.
         """
-        backend = self._backend(_table(document, "storage")).reason
+        backend = self._chosen_backend(_table(document, "storage")).reason
         if backend:
             yield ConfigProblem(where=("storage", "backend"), message=f"needs {backend}")
         for name, table in _table(document, "submitters").items():
-            yield from _unavailable(("submitters", name), self._type(table))
+            yield from _unavailable(("submitters", name), self._chosen_submitter(table))
         for name, table in _table(document, "ae-titles").items():
-            yield from _unavailable(("ae-titles", name), self._processor(table))
+            yield from _unavailable(("ae-titles", name), self._chosen_processor(table))
 
     def classes(self, document: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], list[type]]]:
         """Yield each table that the file may have, with the classes whose fields its keys set."""
         for table, cls in tables_below(Config):
-            settings = self._backend(_table(document, "storage")).settings_type if cls is StorageConfig else None
+            settings = self._chosen_backend(_table(document, "storage")).settings_type if cls is StorageConfig else None
             yield table, [cls] if settings is None else [cls, settings]
         for name, values in _table(document, "submitters").items():
-            settings = self._type(values).settings_type
+            settings = self._chosen_submitter(values).settings_type
             yield ("submitters", name), [SubmitterConfig] if settings is None else [SubmitterConfig, settings]
         for name, values in _table(document, "ae-titles").items():
             yield ("ae-titles", name), [AeTitleConfig]
-            yield ("ae-titles", name, "settings"), [self._processor(values).settings_type or NoSettings]
+            yield ("ae-titles", name, "settings"), [self._chosen_processor(values).settings_type or NoSettings]
 
-    def _backend(self, table: Any) -> PluginChoice:
+    def _chosen_backend(self, table: Any) -> PluginChoice:
         name = _entry(table, "backend", DEFAULT_BACKEND)
         return choose("storage backend", name, self._catalogue.storage_backends, self._catalogue)
 
-    def _type(self, table: Any) -> PluginChoice:
+    def _chosen_submitter(self, table: Any) -> PluginChoice:
         return choose("submitter", _entry(table, "type"), self._catalogue.submitters, self._catalogue)
 
-    def _processor(self, table: Any) -> PluginChoice:
+    def _chosen_processor(self, table: Any) -> PluginChoice:
         name = _entry(table, "processor", DEFAULT_PROCESSOR)
         return choose("processor", name, self._catalogue.processors, self._catalogue)
 
-    def _storage(self, table: Any, _: Any) -> Any:
-        return self._open_table(table, StorageConfig, self._backend(table))
+    def _convert_storage(self, table: Any, _: Any) -> Any:
+        return self._open_table(table, StorageConfig, self._chosen_backend(table))
 
-    def _submitter(self, table: Any, _: Any) -> Any:
-        choice = self._type(table)
+    def _convert_submitter(self, table: Any, _: Any) -> Any:
+        choice = self._chosen_submitter(table)
         return self._open_table(table, SubmitterConfig, choice, unavailable=choice.reason)
 
     def _open_table(self, table: Any, cls: type, choice: PluginChoice, **derived: Any) -> Any:
@@ -108,8 +109,8 @@ class PluginTables:
             reader.arguments["settings"] = settings.build()
         return reader.build()
 
-    def _ae_title(self, table: Any, cls: type) -> Any:
-        choice = self._processor(table)
+    def _convert_ae_title(self, table: Any, cls: type) -> Any:
+        choice = self._chosen_processor(table)
         if choice.settings_type and isinstance(table, dict):
             table = {"settings": {}, **table}  # required settings are reported also if the table is missing
         reader = TableReader(self._converter, table, cls, types={"settings": choice.settings_type or Any})
@@ -123,7 +124,7 @@ def _unavailable(where: tuple[str, ...], choice: PluginChoice) -> Iterator[Confi
         yield ConfigProblem(where=where, message=f"needs {choice.reason}", kind=ConfigProblemKind.UNAVAILABLE)
 
 
-def _caller(converter: Converter, value: Any, cls: type) -> Any:
+def _convert_caller(converter: Converter, value: Any, cls: type) -> Any:
     if isinstance(value, str):
         return CallerConfig(ae_title=names.ae_title(value))
     if not isinstance(value, dict):

@@ -97,7 +97,7 @@ def _note(error: Exception) -> Note | None:
 
 
 def message(error: Exception) -> str:
-    """Return the message of an error, without the further arguments that errors of attrs validators have."""
+    """Return the message of an error. Errors of attrs validators have more arguments than the message."""
     if len(error.args) > 1 and isinstance(error.args[1], attrs.Attribute):
         return str(error.args[0])
     return str(error) if isinstance(error, (ValueError, TypeError)) else f"{type(error).__name__}: {error}"
@@ -164,6 +164,7 @@ def _cut(text: str) -> str:
 
 
 def value_at(document: Any, where: Where) -> Any:
+    """Return the value at a place of the document; None if the place does not exist."""
     for step in where:
         try:
             document = document[step]

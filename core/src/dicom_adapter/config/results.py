@@ -45,10 +45,12 @@ class ResultsConfig:
     max_bytes: ByteSize = setting(
         default=ByteSize(20 * 10**9),
         validator=at_least(1, "bytes"),
-        help="Largest size of all outputs of a job together. A job with more is faulted.",
+        help="Largest total size of all outputs of a job. A job with larger outputs is faulted.",
     )
     max_outputs: int = setting(
-        default=20_000, validator=at_least(1), help="Largest number of outputs of a job. A job with more is faulted."
+        default=20_000,
+        validator=at_least(1),
+        help="Largest number of outputs of a job. A job with more outputs is faulted.",
     )
     keep_days: float | None = setting(
         default=None,

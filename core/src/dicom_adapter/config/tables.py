@@ -115,6 +115,7 @@ class TableReader:
 
     def _read(self, field: Field) -> None:
         prefix = field.metadata.get(PREFIX)
+        # A key that begins with the prefix, but is the key of another field, sets only that field.
         present = any(_belongs(field, key) and not (prefix and self._has_field(key)) for key in self._table)
         if not present:
             self._read_default(field)

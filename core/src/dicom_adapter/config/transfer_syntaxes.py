@@ -6,6 +6,7 @@ from typing import Annotated, TypeAlias
 
 from dicom_adapter.config.names import Refined, uid
 
+# Their data sets are deflated, or are not encoded as in a Part 10 file.
 UNSUPPORTED_TRANSFER_SYNTAXES = {
     "1.2.840.10008.1.2.1.99": "Deflated Explicit VR Little Endian",
     "1.2.840.10008.1.2.4.95": "JPIP Referenced Deflate",

@@ -48,7 +48,7 @@ from dicom_adapter.runtime.workers import SLICE_SECONDS
 log = structlog.get_logger("dicom_adapter.host")
 
 POLL_EVERY = timedelta(seconds=1)  # interval of polls for instances whose wake-up was lost, and for operators' requests
-SWEEP_EVERY = timedelta(minutes=1)  # interval of sweeps for instances released by others, and for failed deletions
+SWEEP_EVERY = timedelta(minutes=1)  # interval of sweeps, for releases by other processes and for failed deletions
 FREE_SPACE_EVERY = timedelta(seconds=10)  # time between two requests to free space: a request needs time to take effect
 QUOTA_PAUSE_FACTOR = 10  # updating the quota takes at most a tenth of the time, however much is stored
 EARLIEST = datetime.min.replace(tzinfo=timezone.utc)

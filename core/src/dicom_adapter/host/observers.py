@@ -16,7 +16,7 @@ from dicom_adapter.runtime.clock import Clock
 from dicom_adapter.runtime.workers import SLICE_SECONDS
 
 log = structlog.get_logger("dicom_adapter.host")
-QUEUE_LIMIT = 10_000  # maximum number of waiting notifications of one observer, about 20 MB; further ones are dropped
+QUEUE_LIMIT = 10_000  # maximum number of waiting notifications of one observer, about 20 MB; later ones are dropped
 
 
 class Observer:
@@ -27,7 +27,7 @@ class Observer:
         self._plugins = plugins
         self._clock = clock
         self._queue: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue(QUEUE_LIMIT)
-        self._dropped = 0  # number of notifications since the queue was last empty
+        self._dropped = 0  # number of notifications that were dropped since the queue was last empty
         self._lock = threading.Lock()  # guards `_dropped`
 
     def notify(self, hook: str, arguments: dict[str, Any]) -> bool:

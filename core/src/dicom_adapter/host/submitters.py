@@ -86,9 +86,8 @@ class Submitters:
         self._poll_every = poll_every or POLL_EVERY
         self._on_commit = on_commit
         self._results = ResultsStep(resources, self._on_delivery)
-        self._keywords: dict[
-            str, Sequence[str]
-        ] = {}  # for each AE title, the DICOM keywords whose values the platform receives
+        # By AE title, the keywords of the attributes whose values the platform receives.
+        self._keywords: dict[str, Sequence[str]] = {}
         self._entries: dict[str, _SubmitterEntry] = {}
         self.names: Collection[str] = self._entries.keys()  # a live view, because lanes keep it
         self.broken: Mapping[str, str] = {}
@@ -147,7 +146,10 @@ class Submitters:
         )
 
     def _has_running_jobs(self, name: str) -> bool:
-        """Return whether jobs run that were started when the submitter still followed jobs: they need their end."""
+        """Return whether jobs are running that were started while the submitter followed jobs.
+
+        A reload may have changed the submitter. The ends of these jobs must still be found.
+        """
         with self._resources.ledger.read() as transaction:
             return any(job.is_running for job in begun(transaction, name))
 

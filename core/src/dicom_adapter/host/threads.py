@@ -56,8 +56,8 @@ CERTIFICATES = Part(PartKind.CERTIFICATES)
 READ_CERTIFICATES_EVERY = timedelta(hours=1)
 GENERATION = Part(PartKind.GENERATION)
 CHECK_STORAGE_EVERY = timedelta(seconds=5)
-REPLACE_SECONDS = 30.0  # time limit for current turns of replaced processors; a turn that hangs is reported before
-WAKE_UP_SECONDS = 5.0  # time for which one step waits for a wake-up
+REPLACE_SECONDS = 30.0  # time limit for current turns of replaced processors; a hang is reported within this time
+WAKE_UP_SECONDS = 5.0  # maximum time that one step waits for a wake-up
 
 
 class HostProcess:

@@ -101,7 +101,7 @@ class CallStatistics:
                 self._log(lambda: log.warning("hook_slow", **fields, limit=limit, times=times))
 
     def _record_slow(self, key: CallKey, seconds: float) -> int:
-        """Return the number of slow calls to log now."""
+        """Count a slow call. Return the number of slow calls that a log line must report now; 0: no line is due."""
         now = self.monotonic()
         with self._lock:
             slow = self._slow.setdefault(key, _SlowCalls())

@@ -23,7 +23,7 @@ from dicom_adapter.plugins.measured import CallStatistics, MeasuredCaller, Measu
 from dicom_adapter.runtime.deadline import TookTooLong, call_within
 from dicom_adapter.runtime.parts import Part, PartKind
 
-OnFailure = Callable[["PluginInfo", str, BaseException], None]
+OnFailure = Callable[["PluginInfo", str, BaseException], None]  # receives the plugin, the hook and the error
 Check = Callable[[Any], None]  # checks one object that a hook returned; raises if the object is invalid
 
 LOAD_SECONDS = 30.0  # limit for importing a plugin and for each registration hook: some plugins import large libraries

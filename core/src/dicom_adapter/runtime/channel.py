@@ -1,7 +1,7 @@
 """The channel between the supervisor and its child processes: lines of JSON.
 
-The supervisor writes to the standard input of a child: first a `Start`, then perhaps further ones with other
-configurations, and at last a stop. The end of the input means that the supervisor has ended. The child writes reports
+The supervisor writes to the standard input of a child: first a `Start`, another `Start` for each changed
+configuration, and at last a stop. The end of the input means that the supervisor has ended. The child writes reports
 to its standard output, and its log to a descriptor that it shares with the supervisor. The supervisor also logs each
 line that the child, or a plugin or library in it, writes to standard error, even if it is the last one before a crash.
 """
@@ -30,11 +30,11 @@ Report = Mapping[str, Any]
 ENVIRONMENT = {"MALLOC_ARENA_MAX": "2"}
 ENDED = "ended"  # report: the child has ended; added by `Child`
 APPLIED, NOT_APPLIED = "applied", "not-applied"  # reports: the result of applying another configuration
-FAILED = "failed"  # report: the child cannot start or continue; with the reason, `transient` if a retry may succeed
+FAILED = "failed"  # report: the child cannot start or continue; with `reason`, and `transient` if a retry may succeed
 STOP = "stop"  # the line that requests a stop
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # that only the supervisor handles
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # signals that only the supervisor handles
 MAX_OUTPUT_LINE = 4096  # bytes; a longer line is logged in pieces
-OUTPUT_SECONDS = 1.0  # to log the last output of a child that has ended
+OUTPUT_SECONDS = 1.0  # time limit for logging the last output of a child that has ended
 
 
 @frozen(kw_only=True)
@@ -48,7 +48,7 @@ class Start:
     is_first: bool  # this is the first host or receiver since the start of the service
     number: int = 1  # number of a receiver, counted from 1
     trace_hooks: bool = False  # log every call of a plugin
-    wake_fd: int  # the receivers write to it, the host reads from it
+    wake_fd: int  # descriptor of a pipe: receivers write to it when they have stored instances, the host reads from it
     plugins: Sequence[str] | None  # entry points to load; None: all
     clock: Sequence[int]  # a reading of the clock of the service; see `SystemClock`
     log_fd: int = 2  # the log; set by `Child`
@@ -90,7 +90,10 @@ class Channel:
             pass  # the supervisor has ended; `wait_for_stop` will return False
 
     def wait_for_stop(self, configure: Callable[[Start], None]) -> bool:
-        """Return True when a stop is requested, False when the supervisor has ended. `configure` gets the rest."""
+        """Wait for messages. Return True when a stop is requested, False when the supervisor has ended.
+
+        `configure` is called with each other message, the `Start` with a changed configuration.
+        """
         while line := sys.stdin.readline().strip():
             if line == STOP:
                 return True
@@ -108,7 +111,7 @@ class Child:
     """
 
     def __init__(self, name: str, module: str, wake_fd: int, reports: queue.SimpleQueue[tuple[Any, Report]]) -> None:
-        """`wake_fd`: the same descriptor as in its `Start`."""
+        """Start the process. `wake_fd` is the descriptor that its `Start` will name."""
         self.name = name
         self._reports = reports
         self._log_fd = os.dup(2)

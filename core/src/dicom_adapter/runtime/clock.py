@@ -1,9 +1,9 @@
 """The clock of a service. All deadlines are computed from it, so that tests can use a virtual clock.
 
 The system clock may be set at any time, for example by NTP or by an operator. A step of an hour must not move a
-deadline by an hour. So the clock of a service follows the monotonic clock. When both differ after a step of the system
-clock, the clock of the service runs 10 % slower or faster until both agree again. All processes of a service use the
-same clock: the monotonic clock is the same in all processes of a machine, and the supervisor sends a reading of its
+deadline by an hour. So the clock of a service follows the monotonic clock. After a step of the system clock, the clock
+of the service runs 10 % slower or faster until it agrees with the system clock again. All processes of a service use
+the same clock: the monotonic clock is the same in all processes of a machine, and the supervisor sends a reading of its
 clock to each process.
 """
 

@@ -111,9 +111,9 @@ class DataFolder:
 
     @contextmanager
     def as_service(self) -> Iterator[None]:
-        """Hold the lock of the supervisor until the block ends. The block also runs if the lock cannot be locked.
+        """Hold the lock of the supervisor until the block ends. The block also runs if the lock cannot be acquired.
 
-        The lock excludes nothing: the host of a second supervisor does not start.
+        This lock need not exclude a second supervisor: its host cannot start, because of the lock of the host.
         """
         try:
             file = self._open(SERVICE_LOCK)
@@ -157,7 +157,7 @@ class DataFolder:
 
     @property
     def has_service(self) -> bool:
-        """True if a supervisor uses the folder, or if a host does that has no lock of its supervisor."""
+        """True if a supervisor uses the folder; if there is no file of its lock, True if a host uses the folder."""
         exists = (self.path / SERVICE_LOCK).exists()
         return self._is_locked(SERVICE_LOCK, fcntl.LOCK_SH) if exists else self.has_host
 
@@ -189,7 +189,7 @@ class DataFolder:
                 raise
 
     def _recorded(self) -> _HostRecord | None:
-        """Return the record of the last host; None if there is no record of this version."""
+        """Return the record of the last host; None if it does not exist, or has the format of another version."""
         try:
             values = json.loads((self.path / HOST_LOCK).read_text(encoding="utf-8"))
             files = [PlacedFile(Path(path), device, inode) for path, device, inode in values["files"]]
@@ -200,8 +200,8 @@ class DataFolder:
     def displaced(self) -> str:
         """Return why a running host uses other files than the files in the folder now; "" if it uses these files.
 
-        If the folder was replaced by a copy, the copy of the lock is not locked. So the host is searched by the
-        recorded inode of the original lock.
+        If the folder was replaced by a copy, the copy of the lock is not locked. So the host is found by the recorded
+        inode of the original lock.
         """
         recorded = self._recorded()
         if recorded is None or not recorded.files:

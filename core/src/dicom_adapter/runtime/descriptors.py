@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import resource
 
-MAX_DESCRIPTORS = 1_048_576  # containers may allow a thousand times more, for which some libraries allocate memory
+# Containers may allow a thousand times more. Some libraries allocate memory for each descriptor that is allowed.
+MAX_DESCRIPTORS = 1_048_576
 
 
 def raise_descriptor_limit() -> int:
-    """Raise the soft limit of descriptors to the hard one, for this process and its children. Return the limit.
+    """Raise the soft limit of descriptors to the hard limit, for this process and its children. Return the limit.
 
-    The soft limit is low (often 1024) for programs that use `select` with any descriptor.
+    The soft limit is often 1024, because programs that use select(2) cannot use higher descriptors.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     target = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)

@@ -1,7 +1,7 @@
 """The lock of a ledger: only one service may use it. Two services could have different data folders and one ledger.
 
-The second service would take the groups and the jobs of the first one. Like the locks of the data folder, the lock
-of the ledger is an advisory lock (flock(2)), which the kernel releases when its process ends.
+The second service would also process the groups and the jobs of the first service. Like the locks of the data folder,
+the lock of the ledger is an advisory lock (flock(2)), which the kernel releases when its process ends.
 """
 
 from __future__ import annotations

@@ -15,27 +15,27 @@ OTHER_DEADLINE_SECONDS = 120.0  # time limit of parts whose steps are short
 class PartKind(Enum):
     """A kind of part: its name for operators, and the time limit of one step in seconds."""
 
-    NOTIFY = "notify", 30.0  # reads the ledger for half a second
-    WAKE_UPS = "wake-ups", 30.0  # waits for a few seconds
-    OPERATORS = "operators", OTHER_DEADLINE_SECONDS
+    NOTIFY = "notify", 30.0  # finds new instances in the ledger, for half a second in each step
+    WAKE_UPS = "wake-ups", 30.0  # waits a few seconds for receivers to report stored instances
+    OPERATORS = "operators", OTHER_DEADLINE_SECONDS  # carries out requests of operators, such as the restart of a lane
     RECLAIM = "reclaim", 120.0  # deletes 500 objects, perhaps over a slow network
-    HISTORY = "history", OTHER_DEADLINE_SECONDS
+    HISTORY = "history", OTHER_DEADLINE_SECONDS  # deletes old rows of the ledger
     OBSERVER = "observer", 60.0  # one call of an observer hook; no other part waits for it
     LANE = "AE title", 25.0  # one turn, or half a second of turns; a processor that hangs is reported within 30 s
     SUBMITTER = "submitter", 3600.0  # uploads 32 files in parallel; submitters limit each upload, often to minutes
-    PLATFORM = "platform", OTHER_DEADLINE_SECONDS  # of a submitter: is it down?
+    PLATFORM = "platform", OTHER_DEADLINE_SECONDS  # the platform of a submitter, which may be down
     STATUS_WATCH = "platform watch", 120.0  # one request to the platform; submitters have a shorter limit
-    SERVER = "server", OTHER_DEADLINE_SECONDS
-    DRAIN = "drain", OTHER_DEADLINE_SECONDS
-    FREE_SPACE = "free space", OTHER_DEADLINE_SECONDS
-    QUOTA = "quota", OTHER_DEADLINE_SECONDS
+    SERVER = "server", OTHER_DEADLINE_SECONDS  # a server of a plugin, or the HTTP server
+    DRAIN = "drain", OTHER_DEADLINE_SECONDS  # AE titles and submitters that a reload removed while they had work
+    FREE_SPACE = "free space", OTHER_DEADLINE_SECONDS  # requests processors to free space
+    QUOTA = "quota", OTHER_DEADLINE_SECONDS  # compares the quarantine of each AE title with its quota
     THREADS = "threads", OTHER_DEADLINE_SECONDS  # the number of threads of the host
     CLOCK = "clock", OTHER_DEADLINE_SECONDS  # the system clock, compared with the clock of the service
     PLUGINS = "plugins", OTHER_DEADLINE_SECONDS  # loading of plugins, and their registration hooks
-    CERTIFICATES = "certificates", OTHER_DEADLINE_SECONDS  # requests the certificate of each platform
+    CERTIFICATES = "certificates", OTHER_DEADLINE_SECONDS  # reads certificates from files and from platforms
     STORAGE = "storage", 30.0  # a few calls of stat(2); on a network file system that does not answer, they hang
     GENERATION = "generation", OTHER_DEADLINE_SECONDS  # of storage and ledger, to notice an old state of one of them
-    REFUSALS = "refusals of", OTHER_DEADLINE_SECONDS  # of a receiver: what it has refused recently
+    REFUSALS = "refusals of", OTHER_DEADLINE_SECONDS  # what a receiver has refused recently
     PROCESS = "", OTHER_DEADLINE_SECONDS  # a part is named like its process: host, receiver 1
 
     def __init__(self, title: str, deadline_seconds: float) -> None:

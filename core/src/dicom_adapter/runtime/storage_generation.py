@@ -24,7 +24,7 @@ from dicom_adapter.runtime.storage_marker import StorageMarker
 
 log = structlog.get_logger("dicom_adapter.host")
 
-EVERY = timedelta(hours=1)
+EVERY = timedelta(hours=1)  # time between two generations while the service runs
 OFFSET = 37  # offset of the second line: a UUID has 36 characters
 DIGITS = 20  # a fixed length, so that the line is overwritten as a whole
 

@@ -29,7 +29,7 @@ from dicom_adapter.runtime.workers import Condition, Worker
 log = structlog.get_logger("dicom_adapter.watch")
 
 EXAMINE_EVERY = timedelta(seconds=1)
-WRITE_EVERY = timedelta(seconds=5)  # interval of a heartbeat, even if nothing changes
+WRITE_EVERY = timedelta(seconds=5)  # maximum time between two writes to the ledger, even if nothing changes
 MAX_UNWRITTEN = 100  # maximum number of changes in memory while the ledger is full
 CLOSE_SECONDS = 5.0  # time limit for a busy ledger when the process ends
 

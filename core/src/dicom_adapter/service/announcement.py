@@ -1,7 +1,7 @@
 """The place of a running service's ledger, for commands whose configuration file cannot be read any more.
 
-The supervisor keeps it in an anonymous file (memfd_create(2)), and commands find this file in /proc. It needs no disk,
-nothing remains of a service that was killed, and only the user of the service can read it.
+The supervisor writes the place to an anonymous file (memfd_create(2)), and commands find this file in /proc. The file
+needs no disk, does not outlast a service that is killed, and can be read only by the user of the service.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def announce(path: str, ledger_url: str) -> int:
 def find_announcement(path: Path) -> Announcement | None:
     """Return the running service of this user that was started with this configuration file, or None.
 
-    The services of other users are ignored, also by root: any user could announce a ledger for any file.
+    The services of other users are ignored, even if root calls this: any user could announce a ledger for any file.
     """
     wanted = str(path.resolve())
     return next((found for found in _announcements() if found.path == wanted), None)

@@ -27,13 +27,13 @@ class LaunchedService:
     """`dicom-adapter run` in a separate process group, with its log in a file and in memory."""
 
     def __init__(self, configuration: Path, *arguments: str, python: str = sys.executable) -> None:
-        """Start the service. `port` waits until it listens. `python` is the Python interpreter of its environment."""
+        """Start the service; `port` waits until it listens. `python` is the interpreter that runs the service."""
         self.configuration = configuration
         self.log_file = configuration.parent / "service.log"
         self._entries: list[LogEntry] = []
         self._changed = threading.Condition()  # notified when entries are added and when the service ends
         self._ended = False
-        self._is_read = True
+        self._is_read = True  # lines of the log are parsed
         self._process = subprocess.Popen(  # noqa: S603 - our own program
             [python, "-m", "dicom_adapter", "run", str(configuration), "--stop-with-stdin", *arguments],
             stdin=subprocess.PIPE,  # closed when this process is killed, which also stops the service

@@ -38,12 +38,12 @@ log = structlog.get_logger("dicom_adapter.service")
 
 HOST_MODULE = "dicom_adapter.host"
 RECEIVER_MODULE = "dicom_adapter.receiver"
-READY = frozenset({"ready", "listening"})  # reports at the end of the start of a host and a receiver
+READY = frozenset({"ready", "listening"})  # reports that the start of a host ("ready") or receiver has ended
 STOP, HANG_UP = "stop", "hang-up"  # reports of the signal handlers
 FIRST_PAUSE = 0.5  # seconds before the restart of a process that was healthy; each early death doubles the pause
 LONGEST_PAUSE = 30.0
 HEALTHY_SECONDS = 60.0  # after this time, earlier deaths of a process do not count any more
-DEATHS_TO_REPORT = 3  # number of consecutive deaths to report; fewer are over before an operator can react
+DEATHS_TO_REPORT = 3  # number of consecutive deaths to report: fewer are usually over before an operator can react
 HOST_STOP_SECONDS = 30.0  # time limit for the stop of the host at its restart
 STOP_SECONDS = 28.0  # time limit for a stop of the service, after the drain timeout; documented as half a minute
 RECEIVER_STOP_SECONDS = 10.0  # time limit for the stop of the receivers, included in STOP_SECONDS
@@ -111,8 +111,8 @@ class Supervisor:
         self._watch: Watch | None = None
         self._next: Blueprint | None = None  # blueprint of the host during a rollout; the receivers get it next
         self._requests: ReloadRequests | None = None
-        self._is_hung_up = False
-        self._had_terminal = os.isatty(0)
+        self._is_hung_up = False  # a SIGHUP was received
+        self._had_terminal = os.isatty(0)  # standard input was a terminal at the start
         self._rollout: Rollout | None = None
         self._clock = SystemClock()  # the clock of the service; the other processes continue it
 

@@ -106,7 +106,7 @@ def test_the_refusal_of_a_query_parameter_names_those_that_exist(client_of: Any)
 
 
 def test_declared_query_parameters_are_accepted(client_of: Any) -> None:
-    """A handler that reads the request itself decides which ones it accepts."""
+    """A handler that reads the request itself decides which query parameters it accepts."""
     client = client_of(mine=HANDLERS)
     expected = {"uid": "1", "size": 5, "tags": ["a", "b"]}
     assert expected == client.get("/mine/things/1?pageSize=5&tag=a&tag=b").json()
@@ -136,7 +136,7 @@ def test_other_characters_in_a_path_are_accepted(client_of: Any, path: str) -> N
 
 @pytest.mark.parametrize("method", ["HEAD", "POST", "PATCH", "TRACE", "FOO"])
 def test_other_methods_are_not_allowed(client_of: Any, method: str) -> None:
-    """The response names the methods that are."""
+    """The response names the allowed methods."""
     response = client_of(mine=HANDLERS).request(method, "/health")
     assert (405, "GET, OPTIONS") == (response.status_code, response.headers["allow"])
 

@@ -23,7 +23,7 @@ from dicom_adapter.host.http.health import Health
 
 TOKEN = "0123456789abcdef"
 SHORT_S = 0.1
-LIMIT_S = 20.0  # for the server to answer or to close the connection
+LIMIT_S = 20.0  # time limit for the server to answer or to close the connection
 HOST = b"Host: localhost\r\n"
 JSON_BODY = b"Content-Type: application/json\r\n"
 CLOSE = b"Connection: close\r\n"
@@ -161,7 +161,7 @@ def answers(connection: socket.socket) -> bool:
 
 
 def test_connections_beyond_the_limit_are_closed_at_once(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
-    """The open ones are served, and the place of a closed one is free again.
+    """Open connections are still served. When one of them is closed, another connection is accepted.
 
     Verified to fail without the limit.
     """
@@ -179,7 +179,7 @@ def test_connections_beyond_the_limit_are_closed_at_once(serve: Serve, capsys: p
 
 
 def test_one_address_cannot_use_all_connections(serve: Serve) -> None:
-    """By default, it can use half of them.
+    """By default, connections from one address can use half of `max_connections`.
 
     Verified to fail without the limit for each address.
     """
@@ -263,11 +263,11 @@ def test_deadlines_do_not_apply_while_a_request_is_processed(serve: Serve, short
 
 
 def test_connections_use_at_most_a_quarter_of_the_descriptors(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The others are reserved for files and databases.
+    """The other descriptors are reserved for files and databases.
 
     Verified to fail when only the setting counts.
     """
-    monkeypatch.setattr(http_server, "max_descriptors", lambda: 11)
+    monkeypatch.setattr(http_server, "max_descriptors", lambda: 11)  # a quarter: two connections
     server = serve(max_connections_per_peer=10)
     with connect(server) as first, connect(server) as second, connect(server) as third:
         assert [True, True, b""] == [answers(first), answers(second), receive(third)]

@@ -152,7 +152,7 @@ def test_a_page_of_this_server_behind_a_proxy_with_tls_is_accepted(client_of: An
     ],
 )
 def test_only_json_is_accepted(client_of: Any, content_type: str | None) -> None:
-    """Browsers send other types to foreign servers without their consent (simple requests of the Fetch standard).
+    """Browsers send some other types to any server without its consent (simple requests of the Fetch standard).
 
     Verified to fail when one of the types is accepted.
     """

@@ -68,8 +68,8 @@ def test_equivalent_texts_have_no_differences(take: Take) -> None:
         ('default-submitter = "platform"\n', "default-submitter"),
     ],
 )
-def test_limits_can_be_reloaded(take: Take, text: str, reloadable: str) -> None:
-    """Limits hold no open resource."""
+def test_settings_without_open_resources_can_be_reloaded(take: Take, text: str, reloadable: str) -> None:
+    """A change of these settings needs no other port, file or connection."""
     assert ([reloadable], []) == keys(compare(take(BOTH), take(text + BOTH)))
 
 
@@ -89,8 +89,8 @@ def test_settings_of_open_resources_need_a_restart(take: Take, text: str, needs_
     assert ([], [needs_restart]) == keys(compare(take(BOTH), take(text)))
 
 
-def test_every_key_of_the_file_can_be_compared(take: Take) -> None:
-    """The snapshot has the port of the file even if the service listens on another one."""
+def test_a_snapshot_has_defaults_and_settings_of_plugins(take: Take) -> None:
+    """The storage backend and the submitter of the AE title are not in the file: they are defaults."""
     assert '"local"' == take(BOTH).service["storage.backend"]
     assert '"lung"' == take(BOTH).ae_titles["LUNG"]["settings.pipeline-lung"]
     assert '"platform"' == take(BOTH).ae_titles["LUNG"]["submitter"]
@@ -117,7 +117,7 @@ def test_added_removed_and_changed_ae_titles_are_distinguished(take: Take) -> No
     assert ("NEW",) == compare(after, before).removed.ae_titles
 
 
-def test_change_of_a_table_shows_only_the_changed_keys() -> None:
+def test_the_change_of_a_table_shows_only_the_changed_keys() -> None:
     """A table of pipelines has many keys. A secret that did not change does not hide another change."""
     before = '{"lung": {"time-limit": 60.0, "grace": 10.0, "environment": {"KEY": "secret 1"}}, "old": {"grace": 1.0}}'
     after = '{"lung": {"time-limit": 8.0, "grace": 10.0, "environment": {"KEY": "secret 1"}}}'
@@ -150,9 +150,9 @@ def test_plugins_that_only_the_host_has_loaded_are_replaced_with_the_host(take: 
         before,
         plugins={
             **before.plugins,
-            "new": "somebodys 1.0",
-            "by-study": "somebodys 9",
-            "local-storage": "x 9",
+            "new": "acme 1.0",
+            "by-study": "acme 9",
+            "local-storage": "acme 9",
         },
     )
     plan = compare(before, after)

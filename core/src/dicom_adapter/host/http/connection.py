@@ -24,7 +24,7 @@ from dicom_adapter.net.connection_counts import ConnectionCounts
 log = structlog.get_logger("dicom_adapter.http")
 
 HEAD_S = 10.0  # time limit for the first byte of a request and the rest of its head
-BODY_S = 30.0
+BODY_S = 30.0  # time limit for the whole body of a request
 STALLED_S = 30.0  # time limit for a client to read the next part of a response
 
 

@@ -24,7 +24,7 @@ from dicom_adapter.runtime.descriptors import max_descriptors
 log = structlog.get_logger("dicom_adapter.http")
 
 BACKLOG = 128  # maximum number of connections that wait to be accepted
-KEEP_ALIVE_S = 30
+KEEP_ALIVE_S = 30  # time after which an idle connection is closed
 DESCRIPTORS_PER_CONNECTION = 4  # one connection for 4 descriptors of the process, so that most are free for other work
 GRACE_S = 3  # time limit for open requests when the server stops
 RESPONSE_S = 10.0  # time limit for a response of the event loop, after which the loop is regarded as blocked

@@ -18,11 +18,11 @@ from dicom_adapter.runtime.logs.limits import RateLimits
 from dicom_adapter.runtime.logs.output import LogOutput
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-LEVEL_NAMES = {"warn": "warning", "exception": "error"}  # of methods whose name is not the level
+LEVEL_NAMES = {"warn": "warning", "exception": "error"}  # levels of the log methods that are not named like a level
 NUMBERS = frozenset({bool, int, float})
 STDERR = 2
-FLUSH_SECONDS = 1.0
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+FLUSH_SECONDS = 1.0  # time limit of `close` for lines that were not written yet
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # control characters and Unicode's separators of lines
 
 
 class _Destination:

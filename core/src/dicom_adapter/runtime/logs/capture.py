@@ -1,6 +1,6 @@
 """Log warnings, unexpected exceptions and the messages of libraries as events: every line of the log is an event.
 
-Exceptions are logged with their kind and place: their messages may quote patient data.
+Exceptions are logged with their kind and place but without their messages, which may quote patient data.
 """
 
 from __future__ import annotations

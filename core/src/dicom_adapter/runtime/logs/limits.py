@@ -26,7 +26,8 @@ class Limit:
 
 
 REFUSAL = Limit("peer", burst=50, per_second=2)
-# This limit is high, because devices may open an association for each instance.
+# This limit is high, because devices may open an association for each instance. Ends of associations with C-STOREs are
+# events with the field `statuses`, and are not limited.
 ASSOCIATION = Limit("peer", burst=1000, per_second=50, unless="statuses")
 INSTANCE = Limit("ae_title", burst=1000, per_second=50)
 LIMITS: Mapping[str, Limit] = {

@@ -19,9 +19,9 @@ from functools import partial
 
 MAX_WAITING = 10_000  # maximum number of lines in the queue, about 3 MB
 MAX_PIPE_BYTES = select.PIPE_BUF  # a longer write to a pipe may be mixed with the lines of other processes
-MAX_FILE_BYTES = 1 << 16
+MAX_FILE_BYTES = 1 << 16  # maximum number of bytes of one write to a file
 REPORT_SECONDS = 10.0  # time between two reports of lines that were not written
-POLL_MS = 1000
+POLL_MS = 1000  # maximum time that the thread waits for the reader before it checks whether the log was closed
 
 Write = Callable[[bytes], int]  # returns the number of bytes written; raises BlockingIOError if none can be written
 

@@ -33,7 +33,7 @@ RELOADABLE = frozenset(
         "plugins.disable",  # its effect is a change of the plugins
     }
 )
-RELOADABLE_TABLE = "http."
+RELOADABLE_TABLE = "http."  # a reload applies all keys with this prefix
 PROCESSOR_KEYS = ("processor", "submitter", "settings.")  # keys of an AE title that its processor depends on
 
 
