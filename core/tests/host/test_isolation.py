@@ -2,7 +2,7 @@
 
 Each case runs the host with its threads, as the service does, and with a plugin that has one fault.
 
-Verified to fail when the guard of a case is removed (nearly all cases).
+Verified to fail, in nearly all cases, when the code that guards the call is removed.
 """
 
 from __future__ import annotations

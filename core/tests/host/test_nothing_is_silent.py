@@ -106,6 +106,7 @@ class Site(ScriptedPlatform):
 
     @contextmanager
     def outage(self, name: str) -> Iterator[None]:
+        """Cause an outage until the block ends."""
         marker = self.config.storage.path / "instances" / "storage-id"
         away = marker.with_name("away")
         self.active.add(name)
@@ -253,7 +254,7 @@ class Site(ScriptedPlatform):
         return result is not None and result.outcome.is_acknowledged
 
     def put(self, received: Any, _ticket: object) -> StoreResult:
-        """Commit as `GroupCommit` does."""
+        """Commit as `GroupCommit` does, but on this thread and without waiting for other instances."""
         return self.receiver._commit([received])[0]
 
     def close(self) -> None:

@@ -90,7 +90,7 @@ def _union(converter: Converter, value: Any, type_: Any) -> Any:
     """Convert to `X` for `X | None`, because TOML has no null; otherwise to the first type that accepts the value."""
     options = [option for option in get_args(type_) if option is not type(None)]
     remaining: Any = Union[tuple(options)]  # noqa: UP007 - the options are known only at run time
-    if len(options) == 1 or remaining == Network:
+    if len(options) == 1 or remaining == Network:  # `Network` is a union that has a converter
         return converter.structure(value, remaining)
     refusals = []
     for option in options:

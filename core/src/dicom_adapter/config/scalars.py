@@ -19,7 +19,7 @@ from dicom_adapter.config.suggest import suggestion
 LARGEST = 2**63 - 1  # TOML, databases and operating systems have integers of 64 bits
 BYTES = re.compile(r"(\d{1,19}(?:\.\d{1,9})?) *([kKMGTP]i?)?B?", re.ASCII)
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-POWERS = {"k": 1, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
+POWERS = {"k": 1, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}  # powers of 1000 or 1024, by the first letter of the unit
 
 
 def boolean(value: Any) -> bool:
@@ -76,7 +76,7 @@ def format_size(size: int) -> str:
         for letter in "PTGMk":
             unit = base ** POWERS[letter]
             if size and size % unit == 0:
-                return f"{size // unit} {letter.upper() if base == 1024 else letter}{suffix}"
+                return f"{size // unit} {letter.upper() if base == 1024 else letter}{suffix}"  # kB, but KiB
     return str(size)
 
 

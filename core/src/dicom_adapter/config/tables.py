@@ -191,6 +191,7 @@ def _validate(field: Field, value: Any) -> None:
 
 
 def _default_clause(field: Field, type_: Any) -> str:
+    """Return a clause with the default of a field, for the end of a message; "" if the default cannot be shown."""
     if field.default is attrs.NOTHING:  # NOTHING is itself a member of an enumeration
         return ""
     default = field.default.value if isinstance(field.default, Enum) else field.default

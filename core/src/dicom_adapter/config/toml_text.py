@@ -20,6 +20,7 @@ HEADER_PART = re.compile(r"""\s*("[^"]*"|'[^']*'|[^."']+)\s*(?:\.|$)""")
 ASSIGNMENT = re.compile(r"\s*([^\s=#\[{][^=#]*?)\s*=")
 YAML_KEY = re.compile(r"""\s*(?:- )?(["']?)([\w.-]+)\1\s*:(?:\s|$)""")
 UNQUOTED = re.compile(r"[^=]*=\s*([^\s\"'\[{#=][^#]*)")
+# Beginnings of the messages of tomli about a backslash.
 ESCAPE_MESSAGES = ("Unescaped '\\'", "Invalid hex value", "Escaped character is not")
 
 

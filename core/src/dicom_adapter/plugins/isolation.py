@@ -60,6 +60,7 @@ def _check_nothing(_result: Any) -> None:
     """Accept any object: HTTP handlers are checked when they are mounted."""
 
 
+# By hook, a function that raises if the hook has returned an invalid object.
 RESULT_CHECKS = {"dicom_adapter_servers": _check_server, "dicom_adapter_http": _check_nothing}
 
 

@@ -57,7 +57,7 @@ class ReloadRequests:
         self._result: RolloutResult | None = None
         self._poller = Worker("reload", self.poll, clock)
         self._caller = Worker("reload on SIGHUP", self.run_command, clock)
-        self._hung_up = False
+        self._hung_up = False  # a SIGHUP was received, and the command was not run yet
 
     def begin(self) -> None:
         """Record the configuration of the start, with which commands compare files."""
