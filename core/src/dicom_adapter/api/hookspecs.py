@@ -105,8 +105,8 @@ def dicom_adapter_commands() -> Iterable[Callable[..., None] | Typer]:  # type: 
     """Return commands for `dicom-adapter`: functions for typer, or a `typer.Typer` as a group of commands.
 
     The name of a command is the function's name with dashes for underscores; a group needs `Typer(name="…")`. The
-    names of the adapter's own commands are not allowed. The hook is called if the command line names a command that is
-    not the adapter's own. Time limit: ten seconds.
+    names of the adapter's own commands are not allowed. The hook is called if the command line does not begin with one
+    of these names, also for `dicom-adapter --help`. Time limit: ten seconds.
 
     Example::
 
