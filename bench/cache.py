@@ -5,8 +5,8 @@
 Searching and composing include everything except the network between machines: HTTP requests to the adapter's own
 server on a loopback port, index and ledger on disk with `durability = "fsync"`. The instances come from rows that were
 written to the ledger in advance. The instances of a study share one stored file, which composing does not read.
-Eviction is one turn of the lane: it deletes 100 studies of 10,000 instances, while 30,000 are in jobs that are not
-submitted.
+Eviction is one turn of the lane: it deletes 100 studies with 10,000 instances in all, while three jobs that are not
+submitted contain the same 10,000 instances of other studies.
 
 Receiving is measured as in receiving.py, alternately at an AE title of the cache and at one with grouping.
 """
@@ -97,10 +97,10 @@ class Stepping:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--studies", type=int, default=1000)
-    parser.add_argument("--searches", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--studies", type=int, default=1000, help="studies in the cache")
+    parser.add_argument("--searches", type=int, default=1000, help="search requests")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of receiving")
+    parser.add_argument("--folder", type=Path, help="folder of the files (default: a temporary one)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as made:
         folder = Path(made)
@@ -123,9 +123,9 @@ def receive(folder: Path, rounds: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for workload in WORKLOADS:
         rates: dict[str, list[float]] = {GROUPING.key: [], KEEPING.key: []}
-        for turn in range(rounds):
+        for number in range(rounds):
             for receiver in (GROUPING, KEEPING):
-                where = folder / f"{workload.key}-{turn}-{receiver.key}"
+                where = folder / f"{workload.key}-{number}-{receiver.key}"
                 rate = run_workload(receiver, workload, where, data_sets[workload.size], SECONDS, LONGEST_PDU)
                 rates[receiver.key].append(rate.rate)
         ratios = [kept / grouped for grouped, kept in zip(*rates.values(), strict=True)]

@@ -31,7 +31,7 @@ from upload_runs import Run
 RESULTS = Path(__file__).parent / "results"
 MIN_RATIO = 0.8  # minimum of the adapter's rate divided by dcmsend's
 MAX_GROWTH_MB = 50.0  # maximum of the growth of the adapter's memory during the job
-LARGEST = 20_000  # instances: 10 GB
+LARGEST = 20_000  # maximum of --instances: 10 GB
 MAX_ROUNDS = 20
 LONGEST_S = 1800.0  # no round begins later than this after the start
 DCMSEND = "dcmsend"
@@ -41,7 +41,7 @@ Runs = dict[str, list[Run]]
 
 def main(
     instances: Annotated[int, typer.Option(min=32, max=LARGEST, help="CT images of 512 KiB in the job.")] = 2000,
-    repeat: Annotated[int, typer.Option(min=1, max=MAX_ROUNDS, help="Rounds.")] = 5,
+    repeat: Annotated[int, typer.Option(min=1, max=MAX_ROUNDS, help="Rounds; each runs every sender once.")] = 5,
     parallel: Annotated[int, typer.Option(min=1, max=64, help="Concurrent uploads.")] = 4,
     associations: Annotated[int, typer.Option(min=1, max=32, help="Concurrent associations.")] = 1,
     folder: Annotated[Path | None, typer.Option(help="Folder of the files (default: a temporary one).")] = None,
@@ -84,9 +84,9 @@ class DeliveryVerdict:
 
     sender: str
     mb_per_s: float
-    ratio: float  # to dcmsend: median of the ratios of each round
+    ratio: float  # of the rate to that of dcmsend: median of the ratios of each round
     cpu_s_per_gb: float
-    growth_mb: float | None  # maximum of all rounds
+    growth_mb: float | None  # of the memory, maximum of all rounds; None for dcmsend
 
     @property
     def meets_limits(self) -> bool:

@@ -18,7 +18,7 @@ from upload_files import Instances
 from upload_runs import HERE, LONGEST_S, Run, submit
 
 # Without this variable, DCMTK does not disable the Nagle algorithm (RFC 896): then storescp sends the second piece of
-# each response after the acknowledgement of the first, for which dcmsend's system waits 40 ms.
+# each response only after the acknowledgement of the first, which the system of dcmsend delays by 40 ms.
 NO_DELAY = {"TCP_NODELAY": "1"}
 CALLED = "BENCH"
 
@@ -26,7 +26,7 @@ CALLED = "BENCH"
 def dcmsend(instances: Instances, folder: Path, _parallel: int, _associations: int) -> Run:
     """Run DCMTK's dcmsend. It uses one association."""
     program = str(Path(str(find_dcmtk())).with_name("dcmsend"))
-    with _node(instances, folder) as port:
+    with _storescp(instances, folder) as port:
         command = [program, "--no-uid-checks", "-aec", CALLED, "127.0.0.1", str(port), *map(str, instances.paths)]
         began, used = time.monotonic(), os.times()
         subprocess.run(command, check=True, timeout=LONGEST_S, env={**os.environ, **NO_DELAY})  # noqa: S603
@@ -37,7 +37,7 @@ def dcmsend(instances: Instances, folder: Path, _parallel: int, _associations: i
 
 def submitter(instances: Instances, folder: Path, parallel: int, associations: int) -> Run:
     """Run the submitter alone, in a process of its own."""
-    with _node(instances, folder) as port:
+    with _storescp(instances, folder) as port:
         files = folder / "files.txt"
         files.write_text("\n".join(map(str, instances.paths)), encoding="utf-8")
         command = [sys.executable, str(HERE / "delivery_submitter.py"), str(port), str(parallel), str(associations)]
@@ -47,7 +47,7 @@ def submitter(instances: Instances, folder: Path, parallel: int, associations: i
 
 def adapter(instances: Instances, folder: Path, parallel: int, associations: int) -> Run:
     """Run `dicom-adapter run`, which finds the instances, and delivers them in one job."""
-    with _node(instances, folder) as port:
+    with _storescp(instances, folder) as port:
         table = {"type": "dicom", "host": "127.0.0.1", "port": port, "ae-title": CALLED, "associations": associations}
         lines = [f"{key} = {json.dumps(value)}" for key, value in {"parallel": parallel, **table}.items()]
         return submit(instances, folder / "adapter", "\n".join(["[submitters.platform]", *lines]))
@@ -69,8 +69,8 @@ def senders(
 
 
 @contextmanager
-def _node(instances: Instances, folder: Path) -> Iterator[int]:
-    """Run `storescp +B`, which writes what arrives, and check afterwards that nothing was lost."""
+def _storescp(instances: Instances, folder: Path) -> Iterator[int]:
+    """Run `storescp +B`, which writes data sets as they arrive. Yield its port; check at the end that none was lost."""
     folder.mkdir()
     before = os.environ.get("TCP_NODELAY")
     os.environ.update(NO_DELAY)
@@ -82,5 +82,5 @@ def _node(instances: Instances, folder: Path) -> Iterator[int]:
         if before is not None:
             os.environ["TCP_NODELAY"] = before
     found = len(list((folder / "store").iterdir()))
-    assert found == len(instances.paths), f"the node has {found} instances"
+    assert found == len(instances.paths), f"storescp has {found} instances"
     shutil.rmtree(folder / "store")

@@ -76,7 +76,7 @@ def main() -> None:
     after = resource.getrusage(resource.RUSAGE_SELF)
     submitter.close()
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    growth = (after.ru_maxrss - before.ru_maxrss) * 1024
+    growth = (after.ru_maxrss - before.ru_maxrss) * 1024  # ru_maxrss is in KiB
     print(json.dumps({"seconds": seconds, "cpu_seconds": used, "growth_bytes": growth}))  # noqa: T201
 
 

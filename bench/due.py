@@ -2,9 +2,10 @@
 
     .venv/bin/python bench/due.py [--groups 10000] [--probes 400] [--wait 120]
 
-A service receives probes, 10 per second, each of a new study, and then all the other groups. The probes become due at
-the rate at which they arrived, while the others are still waiting. The delay of a job is the time from the due
-time of its group (the creation time of the job in the ledger) to `job_queued` in the log, which follows the commit.
+Each group is one instance of a new study. A service first receives the probes, 10 per second, and then all the other
+groups. The probes become due at the rate at which they arrived, while the other groups are still waiting. The delay of
+a job is the time from the due time of its group (the creation time of the job in the ledger) to `job_queued` in the
+log, which follows the commit.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from dicom_adapter.ledger.schema import jobs
 from dicom_adapter.service.launch import LaunchedService, LogEntry
 
 PROBES_PER_S = 10
-SENDERS = 8  # number of processes that send the other groups
+SENDERS = 8  # number of threads that send the other groups, each in one association
 LONGEST_S = 60.0  # maximum delay of a job before the measurement is aborted
 
 
@@ -46,8 +47,8 @@ class TooSlow(Exception):
 
 
 def main(
-    groups: Annotated[int, typer.Option(min=0, max=1_000_000, help="Groups that are not due.")] = 10_000,
-    probes: Annotated[int, typer.Option(min=100, max=100_000, help="Groups that become due.")] = 400,
+    groups: Annotated[int, typer.Option(min=0, max=1_000_000, help="Groups that are not due yet.")] = 10_000,
+    probes: Annotated[int, typer.Option(min=100, max=100_000, help="Groups whose delay is measured.")] = 400,
     wait: Annotated[float, typer.Option(min=30, max=3600, help="Seconds that a group waits.")] = 120.0,
 ) -> None:
     """Measure, print, and write bench/results/due.json."""

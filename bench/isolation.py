@@ -36,9 +36,9 @@ from dicom_adapter.ledger import Ledger
 from dicom_adapter.ledger.schema import instances, job_instances, jobs
 from dicom_adapter.service.launch import LaunchedService
 
-PAUSE_S = 0.1
-TO_EACH_BAD_ONE = 10  # instances
-PATIENCE_S = 120.0
+PAUSE_S = 0.1  # between two of the single instances
+TO_EACH_BAD_ONE = 10  # number of instances sent to each AE title of a bad plugin
+PATIENCE_S = 120.0  # longest wait for an event of the service
 CONFIGURATION = """\
 [dicom]
 port = 0
@@ -74,7 +74,7 @@ class Run:
 
 
 def main(
-    rounds: Annotated[int, typer.Option(min=1, max=50)] = 4,
+    rounds: Annotated[int, typer.Option(min=1, max=50, help="Rounds; each measures both services.")] = 4,
     count: Annotated[
         int, typer.Option("--instances", min=10, max=100_000, help="Instances sent as fast as possible.")
     ] = 2000,
@@ -82,7 +82,7 @@ def main(
 ) -> None:
     """Measure, print, and write bench/results/isolation.json."""
     console = Console()
-    runs: dict[bool, list[Run]] = {False: [], True: []}
+    runs: dict[bool, list[Run]] = {False: [], True: []}  # by whether the service has the bad plugins
     with tempfile.TemporaryDirectory(prefix="dicom-adapter-isolation-") as made:
         machine = describe(Path(made))
         console.print(str(machine), highlight=False)

@@ -1,4 +1,4 @@
-"""Measure how long operators wait for answers in a ledger with the rows of years.
+"""Measure how long operators wait for answers in a ledger with the rows of several years.
 
     .venv/bin/python bench/look_up.py [--instances 1000000] [--jobs 50000] [--repeat 5]
 
@@ -38,7 +38,7 @@ pipeline-lung = "p1"
 """
 STUDY = 100  # instances in each study
 FEW = 10 * STUDY  # instances of the small ledger
-# The database computes the rows: that is ten times as fast as to insert them one by one.
+# SQLite computes the rows, which is ten times as fast as inserting them one by one.
 ROWS = (
     """CREATE TEMP TABLE n AS WITH RECURSIVE numbers(i) AS
            (SELECT 0 UNION ALL SELECT i + 1 FROM numbers WHERE i + 1 < :instances) SELECT i FROM numbers""",
@@ -135,7 +135,7 @@ def _cpu_ms(configuration: Path, command: Sequence[str]) -> float:
     arguments = [sys.executable, "-m", "dicom_adapter", *command, "--config", str(configuration)]
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603 - our own command
     _pid, _status, used = os.wait4(process.pid, 0)
-    process.returncode = 0  # it was waited for
+    process.returncode = 0  # so that Popen does not wait for the process again
     return 1000 * (used.ru_utime + used.ru_stime)
 
 

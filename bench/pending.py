@@ -47,13 +47,13 @@ def main(
         data_set = write_data_sets(folder)["small"]
         starts: dict[str, Start] = {"none": adapter, "many": partial(adapter, data=folder / "pending")}
         runs: dict[str, list[Rate]] = {name: [] for name in starts}
-        for turn in range(1, repeat + 1):
+        for number in range(1, repeat + 1):
             for name, start in starts.items():
                 receiver = Receiver(key=name, name=name, product=ADAPTER, syncs=True, idle_associations=0, start=start)
-                place = folder / f"{name}-{turn}"
+                place = folder / f"{name}-{number}"
                 run = receive_runs.run_workload(receiver, SMALL_8, place, data_set, seconds, LONGEST_PDU)
                 runs[name].append(run)
-                console.print(f"round {turn}: {name} pending: {run.rate:,.0f} per second, {run.cpu_ms:.3f} ms CPU")
+                console.print(f"round {number}: {name} pending: {run.rate:,.0f} per second, {run.cpu_ms:.3f} ms CPU")
     found = {
         "measured_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": attrs.asdict(machine),

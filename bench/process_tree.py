@@ -45,7 +45,7 @@ class Peak:
 
     def __init__(self, tree: ProcessTree) -> None:
         self.size_bytes = 0
-        self._family = tree
+        self._tree = tree
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch)
 
@@ -59,11 +59,11 @@ class Peak:
         self._ended.set()
         self._thread.join()
         # The kernel records the peak of each process, which the samples may have missed.
-        self.size_bytes = max(self.size_bytes, self._family.resident_bytes("VmHWM"))
+        self.size_bytes = max(self.size_bytes, self._tree.resident_bytes("VmHWM"))
 
     def _watch(self) -> None:
         while not self._ended.wait(EVERY_S):
-            self.size_bytes = max(self.size_bytes, self._family.resident_bytes())
+            self.size_bytes = max(self.size_bytes, self._tree.resident_bytes())
 
 
 def _children(pid: int) -> list[int]:
@@ -85,7 +85,7 @@ def _proportional_bytes(pid: int) -> int:
 
 
 def _cpu_seconds(pid: int) -> float:
-    """Return nanoseconds for the process itself, and ticks for its ended children."""
+    """Return the CPU time of a process and of its ended children. That of the children is a multiple of a tick."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         # The CPU clock of a process (clock_getcpuclockid(3)): ticks of 10 ms are too coarse for an association.

@@ -14,7 +14,7 @@ from dicom_adapter.config import DicomConfig
 from dicom_adapter.service.launch import LaunchedService
 
 HERE = Path(__file__).parent
-START_S = 600.0  # with many pending instances
+START_S = 600.0  # longest wait for the start, which takes long with many pending instances
 DEFAULT_ASSOCIATIONS = DicomConfig().max_associations
 
 # All other settings have their defaults: instance and ledger row are synced before the response. The limits of free
@@ -54,9 +54,10 @@ BUSY_ENTRY_POINTS = "[dicom_adapter]\nbusy = receive_busy\n"
 def adapter(
     folder: Path, associations: int, *, is_busy: bool = False, keeps: bool = False, data: Path | None = None
 ) -> Iterator[Running]:
-    """Run `dicom-adapter run`. With `is_busy`, a plugin computes all the time. `data`: an existing data folder.
+    """Run `dicom-adapter run`. Yield its port and process.
 
-    `keeps`: whether instances are sent to the processor `cache`.
+    `is_busy`: another AE title has a plugin that computes all the time. `keeps`: the processor is `cache` instead of
+    `aetitle`. `data`: an existing data folder, which is copied.
     """
     if data is not None:
         shutil.copytree(data, folder / "data")
@@ -76,7 +77,7 @@ def adapter(
 def configure(
     folder: Path, associations: int, *, is_busy: bool = False, keeps: bool = False, timeout: float = 3600
 ) -> Path:
-    """Write the configuration of a service. `timeout`: seconds after which groups are due, unless it `keeps`."""
+    """Write the configuration of a service. `timeout`: seconds until a group is due; `cache` has no groups."""
     limit = f"max-associations = {associations}\n" if associations > DEFAULT_ASSOCIATIONS else ""
     configuration = folder / "bench.toml"
     table = KEEPING if keeps else GROUPING.format(timeout=timeout)

@@ -8,11 +8,11 @@ from typing import Any
 
 from dicom_adapter import InstanceStorageInfo, JobProcessorBase, NoSettings, hookimpl
 
-TURN_S = 1.0  # a turn without an end would be reported as a hang
+TURN_S = 1.0  # duration of one call; a call without an end would be reported as a hang
 
 
 class BusyProcessor(JobProcessorBase[NoSettings]):
-    """Processor that starts to compute in `open` and never pauses."""
+    """Processor whose timers compute without a pause."""
 
     name = "busy"
 

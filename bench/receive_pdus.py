@@ -29,8 +29,8 @@ COMMAND, LAST = 0x01, 0x02  # control bits
 MAX_RECEIVED = 16384  # maximum length of PDUs that the sender receives
 RELEASE_REQUEST = HEADER.pack(0x05, 4) + bytes(4)
 
-STATUS = struct.pack("<HHI", 0x0000, 0x0900, 2)  # the element up to its value
-UID_CHARACTERS = 44
+STATUS = struct.pack("<HHI", 0x0000, 0x0900, 2)  # the element Status without its value
+UID_CHARACTERS = 44  # length of the UIDs of `make_uid`
 
 
 def make_uid(kind: int, number: int) -> str:
@@ -68,7 +68,7 @@ class Accepted:
 
 def read_accept(body: bytes) -> Accepted:
     """Decode an A-ASSOCIATE-AC without its header."""
-    items = list(_items(body[68:]))
+    items = list(_items(body[68:]))  # after the fields of fixed length
     contexts = frozenset(data[0] for kind, data in items if kind == 0x21 and data[2] == 0)
     user = [part for kind, data in items if kind == 0x50 for part in _items(data)]
     lengths = [int.from_bytes(data, "big") for kind, data in user if kind == 0x51]

@@ -19,14 +19,16 @@ from receive_link import HOST, Link, LinkFailed
 from receive_values import AE_TITLE, Running
 
 HERE = Path(__file__).parent
-START_S, STOP_S = 60.0, 30.0
+START_S, STOP_S = 60.0, 30.0  # longest waits for the start and the end of a process
 
 
 @contextmanager
 def storescp(folder: Path, _associations: int, options: Sequence[str] = ()) -> Iterator[Running]:
     """Run DCMTK's storescp."""
     port = _free_port()
-    with _launched([str(find_dcmtk()), "--output-directory", str(_made(folder)), *options, str(port)], port) as running:
+    with _launched(
+        [str(find_dcmtk()), "--output-directory", str(_make_store(folder)), *options, str(port)], port
+    ) as running:
         yield running
 
 
@@ -34,10 +36,10 @@ def storescp(folder: Path, _associations: int, options: Sequence[str] = ()) -> I
 def orthanc(folder: Path, _associations: int, more: Mapping[str, object] | None = None) -> Iterator[Running]:
     """Run Orthanc without plugins and HTTP, otherwise with its defaults: it syncs its storage and keeps an index.
 
-    `more`: further settings.
+    `more`: settings that are added or replaced.
     """
     port = _free_port()
-    store = _made(folder)
+    store = _make_store(folder)
     configuration = folder / "orthanc.json"
     settings = {
         "StorageDirectory": str(store),
@@ -59,7 +61,7 @@ def orthanc(folder: Path, _associations: int, more: Mapping[str, object] | None 
 def pynetdicom_application(folder: Path, _associations: int) -> Iterator[Running]:
     """Run `python -m pynetdicom storescp`."""
     port = _free_port()
-    command = [sys.executable, "-m", "pynetdicom", "storescp", str(port), "-ba", HOST, "-od", str(_made(folder))]
+    command = [sys.executable, "-m", "pynetdicom", "storescp", str(port), "-ba", HOST, "-od", str(_make_store(folder))]
     with _launched(command, port) as running:
         yield running
 
@@ -69,11 +71,12 @@ def pynetdicom_minimal(folder: Path, associations: int) -> Iterator[Running]:
     """Run the minimal receiver that writes files and does nothing else."""
     port = _free_port()
     script = str(HERE / "receive_minimal.py")
-    with _launched([sys.executable, script, str(port), str(_made(folder)), str(associations)], port) as running:
+    with _launched([sys.executable, script, str(port), str(_make_store(folder)), str(associations)], port) as running:
         yield running
 
 
-def _made(folder: Path) -> Path:
+def _make_store(folder: Path) -> Path:
+    """Create the folder for the received files."""
     store = folder / "store"
     store.mkdir()
     return store
@@ -129,7 +132,7 @@ def _wait_until_it_answers(process: subprocess.Popen[bytes], port: int) -> None:
 
 @cache
 def find_dcmtk() -> str | None:
-    """Return DCMTK's `storescp` from PATH. pynetdicom installs a script of the same name."""
+    """Return DCMTK's `storescp` from PATH. The script of the same name that pynetdicom installs is skipped."""
     folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
     programs = filter(None, (shutil.which("storescp", path=folder) for folder in folders))
     return next((program for program in programs if "$dcmtk" in version_output(program)), None)

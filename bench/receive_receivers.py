@@ -67,9 +67,9 @@ DCMTK = Product("DCMTK", find_dcmtk, partial(_program_version, find_dcmtk))
 ORTHANC = Product("Orthanc", find_orthanc, partial(_program_version, find_orthanc))
 PYNETDICOM = Product("pynetdicom", _python, partial(_version, "pynetdicom"))
 
-# `idle_associations`: some products serve few associations at a time, Orthanc four, DCMTK's single process one. Another
-# one is always opened while they are held, so that DCMTK's single process is not measured. Neither is the busy plugin:
-# its use of CPU and memory would hide the cost of idle associations.
+# `idle_associations`: while they are held, one more association is opened, and some products serve only a few at once.
+# Orthanc serves four, so that three are held. DCMTK without --fork serves one, so that nothing is measured. Nothing is
+# measured with the busy plugin either: its use of CPU and memory would hide the cost of idle associations.
 RECEIVERS = (
     Receiver(key="adapter", name="dicom-adapter", product=ADAPTER, syncs=True, idle_associations=990, start=adapter),
     Receiver(

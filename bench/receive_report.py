@@ -1,4 +1,4 @@
-"""The figures of all rounds, and their comparison with the targets. Pure."""
+"""The figures of all rounds, and their comparison with the targets. No function reads or writes files."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from receive_values import Associations, Rate
 
 ADAPTER, BUSY, FORK = "adapter", "adapter-busy", "storescp-fork"
 THROUGHPUT = ("large-1", "large-8", "small-1", "small-8")  # workloads, in the order of the limits below
+# minimum of the adapter's rate divided by that of another receiver, for each workload of THROUGHPUT
 MIN_RATIOS: Mapping[str, tuple[float, ...]] = {
     "orthanc": (3.0, 3.0, 3.5, 9.0),
     "pynetdicom": (5.0, 12.0, 7.0, 25.0),
     "storescp-b": (0.6, 1.2, 0.3, 1.0),
 }
-MIN_SHARE_WITH_BUSY_PLUGIN = 0.5
+MIN_SHARE_WITH_BUSY_PLUGIN = 0.5  # rate with the busy plugin divided by the rate without it
 MAX_RESIDENT_MB = 150.0
 MAX_KB_PER_ASSOCIATION = 500.0
-MAX_CYCLE_CPU_MS = 1.0
+MAX_CYCLE_CPU_MS = 1.0  # CPU time to accept and release an association
 MIN_ASSOCIATIONS_PER_S = 300.0
 MAX_IDLE_PERCENT = 1.0  # of one core: a smaller share is not distinguishable from the receiver's other work
-MAX_MS_FOR_ANOTHER = 50.0
+MAX_MS_FOR_ANOTHER = 50.0  # until an association is accepted while others are idle
 
 
 @frozen(kw_only=True)
@@ -88,7 +89,10 @@ def at_most(value: float, limit: float, what: str = "", unit: str = "") -> Verdi
 
 
 def ratio_verdicts(results: Results) -> dict[str, list[Verdict]]:
-    """Return the ratios of the adapter's rates to those of each measured product, in the order of THROUGHPUT."""
+    """Return the ratios of the adapter's rates to those of each measured product, in the order of THROUGHPUT.
+
+    The key BUSY has the ratios of the rates with the busy plugin to those without it.
+    """
     found = {
         product: [
             at_least(results.ratio(ADAPTER, product, workload), limit)
@@ -102,7 +106,7 @@ def ratio_verdicts(results: Results) -> dict[str, list[Verdict]]:
 
 
 def verdicts(results: Results) -> Iterator[Verdict]:
-    """Return all other targets of the adapter."""
+    """Yield the adapter's memory and the cost of its associations, with their targets."""
     peak = max(run.peak_mb for workload in THROUGHPUT for run in results.rates[ADAPTER][workload])
     yield at_most(peak, MAX_RESIDENT_MB, "Resident memory under load, all processes together", " MB")
     each = results.rate(ADAPTER, "each")

@@ -22,13 +22,13 @@ from receive_sender import SenderTask, Sent
 from receive_values import AE_TITLE, Associations, Rate, Running, Workload
 
 HERE = Path(__file__).parent
-WARM_UP_S = 0.7
+WARM_UP_S = 0.7  # duration of sending before the measurement
 LONGEST_S = 120.0  # limit of one run
 CYCLES, CYCLES_S = 200, 2.0  # consecutive associations: at most this many, for at most this long
 OPENING_S = 20.0  # time limit for opening the associations that are held, below any receiver's idle timeout
-IDLE_S = 2.0
-SPARE = 10  # associations that are opened while the others are held
-ECHOES = 200
+IDLE_S = 2.0  # duration of measuring the CPU time of an idle receiver
+SPARE = 10  # associations that are opened one after the other while many are held
+ECHOES = 200  # number of C-ECHO requests whose median is reported
 
 _numbers = count(1)  # numbers of senders
 
@@ -166,7 +166,7 @@ def _cycle(running: Running, times: int) -> list[float]:
 def _hold(running: Running, processes: ProcessTree, most: int) -> tuple[int, float | None, float | None, float | None]:
     """Hold up to `most` associations.
 
-    Return their number, kB for each, CPU in percent, ms until another is accepted.
+    Return their number, kB for each, CPU in percent of one core, and the longest time in ms until another is accepted.
     """
     if not most:
         return 0, None, None, None
@@ -184,7 +184,7 @@ def _hold(running: Running, processes: ProcessTree, most: int) -> tuple[int, flo
 
 
 def _idle_share(processes: ProcessTree) -> float:
-    """Return the CPU time of the idle receiver, in percent of one core."""
+    """Return the CPU time of the idle receiver as a share of one core: 1.0 is one busy thread."""
     time.sleep(0.3)  # the receiver finishes the work of the last association
     used, began = processes.cpu_seconds(), time.monotonic()
     time.sleep(IDLE_S)

@@ -12,7 +12,7 @@ class Running:
     """A receiver that listens."""
 
     port: int
-    pid: int  # of the process that started the other processes
+    pid: int  # of its first process, of which the others are descendants
 
 
 @frozen(kw_only=True)
@@ -20,8 +20,8 @@ class Workload:
     """A data set that is sent, and the number of senders."""
 
     key: str
-    name: str
-    size: str  # of the data sets
+    name: str  # in tables: size of the instances, number of senders
+    size: str  # of the instances: large (512 KiB) or small (8 KiB)
     senders: int
     has_association_per_instance: bool = False
 
@@ -63,4 +63,4 @@ class Associations:
     held: int  # associations that were open at once
     memory_kb: float | None  # memory for each held association
     idle_cpu_percent: float | None  # of one core, for all held associations, minus the use without associations
-    another_ms: float | None  # until another association is accepted, maximum of SPARE
+    another_ms: float | None  # until another association is accepted meanwhile, maximum of ten

@@ -30,7 +30,7 @@ from dicom_adapter.service.launch import LaunchedService
 
 AE_TITLES = ("LUNG", "LIVER", "BRAIN", "HEART")
 MAX_S_TO_ACCEPT, MAX_S_TO_REPLAY, MAX_MB = 5.0, 60.0, 1000.0  # on two cores, for a million instances
-LONGEST_S = 600.0
+LONGEST_S = 600.0  # longest wait for an event of the service
 
 
 @attrs.frozen(kw_only=True)

@@ -2,7 +2,7 @@
 
     .venv/bin/python bench/stow.py [--instances 1000] [--repeat 3]
 
-Each round stores the same files in a new Orthanc with a plain loop, and in another new one with the adapter, in
+Each round stores the same files in a new Orthanc with a plain loop, and in another new Orthanc with the adapter, in
 alternating order, so that other load of the machine affects both alike. Needs Orthanc with its DICOMweb plugin.
 """
 
@@ -36,7 +36,7 @@ from upload_runs import LONGEST_S, Run
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "stow.json"
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
-START_S = 30.0
+START_S = 30.0  # longest wait for the start of Orthanc
 MIN_RATIO = 0.8  # minimum of the adapter's rate, divided by that of the plain loop
 MAX_GROWTH_MB = 50.0  # maximum of the growth of the adapter's memory during the job
 

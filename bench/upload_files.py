@@ -66,7 +66,7 @@ class Instances:
     paths: tuple[Path, ...]  # of the Part 10 files
     size_bytes: int  # total size of all files
 
-    def lend(self, folder: Path, submitter: str) -> Path:
+    def make_service_folder(self, folder: Path, submitter: str) -> Path:
         """Create the folder of a service with these instances. Returns the path of its configuration.
 
         `submitter`: the table [submitters.platform].

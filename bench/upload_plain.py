@@ -1,6 +1,4 @@
-"""`python upload_plain.py grpc
-
-rest ENDPOINT PARALLEL FILES`: the plain loop to which the adapter is compared.
+"""`python upload_plain.py grpc|rest ENDPOINT PARALLEL FILES`: the plain loop to which the adapter is compared.
 
 The loop uploads the files listed in FILES, PARALLEL at a time, with the generated stub or httpx, in pieces of the same
 size as the submitters, without verification, ledger or retries. The program prints seconds and CPU seconds as JSON.
@@ -28,7 +26,7 @@ from dicom_adapter_clara_client.wire.payloads_pb2 import PayloadFileDetails, Pay
 from dicom_adapter_clara_client.wire.payloads_pb2_grpc import PayloadsStub
 
 PIPELINE = "8abf244aff7647989d4f6b3987a85759"
-UPLOAD_S = 600.0
+UPLOAD_S = 600.0  # time limit of one call
 
 Upload = Callable[[Path], None]
 

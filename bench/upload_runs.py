@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 EMULATOR, SINK = "emulator", "sink"
 SERVERS = (SINK, EMULATOR)
 LONGEST_S = 300.0  # time limit of one run; a slower machine is not suitable for measurements
-STOP_S = 30.0
+STOP_S = 30.0  # time limit for the end of a server
 
 
 @frozen(kw_only=True)
@@ -78,7 +78,7 @@ def adapter(instances: Instances, folder: Path, protocol: str, server: str, para
 
 def submit(instances: Instances, folder: Path, submitter: str) -> Run:
     """Run a service in `folder` that submits the instances. `submitter`: the table [submitters.platform]."""
-    service = LaunchedService(instances.lend(folder, submitter))
+    service = LaunchedService(instances.make_service_folder(folder, submitter))
     try:
         run = _follow(service, instances.size_bytes)
         service.wait_for("job_submitted", LONGEST_S)

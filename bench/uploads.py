@@ -3,9 +3,9 @@
     .venv/bin/python bench/uploads.py [--instances 2000] [--repeat 3] [--protocol grpc|rest|both]
 
 Each round runs each measurement once, so that other load of the machine affects all alike: it reads and writes the
-files, uploads them with a plain loop, and uploads them with the adapter. Both upload to a server of minimal cost
-(`sink`), which shows the cost of the adapter, and to the platform emulator, which keeps the files. The results are
-medians.
+files, uploads them with a plain loop, and uploads them with the adapter. Loop and adapter upload to a server of minimal
+cost (`sink`), which shows the cost of the adapter, and to the platform emulator, which keeps the files. The results
+are medians.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ RESULTS = Path(__file__).parent / "results"
 DISK_RUNS = READ_FROM_DISK, READ, WRITE, WRITE_AND_SYNC = ("read from disk", "read", "write", "write and sync")
 MIN_RATIO = 0.7  # minimum of the adapter's rate, divided by the lower rate of disk and plain loop
 MAX_GROWTH_MB = 50.0  # maximum of the growth of the adapter's memory during the job
-LARGEST = 20_000  # instances: 10 GB
+LARGEST = 20_000  # maximum of --instances: 10 GB
 MAX_ROUNDS = 20
 LONGEST_S = 1800.0  # no round begins later than this after the start
 

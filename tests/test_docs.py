@@ -226,7 +226,7 @@ CLARA_CLASSES = [
 
 @pytest.mark.parametrize("name", [*CLARA_SETTINGS, *CLARA_CLASSES])
 def test_every_setting_and_class_of_claras_adapter_is_mapped(name: str) -> None:
-    """Each name occurs in a table, or in the sentence before a table."""
+    """Each name occurs on the page, outside of its code blocks."""
     text = BLOCK.sub("", read(DOCS / "coming-from-clara.md"))
     assert re.search(rf"`(?:\w+\.)*{re.escape(name)}\b|`{re.escape(name)}`", text)
 

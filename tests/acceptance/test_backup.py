@@ -203,7 +203,7 @@ def cache_of(service: LaunchedService) -> Iterator[httpx.Client]:
         yield client
 
 
-def test_a_cache_keeps_its_studies_and_pins(launch_service: LaunchService, tmp_path: Path) -> None:
+def test_a_restored_cache_has_its_studies_and_pins(launch_service: LaunchService, tmp_path: Path) -> None:
     """Its index is in the backup, and gets the new keys of the stored objects after the start."""
     cache = '[http]\nport = 0\n[ae-titles.CACHE]\nprocessor = "cache"\nsettings = { settle = 0, pipeline-a = "1" }\n'
     service = launch_service(STORAGE + cache)

@@ -60,7 +60,7 @@ def emulate_platform(folder: Path) -> Iterator[dict[str, str]]:
 def test_a_study_runs_end_to_end_against_the_emulator(
     launch_service: LaunchService, tmp_path: Path, protocol: str
 ) -> None:
-    """Emulator, service and sender are processes. The platform has the job with identical instances."""
+    """Emulator, service and sender are processes. The platform has all instances, with identical pixels."""
     with emulate_platform(tmp_path / "emulator") as addresses:
         service = launch_service(configuration(protocol, addresses[protocol]))
         paths = write_study(tmp_path / "study", instances=4)

@@ -81,7 +81,7 @@ def check_delivered(service: LaunchedService, tmp_path: Path) -> None:
 def test_a_result_comes_back_and_is_delivered(
     launch_service: LaunchService, platform_emulator: PlatformEmulator, tmp_path: Path, protocol: str
 ) -> None:
-    """The payload is deleted after that."""
+    """The payload on the platform is deleted."""
     platform_emulator.platform.jobs.set_run(RunPlan(seconds=1, secondary_capture=True))
     service = launch_service(configuration(platform_emulator, protocol, tmp_path / "delivered"))
     send(write_study(tmp_path / "study", instances=3), service, "LUNG")
@@ -120,7 +120,7 @@ def test_a_result_is_delivered_once_despite_faults(
 def test_a_kill_after_the_end_of_a_job_loses_and_repeats_no_result(
     launch_service: LaunchService, platform_emulator: PlatformEmulator, tmp_path: Path, protocol: str, call: str
 ) -> None:
-    """The adapter is killed during each of the calls. After a restart, the result is delivered once."""
+    """The adapter is killed during one of the calls. After a restart, the result is delivered once."""
     platform_emulator.platform.jobs.set_run(RunPlan(seconds=0, secondary_capture=True))
     platform_emulator.faults.add(CallFault(call=call, kind=CallFaultKind.DELAY, seconds=2))
     first = launch_service(configuration(platform_emulator, protocol, tmp_path / "delivered"))

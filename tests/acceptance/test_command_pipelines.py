@@ -17,7 +17,7 @@ from support import jobs_in_ledger, send, write_study
 from support.pages import DOCS, block
 
 EXAMPLE = block("toml command pipeline", DOCS / "how-to" / "pipelines.md").text
-# Notes its start, then waits for the file `release` of the folder of the configuration.
+# The command writes its start to a file, then waits for the file `release` in the folder of the configuration.
 WAITING = """
 [storage]
 path = "data"
@@ -38,7 +38,7 @@ command = [
 [ae-titles.LUNG.settings]
 pipeline-list = "list"
 """
-SECONDS = 60.0
+SECONDS = 60.0  # longest wait
 
 
 def wait_until(condition: Callable[[], Any]) -> Any:
@@ -50,8 +50,8 @@ def wait_until(condition: Callable[[], Any]) -> Any:
     return value
 
 
-def ended(service: LaunchedService) -> Job:
-    """Wait for the end of the only job."""
+def wait_for_end(service: LaunchedService) -> Job:
+    """Wait for the end of the only job; return the job."""
 
     def find() -> Job | None:
         jobs = jobs_in_ledger(service)
@@ -67,7 +67,7 @@ def test_the_example_of_the_page_runs_a_command(launch_service: LaunchService, t
     configuration = EXAMPLE.replace('path = "data"', 'path = "data"\nwatermark-percent = 100\nreserve = 0')
     service = launch_service(configuration)
     assert all(result.ok for result in send(write_study(tmp_path / "study"), service, "LUNG"))
-    job = ended(service)
+    job = wait_for_end(service)
     assert (JobState.SUCCEEDED, "") == (job.state, job.last_error)
     command = ["jobs", "show", job.job_id, "--log", "--config", str(service.configuration)]
     shown = CliRunner().invoke(app, command, env={"COLUMNS": "120"})
@@ -86,5 +86,5 @@ def test_command_runs_once_although_the_service_is_killed(launch_service: Launch
     service.kill()
     (folder / "release").touch()
     restarted = launch_service(configuration)
-    assert JobState.SUCCEEDED == ended(restarted).state
+    assert JobState.SUCCEEDED == wait_for_end(restarted).state
     assert ["x"] == (folder / "runs").read_text().split()

@@ -62,7 +62,7 @@ def call(file: Path, *words: str) -> Result:
 def test_a_damaged_file_does_not_disable_the_commands_about_a_running_service(
     service: LaunchedService, file: Path, kind: str
 ) -> None:
-    """All show the running service. Those that read the damaged part warn with the name of the file.
+    """All commands show the running service. A command that reads the damaged part warns with the name of the file.
 
     Verified to fail when only the file is read.
     """
@@ -101,7 +101,10 @@ def test_a_repair_needs_a_valid_file(service: LaunchedService, file: Path) -> No
 
 
 def test_a_stopped_service_is_found_with_the_readable_lines(tmp_path: Path) -> None:
-    """The last configuration is read from the ledger."""
+    """The readable line `path` names the data folder, whose ledger has the last configuration.
+
+    Without this line, the command reports an error.
+    """
     path = tmp_path / "adapter.toml"
     path.write_text(CONFIGURATION, encoding="utf-8")
     stopped = LaunchedService(path, "--port", "0")

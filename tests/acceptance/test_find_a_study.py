@@ -67,7 +67,7 @@ class Morning:
     def __init__(self, service: Service, times: ShownTimes) -> None:
         self._service = service
         self._times = times
-        self._submissions = 1  # of A-1001
+        self._submissions = 1  # number of succeeded jobs: that of A-1001
         self._shown: dict[str, str] = {}  # values of the page instead of real ones
 
     def send(self, shown: str, sender: str, ae_title: str, data_sets: list[Dataset]) -> None:
@@ -79,14 +79,14 @@ class Morning:
         send_and_abort(self._service.port(), ae_title, data_sets)
 
     def at(self, shown: str) -> None:
-        """Begin a second that is shown as this time."""
+        """Wait for the next second. The page shows it as the time `shown`."""
         before = int(time.time())
         while int(time.time()) == before:  # the output has no parts of seconds
             time.sleep(1 - time.time() % 1)
         self._times.mark(shown, datetime.now(timezone.utc))
 
     def show_job(self, ae_title: str, shown: str) -> None:
-        """Show the creation and the steps of the newest job of an AE title at this time."""
+        """Let the page show the creation and the steps of the newest job of an AE title at the time `shown`."""
         created = [job.created_at for job in jobs_in_ledger(self._service) if job.ae_title == ae_title]
         self._times.mark(shown, created[-1])
 
@@ -113,7 +113,7 @@ class Morning:
         return result.output
 
     def wrap(self, text: str, *arguments: object, **options: object) -> list[str]:
-        """Replace `textwrap.wrap`: the values of the page may be shorter or longer."""
+        """Wrap lines as `textwrap.wrap`, with the values of the page, which may be shorter or longer."""
         return textwrap.wrap(self._fixed(text), *arguments, **options)  # type: ignore[arg-type] # those of `wrap`
 
     def wait_until_recorded(self) -> None:
@@ -159,6 +159,7 @@ class Morning:
         return {real: shown for real, shown in found.items() if real}
 
     def _fixed(self, text: str) -> str:
+        """Replace the values that differ in each run with those of the page."""
         for real, shown in self._shown.items():
             text = text.replace(real, shown)
         text = re.sub(r"(\w+) \(127\.0\.0\.1\)", lambda match: f"{match[1]} ({ADDRESSES[match[1]]})", text)

@@ -28,7 +28,7 @@ PAGE = DOCS / "tutorial" / "first-hour.md"
 PORTS = ("11112", "4242", "8042")  # the only deviation from the page: free ports are used instead
 SECONDS = 90  # time limit of each wait, for a busy machine
 BACKGROUND = ("orthanc", "adapter")  # blocks that start a process in a terminal of its own
-# The containers of the test have the Python of this machine: its images are built without a registry.
+# The test builds its images without a registry, so that they have no Python: containers get the Python of this machine.
 SHIM = """#!/bin/sh
 export CONTAINERS_CONF={configuration}
 for word in "$@"; do
@@ -102,7 +102,7 @@ class Site(Walkthrough):
                 return
 
     def _wait_for(self, expected: dict[str, str]) -> None:
-        """Wait until Orthanc has as many instances and studies as the page promises."""
+        """Wait until Orthanc has as many instances and studies as the page says."""
         deadline = time.monotonic() + SECONDS
         wanted = {f"Count{name.title()}": int(number) for name, number in expected.items()}
         while wanted and wanted != {name: self.get("/statistics")[name] for name in wanted}:
@@ -166,8 +166,8 @@ def steps(*unwanted: str) -> Sequence[Block]:
     return [block for block in found if not set(unwanted) & set(block.info.split())]
 
 
-def test_every_block_of_the_page_is_followed() -> None:
-    """Only the picture is no step."""
+def test_every_block_of_the_page_is_a_step() -> None:
+    """The only exception is the picture."""
     assert ["text"] == [block.info for block in blocks_of(PAGE) if block not in steps()]
     assert read(PAGE).count("```sh hour") == len([step for step in steps() if step.info.startswith("sh")])
 

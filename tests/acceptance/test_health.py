@@ -56,8 +56,8 @@ class HangingSubmitter(FakeSubmitter):
         super().open()
 
 
-class Unmakeable(FakeSubmitter):
-    name = "unmakeable"
+class Broken(FakeSubmitter):
+    name = "broken"
 
     def __init__(self, settings, context):
         raise SystemExit("no licence")
@@ -70,7 +70,7 @@ def dicom_adapter_processors():
 
 @hookimpl
 def dicom_adapter_submitters():
-    return [HangingSubmitter, Unmakeable]
+    return [HangingSubmitter, Broken]
 
 
 @hookimpl
@@ -83,8 +83,8 @@ CONFIGURATION = (
 [submitters.hanging]
 type = "hanging"
 
-[submitters.unmakeable]
-type = "unmakeable"
+[submitters.broken]
+type = "broken"
 
 [ae-titles.HANGS]
 processor = "hanging"
@@ -95,7 +95,7 @@ submitter = "hanging"
 settings = { pipeline-a = "1" }
 
 [ae-titles.REFUSED]
-submitter = "unmakeable"
+submitter = "broken"
 settings = { pipeline-a = "1" }
 
 [ae-titles.LUNG]
@@ -124,7 +124,7 @@ def test_hanging_plugins_are_reported_by_name_and_affect_no_other_part(
         service.wait_for("part_hangs", part=part)
     reasons = wait_until_red({*HANGS, "AE title REFUSED"}, service, python)
     assert reasons["AE title HANGS"].endswith(" UTC has not returned within 0.5 s")
-    assert reasons["AE title REFUSED"].startswith("submitter 'unmakeable' cannot be created: SystemExit at ")
+    assert reasons["AE title REFUSED"].startswith("submitter 'broken' cannot be created: SystemExit at ")
     for name in ("processor", "submitter", "observer"):
         (data / f"{name}-goes-on").touch()
     for part in HANGS:

@@ -1,4 +1,4 @@
-"""Peers that stall, flood or disconnect: such peers leak no resources and do not delay other peers."""
+"""Peers that stall, flood or disconnect cause no leak of resources and do not delay other peers."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ class Receiver:
     def sockets(self) -> int:
         return sum(_is_socket(entry) for entry in (self._folder / "fd").iterdir())
 
-    def until_sockets(self, most: int, seconds: float = 20) -> None:
+    def wait_for_sockets(self, most: int, seconds: float = 20) -> None:
+        """Wait until at most this number of sockets is open."""
         deadline = time.monotonic() + seconds
         while self.sockets > most:
             assert time.monotonic() < deadline, f"{self.sockets} sockets are open"
@@ -97,7 +98,7 @@ def test_connections_without_data_leak_no_resources(service: LaunchedService) ->
             reset(connection)
         else:
             connection.close()
-    receiver.until_sockets(sockets)
+    receiver.wait_for_sockets(sockets)
     verify(service)
     assert receiver.field("Threads") <= MAX_THREADS
     assert receiver.field("VmRSS") - before < MAX_GROWTH_KB
@@ -154,7 +155,7 @@ def test_a_stalled_peer_is_disconnected_after_the_timeout(
         while connection.recv(4096):  # possibly a response and an A-ABORT, then the end
             pass
         connection.close()
-    receiver.until_sockets(sockets)
+    receiver.wait_for_sockets(sockets)
     verify(service)
 
 
@@ -174,7 +175,7 @@ def test_stalled_association_requests_leak_no_resources(service: LaunchedService
             reset(stalled.popleft())
     assert receiver.field("Threads") <= MAX_THREADS
     assert receiver.field("VmRSS") - before < MAX_GROWTH_KB
-    receiver.until_sockets(sockets)  # although the last connections are still open on this side
+    receiver.wait_for_sockets(sockets)  # although the last connections are still open on this side
     for connection in stalled:
         reset(connection)
     verify(service)
@@ -190,7 +191,7 @@ def test_silent_connections_are_limited_in_number(service: LaunchedService) -> N
     assert receiver.field("VmRSS") - before < MAX_GROWTH_KB
     for connection in connections:
         reset(connection)
-    receiver.until_sockets(20)
+    receiver.wait_for_sockets(20)
     verify(service)
 
 

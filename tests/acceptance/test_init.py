@@ -90,10 +90,10 @@ def test_an_image_is_run_as_a_container(tmp_path: Path) -> None:
     assert "registry.example:5000/ai/Lung_Nodules:1.2" == pipelines.settings.pipelines["lung-nodules"].image
 
 
-@pytest.mark.parametrize("without", ["", "--pacs PACS@pacs:104"])
-def test_the_comments_are_a_valid_configuration_too(tmp_path: Path, without: str) -> None:
+@pytest.mark.parametrize("options", ["", "--pacs PACS@pacs:104"])
+def test_the_comments_are_a_valid_configuration_too(tmp_path: Path, options: str) -> None:
     """A user who removes the `#` before a line of TOML gets a configuration that is accepted."""
-    call(*without.split())
+    call(*options.split())
     path = tmp_path / "dicom-adapter.toml"
     text = path.read_text(encoding="utf-8")
     path.write_text(re.sub(r"^# (?=\[[\w.\"-]+\]$|[\w-]+ = )", "", text, flags=re.MULTILINE), encoding="utf-8")

@@ -19,7 +19,7 @@ from support.listening import SECONDS, wait_until
 
 CONFIGURATION = '[ae-titles.LUNG.settings]\npipeline-lung = "p-lung"\n'
 PIECE = 8192  # bytes of a data set in one P-DATA-TF
-RETURN = 300  # seconds; the sender returns
+RETURN = 300  # seconds until the sender returns
 BREAKS = {AssociationStatus.ABORTED: ABORT, AssociationStatus.LOST: b""}  # the last bytes of the association
 
 

@@ -1,6 +1,8 @@
-"""Kills from the start of a command to the last response of a destination: one run, and each result once.
+"""The service is killed between the creation of a job and the last response of a destination.
 
-All processes of the service are killed, but not the runners of the commands. A C-STORE is repeated if its response was
+The command of the job runs once, and no result is lost.
+
+All processes of the service are killed, but not the runner of the command. A C-STORE is repeated if its response was
 lost: the PACS then has the same SOP Instance UID twice, which counts as one result. The tests limit the number of these
 repetitions, and record it as a property of the test suite.
 
@@ -205,7 +207,7 @@ def test_a_kill_at_each_moment_neither_repeats_a_command_nor_loses_a_result(
         wait_for_end(service, name)
     repeated = check(service, site, list(moments), len(moments))
     record_testsuite_property(f"repeated C-STOREs, {part}", repeated)
-    lost = sum(name.startswith("HELD") for name in moments)
+    lost = sum(name.startswith("HELD") for name in moments)  # the response of each held C-STORE
     assert repeated >= lost
 
 

@@ -68,12 +68,15 @@ def test_senders_are_answered_while_the_ledger_is_locked(launch_service: LaunchS
 
 
 def test_two_commits_fit_into_the_time_that_a_sender_waits() -> None:
-    """An instance may wait for the commit before its own. Each waits for threads and for other processes."""
+    """Senders are expected to wait at least 10 s. An instance may wait for the commit before its own.
+
+    A commit waits LEDGER_WAIT_SECONDS for other processes, or 1.5 times as long if threads of the receiver wait, too.
+    """
     assert 2 * 1.5 * LEDGER_WAIT_SECONDS < 10
 
 
 def test_a_service_stops_in_order_while_the_ledger_is_locked(launch_service: LaunchService) -> None:
-    """In the documented time, without a process that has to be killed.
+    """The service stops in the documented time, and no process has to be killed.
 
     Verified to fail when the processes wait for the ledger for a minute.
     """

@@ -27,7 +27,7 @@ pipeline-a = "pipeline-1"
 """
 )
 PROGRAM = [sys.executable, "-m", "dicom_adapter"]
-NOT_RUNNING = 3
+NOT_RUNNING = 3  # exit status of `status`
 
 
 def run(*arguments: object, shell: str = 'exec "$@"') -> subprocess.CompletedProcess[str]:
@@ -62,7 +62,7 @@ def newer(tmp_path: Path, stopped: Path) -> Iterator[Path]:
 
 
 def test_a_ledger_of_a_newer_version_is_refused_by_the_service_and_every_command(newer: Path) -> None:
-    """One line that names the way out. Verified to fail when the host lets Alembic find the revision."""
+    """The reason is reported in one line. Verified to fail when the host lets Alembic find the revision."""
     reason = "has schema 9999, which this version does not know"
     service = LaunchedService(newer, "--port", "0")
     assert reason in service.wait_for("service_not_started")["reason"]
@@ -75,7 +75,7 @@ def test_a_ledger_of_a_newer_version_is_refused_by_the_service_and_every_command
 
 
 def test_the_data_folder_may_have_any_name(launch_service: LaunchService) -> None:
-    """The ledger and the cache's index are in it, not in a folder whose name is the beginning.
+    """The ledger and the cache's index are in it, not in a folder whose name ends before the `?` or `#`.
 
     Verified to fail when the ledger's path is parsed as a URL.
     """
@@ -96,10 +96,10 @@ def test_the_data_folder_may_have_any_name(launch_service: LaunchService) -> Non
 
 @pytest.mark.parametrize(("command", "status"), [("status", 1), ("jobs list --config", 1), ("audit", 2)])
 @pytest.mark.parametrize("folder", ["x" * 300, "broken"])
-def test_a_ledger_that_cannot_be_read_is_one_line_and_a_failure(
+def test_an_unreadable_ledger_causes_one_line_and_a_failure_status(
     tmp_path: Path, folder: str, command: str, status: int
 ) -> None:
-    """A name that is too long for the disk, and a ledger without its tables.
+    """The name of the folder is too long for the disk, or the ledger has no tables.
 
     Verified to fail when a command raises what the disk or the ledger raised.
     """
@@ -141,7 +141,7 @@ def test_the_service_runs_although_a_standard_stream_is_closed(stopped: Path, cl
         assert "warning: standard error is closed: the service runs without a log\n" == output
 
 
-COMMANDS = {
+COMMANDS = {  # and their exit status if the output cannot be written
     "--help": 1,
     "--version": 1,
     "jobs --help": 1,
@@ -158,10 +158,10 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize(("command", "status"), COMMANDS.items(), ids=COMMANDS.keys())
-def test_output_that_cannot_be_written_is_one_line_and_a_failure(stopped: Path, command: str, status: int) -> None:
-    """The exit status is the documented one for a failure, not that of a result.
+def test_unwritable_output_causes_one_line_and_a_failure_status(stopped: Path, command: str, status: int) -> None:
+    """The exit status is the one documented for failures: none that describes a result, such as `not running`.
 
-    Verified to fail when the error is not caught, and when the buffer is flushed at the end of the process only.
+    Verified to fail when the error is not caught, and when the buffer is flushed only at the end of the process.
     """
     arguments = command.format(stopped).split()
     full = run(*arguments, shell='exec "$@" >/dev/full')
@@ -173,7 +173,7 @@ def test_output_that_cannot_be_written_is_one_line_and_a_failure(stopped: Path, 
 def test_a_closed_output_is_an_error_and_a_closed_pipe_is_not_reported(
     stopped: Path, command: str, status: int
 ) -> None:
-    """The reader of a pipe, such as `head`, does not want more. Verified to fail when EPIPE is reported."""
+    """The reader of a closed pipe, such as `head`, needs no more output. Verified to fail when EPIPE is reported."""
     arguments = command.format(stopped).split()
     closed = run(*arguments, shell='exec "$@" >&-')
     assert ("error: standard output cannot be written: it is closed\n", status) == (closed.stderr, closed.returncode)
@@ -186,7 +186,7 @@ def test_a_closed_output_is_an_error_and_a_closed_pipe_is_not_reported(
 
 @pytest.mark.parametrize("errors", [">/dev/full", ">&-"])
 def test_errors_that_cannot_be_written_do_not_change_the_exit_status(stopped: Path, errors: str) -> None:
-    """Verified to fail when an error of standard error is raised."""
+    """Verified to fail when an error of writing to standard error is raised."""
     assert NOT_RUNNING == run("status", stopped, shell=f'exec "$@" 2{errors}').returncode
     assert 1 == run("status", stopped.parent / "missing.toml", shell=f'exec "$@" 2{errors}').returncode
     assert 2 == run("status", "--unknown", shell=f'exec "$@" 2{errors}').returncode
@@ -231,7 +231,9 @@ def test_a_signal_while_the_configuration_is_read_ends_the_command_with_status_0
 def test_a_signal_in_the_first_moments_of_the_service_stops_it_in_order(
     launch_service: LaunchService, whole_group: bool
 ) -> None:
-    """As soon as the host was started, to the supervisor or, as systemd and terminals do, to all of its processes."""
+    """The signal is sent as soon as the host was started, to the supervisor or, as systemd and terminals do, to all
+    processes.
+    """
     service = launch_service(CONFIGURATION)
     service.wait_for("process_started", name="host")
     (os.killpg if whole_group else os.kill)(service.pids()[0], signal.SIGTERM)

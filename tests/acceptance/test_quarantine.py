@@ -56,8 +56,7 @@ def test_a_full_quarantine_refuses_until_an_operator_requeues_it(
 ) -> None:
     """New associations are rejected temporarily, and C-STOREs on open associations refused temporarily.
 
-    After the configuration
-    is corrected, the requeued instances become the expected job.
+    After the configuration is corrected, the requeued instances become the expected job.
 
     Verified to fail when the receiver does not check the quota (then an open association fills the disk), or the lane
     is not restarted after a requeue (then no job is created).

@@ -1,4 +1,4 @@
-"""Senders of a real service: accepted, rejected, and without DICOM."""
+"""The senders of a real service: accepted, rejected, and one that does not use DICOM."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def test_every_sender_is_counted(launch_service: LaunchService, tmp_path: Path) 
     paths = write_study(tmp_path / "study", instances=3)
     service = launch_service(CONFIGURATION)
     send(paths, service, "LUNG")
-    for unknown in ("LUNGG", "HEAD"):
-        send(paths, service, unknown)
+    for rejecting in ("LUNGG", "HEAD"):
+        send(paths, service, rejecting)
     with socket.create_connection(("127.0.0.1", service.port()), 30) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
         service.wait_for("protocol_violated")

@@ -1,4 +1,4 @@
-"""A storage folder that is not mounted, deleted or replaced: nothing is acknowledged or created, and health is red."""
+"""A storage folder is unmounted, deleted or replaced: nothing is acknowledged or created, and health is red."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def health(service: LaunchedService) -> tuple[int, str]:
 
 @contextmanager
 def unmounted(folder: Path) -> Iterator[None]:
-    """Leave an empty folder in place of this one until the block ends."""
+    """Replace a folder with an empty one until the block ends, as if its disk were unmounted."""
     away = folder.rename(folder.with_name("away"))
     folder.mkdir()
     yield
@@ -75,8 +75,8 @@ def unmounted(folder: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("configuration", [CONFIGURATION, OWN_LEDGER], ids=["ledger elsewhere", "ledger in the folder"])
-def test_an_empty_folder_needs_confirmation_once(launch_service: LaunchService, configuration: str) -> None:
-    """The first start of a service in a folder that does not exist needs none. Verified to fail without the check."""
+def test_a_service_that_has_run_refuses_an_empty_folder(launch_service: LaunchService, configuration: str) -> None:
+    """Only the first start creates the folder. Verified to fail without the check."""
     service = launch_service(configuration)
     service.port()
     assert 0 == service.stop()
@@ -91,7 +91,7 @@ def test_an_empty_folder_needs_confirmation_once(launch_service: LaunchService, 
     launch_service(configuration).port()
 
 
-def test_a_new_storage_is_begun_with_the_option(launch_service: LaunchService, tmp_path: Path) -> None:
+def test_an_empty_folder_is_used_after_one_start_with_new(launch_service: LaunchService, tmp_path: Path) -> None:
     (tmp_path / "service" / "data").mkdir(parents=True)
     assert 1 == launch_service(OWN_LEDGER).wait()
     service = launch_service(OWN_LEDGER, "--new")
@@ -123,8 +123,10 @@ def test_a_storage_that_is_unmounted_is_red_and_comes_back(launch_service: Launc
 
 
 @pytest.mark.parametrize("what", ["segments deleted", "folder copied", "ledger copied"])
-def test_nothing_is_acknowledged_that_goes_to_deleted_files(launch_service: LaunchService, what: str) -> None:
-    """The receiver is red with the reason, and so is `status`. Verified to fail without the check before a commit."""
+def test_nothing_is_acknowledged_that_goes_to_deleted_or_replaced_files(
+    launch_service: LaunchService, what: str
+) -> None:
+    """The receiver is red, and `status` fails. Verified to fail without the check before a commit."""
     service = launch_service(OWN_LEDGER)
     association = associate(service.port(), "LUNG")
     assert CStoreStatus.SUCCESS == store(association)

@@ -73,7 +73,7 @@ def test_generated_distributions_pass_lint_and_type_checks(generated: Mapping[st
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_generated_readme_names_only_what_exists(generated: Mapping[str, Path], kind: str) -> None:
-    """Commands, tables and modules exist. There are no links, because nothing is on an index."""
+    """Commands, tables and modules exist. There are no links, because nothing is published."""
     readme = (generated[kind] / "README.md").read_text(encoding="utf-8")
     assert f"A {kind.replace('-', ' ')} for dicom-adapter." in readme
     assert "://" not in readme

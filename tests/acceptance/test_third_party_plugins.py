@@ -195,7 +195,7 @@ def test_broken_plugins_affect_only_the_ae_titles_that_need_them(
 ) -> None:
     """`check` reports every reason and fails. `run` serves all other AE titles."""
     service = launch_service(CONFIGURATION + DUPLICATE_NAME, python=broken)
-    service.wait_for("host_started")  # `check` reports a data folder that is not complete yet
+    service.wait_for("host_started")  # before that, `check` also reports the incomplete data folder
     status, _output, errors = command(broken, "check", service.configuration)
     assert 1 == status
     assert (

@@ -38,10 +38,10 @@ def run(service: LaunchedService, *arguments: str) -> subprocess.CompletedProces
 
 
 @pytest.mark.parametrize("storage", ["new", "used"])
-def test_a_second_service_with_the_same_ledger_is_refused_with_the_first_ones_pid(
+def test_a_second_service_with_the_same_ledger_is_refused_with_the_pid_of_the_first(
     launch_service: LaunchService, tmp_path: Path, storage: str
 ) -> None:
-    """It does not matter if its own data folder exists already. The first one is not affected.
+    """The second service is refused with a new and with an existing data folder. The first is not affected.
 
     Verified to fail without the lock of the ledger.
     """

@@ -40,7 +40,7 @@ def test_a_ratio_is_the_median_of_the_ratios_of_all_rounds() -> None:
 def test_ratios_are_compared_with_each_measured_product() -> None:
     """Three times Orthanc is sufficient for large instances but not for small ones.
 
-    With a busy plugin, half of Orthanc's rate is sufficient.
+    With a busy plugin, half of the adapter's rate without it is sufficient.
     """
     ratios = ratio_verdicts(results(adapter=[900.0], adapter_busy=[450.0], orthanc=[300.0]))
     assert {"adapter-busy", "orthanc"} == ratios.keys()

@@ -17,6 +17,7 @@ from receive_values import WORKLOADS
 MINIMAL = next(receiver for receiver in RECEIVERS if receiver.key == "pynetdicom-minimal")
 
 BURN = "import time; end = time.process_time() + {seconds}\nwhile time.process_time() < end: pass\n"
+# A process that runs one child to its end and keeps another. Each child uses 0.2 s of CPU time.
 PARENT = f"""
 import subprocess, sys
 subprocess.run([sys.executable, "-c", {BURN.format(seconds=0.2)!r}], check=True)
@@ -42,7 +43,7 @@ def test_a_run_counts_the_received_instances(key: str, tmp_path: Path, monkeypat
 
 
 def test_a_process_tree_counts_running_and_ended_children() -> None:
-    """The CPU time of one process for each association is included."""
+    """Receivers with a process for each association are therefore measured completely."""
     run = partial(subprocess.Popen, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with run([sys.executable, "-c", PARENT]) as process:
         assert process.stdout is not None

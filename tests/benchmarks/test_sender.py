@@ -31,11 +31,11 @@ SUCCESS, OUT_OF_RESOURCES = 0x0000, 0xA700
 
 
 @contextmanager
-def scp(status: int, taken: list[evt.Event]) -> Iterator[int]:
+def scp(status: int, received: list[evt.Event]) -> Iterator[int]:
     """Run pynetdicom's SCP, which answers C-STORE with `status`. Yields its port."""
 
     def store(event: evt.Event) -> int:
-        taken.append(event)
+        received.append(event)
         return status
 
     entity = AE()
@@ -110,14 +110,14 @@ def test_a_response_without_status_is_not_a_success() -> None:
 
 def test_a_receiver_gets_each_instance_once_with_a_unique_uid() -> None:
     """C-ECHO and C-STORE are answered with success, and the received instances are those that were sent."""
-    taken: list[evt.Event] = []
-    with scp(SUCCESS, taken) as port, Link(port, "BENCH") as link:
+    received: list[evt.Event] = []
+    with scp(SUCCESS, received) as port, Link(port, "BENCH") as link:
         link.echo()
         message = store_request(SMALL, STUDY, SERIES, link.accepted.maximum_length)
         for number in range(3):
             link.store(message.rename(make_uid(1, number)))
-    assert [make_uid(1, number) for number in range(3)] == [event.request.AffectedSOPInstanceUID for event in taken]
-    assert [STUDY] * 3 == [event.dataset.StudyInstanceUID for event in taken]
+    assert [make_uid(1, number) for number in range(3)] == [event.request.AffectedSOPInstanceUID for event in received]
+    assert [STUDY] * 3 == [event.dataset.StudyInstanceUID for event in received]
 
 
 def test_a_refused_instance_ends_the_run() -> None:

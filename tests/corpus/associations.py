@@ -55,7 +55,10 @@ def request(
     reserved: bytes = bytes(32),
     length: int | None = None,
 ) -> bytes:
-    """Encode an A-ASSOCIATE-RQ; without `items`, with those of a usual one."""
+    """Encode an A-ASSOCIATE-RQ.
+
+    `items`: by default those of a usual request. `length`: that of the PDU header, if it is not the correct one.
+    """
     body = b"".join(items or (APPLICATION, STORE, ECHO, USER))
     return pdu(0x01, struct.pack(">H2x16s16s", version, called, calling) + reserved + body, length)
 

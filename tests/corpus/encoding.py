@@ -80,7 +80,10 @@ def changed(**changes: Element | None) -> list[Element]:
 
 
 def sequence(syntax: str, content: bytes, *, ends: bool = True, tag: int = 0x00081140, closed: bool = True) -> Element:
-    """Return a sequence with one item: with delimiters, or with lengths; not `closed`: without its delimiters."""
+    """Return a sequence with one item.
+
+    `ends`: it has delimiters instead of lengths. `closed`: if it is False, the delimiters are missing.
+    """
     if not ends:
         return Element(tag, "SQ", Element(ITEM, "", content).encode(syntax))
     end = Element(ITEM_END, "", b"").encode(syntax) if closed else b""
@@ -89,7 +92,7 @@ def sequence(syntax: str, content: bytes, *, ends: bool = True, tag: int = 0x000
 
 
 def fragments(*parts: bytes, has_table: bool = True) -> Element:
-    """Return encapsulated Pixel Data (PS3.5 section A.4)."""
+    """Return encapsulated Pixel Data (PS3.5 section A.4). `has_table`: whether it has a Basic Offset Table."""
     items = ([b""] if has_table else []) + list(parts)
     encoded = b"".join(Element(ITEM, "", part).encode(EXPLICIT) for part in items)
     return Element(0x7FE00010, "OB", encoded + Element(SEQUENCE_END, "", b"").encode(EXPLICIT), UNDEFINED)

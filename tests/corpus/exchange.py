@@ -12,7 +12,7 @@ from support.conversation import CT, RELEASE_RQ, associate, context, echo, store
 
 CONNECT_S = 60.0
 TIMEOUT_S = 10.0  # for an answer: some receivers never answer what they cannot parse
-MANY = 9  # contexts that are counted instead of listed
+MANY = 9  # from this number, contexts are counted instead of listed
 ACCEPT, REJECT, DATA, RELEASED, ABORT = 0x02, 0x03, 0x04, 0x06, 0x07
 STATUS = struct.pack("<HHI", 0x0000, 0x0900, 2)  # the header of the element Status in a command set
 
@@ -100,7 +100,7 @@ def _contexts(body: bytes) -> Iterator[str]:
 
 
 def when_free(exchange: Callable[[], str]) -> str:
-    """Repeat an exchange while the receiver has too many associations: some end their own late."""
+    """Repeat an exchange while the receiver has too many associations: some receivers end associations late."""
     end = time.monotonic() + CONNECT_S
     while (answer := exchange()) == "rejected 2/3/2" and time.monotonic() < end:
         time.sleep(0.5)

@@ -31,7 +31,7 @@ overwrite-same-instance = true
 pipeline-one = "p1"
 """
 GROUPING = Plugin(grouping)
-Open = Callable[[Path], AbstractContextManager[int]]  # run a receiver in a folder; its port
+Open = Callable[[Path], AbstractContextManager[int]]  # runs a receiver in a folder and yields its port
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def dcmtk(folder: Path) -> Iterator[int]:
 
 @contextmanager
 def orthanc(folder: Path) -> Iterator[int]:
-    """Run Orthanc with enough threads: one waits 30 s for the rest of each request that it cannot parse."""
+    """Run Orthanc with many threads: each request that it cannot parse occupies a thread for 30 s."""
     with receive_products.orthanc(folder, 1, {"DicomThreadsCount": 64}) as running:
         yield running.port
 

@@ -7,7 +7,7 @@ from support.full_disk import MB, Disk
 
 
 def test_command_that_fills_the_disk_fails_and_frees_it(disk: Disk) -> None:
-    """The outcome is written although no byte was free. Verified to fail if the output of a failed run is kept."""
+    """The outcome is written although no byte was free. Verified to fail when the output of a failed run is kept."""
     pipelines = Pipelines(disk.path)
     pipelines.configure(shell('echo begun; cat /dev/zero > "$2/all"; exit 1'))
     job = pipelines.start()
@@ -17,8 +17,8 @@ def test_command_that_fills_the_disk_fails_and_frees_it(disk: Disk) -> None:
     assert disk.free > 5 * MB
 
 
-def test_job_waits_for_space(disk: Disk) -> None:
-    """A command that was successful while another program filled the disk has succeeded."""
+def test_a_command_that_ended_on_a_full_disk_succeeds_when_there_is_space(disk: Disk) -> None:
+    """Another program fills the disk while the command runs, and frees it after the end of the command."""
     pipelines = Pipelines(disk.path)
     pipelines.configure(shell('echo result > "$2/file"; touch "$4/ready"; until [ -e "$4/go" ]; do sleep 0.05; done'))
     job = pipelines.start()

@@ -1,4 +1,4 @@
-"""Whatever is refused because a disk is full is red, with the numbers; green again when there is space."""
+"""Health is red, with the numbers, while a full disk causes refusals, and green again when there is space."""
 
 from __future__ import annotations
 

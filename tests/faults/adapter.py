@@ -51,7 +51,7 @@ def _pipelines(number: int, count: int) -> tuple[str, ...]:
     return tuple(f"{number:016x}{pipeline:016x}" for pipeline in range(1, count + 1))
 
 
-# Kills interrupt groups, and no sender returns while the adapter drains.
+# A kill interrupts groups, which wait for their senders. This wait is short, because no sender returns in the end.
 WAIT = "interrupted-wait = 15"
 DISK = "disk"  # the mount point, in the folder of the adapter
 CACHE = "CACHE"
@@ -185,7 +185,7 @@ class Adapter:
             self.reloads += 1
 
     def step_clock(self) -> bool:
-        """Put the system clock forward or back, unless the service is still to create its clock. Return whether."""
+        """Put the system clock forward or back. Do nothing and return False before the service has created its clock."""
         if self._service is None or not self._service.logged("process_started"):
             return False
         self.clock.step()

@@ -12,9 +12,9 @@ CONNECT_SECONDS = 10
 
 
 class BreakingConnection:
-    """A proxy of one connection to `target`, until a number of bytes were sent to `target` or received from it.
+    """A proxy of one connection to `target`, which resets both sides at a limit. Connect to `port`.
 
-    Connect to `port`. At the limit, both sides are reset. A limit that is never reached has no effect.
+    `there`: limit of the bytes sent to `target`. `back`: limit of the bytes received from it. None: no limit.
     """
 
     def __init__(self, target: int, *, there: int | None = None, back: int | None = None) -> None:

@@ -32,12 +32,12 @@ REPEAT_SECONDS = (0.05, 0.5)  # after a request without a response
 AGAIN = {COMPOSED: 0.4, CONFLICT: 0.7, UNKNOWN: 0.3}  # probability that an order is repeated after this status
 AGAIN_AFTER = (0.2, 12.0)  # seconds
 DELETIONS = 0.1  # share of the composer's requests
-CLEANING_UP, INSISTING = 0.2, 0.4  # shares of the orders
+CLEANING_UP, INSISTING = 0.2, 0.4  # shares of the orders without `keep`, and with `insist`
 MAX_STUDIES = 3  # in one order
 RECENT = 12  # choose among this many recent studies, so that studies are used twice, and while they arrive
 STAYING = 5  # keep this many studies, so that some remain at the end
 GONE = 0.1  # share of requests for studies that were deleted
-BREAKING = 0.25  # share of the connections
+BREAKING = 0.25  # share of the connections that break
 ONE_REQUEST = httpx.Limits(max_keepalive_connections=0)  # one request for each connection
 HEAD_BYTES, ANSWER_BYTES = 700, 500  # approximate sizes of a request and a response
 

@@ -6,7 +6,8 @@
     once           an instance is in the n-th started job of a pipeline only if it was sent at least n times before
                    this job was created; each ledger row that became jobs is in one job of each pipeline, every other
                    row in none
-    one job        each job of the ledger is submitted and is one started job of the platform; there are no others
+    one job        each job of the ledger is submitted, or succeeded if it is followed, and is one started job of the
+                   platform; the platform has no other started jobs
     payloads       a started job has the instances of its ledger job, all of which were sent to its AE title and not
                    refused, bit for bit
     objects        a row that is not reclaimed has its stored object

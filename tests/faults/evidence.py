@@ -24,9 +24,9 @@ from faults.mount import Outage
 from faults.orders import Orders
 from faults.records import Sent, data_set_digest
 
-BLOCK = 4096
-HEADER = struct.Struct("<16sQIB3xI")
-ALIVE = 1
+BLOCK = 4096  # bytes; each object of a segment begins at a multiple of it
+HEADER = struct.Struct("<16sQIB3xI")  # of an object in a segment: see `_blocks`
+KEPT = 1  # flag of an object that is not deleted
 MICROSECONDS = 1e6  # the ledger's unit of time
 ADAPTER_JOB = "dicom-adapter-job"  # the key of a platform job's metadata that has the adapter's job id
 
@@ -213,8 +213,8 @@ def _blocks(path: Path) -> Iterator[tuple[str, bool]]:
             and header.startswith(nonce)
             and zlib.crc32(header[:32]) == HEADER.unpack(header)[4]
         ):
-            _nonce, length, _checksum, life, _own = HEADER.unpack(header)
-            if life == ALIVE:
+            _nonce, length, _checksum, flag, _own_checksum = HEADER.unpack(header)
+            if flag == KEPT:
                 yield f"{path.stem}-{start // BLOCK:x}", True
             start += -(-(HEADER.size + length) // BLOCK) * BLOCK
         else:

@@ -25,8 +25,8 @@ class Order:
     studies: tuple[str, ...] = field(converter=tuple)
     pipeline: str
     submitter: str | None = None  # None: the submitter of the AE title
-    keep: bool = True
-    insist: bool = False
+    keep: bool = True  # False: the studies are deleted when the job is submitted
+    insist: bool = False  # True: studies that are still arriving are no reason to refuse the order
 
 
 @frozen(kw_only=True)

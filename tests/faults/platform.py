@@ -39,10 +39,10 @@ PASSING = (
 )
 # Permanent faults: the job is faulted, and retried at the end.
 LASTING = ("code,code=-4097", "status,protocol=grpc,status=PERMISSION_DENIED", "status,protocol=rest,status=403")
-LASTING_SHARE = 0.1
+LASTING_SHARE = 0.1  # share of permanent faults
 MAX_FAULTS = 16  # number of faults in one run of the emulator
-RUN_SECONDS = (4.0, 25.0)
-DOWN_SECONDS = (0.0, 2.0)
+RUN_SECONDS = (4.0, 25.0)  # from a start of the emulator to its kill
+DOWN_SECONDS = (0.0, 2.0)  # from a kill to the next start
 
 
 class Platform:

@@ -117,7 +117,7 @@ WRONG: dict[str, tuple[Change, str]] = {
     "a job has bytes that were not sent": (first_started(files=OTHER_BYTES), "payloads"),
     "a refused instance is in a job": (sent(status=0xA700), "payloads"),
     "an instance of another AE title is in a job": (sent(ae_title="STUDIES"), "payloads"),
-    "a file is there twice": (first_started(files=STARTED[0].files * 2), "payloads"),
+    "a job has a file twice": (first_started(files=STARTED[0].files * 2), "payloads"),
     "a job of the ledger was started twice": (also_started(), "one job"),
     "an unknown job was started": (also_started(adapter_job="unknown"), "one job"),
     "another job than the ledger's was started": (first_job(platform_job="another"), "one job"),
@@ -158,14 +158,14 @@ WRONG: dict[str, tuple[Change, str]] = {
 
 RIGHT: dict[str, Change] = {
     "everything is right": lambda good: good,
-    "the answer was lost": sent(status=None),
+    "the response was lost": sent(status=None),
     "a duplicate was merged": also_sent(),
     "a duplicate was refused": also_sent(status=0x0111, digest="d2"),
-    "a newer arrival superseded it": lambda good: evolve(
+    "a newer arrival replaced the instance": lambda good: evolve(
         also_sent(digest="d2")(good), platform_jobs=tuple(evolve(job, files=OTHER_BYTES) for job in STARTED)
     ),
     "a job was created twice and started once": also_started(is_started=False),
-    "it is quarantined": lambda good: evolve(
+    "the instance is quarantined": lambda good: evolve(
         good,
         platform_jobs=(),
         jobs=(),

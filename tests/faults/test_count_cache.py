@@ -170,8 +170,11 @@ WRONG: dict[str, tuple[Change, str]] = {
         lambda good: evolve(good, sent=(*SENT, sent("2.25.13", 15.0))),
         "stored",
     ),
-    "its row was deleted before it was sent": (lambda good: evolve(good, sent=(*SENT, sent(SECOND, 45.0))), "stored"),
-    "its row has other bytes": (changed("sent", 1, digest="others"), "stored"),
+    "the row of an acknowledged instance was deleted before it was sent": (
+        lambda good: evolve(good, sent=(*SENT, sent(SECOND, 45.0))),
+        "stored",
+    ),
+    "the row of an acknowledged instance has other bytes": (changed("sent", 1, digest="others"), "stored"),
     "a row was deleted with a job that should keep it": (
         lambda good: evolve(good, orders=evolve(good.orders, deletions=())),
         "gone",
@@ -215,8 +218,8 @@ WRONG: dict[str, tuple[Change, str]] = {
         "complete",
     ),
     "a refused order has a job": (with_job(also(status=404), (3,)), "refused"),
-    "a stored study is unknown": (also(status=404), "refused"),
-    "a study of long ago is still arriving": (also(status=409, problem=STILL_ARRIVING), "refused"),
+    "an order of a stored study is refused as unknown": (also(status=404), "refused"),
+    "an order of an old study is refused as still arriving": (also(status=409, problem=STILL_ARRIVING), "refused"),
     "an order that insists is refused": (also(began=52.0, status=409, problem=STILL_ARRIVING, insist=True), "refused"),
     "an order is refused for another reason": (also(began=52.0, status=409, problem="about:blank"), "refused"),
     "a repeated order is refused": (call(3, status=404), "refused"),
@@ -231,9 +234,9 @@ RIGHT: dict[str, Change] = {
     "the response to the last order was lost": also(answered=None),
     "an order without a response has a job": with_job(also(answered=None), (3,)),
     "an order has a job": with_job(COMPOSED_MORE, (3,)),
-    "the adapter was busy": also(status=503),
-    "a study that is still arriving is refused": also(began=52.0, status=409, problem=STILL_ARRIVING),
-    "a study that is being deleted is unknown": lambda good: evolve(
+    "an order was answered as busy": also(status=503),
+    "an order of a study that is still arriving is refused": also(began=52.0, status=409, problem=STILL_ARRIVING),
+    "an order of a study that is being deleted is refused as unknown": lambda good: evolve(
         also(status=404)(changed("instances", 2, state="reclaimed", changed=70.3)(good)),
         orders=Orders(
             calls=also(status=404)(good).orders.calls,

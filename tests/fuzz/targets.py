@@ -21,7 +21,7 @@ from support.conversation import ABORT, EXPLICIT, IMPLICIT, RELEASE_RQ, associat
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 SYNTAXES = (EXPLICIT, IMPLICIT, BIG_ENDIAN)
 LONGEST_PDUS = (0, 4096, 16384)
-OURS = ("1.2.3.4", "FUZZ")
+OURS = ("1.2.3.4", "FUZZ")  # implementation class UID and version name
 
 
 @frozen

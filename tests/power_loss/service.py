@@ -74,7 +74,7 @@ class Traced:
     backend: str  # name of the storage backend
 
 
-TRIES = 3
+TRIES = 3  # number of traces before the test fails
 
 
 class SentAgain(Exception):
@@ -84,8 +84,8 @@ class SentAgain(Exception):
 def trace(folder: Path, durability: Durability, backend: str = "local") -> Traced:
     """Run a service under strace in `folder`, and send instances over three associations at once.
 
-    Every instance must be sent once: sometimes pynetdicom's reactor takes a response from the waiting thread. Such a
-    trace is repeated.
+    Sometimes pynetdicom's reactor takes a response from the waiting thread, and the instance is sent twice. Then the
+    trace is repeated, because each instance must be sent once.
     """
     for number in range(TRIES):
         with suppress(SentAgain):

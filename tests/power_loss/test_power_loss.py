@@ -81,7 +81,7 @@ def next_start(tmp_path: Path) -> NextStart:
 
 
 @pytest.fixture
-def next_start_of_without_recovery_records(tmp_path: Path) -> NextStart:
+def next_start_without_recovery_records(tmp_path: Path) -> NextStart:
     """Return the start after the power loss with a storage that keeps no recovery records."""
     (tmp_path / "files").mkdir()
     return NextStart(tmp_path / "files", "files")
@@ -125,10 +125,10 @@ def test_no_acknowledged_instance_is_lost_in_a_power_loss(durable: Traced, next_
 
 
 def test_no_acknowledged_instance_is_lost_without_recovery_records(
-    without_recovery_records: Traced, next_start_of_without_recovery_records: NextStart
+    without_recovery_records: Traced, next_start_without_recovery_records: NextStart
 ) -> None:
     """In this case the ledger is synced before the response."""
-    assert [] == all_losses(without_recovery_records, next_start_of_without_recovery_records)
+    assert [] == all_losses(without_recovery_records, next_start_without_recovery_records)
 
 
 def missing_without(traced: Traced, next_start: NextStart, without: str) -> set[str]:
@@ -162,17 +162,17 @@ def test_the_ledger_is_synced_before_each_response_only_without_recovery_records
     durable: Traced,
     without_recovery_records: Traced,
     next_start: NextStart,
-    next_start_of_without_recovery_records: NextStart,
+    next_start_without_recovery_records: NextStart,
 ) -> None:
     """Recovery records restore all rows that the ledger has lost."""
     assert set() == missing_without(durable, next_start, r".*-wal")
     assert len(without_recovery_records.sent) == len(
-        missing_without(without_recovery_records, next_start_of_without_recovery_records, r".*-wal")
+        missing_without(without_recovery_records, next_start_without_recovery_records, r".*-wal")
     )
 
 
 def test_the_ledger_is_synced_before_recovery_records_are_dropped(durable: Traced) -> None:
-    """The recovery records of a sealed segment are not read at a start.
+    """A start does not read the recovery records of a sealed segment: they count as dropped.
 
     Verified to fail when a commit is not synced.
     """

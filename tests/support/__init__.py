@@ -1,4 +1,4 @@
-"""Helpers of the acceptance tests."""
+"""Helpers of the tests with a running service: its configuration, senders, and the state that it has reached."""
 
 from __future__ import annotations
 

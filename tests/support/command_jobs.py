@@ -61,7 +61,7 @@ class Pipelines:
         self.configured[name] = CommandPipeline(command=command, **{"grace": 0.2, **settings})
 
     def steps(self, number: int = 1, files: int = 1, **changes: Any) -> JobSteps:
-        """Return the steps of a job up to the start, done."""
+        """Do the steps of a job before the start, and return them."""
         submitter = self.submitter()
         steps = JobSteps(make_job(number, "lung", instance_count=files, **changes))
         steps.create(submitter)
@@ -91,6 +91,7 @@ class Pipelines:
         return self.end(self.start())
 
     def of(self, job: Job) -> JobFolder:
+        """Return the folder of a job."""
         return self.submitter().folders.of(job.run_id)
 
     def log(self, job: Job | None = None) -> str:

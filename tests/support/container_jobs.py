@@ -53,7 +53,7 @@ class Containers:
         return ContainerSubmitter(settings, self.context)
 
     def configure(self, script: str | None = None, **settings: Any) -> None:
-        """Configure the pipeline `lung`: a shell script in the base image, or what the settings say."""
+        """Configure the pipeline `lung`: a shell script in the base image, or the given settings."""
         if script is not None:
             settings = {"image": BASE, "command": ("/bin/sh", "-c", script), **settings}
         if "contract" in settings:
@@ -64,7 +64,7 @@ class Containers:
         return make_job(number, "lung", instance_count=files)
 
     def prepare(self, number: int = 1, files: int = 1) -> JobSteps:
-        """Return the steps of a job that are done, up to the start."""
+        """Do the steps of a job before the start, and return them."""
         submitter = self.submitter()
         steps = JobSteps(self.job(number, files))
         self.jobs.append(steps.job)
@@ -94,6 +94,7 @@ class Containers:
         return self.end(self.start(len(self.jobs) + 1))
 
     def of(self, job: Job) -> JobFolder:
+        """Return the folder of a job."""
         return self.submitter().folders.of(job.run_id)
 
     def log(self, job: Job | None = None) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 CT, EXPLICIT, IMPLICIT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 VERIFICATION = "1.2.840.10008.1.1"
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
-COMMAND, LAST = 1, 2
+COMMAND, LAST = 1, 2  # bits of the message control header (PS3.8 annex E.2)
 
 
 def pdu(kind: int, body: bytes, length: int | None = None) -> bytes:

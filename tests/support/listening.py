@@ -69,7 +69,7 @@ class SlowCommits(Decisions):
     def __init__(self) -> None:
         super().__init__()
         self.completed: SimpleQueue[Any] = SimpleQueue()  # tickets
-        self.count = 0
+        self.count = 0  # number of complete instances
 
     def start(self, loop: asyncio.AbstractEventLoop, deliver: Deliver, has_one_connection: Callable[[], bool]) -> None:
         super().start(loop, deliver, has_one_connection)

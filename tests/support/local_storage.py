@@ -14,6 +14,7 @@ from dicom_adapter.storage.local.segment import BLOCK, Segment
 
 
 def opened(path: Path, *, durable: bool, segment_blocks: int = SEGMENT_BYTES // BLOCK) -> Iterator[LocalStorage]:
+    """Yield an open storage: the body of a fixture."""
     context = StorageContext(path=path, durable=durable)
     storage = LocalStorage(NoSettings(), context, segment_bytes=segment_blocks * BLOCK)
     storage.open()
@@ -22,6 +23,7 @@ def opened(path: Path, *, durable: bool, segment_blocks: int = SEGMENT_BYTES // 
 
 
 def finished(storage: LocalStorage, *pieces: bytes | memoryview) -> str:
+    """Write an object without a sync. Return its key."""
     writer = storage.writer()
     for piece in pieces:
         writer.write(piece)
@@ -29,6 +31,7 @@ def finished(storage: LocalStorage, *pieces: bytes | memoryview) -> str:
 
 
 def stored(storage: LocalStorage, *pieces: bytes) -> str:
+    """Write and sync an object. Return its key."""
     key = finished(storage, *pieces)
     storage.sync([key])
     return key
@@ -54,6 +57,7 @@ def segment_of(storage: LocalStorage, key: str) -> Path:
 
 
 def restarted(storage: LocalStorage) -> LocalStorage:
+    """Open another storage on the same folder, as a restarted process does."""
     new = LocalStorage(NoSettings(), storage.context)
     new.open()
     new.recover()

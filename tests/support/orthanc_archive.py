@@ -49,11 +49,11 @@ class OrthancArchive:
 
     @property
     def url(self) -> str:
-        """The URL of its DICOMweb service."""
+        """The URL of the DICOMweb service."""
         return f"http://127.0.0.1:{self._port}/dicom-web"
 
     def call(self, path: str) -> bytes:
-        """Send a GET to its own API, and return the body of the response."""
+        """Send a GET to Orthanc's own API, and return the body of the response."""
         passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
         root = f"http://127.0.0.1:{self._port}"
         passwords.add_password(None, root, USER, PASSWORD)

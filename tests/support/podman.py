@@ -18,10 +18,10 @@ BASE_CONTAINERFILE = """FROM scratch
 COPY busybox /bin/busybox
 RUN ["/bin/busybox", "sh", "-c", "/bin/busybox --install -s /bin"]
 """
-# Locks in files: podman's default is a shared memory segment of all storages of the machine.
+# Locks in files: podman's default is one shared memory segment for all storages of the machine.
 CONFIGURATION = '[engine]\nlock_type = "file"\n'
 # podman asks for higher resource limits than processes without CAP_SYS_RESOURCE may set, and its default runtime crun
-# refuses hybrid cgroups. There, runc runs without these limits.
+# refuses hybrid cgroups. Where one of these applies, runc runs the containers without these limits.
 WRAPPED_RUNTIME = """cgroup_manager = "cgroupfs"
 runtime = "runc"
 [engine.runtimes]
@@ -98,7 +98,7 @@ def podman_with_storage() -> Iterator[Podman]:
 
 
 def _working_podman(program: str, busybox: str, folder: Path) -> Podman:
-    """Return the first podman that runs a container: without, or with the wrapped runtime."""
+    """Return a podman that runs containers, with its default runtime or else with the wrapped runtime."""
     problems = []
     for number, further in enumerate(["", _wrapped_runtime(folder)]):
         own = folder / str(number)

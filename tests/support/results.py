@@ -88,6 +88,7 @@ class Site:
         self.adapter.advance(1300)  # two runs of the retention
 
     def job(self, job: Job) -> Job:
+        """Return a job as it is now."""
         return next(one for one in self.adapter.jobs if one.job_id == job.job_id)
 
     @property

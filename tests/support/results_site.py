@@ -16,7 +16,7 @@ from pynetdicom import AE, evt
 
 from dicom_adapter_pipelines import example
 
-# Notes its start and its end, with the AE title of the job and the SOP Instance UIDs of its results.
+# The command of the jobs. It notes its start, the SOP Instance UID of each result, and its end, with the AE title.
 PROGRAM = """
 import json, os, sys, time
 from pathlib import Path

@@ -10,9 +10,7 @@ from dicom_adapter import Job, NoSettings, PlatformJob, PlatformStatus, Submitte
 class ScriptedPlatform:
     """A plugin with the submitter `scripted`, which passes each call to this object.
 
-    The object survives restarts of a host.
-
-    Tests override methods in a subclass.
+    Tests override methods in a subclass. The object survives restarts of a host.
     """
 
     def __init__(self) -> None:

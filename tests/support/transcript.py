@@ -22,7 +22,7 @@ DATE_LINE = re.compile(r"^\d{4}-\d\d-\d\d$", re.MULTILINE)
 FORMAT = "%Y-%m-%d %H:%M:%S"
 SHOWN_ZONE = timezone(timedelta(hours=1), "+01:00")
 DAY, MINUTE = timedelta(days=1), timedelta(minutes=1)
-# Digits of shown times, so that a time is not replaced twice.
+# Shown times have masked digits until all times are replaced, so that no time is replaced twice.
 MASK = {ord(digit): 0xE000 + int(digit) for digit in "0123456789"}
 UNMASK = {masked: digit for digit, masked in MASK.items()}
 
@@ -32,7 +32,7 @@ class ShownTimes:
     """The times of a page: all real times between two marks are shown as the time of the earlier mark."""
 
     zone: timezone  # of the real times in the output
-    wait: timedelta  # from an event to anything that is due more than a minute from now
+    wait: timedelta  # a time more than a minute in the future is shown as that of an event plus this wait
     _marks: list[tuple[datetime, datetime]] = field(factory=list)  # real and shown times, in order
 
     @property
@@ -54,7 +54,7 @@ class ShownTimes:
         return max(mark for mark in self._marks if mark[0] <= real)[1]
 
     def replace_in(self, text: str) -> str:
-        """Replace all times of a text, and what depends on the moment at which a second ends."""
+        """Replace all times of a text, and remove the phrases that the output has only if a second has just ended."""
         text = re.sub(r" until \d\d:\d\d:\d\d", "", text)
         text = re.sub(r"(was submitted) at [\d:]+ \([^)]*\)", r"\1", text)
         text = LAST_REPORT.sub(lambda match: f"{match[1]} {f'{self.now:{FORMAT}} {SHOWN_ZONE}'.translate(MASK)}", text)
