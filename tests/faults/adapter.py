@@ -185,7 +185,7 @@ class Adapter:
             self.reloads += 1
 
     def step_clock(self) -> bool:
-        """Put the system clock forward or back. Do nothing and return False before the service has created its clock."""
+        """Put the system clock forward or back. Return False if the service has not created its clock yet."""
         if self._service is None or not self._service.logged("process_started"):
             return False
         self.clock.step()
