@@ -64,7 +64,7 @@ settle = 0
 """
 INSTANCES = 100  # number in each study
 MODALITIES = ("CT", "MR", "CR")
-QUERIES = (
+QUERIES = (  # {0}: a number of a study or patient; {1}: 1 to 12
     "patientId=P-00{0:03}",
     "patientName=name-{0}*&modality=CT",
     "studyDate=2025{1:02}01-2025{1:02}28",

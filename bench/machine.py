@@ -72,4 +72,4 @@ def forget_peak(pid: int) -> None:
 def cpu_seconds(pid: int) -> float:
     """Return the CPU time of a process in user and kernel mode, without ended children."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime

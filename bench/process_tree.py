@@ -92,4 +92,4 @@ def _cpu_seconds(pid: int) -> float:
         process_seconds = time.clock_gettime((~pid << 3) | 2)
     except OSError:  # the process has ended
         return 0.0
-    return process_seconds + (int(fields[13]) + int(fields[14])) / TICKS
+    return process_seconds + (int(fields[13]) + int(fields[14])) / TICKS  # cutime and cstime

@@ -19,10 +19,10 @@ MIN_RATIOS: Mapping[str, tuple[float, ...]] = {
     "storescp-b": (0.6, 1.2, 0.3, 1.0),
 }
 MIN_SHARE_WITH_BUSY_PLUGIN = 0.5  # rate with the busy plugin divided by the rate without it
-MAX_RESIDENT_MB = 150.0
-MAX_KB_PER_ASSOCIATION = 500.0
+MAX_RESIDENT_MB = 150.0  # all processes together, under load
+MAX_KB_PER_ASSOCIATION = 500.0  # memory of an idle association
 MAX_CYCLE_CPU_MS = 1.0  # CPU time to accept and release an association
-MIN_ASSOCIATIONS_PER_S = 300.0
+MIN_ASSOCIATIONS_PER_S = 300.0  # with one instance in each
 MAX_IDLE_PERCENT = 1.0  # of one core: a smaller share is not distinguishable from the receiver's other work
 MAX_MS_FOR_ANOTHER = 50.0  # until an association is accepted while others are idle
 

@@ -43,14 +43,14 @@ def run_workload(
         called=AE_TITLE,
         data_set=str(data_set),
         number=0,
-        count=10**9,
+        count=10**9,  # no limit: the time ends the warm-up
         seconds=WARM_UP_S,
         has_association_per_instance=workload.has_association_per_instance,
         longest_pdu=longest_pdu,
     )
     with _fresh(receiver, folder, workload.senders) as running:
         warm = _per_second(_send(running, [task] * workload.senders))
-        each = max(4, round(warm * seconds / workload.senders))
+        each = max(4, round(warm * seconds / workload.senders))  # instances of each sender
         processes = ProcessTree(running.pid)
         with Peak(processes) as peak:
             used = processes.cpu_seconds()

@@ -33,7 +33,7 @@ from rich.table import Table
 
 MAX_ROUNDS = 20
 LONGEST_PDU = 16384  # as in DCMTK's and most other clients
-OURS = (ADAPTER, BUSY)
+OURS = (ADAPTER, BUSY)  # keys of the receivers that must not fail
 
 
 @attrs.define

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import httpx
 
-PIECE_BYTES = 1 << 18
-TIMEOUT_S = 600.0
+PIECE_BYTES = 1 << 18  # the submitter's size of pieces
+TIMEOUT_S = 600.0  # time limit of each network operation
 BOUNDARY = "plain-loop"
 HEAD = f"--{BOUNDARY}\r\nContent-Type: application/dicom\r\n\r\n".encode()
 TAIL = f"\r\n--{BOUNDARY}--\r\n".encode()

@@ -20,8 +20,8 @@ import grpc
 from dicom_adapter_clara_client.wire import jobs_pb2, payloads_pb2
 from dicom_adapter_clara_client.wire.common_pb2 import Identifier
 
-CALLS_AT_ONCE = 16
-BUFFER_BYTES = 1 << 20
+CALLS_AT_ONCE = 16  # number of threads of the gRPC server
+BUFFER_BYTES = 1 << 20  # read from a connection at a time
 JOBS = "nvidia.clara.platform.Jobs"
 PAYLOADS = "nvidia.clara.platform.Payloads"
 

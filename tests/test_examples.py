@@ -53,7 +53,7 @@ def test_json_examples_are_valid(example: Block) -> None:
 
 @pytest.mark.parametrize("example", blocks("python"), ids=str)
 def test_python_examples_compile_and_import_only_public_modules(example: Block) -> None:
-    """A plugin imports `dicom_adapter`. Its tests import `dicom_adapter.testing` and the platform emulator."""
+    """Examples also import the public modules of plugins: the platform emulator and the messages of the cache."""
     compile(example.text, str(example), "exec", dont_inherit=True)
     imported = set(re.findall(r"^from (dicom_adapter[\w.]*) import", example.text, re.MULTILINE))
     public = {"dicom_adapter", "dicom_adapter.testing"}

@@ -155,8 +155,8 @@ def test_the_commands_report_what_they_made(launch_service: LaunchService, tmp_p
     assert f"dicom-adapter restore {folder} --config" in text
     again = run("backup", folder, "--config", config, status=2)
     assert f"error: {folder} is not an empty folder; a backup needs a new folder; no backup was made" in again.stderr
-    taken = run("restore", folder, "--config", config, status=2)
-    assert "is not empty; a restore needs a new data folder" in taken.stderr
+    refused = run("restore", folder, "--config", config, status=2)
+    assert "is not empty; a restore needs a new data folder" in refused.stderr
     assert 0 == service.stop()
 
     for segment in (config.parent / "data" / "instances").glob("*.segment"):
@@ -204,7 +204,7 @@ def cache_of(service: LaunchedService) -> Iterator[httpx.Client]:
 
 
 def test_a_restored_cache_has_its_studies_and_pins(launch_service: LaunchService, tmp_path: Path) -> None:
-    """Its index is in the backup, and gets the new keys of the stored objects after the start."""
+    """The cache's index is in the backup. After the start it gets the new keys of the stored objects."""
     cache = '[http]\nport = 0\n[ae-titles.CACHE]\nprocessor = "cache"\nsettings = { settle = 0, pipeline-a = "1" }\n'
     service = launch_service(STORAGE + cache)
     assert all(result.ok for result in send(write_study(tmp_path / "study"), service, "CACHE"))

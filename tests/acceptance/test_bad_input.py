@@ -349,7 +349,7 @@ def test_only_acknowledged_instances_become_jobs(service: LaunchedService) -> No
         acknowledged.append(store_valid_instance(peer))
         if within_data_set:
             peer.send(P_DATA, command("1.2.3"))
-            peer.send(P_DATA, beginning, missing=1000 if lost else 0)
+            peer.send(P_DATA, beginning, missing=1000 if lost else 0)  # the connection is lost within a PDU
         if not lost:
             peer.send(ABORT, bytes(4))
         peer.close()

@@ -85,7 +85,7 @@ def two_jobs(service: LaunchedService) -> list[Job]:
 
 
 def test_all_mistakes_of_a_configuration_are_reported_and_nothing_starts(launch_service: LaunchService) -> None:
-    """Three mistakes cause three messages with the file, and their paths in it. No data folder is created."""
+    """Each of three mistakes causes a message with the file and the key. No data folder is created."""
     mistakes = STORAGE.replace("reserve = 0", 'reserve = "a lot"') + (
         '[ae-titles.LUNG.settings]\ntimeout = 3\npriority = "urgent"\n' + PIPELINE
     )

@@ -123,6 +123,7 @@ class Morning:
             assert time.monotonic() < deadline, self.output("senders")
 
     def _is_recorded(self) -> bool:
+        """Return whether CT1 has 1 association, CT2 has 3, 3 associations were rejected, and all reports are there."""
         senders = json.loads(self.output("senders --json"))
         counts = {sender["callingAeTitle"]: sender["associations"] for sender in senders}
         rejected = sum(rejection["count"] for sender in senders for rejection in sender["rejections"])

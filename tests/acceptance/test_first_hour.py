@@ -154,7 +154,7 @@ def free_port() -> int:
 def site(tmp_path: Path) -> Iterator[Site]:
     if shutil.which("Orthanc") is None:
         if "orthanc" in os.environ.get("DICOM_ADAPTER_TESTS_REQUIRE", ""):
-            pytest.fail("Orthanc is not installed, and DICOM_ADAPTER_TESTS_REQUIRE asks for it")
+            pytest.fail("Orthanc is not installed, and DICOM_ADAPTER_TESTS_REQUIRE requires it")
         pytest.skip("Orthanc is not installed")
     made = Site(tmp_path)
     yield made
@@ -198,7 +198,7 @@ def test_a_container_replaces_the_command(site: Site) -> None:
             podman = stack.enter_context(podman_with_storage())
         except NoPodman as reason:
             if "podman" in os.environ.get("DICOM_ADAPTER_TESTS_REQUIRE", ""):
-                pytest.fail(f"{reason}, and DICOM_ADAPTER_TESTS_REQUIRE asks for it")
+                pytest.fail(f"{reason}, and DICOM_ADAPTER_TESTS_REQUIRE requires it")
             pytest.skip(str(reason))
         stack.callback(site.close)
         site.use_podman(podman)

@@ -33,7 +33,7 @@ CONNECTS = int(os.environ.get("DICOM_ADAPTER_CONNECTS", "5000"))  # 100000 in ma
 STALLED = int(os.environ.get("DICOM_ADAPTER_STALLED", "1000"))  # 10000 in manual runs
 OPEN_AT_ONCE = 200  # number of stalled connections, more than the service accepts
 MAX_THREADS = 40  # threads of a receiver: the network, storing, supervision
-MAX_GROWTH_KB = 30_000
+MAX_GROWTH_KB = 30_000  # of the receiver's memory
 
 
 @pytest.fixture

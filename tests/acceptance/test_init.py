@@ -134,7 +134,7 @@ def test_a_file_is_replaced_only_with_force(tmp_path: Path) -> None:
 
 
 def test_the_environment_variable_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next commands need no argument then."""
+    """The commands that `init` shows then need no argument."""
     monkeypatch.setenv("DICOM_ADAPTER_CONFIG", str(tmp_path / "named.toml"))
     assert "  dicom-adapter run\n" in call().stdout
     accepted(tmp_path / "named.toml")

@@ -29,13 +29,13 @@ from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, PlatformFolder, Run, wait_until_submitted, write_study
 from support.certificates import Pki
 
-SECONDS = 60
+SECONDS = 60  # time limit of each wait
 LUNG = """
 [ae-titles.LUNG.settings]
 pipeline-a = "pipeline-1"
 """
 PDU_SIZES = [4096, 16384, 131072]  # values that DCMTK's clients accept, from the minimum to the maximum
-SENDERS = 24
+SENDERS = 24  # number of runs of dcmsend, each with one association
 
 
 @pytest.fixture

@@ -80,10 +80,10 @@ def test_sender_that_breaks_off_in_a_data_set_and_returns_completes_its_study(
 
 
 @pytest.mark.parametrize("how", BREAKS)
-def test_sender_that_breaks_off_and_does_not_return_has_a_job_that_says_so(
+def test_job_of_a_sender_that_breaks_off_and_does_not_return_is_marked_as_interrupted(
     adapter: Adapter, listening: Loopback, how: AssociationStatus
 ) -> None:
-    """The job contains the acknowledged instance, and its metadata says what is missing."""
+    """The job contains the acknowledged instance, and its metadata names what is missing."""
     study = make_study(instances=2)
     send_and_break(listening, *study, BREAKS[how])
     wait_until(lambda: bool(reports(adapter)))

@@ -19,7 +19,7 @@ pipeline-a = "pipeline-1"
 """
 )
 BURST = 50  # number of messages of libraries that the rate limit lets through at once
-REQUESTS = 120
+REQUESTS = 120  # number of invalid requests, more than BURST
 NOT_AN_EVENT = "text"  # the event name that the log reader gives a line that is not an event
 
 

@@ -28,8 +28,8 @@ from corpus.encoding import (
     sequence,
 )
 
-NATIVE = (IMPLICIT, EXPLICIT, BIG_ENDIAN)
-WITH_VR = (EXPLICIT, BIG_ENDIAN)
+NATIVE = (IMPLICIT, EXPLICIT, BIG_ENDIAN)  # transfer syntaxes without compression
+WITH_VR = (EXPLICIT, BIG_ENDIAN)  # transfer syntaxes whose elements have a VR
 
 
 @frozen(kw_only=True)

@@ -10,10 +10,10 @@ from contextlib import suppress
 
 from support.conversation import CT, RELEASE_RQ, associate, context, echo, store
 
-CONNECT_S = 60.0
+CONNECT_S = 60.0  # longest wait for a connection, or for a free association
 TIMEOUT_S = 10.0  # for an answer: some receivers never answer what they cannot parse
 MANY = 9  # from this number, contexts are counted instead of listed
-ACCEPT, REJECT, DATA, RELEASED, ABORT = 0x02, 0x03, 0x04, 0x06, 0x07
+ACCEPT, REJECT, DATA, RELEASED, ABORT = 0x02, 0x03, 0x04, 0x06, 0x07  # PDU types
 STATUS = struct.pack("<HHI", 0x0000, 0x0900, 2)  # the header of the element Status in a command set
 
 
@@ -127,7 +127,7 @@ def request_association(port: int, data: bytes) -> str:
         if data[:1] != b"\x01":  # a receiver may wait for the rest of what is no PDU
             conversation.end_sending()
         answers = [conversation.answer()]
-        if "3: 1" in answers[0] or "contexts" in answers[0]:
+        if "3: 1" in answers[0] or "contexts" in answers[0]:  # context 3 has a transfer syntax, or is only counted
             conversation.send(echo())
             answers.append(conversation.answer())
         if answers[-1].startswith(("accepted", "status")):

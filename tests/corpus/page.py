@@ -46,9 +46,10 @@ def _reason(kind: str, case: str) -> str:
 
 
 def summarize(answer: str) -> str:
-    """Return what an answer means to the sender, in a word."""
+    """Return what an answer means to the sender, in a few words."""
     if match := re.search(r"^status 0x([0-9A-F]{4})", answer):
-        return "stored" if match[1][0] in "0B" and match[1] in ("0000", "B000", "B006", "B007") else f"0x{match[1]}"
+        is_stored = match[1] in ("0000", "B000", "B006", "B007")  # success and warnings (PS3.4 table B.2-1)
+        return "stored" if is_stored else f"0x{match[1]}"
     if answer.startswith("accepted"):
         contexts = re.findall(r"(\d+): ([\w.]+)", answer)
         accepted = [number for number, syntax in contexts if syntax != "no"]

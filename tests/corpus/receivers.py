@@ -50,7 +50,7 @@ def adapter(folder: Path) -> Iterator[int]:
 
 @contextmanager
 def dcmtk(folder: Path) -> Iterator[int]:
-    """Run DCMTK's storescp with all transfer syntaxes that it knows, and a process for each association."""
+    """Run DCMTK's storescp with all transfer syntaxes that it supports, and a process for each association."""
     with receive_products.storescp(folder, 1, ["+xa", "--fork"]) as running:
         yield running.port
 

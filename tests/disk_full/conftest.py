@@ -25,7 +25,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_SIZE}", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
         if "tmpfs" in os.environ.get("DICOM_ADAPTER_TESTS_REQUIRE", ""):
-            pytest.fail("no tmpfs can be mounted, and DICOM_ADAPTER_TESTS_REQUIRE asks for it")
+            pytest.fail("no tmpfs can be mounted, and DICOM_ADAPTER_TESTS_REQUIRE requires it")
         pytest.skip("no tmpfs can be mounted: it requires root")
     yield Disk(folder)
     # A lazy unmount: open files are closed a moment later.

@@ -168,7 +168,7 @@ class Adapter:
         assert self._service is not None
         if victim is Victim.EVERYTHING:
             self._service.kill()
-        elif not _killed(_living(self._service, victim)):
+        elif not _kill(_running_pid(self._service, victim)):
             return
         self.kills[victim.value] += 1
 
@@ -241,7 +241,7 @@ def _has_ended(service: LaunchedService) -> bool:
     return True
 
 
-def _living(service: LaunchedService, victim: Victim) -> int | None:
+def _running_pid(service: LaunchedService, victim: Victim) -> int | None:
     """Return the process id, unless the process has ended and the service has logged it."""
     if victim is Victim.SUPERVISOR:
         return None if _has_ended(service) else service.pids()[0]
@@ -250,7 +250,8 @@ def _living(service: LaunchedService, victim: Victim) -> int | None:
     return started[-1]["child"] if len(started) > len(died) and not _has_ended(service) else None
 
 
-def _killed(pid: int | None) -> bool:
+def _kill(pid: int | None) -> bool:
+    """Send SIGKILL. Return whether the process existed."""
     if pid is None:
         return False
     try:

@@ -38,7 +38,7 @@ START_SECONDS = (0.0, 2.0)
 WITH_A_RELOAD = 0.5  # share of the other kills within RELOAD_SECONDS of a reload: before, during or after the reload
 RELOAD_SECONDS = (0.0, 8.0)
 DISTURBED_SECONDS = (0.0, 3.0)  # from a kill to the end of a lost mount
-PROGRESS_SECONDS = 10.0
+PROGRESS_SECONDS = 10.0  # between two lines of progress
 POLL_SECONDS = 0.2  # between two queries of the ledger while the adapter drains
 # The states of a drained adapter.
 DRAINED = {"instances kept", "instances quarantined", "instances reclaimed", "jobs submitted", "jobs succeeded"}
@@ -82,6 +82,8 @@ def run(plan: Plan, report_progress: Callable[[str], None]) -> Report:
 
 @define(kw_only=True)
 class _Campaign:
+    """The parts of a run."""
+
     plan: Plan
     platform: Platform
     adapter: Adapter

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-STOP_SECONDS = 60.0
+STOP_SECONDS = 60.0  # longest wait for the end of a process
 TESTS = Path(__file__).resolve().parent.parent
 
 

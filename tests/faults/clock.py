@@ -34,7 +34,9 @@ class ClockRange:
 
 
 class ServiceClock:
-    """The system clock that the service reads. A range for the service's own clock is calculated from its steps.
+    """The system clock that the service reads.
+
+    The service's own clock follows the system clock slowly (SLEW). Its range is calculated from the steps.
 
     Before each start of the service the clock is set almost right. Otherwise the times in the ledger would be hours
     wrong, and the count could not compare them with the times of requests.
@@ -62,11 +64,6 @@ class ServiceClock:
     def set_for_start(self) -> None:
         """Set the clock almost right: the service starts, and its clock begins at this time."""
         self._start_at(self._random.uniform(-START_OFFSET, START_OFFSET))
-
-    def set_right(self) -> None:
-        """Remove the offset."""
-        self._advance()
-        self._write(0.0)
 
     @property
     def range(self) -> ClockRange:

@@ -17,9 +17,9 @@ from faults.records import data_set_digest
 
 PAGE = 7  # entries of a page; a small number, so that there are many pages
 ANSWER_SECONDS = 75.0  # longer than the cache waits for its lane
-LONGEST_START_SECONDS = 120.0
-AGAIN_SECONDS = 0.5
-NO_STUDY = "2.25.0"
+LONGEST_START_SECONDS = 120.0  # longest wait for the host
+AGAIN_SECONDS = 0.5  # between two requests
+NO_STUDY = "2.25.0"  # a UID that no study has
 
 
 @frozen(kw_only=True)

@@ -58,8 +58,8 @@ class Sender:
             if not self._waiting or self._waiting[0].at > time.monotonic():
                 for after, delivery in next(self._studies):
                     self._send_later(after, delivery)
-            taken = self._deliver(heapq.heappop(self._waiting).delivery)
-            stopping.wait(self._random.uniform(*PAUSE_SECONDS) if taken else REFUSED_SECONDS)
+            was_established = self._deliver(heapq.heappop(self._waiting).delivery)
+            stopping.wait(self._random.uniform(*PAUSE_SECONDS) if was_established else REFUSED_SECONDS)
         self._record.close()
 
     def _send_later(self, seconds: float, delivery: Delivery) -> None:

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-CONNECT_SECONDS = 1.0
+CONNECT_SECONDS = 1.0  # longest wait for a connection
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from faults.adapter import AE_TITLES, CACHE, COMMANDS
 from faults.records import data_set_digest
 
 PATIENTS = 40  # a small number, so that several studies have the same patient
-MAX_INSTANCES = 10
+MAX_INSTANCES = 10  # of a study
 ROWS = (8, 8, 8, 16, 16, 32, 64, 160)  # 8 rows fit into one PDU, 160 need several
 NAMELESS = 0.06  # share of studies without a Patient ID: an AE title that groups by patient quarantines them
 LATE, DUPLICATES, CHANGED = 0.3, 0.3, 0.2  # shares of studies in two parts, sent twice, sent with other bytes

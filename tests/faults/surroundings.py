@@ -10,17 +10,17 @@ from random import Random
 from faults.adapter import Adapter
 from faults.silence import silent_connections
 
-# Share of the kills before and during which there is the fault.
+# Share of the kills with each fault, which begins before the kill.
 CLOCK_STEP = 0.3
 STOPPED_READER = 0.25
 LOST_MOUNT = 0.15
 SILENCE = 0.1
-FOR_GOOD = 0.3  # share of stopped readers that do not read until the service ends
+FOR_GOOD = 0.3  # share of the stopped readers that stay stopped until the service ends
 MAX_CONNECTIONS = 300  # to one port
 
 
 class Surroundings:
-    """The choice of these faults."""
+    """The choice of the faults. `faults` counts them by kind."""
 
     def __init__(self, adapter: Adapter, random: Random) -> None:
         self.faults: Counter[str] = Counter()

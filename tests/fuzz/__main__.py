@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 LONGEST = 1 << 16  # bytes of an input
-MEMORY_MB = 1024
+MEMORY_MB = 1024  # limit of the process
 CRASHES = Path(__file__).parents[2] / "build" / "fuzz"
 
 

@@ -175,7 +175,7 @@ class NextStart:
     folder: Path  # for the content of the disk
     backend: str = "local"
     _catalogue: Catalogue = field(factory=lambda: discover().catalogue())
-    _known: dict[frozenset[tuple[str, bytes | None]], Mapping[str, bytes | None]] = field(factory=dict)
+    _known: dict[frozenset[tuple[str, bytes | None]], Mapping[str, bytes | None]] = field(factory=dict)  # by tree
 
     def pending(self, tree: Tree) -> Mapping[str, bytes | None]:
         """Return the stored data sets of pending instances by SOP Instance UID; None for a missing stored object.

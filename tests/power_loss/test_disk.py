@@ -152,7 +152,7 @@ def test_each_fate_selects_unsynced_writes(disk: Disk, fate: Fate, expected: byt
 
 @pytest.mark.parametrize("fate", [only_synced, everything, last_one_torn, only_last_one, every_other_one, first_ones])
 def test_no_fate_changes_synced_content(disk: Disk, fate: Fate) -> None:
-    """The other changes do not matter."""
+    """All changes are synced, so that a fate has nothing to select."""
     disk.write(FILE, b"data")
     sync(disk, ROOT, FOLDER, FILE)
     assert {"folder": None, "folder/file": b"data"} == after_power_loss(disk, names=fate, data=fate)

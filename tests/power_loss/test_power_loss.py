@@ -51,7 +51,7 @@ def can_trace() -> None:
     """Skip the test if strace is not installed or may not trace."""
     reason = strace.why_not()
     if reason and "strace" in os.environ.get("DICOM_ADAPTER_TESTS_REQUIRE", ""):
-        pytest.fail(f"{reason}, and DICOM_ADAPTER_TESTS_REQUIRE asks for it")
+        pytest.fail(f"{reason}, and DICOM_ADAPTER_TESTS_REQUIRE requires it")
     if reason:
         pytest.skip(reason)
 

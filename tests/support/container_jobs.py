@@ -149,7 +149,7 @@ def kill_runner(containers: Containers, job: Job) -> None:
 
 
 def kill_clients(containers: Containers, job: Job) -> None:
-    """Kill the clients of the engine with SIGKILL; the container goes on."""
+    """Kill the clients of the engine with SIGKILL; the container continues."""
     clients = clients_of(containers, job)
     assert clients, "the container of the job has no client"
     for client in clients:

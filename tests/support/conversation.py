@@ -49,6 +49,7 @@ def p_data(*pdvs: bytes) -> bytes:
 
 
 def element(number: int, value: bytes) -> bytes:
+    """Encode an element of group 0000, as in command sets (PS3.7 section 6.3.1)."""
     return struct.pack("<HHI", 0, number, len(value)) + value
 
 

@@ -49,7 +49,7 @@ class ShownTimes:
         """Return the time to show for a real time."""
         if real > datetime.now(timezone.utc) + MINUTE:
             return self.show(real - self.wait) + self.wait
-        if real < self._marks[0][0]:
+        if real < self._marks[0][0]:  # a time of an earlier day
             return self.show(real + DAY) - DAY
         return max(mark for mark in self._marks if mark[0] <= real)[1]
 
