@@ -113,7 +113,7 @@ def test_systemd_accepts_the_units(example: Block, tmp_path: Path) -> None:
 
 
 def test_the_unit_fits_the_configuration_of_its_page(tmp_path: Path) -> None:
-    """It can write the data folder, waits for its disk, and stops later than drain-timeout."""
+    """The service may write its data folder, waits for its disk, and has more time to stop than drain-timeout."""
     example = block("toml", INSTALL)
     loaded = config.load(example.text, folder=tmp_path, catalogue=discover().catalogue()).config
     assert loaded is not None

@@ -15,7 +15,7 @@
     commands   the command that the jobs of one AE title run, and the folder for its results
     kept       the content of the cache before it is stopped
     evidence   the state of each side after the run
-    outcomes   what the commands have noted, and what was delivered to the folder
+    outcomes   the notes of the commands, and the folders that were delivered
     count      compares them: no acknowledged instance may be lost, no job may be started twice; `count_cache` has the
                rules for the cache, `count_results` those for results
     report     the figures of a run

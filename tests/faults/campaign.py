@@ -31,7 +31,7 @@ from faults.senders import Senders
 from faults.surroundings import Surroundings
 
 VICTIMS = {Victim.EVERYTHING: 22, Victim.SUPERVISOR: 8, Victim.HOST: 32, Victim.RECEIVER: 38}  # per cent
-# Seconds from listening to a kill: many kills interrupt receiving, some the composition of jobs.
+# Seconds from listening to a kill, and per cent: many kills interrupt receiving, some the composition of jobs.
 PAUSES = {(0.0, 2.0): 75, (3.0, 6.0): 25}
 WHILE_IT_STARTS = 0.3  # share of kills within START_SECONDS of the last kill, whether the adapter listens or not
 START_SECONDS = (0.0, 2.0)

@@ -1,4 +1,4 @@
-"""What the commands have noted, and what was delivered to the folder, as jobs of platforms."""
+"""The notes of the commands, and the folders that were delivered, as jobs of platforms."""
 
 from __future__ import annotations
 
