@@ -11,7 +11,7 @@
    handled.
 5. `submit`: `queue.JobQueue` chooses the next job of a submitter. `submission` runs its next step, and records the
    result; `steps` are the calls to the platform: create the job, add metadata, upload the files (through
-   `verified_reader`), start. `status_watch` follows the state of submitted jobs on the platform.
+   `verified_reader`), start. `status_watch` polls the platform for the state of started jobs.
 6. `results`: `collect` stores the outputs of a job that has succeeded. `check` decides which of them may be delivered,
    and `deliver` creates a delivery job for each destination: submitters deliver, as in step 5.
 7. `reclaim`: `reclaim.Reclaim` deletes the stored objects of released instances that no unfinished job needs. `quota`

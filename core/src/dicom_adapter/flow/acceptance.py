@@ -1,7 +1,7 @@
-"""Steps 1 (`association`) and 2 (`store`) of the flow: decide whether an AE title accepts, and why not.
+"""Steps 1 (`association`) and 2 (`store`) of the flow: decide whether an AE title accepts associations and C-STOREs.
 
-Associations, C-STOREs, `status` and the health use the same functions. So whatever is refused is shown. All functions
-are pure, except `measure_space`.
+`status` and the health use the same functions, so they show the reason of every refusal. All functions are pure, except
+`measure_space`.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ SMALLEST_ASSOCIATION_BYTES = 2**20
 
 @frozen(kw_only=True)
 class Space:
-    """The free space, as it was measured."""
+    """The measured free space."""
 
     capacity: Capacity | None = None  # total and free space of the storage backend; None: no known limit
     ledger_free: int | None = None  # free bytes on the ledger's disk; None: unknown
     problem: str = ""  # why nothing can be stored: storage or ledger are not those that were opened, or fail
 
     def after(self, written_bytes: int) -> Space:
-        """Return the space that is left after so many bytes were written to each disk."""
+        """Return the free space after `written_bytes` were written to each disk."""
         capacity, ledger_free = self.capacity, self.ledger_free
         return evolve(
             self,
@@ -43,14 +43,14 @@ class Space:
 
 @frozen(kw_only=True)
 class LocalRefusal:
-    """Why instances or associations are refused."""
+    """A refusal of instances or associations whose cause is the adapter, not the sender."""
 
     part: str  # the part with the cause, as health shows it
     reason: str
 
 
 def measure_space(storage: StorageBackend[Any], ledger: Ledger, find_problem: Callable[[], str]) -> Space:
-    """Measure the free space. `find_problem` explains a failure, if the storage or the ledger was replaced."""
+    """Measure the free space. `find_problem` returns the reason if the storage or the ledger was replaced, else ""."""
     try:
         return Space(capacity=storage.capacity(), ledger_free=ledger.free_bytes())
     except (Exception, SystemExit) as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything

@@ -22,7 +22,7 @@ def _do_nothing() -> None: ...
 class Collected:
     """The results of one job, whose objects are synced in the storage backend."""
 
-    # Inserts the rows, in the transaction in which the job becomes succeeded or failed. `row` is the job before that.
+    # Inserts the rows, in the transaction in which the job becomes succeeded or failed. Gets the row before it.
     commit: Callable[[Transaction, JobRow], None] = _commit_nothing
     committed: Callable[[], None] = _do_nothing  # called after the transaction, for example to wake other parts
     abandoned: Callable[[], None] = _do_nothing  # called if the transaction failed: the results are collected again

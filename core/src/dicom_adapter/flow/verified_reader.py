@@ -39,10 +39,10 @@ class VerifiedReader(io.RawIOBase):
         super().__init__()
         self._file = file
         self._instance = instance
-        self._beginning = b""  # the first bytes of the file, which contain the length of the header
+        self._beginning = b""  # the first BEFORE_META bytes of the file, which contain the length of the header
         # Offset of the first byte that `_check` adds to the checksum: a minimum until `_find_data_set` sets the value
         self._skip = BEFORE_META
-        self._size = 0
+        self._size = 0  # bytes read so far
         self._checksum = 0
 
     def readable(self) -> bool:

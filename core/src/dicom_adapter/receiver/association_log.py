@@ -36,10 +36,9 @@ class _Incomplete:
     """The failures of an open association: instances that were not stored."""
 
     failed: Counter[str] = field(factory=Counter)  # number of failed C-STOREs by name of the status
-    cut_off: int = 0
-    studies: dict[str, None] = field(factory=dict)  # an ordered set
-    all_studies_known: bool = True
-
+    cut_off: int = 0  # number of data sets that were incomplete at the end of the association
+    studies: dict[str, None] = field(factory=dict)  # of these instances and of acknowledged duplicates; an ordered set
+    all_studies_known: bool = True  # False: further studies were unknown, or there were more than MOST_STUDIES
     reported: set[str] = field(factory=set)  # studies with a reported failure
 
     def add_study(self, study: str) -> None:
@@ -61,6 +60,8 @@ class _Incomplete:
 
 @frozen
 class _Record:
+    """A record that waits for the ledger."""
+
     report: AssociationReport
     event: Event | None  # None: the association is still open
 
@@ -98,7 +99,10 @@ class AssociationLog:
             incomplete.add_study(study)
 
     def duplicate_acknowledged(self, association_id: str, study: str) -> None:
-        """Record an instance that was acknowledged and not stored, because it is pending already."""
+        """Record an instance that was acknowledged and not stored, because it is pending already.
+
+        This association gets no row for it, so the report about the end names its study.
+        """
         with self._lock:
             self._incomplete.setdefault(association_id, _Incomplete()).add_study(study)
 

@@ -203,7 +203,7 @@ class Receiver:
         if rejected.cause is RejectionCause.LIMIT:
             what = "association" if rejected.calling_ae_title else "connection"
             self.refusals.record_limit(what, rejected.reason, rejected.peer_address)
-        elif rejected.cause is RejectionCause.SPACE:  # a stopped AE title has a part of its own
+        elif rejected.cause is RejectionCause.SPACE:  # for a stopped AE title, health shows the part of its lane
             self.refusals.record("association", rejected.reason)
         self._senders.rejected(rejected, self._clock.now())
 

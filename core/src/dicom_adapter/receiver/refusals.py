@@ -1,7 +1,7 @@
 """Recent refusals of a receiver for reasons of the adapter, not of the sender: the health shows all of them.
 
-Nothing here decides: the receiver reports each refusal. A refusal is shown for SHOWN_FOR, and longer while its cause
-can be seen: there is no space for the data set that was refused, or the sender has as many associations as it may.
+This module only collects the refusals that the receiver reports. A refusal is shown for SHOWN_FOR, and longer while the
+cause exists: there is no space for the data set that was refused, or the sender has as many associations as it may.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dicom_adapter.runtime.watch import PartFinding
 
 SHOWN_FOR = timedelta(seconds=45)  # after the last refusal: the health is green again within a minute
 MAX_SHOWN_FOR = timedelta(hours=1)  # after the last refusal, while its cause can be seen
-MAX_KEPT = 100  # number of senders at a limit
+MAX_KEPT = 100  # maximum number of senders at a limit that are kept
 MAX_LISTED = 3  # number of causes in the reason
 
 ANY_SENDER = ""
@@ -65,7 +65,7 @@ class RecentRefusals:
         """Forget the refusals whose causes have gone.
 
         `fits`: returns whether there is enough space for a data set of this size; `at_limit`: the senders that have as
-        many associations as they may, with ANY_SENDER if there are no more associations for anybody.
+        many associations as they may, with ANY_SENDER if no sender may open another association.
         """
         now = self._now()
         with self._lock:

@@ -24,7 +24,7 @@ log = structlog.get_logger("dicom_adapter.receiver")
 
 WRITE_SECONDS = 5.0  # counts of this period are written together
 BATCH = 20  # rows that share one transaction, so that instances can be committed in between
-MOST = 200  # rows of each kind that wait for the ledger; further ones are counted without names
+MOST = 200  # rows of each kind that wait for the ledger; further associations are counted without names
 
 _Key = tuple[str, ...]
 

@@ -113,7 +113,8 @@ class Context:
     def _current_turn(self) -> Turn:
         if self._turn is None:
             raise RuntimeError(
-                "a processor may do this only within a turn: in handle_instance, a timer's callback or a request"
+                "a processor may do this only within a turn: in a method that the lane calls, for example "
+                "handle_instance, in a timer's callback, or in a request"
             )
         return self._turn
 

@@ -32,7 +32,7 @@ class Stuck:
 
     instance_id: int  # the instance whose object cannot be read
     handled: int | None  # the instance that the turn delivered; None: the turn delivered none
-    tries: int  # number of consecutive turns during which another stored object could be read
+    tries: int  # number of consecutive turns in which this object could not be read, although another one could
     reason: str
 
 
@@ -65,7 +65,7 @@ def is_past(failed: int | None, succeeded: int | None) -> bool:
     if failed == BEFORE_ALL_INSTANCES:
         return True
     if failed is None or succeeded is None:
-        return failed is succeeded
+        return failed is None and succeeded is None
     return succeeded >= failed
 
 

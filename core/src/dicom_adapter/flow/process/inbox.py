@@ -31,14 +31,13 @@ DELETED_TOGETHER = 10_000  # maximum number of reports that are deleted together
 class LaneStart:
     """The start of a lane. If the clock was put back before it, the ledger has instances with times in the future.
 
-    Such an instance arrived before all requests and timers of the lane: its place in the order is the start.
+    Such an instance arrived before all requests and timers of the lane: in the order of turns, its time is the start.
     """
 
     at: datetime
     last_number: int = 0  # id of the newest instance when the lane read the ledger for the first time
+    last_report: int = 0  # number of the newest report at this read
     read_at: datetime | None = None  # time after this read
-
-    last_report: int = 0  # number of the newest report then
 
     def place_of(self, arrived: InstanceStorageInfo | ReportRow) -> datetime:
         """Return the time of arrival that determines the order of turns."""
@@ -70,9 +69,8 @@ class Inbox:
         self._has_read_all = False  # the last read returned all instances that were in the ledger then
         self._delete_at = clock.now() + DELETE_EVERY
         self._read_at: datetime | None = None
-        self._delivering_since: datetime | None = (
-            clock.now()
-        )  # start of the delivery of all pending instances; None: it is complete
+        # Start of the delivery of all pending instances; None: it is complete
+        self._delivering_since: datetime | None = clock.now()
 
     def first(self) -> InstanceStorageInfo | ReportRow | None:
         """Return the next instance or report to deliver, without removing it."""
@@ -147,7 +145,7 @@ class Inbox:
         self.has_new = self.has_new or not self._has_read_all
 
     def _returned_results(self, transaction: Transaction, found: Sequence[InstanceStorageInfo]) -> dict[int, int]:
-        """Return the instances among these that this adapter has produced, with the ids of the results."""
+        """Return the ids of the instances that are results of this adapter, each with the id of the result."""
         if not found:
             return {}
         return results.returned(transaction, self._ae_title, found[0].instance_id, found[-1].instance_id)

@@ -99,7 +99,7 @@ class Lane:
         self._stuck: Stuck | None = None
         self._outage: Outage | None = None
         self._paused_until: datetime | None = None
-        self._superseded_by = BEFORE_ALL_INSTANCES
+        self._superseded_by = BEFORE_ALL_INSTANCES  # id of the arrival that last superseded a turn
         self._start = LaneStart(self.since)
         self._forget()
         self._reporter = LaneReporter(self.describe(), resources)

@@ -15,7 +15,7 @@ REPORT_EVERY = timedelta(seconds=0.5)  # time between two reports; a change of t
 
 
 def select_shown(waiting: Sequence[Waiting], limit: int) -> tuple[Waiting, ...]:
-    """Return the groups that operators see: those with problems, then those that are due first; in the same order."""
+    """Return at most `limit` groups for operators, in their order. Groups with problems are chosen first."""
     if len(waiting) <= limit:
         return tuple(waiting)
     places = sorted(range(len(waiting)), key=lambda place: not waiting[place].problem)

@@ -49,9 +49,8 @@ class TurnOutcome(Enum):
     UNREADABLE = "unreadable"  # the storage backend failed to read a stored object
     UNAVAILABLE = "unavailable"  # the ledger or the storage backend failed, or the processor raised Retriable
     SUPERSEDED = "superseded"  # a newer arrival, which the processor has not seen, may change its decision
-    SUPERSEDED_AGAIN = (
-        "superseded-again"  # by an arrival that had superseded an earlier turn: the processor does not use it
-    )
+    # The arrival has superseded an earlier turn, too: the processor has received the arrival, and does not use it.
+    SUPERSEDED_AGAIN = "superseded-again"
     REQUEST_RETRIABLE = "request-retriable"  # the requested function raised Retriable
     REQUEST_FAILED = "request-failed"  # the requested function raised another error
     CRASHED = "crashed"  # the processor raised an error, or its requests cannot be committed

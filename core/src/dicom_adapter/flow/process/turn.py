@@ -131,7 +131,7 @@ class Turn:
         """Write jobs, releases and their events.
 
         `delivered` is the id of the last instance that was delivered to the processor. Raises Refused if an instance is
-        not pending. Raises Superseded in two cases:
+        not pending or was not delivered, or if a job id exists already. Raises Superseded in two cases:
         - an instance that was not delivered yet replaces an instance of this turn (it may belong to another group);
         - an instance that the lane has not read arrived before the timer was due (it may belong to the same group).
         """
@@ -183,7 +183,7 @@ def _queued_event(job: Job) -> Event:
 
 
 def _incomplete_event(job: Job) -> Event:
-    """Return the event about a job that may be incomplete. It concerns the AE title, so that `status` finds it fast."""
+    """Return the event about a job that may be incomplete. It is an event of the AE title: `status` finds it fast."""
     detail = {"reason": job.metadata[INTERRUPTED], "job": job.job_id}
     return Event(at=job.created_at, event=JOB_INCOMPLETE, ae_title=job.ae_title, detail=detail)
 

@@ -34,7 +34,9 @@ QUOTA_EVENTS = (  # events that change the number of held instances of an AE tit
     "job_cancel_requested",
 )
 HYSTERESIS = 0.95  # a full AE title accepts instances again below 95 % of its quota, to avoid alternation
-REFRESH_EVERY = timedelta(minutes=1)  # interval of checks without an event: a job that shared instances may have ended
+# Time between two checks of all AE titles. An instance of a faulted job is held only after its other jobs have ended:
+# their ends are not in QUOTA_EVENTS.
+REFRESH_EVERY = timedelta(minutes=1)
 
 
 class Quota:
@@ -50,7 +52,7 @@ class Quota:
         self._refresh_at = clock.now()
 
     def update(self) -> None:
-        """Check the AE titles that have changed since the last call."""
+        """Check the AE titles with one of QUOTA_EVENTS since the last call, and all of them after REFRESH_EVERY."""
         now = self._clock.now()
         refresh = self._refresh_at <= now
         with self._ledger.read() as transaction:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dicom_adapter.api.values import Capacity
 from dicom_adapter.config.model import StorageConfig
 
-MARGIN = 0.02  # share of the total space that is still free above the watermark or the reserve when they are requested
+MARGIN = 0.02  # processors must free space when less than the limit and this share of the total space is free
 
 
 def bytes_to_free(capacity: Capacity | None, storage: StorageConfig) -> int:

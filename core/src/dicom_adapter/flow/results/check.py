@@ -58,7 +58,7 @@ def judge(
     """Decide about an output.
 
     `known`: an instance that was received or collected before and has the same SOP Instance UID. `is_repeated`: an
-    earlier output of the job has it.
+    earlier output of the job has this UID.
     """
     if not output.is_part10:
         return Verdict(kind=OutputKind.ATTACHMENT)
@@ -81,7 +81,7 @@ def _uid_problem(output: FileOfUnknownOrigin) -> str:
         ("SOP Class UID", identity.sop_class_uid),
     ):
         if len(uid) > LONGEST_UID or not UID.fullmatch(uid):
-            return f"its {title} is not valid: numbers without leading zeros, joined by periods (PS3.5 section 9.1)"
+            return f"its {title} is not valid: up to 64 characters, numbers without leading zeros (PS3.5 section 9.1)"
     return ""
 
 

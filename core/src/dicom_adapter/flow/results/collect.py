@@ -1,8 +1,8 @@
 """Step 6 (`results`) of the flow: store the outputs of a succeeded job, before their rows are committed.
 
-Each output is copied to the storage backend in pieces, so that memory does not depend on its size. If the step fails,
-or the process is killed, the job stays running, and the step is repeated: objects without rows belong to no result. The
-step deletes them if it can; otherwise an audit finds them.
+Each output is copied to the storage backend in pieces, so that memory does not depend on its size. After a temporary
+failure, or if the process is killed, the job stays running, and the step is repeated. The outputs of the failed attempt
+get no rows: the step deletes their objects if it can; otherwise an audit finds them.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def _require_within_limits(number: int, size: int, total: int, settings: Results
     if size > settings.max_output:
         raise ResultsRefused(f"output {number} has more than max-output = {settings.max_output} bytes; {RAISE}")
     if total > settings.max_bytes:
-        raise ResultsRefused(f"its outputs have more than max-bytes = {settings.max_bytes} bytes together; {RAISE}")
+        raise ResultsRefused(f"the outputs have more than max-bytes = {settings.max_bytes} bytes together; {RAISE}")
 
 
 @contextmanager

@@ -3,9 +3,10 @@
 state        operation   next state   allowed when
 quarantined  requeue     released     the result passes the check now, or the operator forces the delivery
 quarantined  discard     released     always
-released     discard     released     no job needs the result: it is not kept any longer
+released     discard     released     no unfinished, faulted or failed job needs the result
 
-A requeued result gets a delivery job for each destination that its AE title has now. A discarded result is reclaimed.
+A requeued result gets a delivery job for each destination that its AE title has now. A discarded result is reclaimed,
+even if it was to be kept longer.
 """
 
 from __future__ import annotations
@@ -65,9 +66,9 @@ class Requeue:
         files = {row.instance.instance_id: self._read(row, changes) for row in rows}
         now = self.resources.clock.now()
         with self.resources.ledger.write() as transaction:
-            # Again: another command or the service may have changed them.
+            # Read the rows again: another command or the service may have changed them.
             rows = sorted(results.find(transaction, changes.refused), key=lambda row: row.instance.instance_id)
-            kept: dict[int, str] = {}
+            kept: dict[int, str] = {}  # why results that are delivered by force fail the check
             accepted = [row for row in rows if self._accept(transaction, row, files, changes, kept)]
             results.release(transaction, [row.instance.instance_id for row in accepted], now, kept)
             self._record(transaction, accepted, kept, now)
@@ -102,7 +103,7 @@ class Requeue:
         if row.state is not InstanceState.QUARANTINED:
             changes.refused[number] = f"it is {row.state.value}: only quarantined results can be requeued"
             return False
-        if output is None:
+        if output is None:  # `_read` has recorded the reason
             return False
         reason = judge_again(transaction, row.job_number, output, number).reason
         if reason and not self.force:

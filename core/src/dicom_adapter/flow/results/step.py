@@ -1,8 +1,8 @@
 """Step 6 (`results`) of the flow: what happens when a job has succeeded on the platform.
 
 The job engine calls `ResultsStep.collect`, and commits what it returns in the transaction in which the job becomes
-succeeded: the rows of the outputs, and a delivery job for each destination. A crash before the commit repeats the step,
-after the commit it is never repeated. So each output is collected once.
+succeeded: the rows of the outputs, and a delivery job for each destination. If the process crashes before the commit,
+the step is repeated; after the commit, it is never repeated. So each output is collected once.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ class _Pending:
     def abandoned(self) -> None:
         """Delete the outputs if their rows were not committed: the next attempt stores them again.
 
-        After all rows were entered, the end of the transaction is uncertain, so the outputs are kept. An audit finds
-        them if they have no rows.
+        If all rows were entered, the transaction may have been committed, so the outputs are kept. An audit finds them
+        if they have no rows.
         """
         if self.entered is None:
             self.collector.discard(self.outputs)

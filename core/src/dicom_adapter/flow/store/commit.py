@@ -135,7 +135,7 @@ class Store:
         return received if isinstance(received, StoreResult) else self.commit([received])[0]
 
     def check_problem(self) -> None:
-        """Forget `problem` if storage and ledger are back: no sender may try again for a long time."""
+        """Forget `problem` if storage and ledger are back, without waiting for the next commit."""
         if not self.problem:
             return
         try:
@@ -157,7 +157,7 @@ class Store:
             return [failure] * len(received)
         results = self._enter(received)
         self._has_unsynced_commits = self._recovery_records is not None
-        # Without any row the ledger may be locked: a checkpoint would wait for it again.
+        # If no row was entered, the ledger may be locked: a checkpoint would wait for it again.
         has_rows = any(result.outcome.is_acknowledged for result in results)
         if has_rows and time.monotonic() >= self._checkpoint_at:
             self.checkpoint()
@@ -252,7 +252,7 @@ class Store:
         return self._explained(failed(failure), str(failure) if isinstance(failure, StorageUnavailable) else "")
 
     def _explained(self, result: StoreResult, problem: str = "") -> StoreResult:
-        """Return OUT_OF_SPACE, so that the sender retries, if the reason of a failure is that files were replaced."""
+        """Return OUT_OF_SPACE, so that the sender retries, if storage or ledger were replaced or are missing."""
         self.problem = problem or self._find_problem()
         if not self.problem:
             return result

@@ -30,7 +30,7 @@ class IncomingInstance:
 
     request: StoreRequest
     refusal: StoreResult | None = None  # result if the instance is not stored; set as soon as that is certain
-    _limit: int = 0  # greatest size of the data set in bytes
+    _limit: int = 0  # maximum size of the data set in bytes
     _writer: InstanceWriter | None = None
     _recovery_records: RecoveryRecords | None = None
     _accepts_any_encoding: bool = False  # an instance that is not encoded as negotiated is quarantined, not refused
@@ -101,7 +101,7 @@ class IncomingInstance:
 
     @property
     def is_kept(self) -> bool:
-        """Return whether the instance would have been kept, or refused with a failure: its SOP class is not ignored."""
+        """True unless the instance is acknowledged without being stored, because its SOP class is ignored."""
         return self.refusal is None or not self.refusal.outcome.is_acknowledged
 
     def _read_identity(self, pieces: Sequence[bytes | memoryview]) -> None:

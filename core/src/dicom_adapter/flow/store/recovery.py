@@ -1,4 +1,4 @@
-"""Step 2 (`store`) of the flow: at a start, enter the rows that a power loss or a killed process has prevented."""
+"""Step 2 (`store`) of the flow: at a start, enter the rows that are missing after a power loss or a crash."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Recovery:
             return self._enter_missing(missing, above) if missing else 0
 
     def _without_row(self, recorded: Sequence[ReceivedInstance]) -> tuple[int, list[ReceivedInstance]]:
-        """Return the number of instances above the high-water marks, and those instances without a row, in order."""
+        """Return the number of instances above the high-water marks, and those of them that have no row, in order."""
         with self.ledger.read() as transaction:
             reached = receiver_runs.high_water_marks(transaction)
             above = [instance for instance in recorded if instance.number > reached.get(instance.receiver_run, 0)]

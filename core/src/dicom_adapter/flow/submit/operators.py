@@ -1,4 +1,4 @@
-"""Step 5 (`submit`) of the flow: the operations of operators on jobs. The host reads them from the ledger."""
+"""Step 5 (`submit`) of the flow: the operations of operators on jobs. The host finds the changed jobs in the ledger."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def cancel(ledger: Ledger, clock: Clock, job_id: str) -> Job:
 
 
 def cancelled_at_once(transaction: Transaction, event_number: int) -> list[Job]:
-    """Return the jobs that `cancel` has ended after event `event_number`. The host reports them: no step does that."""
+    """Return the jobs that `cancel` has ended after event `event_number`: the host notifies observers of them."""
     ended = events.named_after(transaction, event_number, "job_cancelled")
     rows = [jobs.get(transaction, event.job_id) for event in ended if event.job_id and event.detail == NEVER_BEGUN]
     return [row.job for row in rows if row is not None]

@@ -145,7 +145,7 @@ class JobQueue:
 
     def _choose(self, transaction: Transaction, now: datetime, held: HeldBack | None) -> JobRow | None:
         """Choose a job that is due; a postponed job if the platform was not called for PROBE_EVERY."""
-        latest = now + self._retries.longest
+        latest = now + self._retries.longest  # no retry waits longer, unless the clock was put back
         busy = list(self.in_flight.steps)
         row = self._most_urgent(jobs.queue_heads(transaction, self._name, now, busy, latest, unless=held))
         if row is None and not self.in_flight.steps and now >= self._tried_at + PROBE_EVERY:

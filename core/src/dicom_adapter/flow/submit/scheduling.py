@@ -1,6 +1,7 @@
-"""Step 5 (`submit`) of the flow: choose the next job, compute retries, limit running jobs, and save a broken platform.
+"""Step 5 (`submit`) of the flow: choose the next job, compute retries, and limit running jobs.
 
-The last is done by a circuit breaker. Nothing in this module has access to the ledger or the platform.
+A circuit breaker limits the calls of a platform that is not available. Nothing in this module has access to the ledger
+or the platform.
 """
 
 from __future__ import annotations

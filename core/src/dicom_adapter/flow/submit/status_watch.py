@@ -3,7 +3,7 @@
 The status of a submitted job is only recorded. A running job changes its state when its run has ended:
 
     the platform reports          then
-    finished, succeeded=True      `platform_finished` is recorded: the job has its last step, see `steps`
+    finished, succeeded=True      `platform_finished` is recorded: the last step of the job follows, see `steps`
     finished, without success     the job is failed
     not finished at time-limit    the job is cancelled on the platform, then it is failed
 """
@@ -30,7 +30,7 @@ from dicom_adapter.runtime.workers import SLICE_SECONDS
 
 log = structlog.get_logger("dicom_adapter.submit")
 
-MAX_LOGGED = 3  # number of jobs whose failing requests are logged; more of them have the same cause, the platform
+MAX_LOGGED = 3  # number of jobs whose failing requests are logged: if more jobs fail, the platform is the cause
 JOBS_PER_STEP = 50  # number of started jobs whose status is requested in one step
 
 

@@ -9,7 +9,8 @@
 
 A running job has no step until `status_watch` has recorded the end that the platform reports: `platform_finished` after
 a success, the state failed otherwise. The step `results` calls `collect` (see `flow.collected`): the rows of the
-results and the state succeeded are committed in one transaction. Then `clean_up` is called, once.
+results and the state succeeded are committed in one transaction. Then `clean_up` is called; the call is not repeated
+after an error or a crash.
 
 After a retriable error, the same step is repeated after a pause. After a permanent error or a bug, the job is faulted.
 When an operator retries a faulted job, it returns to the state of the step that failed. The retry of a failed job is
@@ -71,7 +72,7 @@ class CannotRead(Retriable):
 class Done:
     """The result of a successful step on the platform."""
 
-    values: Mapping[str, Any] = field(factory=dict)  # fields of Job that the platform returned
+    values: Mapping[str, Any] = field(factory=dict)  # fields of Job to record
     state: JobState | None = None  # the next state; None: the next state is in NEXT
     error: str = ""  # reason of the state failed
     is_complete: bool = True  # False: further batches of uploads follow
