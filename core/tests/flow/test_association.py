@@ -19,7 +19,7 @@ from dicom_adapter.flow.free_space import LEDGER_RESERVE_BYTES, storage_full
 from dicom_adapter.net.codes import REJECT_REASON
 
 GB = 10**9
-ROOM = Capacity(total_bytes=100 * GB, free_bytes=50 * GB)
+HALF_FREE = Capacity(total_bytes=100 * GB, free_bytes=50 * GB)
 
 # Result, source and reason of A-ASSOCIATE-RJ, from PS3.8 table 9-21.
 NOT_CALLED = (1, 1, 7)  # rejected-permanent, service-user, called AE title not recognized
@@ -45,7 +45,9 @@ def make_request(called: str = "LUNG", calling: str = "CT1", peer: str = "10.0.0
     )
 
 
-def busy(associations: int = 0, capacity: Capacity | None = ROOM, stopped: Mapping[str, str] | None = None) -> Load:
+def busy(
+    associations: int = 0, capacity: Capacity | None = HALF_FREE, stopped: Mapping[str, str] | None = None
+) -> Load:
     return Load(associations=associations, space=Space(capacity=capacity), stopped=stopped or {}, full={})
 
 
@@ -103,12 +105,12 @@ def test_permanent_reasons_come_before_transient_ones() -> None:
     """
     config = configured(caller("CT1"))
     everything = busy(associations=9, capacity=FULL, stopped={"LUNG": "its processor failed"})
-    told_in_turn = [
+    rejections = [
         rejection_of(judge(make_request(called="KIDNEY", calling="PET"), config, everything)),
         rejection_of(judge(make_request(calling="PET"), config, everything)),
         rejection_of(judge(make_request(), config, everything)),
     ]
-    assert [NOT_CALLED, NOT_CALLING, CONGESTED] == told_in_turn
+    assert [NOT_CALLED, NOT_CALLING, CONGESTED] == rejections
 
     many = judge(make_request(), config, busy(associations=9, capacity=FULL))
     full = judge(make_request(), config, busy(capacity=FULL))
@@ -192,11 +194,11 @@ def test_storage_is_full_at_the_watermark_and_below_the_reserve(
 def test_the_reason_names_the_setting_that_decides() -> None:
     """The reason has the limit and the current value."""
     by_share = StorageConfig(path=Path("data"), watermark_percent=85, reserve=0)
-    by_room = StorageConfig(path=Path("data"), watermark_percent=100, reserve=5 * GB)
+    by_reserve = StorageConfig(path=Path("data"), watermark_percent=100, reserve=5 * GB)
     capacity = Capacity(total_bytes=100 * GB, free_bytes=4 * GB)
 
     assert "storage is 96 % full, watermark-percent = 85" == storage_full(capacity, by_share)
-    assert "storage has 4000000000 bytes left, reserve = 5000000000" == storage_full(capacity, by_room)
+    assert "storage has 4000000000 bytes left, reserve = 5000000000" == storage_full(capacity, by_reserve)
 
 
 def test_storage_of_size_zero_is_full_and_storage_of_unknown_size_is_not() -> None:
@@ -213,8 +215,8 @@ ENOUGH = LEDGER_RESERVE_BYTES + SMALLEST_ASSOCIATION_BYTES
 
 
 @pytest.mark.parametrize(("free", "full"), [(None, False), (ENOUGH, False), (ENOUGH - 1, True)])
-def test_storage_is_full_without_free_space_for_the_ledger(free: int | None, full: bool) -> None:
-    """The storage is full for any limits of the storage. A ledger on another machine has no such check."""
+def test_associations_are_rejected_without_free_space_for_the_ledger(free: int | None, full: bool) -> None:
+    """The limits of the storage do not matter. None: the free space is unknown, as for a ledger on another machine."""
     decision = judge(make_request(), configured(), evolve(busy(), space=Space(ledger_free=free)))
     assert (Rejection.LOCAL_LIMIT_EXCEEDED if full else None) == decision.rejection
     assert full == ("the ledger's disk" in decision.reason)

@@ -39,7 +39,7 @@ LONGEST_WAIT = 6 + 1 + 2 + 4 + 8  # seconds: the wait of a group, and the pauses
 
 @frozen
 class Arrive:
-    """An instance of one of a few studies. Other instances have the same SOP Instance UID."""
+    """The arrival of an instance of one of a few studies. Other arrivals may have the same SOP Instance UID."""
 
     ae_title: str
     study: int
@@ -81,14 +81,14 @@ def flaky(trouble: Iterator[bool]) -> Plugin:
 
         def handle_instance(self, instance: Any) -> None:
             super().handle_instance(instance)
-            stumble()
+            maybe_raise()
 
         def submit_pipeline_job(self, *arguments: Any, **keywords: Any) -> Job:
             job = super().submit_pipeline_job(*arguments, **keywords)
-            stumble()
+            maybe_raise()
             return job
 
-    def stumble() -> None:
+    def maybe_raise() -> None:
         if next(trouble, False):
             raise RuntimeError
 

@@ -28,6 +28,7 @@ def reader(content: bytes, stored: Stored) -> VerifiedReader:
     return VerifiedReader(io.BytesIO(content), stored)
 
 
+# 144 bytes: the part of a file up to the length of its header
 @pytest.mark.parametrize("piece", [1, 143, 144, 145, 10_000, -1])
 @pytest.mark.parametrize("header", HEADERS, ids=["current-version", "earlier-version"])
 def test_an_unchanged_file_is_read_and_a_changed_one_raises(header: bytes, piece: int) -> None:

@@ -150,11 +150,11 @@ def test_an_instance_that_arrives_when_a_timer_is_due_is_delivered_before_the_ti
     study = make_study(instances=2)
     adapter.receive(study[0], ae_title="LUNG")
     adapter.clock.advance(5)
-    lane = adapter.host.parts()[lane_part("LUNG")].step
+    step_lane = adapter.host.parts()[lane_part("LUNG")].step
     if not noticed:
         stop_host(adapter, monkeypatch)
     adapter.receive(study[1], ae_title="LUNG")
-    lane()
+    step_lane()
     monkeypatch.undo()
     adapter.advance(5)
 

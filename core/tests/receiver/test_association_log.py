@@ -32,7 +32,7 @@ pipeline-a = "p"
 """
 ASSOCIATION = "a" * 32
 REQUEST = AssociationRequest(called_ae_title="LUNG", calling_ae_title="CT1", peer_address="127.0.0.1")
-SECONDS = 30
+SECONDS = 30  # limit of each wait
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_failures_are_reported_at_the_first_one_of_each_study_and_at_the_end(
     assert all(report.all_studies_known and report.is_incomplete for report in reports(adapter))
 
 
-def test_study_of_an_instance_that_is_refused_before_its_data_set_is_known(
+def test_study_of_an_instance_that_is_refused_before_its_data_set_is_reported(
     adapter: Adapter, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Verified to fail when the identity of a refused instance is not read."""
@@ -116,7 +116,7 @@ def test_study_of_an_instance_that_is_cut_off_early_is_unknown(adapter: Adapter,
 
 
 def test_association_without_a_store_is_not_reported(adapter: Adapter, receiver: Receiver) -> None:
-    """Such as an association for C-ECHO."""
+    """An association for C-ECHO has no store."""
     close(receiver, "aborted")
     assert [] == reports(adapter)
 
@@ -150,7 +150,7 @@ def test_report_is_written_when_the_ledger_is_available_again(
 
 
 def test_end_of_an_association_is_one_event(adapter: Adapter, receiver: Receiver) -> None:
-    """The answer to a question about missing instances counts the refused ones of these events.
+    """Commands show the statuses of these events, so a second event would count each refused instance twice.
 
     Verified to fail when the receiver records the end, too.
     """

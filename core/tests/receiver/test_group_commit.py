@@ -262,7 +262,7 @@ def test_a_failed_sync_fails_the_whole_group(group: Group, monkeypatch: pytest.M
 
 
 def test_function_is_called_after_the_commit_of_the_instances_before_it(committer: Committer) -> None:
-    """Also if no instance follows; at once if no instance waits."""
+    """At once if no instance waits, otherwise after the next commit, which may have no instances."""
     called: list[int] = []
 
     async def scene() -> None:

@@ -74,7 +74,7 @@ def test_a_group_waits_no_longer_than_its_processor_requests(adapter: Adapter) -
     assert [due_at] == [job.created_at.timestamp() for job in adapter.jobs]
 
 
-def test_an_instance_that_arrives_after_the_change_is_not_delayed(adapter: Adapter) -> None:
+def test_an_instance_that_arrives_after_the_clock_was_put_back_is_not_delayed(adapter: Adapter) -> None:
     adapter.receive(make_instance(rows=2, columns=2))
     put_back_while_stopped(adapter)
     adapter.receive(make_instance(rows=2, columns=2))

@@ -129,10 +129,11 @@ def test_a_turn_that_raises_is_rolled_back_and_instances_are_delivered_to_a_new_
     assert ([3], {"reclaimed": 3}) == ([job.instance_count for job in adapter.jobs], adapter.states)
 
 
+# Arguments: the processor, its instance, a released instance, and an instance of another AE title.
 InvalidAction = Callable[[Processor, Instance, Instance, Instance], object]
 INVALID_ACTIONS: dict[str, InvalidAction] = {
     "another AE title's instance": lambda p, one, released, other: submit(p, one, other),
-    "another AE title's removal": lambda p, one, released, other: p.remove_instances([other]),
+    "the removal of another AE title's instance": lambda p, one, released, other: p.remove_instances([other]),
     "an instance that an earlier turn removed": lambda p, one, released, other: submit(p, one, released),
     "an unknown instance": lambda p, one, released, other: submit(p, evolve(one, instance_id=999)),
     "an instance that was not delivered yet": lambda p, one, released, other: submit(
@@ -211,6 +212,7 @@ def test_submitting_does_not_release_instances(serve: Serve) -> None:
 # --- timers -----------------------------------------------------------------------------------------------------------
 
 
+# Names and seconds; "never" and "one" are cancelled.
 TIMERS = [("third", 3), ("never", 1), ("first", 1), ("fourth", 3), ("second", 2), ("one", 1)]
 
 
@@ -382,7 +384,7 @@ def test_failures_of_one_ae_title_do_not_affect_another(serve: Serve, capsys: An
     broken = True
     adapter = serve(later(handle))
     sent = send(adapter, 2), send(adapter, 2, "B")
-    adapter.advance(5 + 1 + 2 + 4 + 8 - 0.1)
+    adapter.advance(5 + 1 + 2 + 4 + 8 - 0.1)  # the timer, and the pauses after four failures
     assert (LaneState.RUNNING, "") == (adapter.lanes["A"].state, adapter.lanes["A"].reason)
     adapter.advance(0.1)
 
@@ -463,7 +465,7 @@ def test_a_successful_turn_resets_the_count_of_failures(serve: Serve) -> None:
             raise at_opening.pop()
 
     adapter = serve(handle, open=open_)
-    adapter.advance(15)
+    adapter.advance(1 + 2 + 4 + 8)  # the pauses after four failures
     send(adapter)
     adapter.clock.advance(3600)
     send(adapter)

@@ -101,7 +101,7 @@ def test_a_request_runs_after_all_instances_that_were_pending_at_the_start(
     with adapter.down():
         for _number in range(3):
             store_unnoticed(adapter)
-        adapter.clock.advance(-HOUR_S * 1.5)
+        adapter.clock.advance(-HOUR_S * 1.5)  # the second delivery ends after the times of the instances
     assert ["instance", "instance", "instance", "request"] == calls
 
 

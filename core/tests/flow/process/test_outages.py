@@ -1,4 +1,4 @@
-"""Outages of the storage backend: outages do not count as failures, and work continues after their end."""
+"""Outages of the storage backend, or of what a processor needs, are no failures: the lane continues after their end."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def test_an_odd_data_set_never_blocks_its_lane(
 def test_no_instance_is_quarantined_because_descriptors_are_missing(
     make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not even if other stored objects can be read: who gets a descriptor is a matter of chance.
+    """The reads of other stored objects succeed by chance, when a descriptor becomes free.
 
     Verified to fail when the failure counts as one of the stored object.
     """

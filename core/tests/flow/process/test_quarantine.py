@@ -211,7 +211,7 @@ def stop_lane(adapter: Adapter, picky: Picky, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("dicom_adapter.flow.process.lane.TRIES_FOR_ONE_INSTANCE", 99)
     picky.refusing, picky.failure = False, ValueError()
     send(adapter)
-    adapter.advance(1 + 2 + 4 + 8)
+    adapter.advance(1 + 2 + 4 + 8)  # the pauses after four failures
     assert LaneState.STOPPED is adapter.lanes["A"].state
 
 
@@ -274,7 +274,7 @@ def test_a_lane_stops_only_when_the_ledger_has_recorded_the_stop(
         record(transaction, happened)
 
     monkeypatch.setattr(events, "record", recorded)
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError):  # the last statement of `stop_lane`: the lane is not stopped yet
         stop_lane(adapter, picky, monkeypatch)
     assert [] == failures
     adapter.advance(1)

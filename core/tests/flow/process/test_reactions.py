@@ -1,4 +1,4 @@
-"""The table of a lane's reactions: it is complete, and each reaction is possible."""
+"""The table of a lane's reactions has a reaction to every error of a turn, and every outcome occurs in it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_failed_request_keeps_the_processor() -> None:
     assert Reaction.NONE is REACTIONS[TurnOutcome.REQUEST_FAILED, TurnKind.REQUEST]
 
 
-def test_only_a_second_turn_without_the_same_arrival_is_a_failure() -> None:
+def test_only_a_second_turn_superseded_by_the_same_arrival_is_a_failure() -> None:
     """A new processor receives the newer arrival. If it still ignores that arrival, it would do so forever."""
     assert TurnOutcome.SUPERSEDED is classify(TurnKind.INSTANCE, Superseded(7), superseded_by=3)
     assert TurnOutcome.SUPERSEDED_AGAIN is classify(TurnKind.INSTANCE, Superseded(7), superseded_by=7)
@@ -56,7 +56,7 @@ def test_only_a_second_turn_without_the_same_arrival_is_a_failure() -> None:
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
 def test_a_lack_of_descriptors_or_memory_is_an_outage(number: int) -> None:
-    """A processor is neither replaced nor stopped because of it, and no instance is quarantined.
+    """The lane waits: it is not stopped, and no instance is quarantined.
 
     Verified to fail when such an error counts as a crash.
     """

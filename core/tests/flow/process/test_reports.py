@@ -77,7 +77,7 @@ def take_turns() -> list[str]:
 def test_reports_are_delivered_between_the_instances_in_their_order(
     adapter: Adapter, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
-    """A report follows the instances that were stored before it, also after a restart, whatever is read together.
+    """A report follows the instances that were stored before it, also after a restart, and for each size of a batch.
 
     Verified to fail when reports are delivered as soon as they are read.
     """
@@ -110,8 +110,10 @@ def test_turn_of_a_report_is_repeated_after_a_failure(adapter: Adapter, monkeypa
     assert ["1", "1", "1", "released TEST-SCU"] == take_turns()
 
 
-def test_processor_that_fails_on_a_report_is_stopped(adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As for a timer: the report is not dropped."""
+def test_lane_of_a_processor_that_fails_on_a_report_is_stopped(
+    adapter: Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unlike an instance, a report cannot be quarantined, so the lane cannot continue without it."""
     monkeypatch.setattr(Recording, "failures", 100)
     adapter.receive(make_instance())
     adapter.advance(1000)

@@ -221,7 +221,7 @@ def test_a_cancelled_request_is_not_performed(adapter: Adapter) -> None:
 
 
 def test_a_caller_gets_an_error_at_whatever_moment_the_lane_is_closed(adapter: Adapter) -> None:
-    """Two lanes: the first is closed between `first` and `pop`, the second while it performs a request to be repeated.
+    """Two queues: one is closed between `first` and `pop`, the other while it performs a request that is repeated.
 
     Verified to fail when a request that is no longer in the queue is taken, or a request is put back into the queue of
     a closed lane (then the request never gets a result).
@@ -296,14 +296,14 @@ def test_explain_shows_the_events_that_a_processor_records(adapter: Adapter) -> 
     receive(adapter)
 
     def evict(processor: Keeper) -> str:
-        processor.record("evicted", processor.kept, "there was no room")
+        processor.record("evicted", processor.kept, "free space was low")
         processor.remove_instances(processor.kept)
         return processor.kept[0].study_instance_uid
 
     study = adapter.ask("A", evict)
     with adapter.ledger.read() as transaction:
         story = make_story(transaction, study, adapter.clock.now())
-    assert "1 instance was evicted: there was no room." in [
+    assert "1 instance was evicted: free space was low." in [
         entry.text for section in story.sections for entry in section.entries
     ]
 
@@ -311,7 +311,7 @@ def test_explain_shows_the_events_that_a_processor_records(adapter: Adapter) -> 
 def test_processors_are_requested_to_free_space_before_associations_are_rejected(
     adapter: Adapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The request is repeated while free space is low."""
+    """The request is repeated every ten seconds while free space is low."""
     monkeypatch.setattr(adapter.storage, "capacity", lambda: Capacity(total_bytes=1000, free_bytes=160))
     with_limits = {"watermark_percent": 85, "reserve": 0}
     adapter.host._config = evolve(adapter.config, storage=evolve(adapter.config.storage, **with_limits))
@@ -326,7 +326,7 @@ def test_processors_are_requested_to_free_space_before_associations_are_rejected
 def test_processors_must_free_space_before_the_limit_is_reached(
     adapter: Adapter, free: int, watermark: int, reserve: int, wanted: int
 ) -> None:
-    """The margin is 2 % before the watermark or the reserve, whichever is reached first."""
+    """Of 1000 bytes, 2 % must be free in addition to the watermark or the reserve, whichever is reached first."""
     storage = evolve(adapter.config.storage, watermark_percent=watermark, reserve=reserve)
     assert wanted == bytes_to_free(Capacity(total_bytes=1000, free_bytes=free), storage)
     assert 0 == bytes_to_free(None, storage)

@@ -19,7 +19,7 @@ from dicom_adapter.testing import Adapter, Plugin
 MakeAdapter = Callable[..., Adapter]
 
 WAIT_S = 5  # timeout of the processor, after which a group becomes jobs
-THREE = """
+THREE_PIPELINES = """
 [ae-titles.LUNG]
 processor = "by-study"
 overwrite-same-instance = true
@@ -45,7 +45,7 @@ def with_a_study(adapter: Adapter, count: int = 2) -> Adapter:
 
 def test_instances_are_reclaimed_after_the_last_of_their_jobs(make_adapter: MakeAdapter) -> None:
     """A study has three jobs. The study is kept until all three jobs are submitted."""
-    adapter = make_adapter(THREE)
+    adapter = make_adapter(THREE_PIPELINES)
     adapter.platform.fail("start", Retriable("busy"), times=1, pipeline_id="p2")
     adapter.platform.fail("start", Retriable("busy"), times=2, pipeline_id="p3")
     with_a_study(adapter)
@@ -64,7 +64,7 @@ def test_instances_are_reclaimed_after_the_last_of_their_jobs(make_adapter: Make
 
 
 def test_pending_instances_are_never_reclaimed(make_adapter: MakeAdapter) -> None:
-    adapter = make_adapter(THREE + "timeout = 300\n")
+    adapter = make_adapter(THREE_PIPELINES + "timeout = 300\n")
     adapter.receive(make_instance(), ae_title="LUNG")
     adapter.advance(299)
     assert (1, {"pending": 1}) == (stored(adapter), adapter.states)
@@ -74,7 +74,7 @@ def test_pending_instances_are_never_reclaimed(make_adapter: MakeAdapter) -> Non
 
 def test_a_faulted_job_keeps_only_its_instances(make_adapter: MakeAdapter) -> None:
     """An operator may retry the job, also after a restart. Studies of submitted jobs are reclaimed."""
-    adapter = make_adapter(THREE)
+    adapter = make_adapter(THREE_PIPELINES)
     adapter.platform.fail("start", Permanent("refused"), pipeline_id="p2")
     with_a_study(adapter)
     adapter.receive(make_instance(), ae_title="LUNG")
@@ -87,7 +87,7 @@ def test_a_faulted_job_keeps_only_its_instances(make_adapter: MakeAdapter) -> No
 
 def test_instances_released_by_another_process_are_reclaimed_without_a_restart(make_adapter: MakeAdapter) -> None:
     """An operator cancels the faulted job, or a receiver replaces an instance. The host checks every minute."""
-    adapter = make_adapter(THREE)
+    adapter = make_adapter(THREE_PIPELINES)
     adapter.platform.fail("start", Permanent("refused"), pipeline_id="p2")
     with_a_study(adapter)
     with adapter.ledger.write() as transaction:
@@ -99,7 +99,7 @@ def test_instances_released_by_another_process_are_reclaimed_without_a_restart(m
 
 def test_a_replaced_instance_is_reclaimed_and_the_newer_one_kept(make_adapter: MakeAdapter) -> None:
     """With `overwrite-same-instance`, the older arrival is not needed."""
-    adapter = make_adapter(THREE + "timeout = 300\n")
+    adapter = make_adapter(THREE_PIPELINES + "timeout = 300\n")
     for description in ("first", "second", "third"):
         adapter.receive(make_instance(seed="same", StudyDescription=description), ae_title="LUNG")
     adapter.advance(60)
@@ -123,7 +123,7 @@ def test_instances_released_before_a_crash_are_reclaimed_after_the_start(
     make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process ended after the release and before the deletion."""
-    adapter = make_adapter(THREE)
+    adapter = make_adapter(THREE_PIPELINES)
     with monkeypatch.context() as patch, pytest.raises(Crash):
         patch.setattr(adapter.storage, "delete", crash)
         with_a_study(adapter)
@@ -139,7 +139,7 @@ def test_a_deletion_is_repeated_if_its_row_was_not_updated(
 
     The second deletion has no effect, and the row is updated.
     """
-    adapter = make_adapter(THREE)
+    adapter = make_adapter(THREE_PIPELINES)
     with monkeypatch.context() as patch, pytest.raises(Crash):
         patch.setattr(instances, "mark_reclaimed", crash)
         with_a_study(adapter)
@@ -153,7 +153,7 @@ def test_a_deletion_that_failed_is_repeated_without_a_restart(
     make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A temporary failure of the storage must not keep objects forever. No row is updated before the deletion."""
-    adapter = make_adapter(THREE)
+    adapter = make_adapter(THREE_PIPELINES)
 
     def fail(_keys: Iterable[str]) -> None:
         raise OSError(5, "Input/output error")
@@ -175,13 +175,14 @@ def test_an_object_that_cannot_be_deleted_does_not_block_others(
     Verified to fail when the batch is deleted as a whole, or the sweep ends with a batch without deletions (then all
     three stay).
     """
-    adapter = make_adapter(THREE)
+    adapter = make_adapter(THREE_PIPELINES)
     monkeypatch.setattr(reclaim, "BATCH", batch)
     delete, stuck = adapter.storage.delete, set[str]()
 
     def refuse(keys: Iterable[str]) -> None:
         keys = list(keys)
-        stuck.update(keys[: not stuck])
+        if not stuck:
+            stuck.add(keys[0])  # the first object cannot be deleted
         if stuck & set(keys):
             raise PermissionError(1, "Operation not permitted")
         delete(keys)
@@ -193,9 +194,9 @@ def test_an_object_that_cannot_be_deleted_does_not_block_others(
         with suppress(PermissionError):
             adapter.advance(60)
         assert (1, {"released": 1, "reclaimed": 2}) == (stored(adapter), adapter.states)
-    assert batch == 1 or [(1, 1)] == [
-        (entry["count"], entry["first"]) for entry in logged if entry["event"] == "instances_not_reclaimed"
-    ]
+    not_reclaimed = [entry for entry in logged if entry["event"] == "instances_not_reclaimed"]
+    if batch > 1:  # an object that is alone in its batch is an error of the whole batch
+        assert [(1, 1)] == [(entry["count"], entry["first"]) for entry in not_reclaimed]
     adapter.advance(60)
     assert (0, {"reclaimed": 3}) == (stored(adapter), adapter.states)
 
@@ -208,6 +209,6 @@ def test_observers_are_notified_of_reclaimed_instances(make_adapter: MakeAdapter
         notified.append([instance.instance_id for instance in instances])
 
     plugin = SimpleNamespace(dicom_adapter_instances_reclaimed=hookimpl(observe))
-    adapter = with_a_study(make_adapter(THREE, Plugin(plugin)))
+    adapter = with_a_study(make_adapter(THREE_PIPELINES, Plugin(plugin)))
     adapter.advance(120)
     assert [[1, 2]] == notified

@@ -94,16 +94,16 @@ def test_finished_rows_are_deleted_after_the_configured_days_and_counted(make_ad
 
 
 def test_series_are_deleted_after_the_last_instance_of_their_study(make_adapter: MakeAdapter) -> None:
-    """The series of pending instances are kept, and so are recent ones, on which receivers rely.
+    """The series of quarantined instances are kept, and so are recent series, on which receivers rely.
 
     Verified to fail when neither `old_series` nor `delete_series` looks for instances.
     """
     adapter = with_history(make_adapter(configured()))
-    adapter.receive(*make_study(instances=1), ae_title="LUNG")  # it waits for the next step
+    adapter.receive(*make_study(instances=1), ae_title="LUNG")  # pending
     with adapter.ledger.write() as transaction:
         recent = ArrivedSeries("2.25.1", "2.25.2", "P1")
         series.enter(transaction, [recent], adapter.clock.now() + timedelta(days=2))
-        assert 8 == len(transaction.execute(text("SELECT * FROM series")).all())
+        assert 6 + 1 + 1 == len(transaction.execute(text("SELECT * FROM series")).all())
         transaction.execute(text("UPDATE instances SET state = 'quarantined' WHERE state = 'pending'"))
     pass_days(adapter, 2)
     with adapter.ledger.read() as transaction:
@@ -224,9 +224,7 @@ def test_a_job_is_kept_until_all_its_instances_are_reclaimed(make_adapter: MakeA
     adapter = make_adapter(configured())
     with adapter.ledger.write() as transaction:
         kept = instances.insert(transaction, evolve(an_instance(adapter.clock), ae_title="UNSERVED"))
-        jobs.insert(
-            transaction, a_job(adapter.clock), [kept.instance_id]
-        )  # the processor has not released the instance
+        jobs.insert(transaction, a_job(adapter.clock), [kept.instance_id])  # the instance is not released yet
     pass_days(adapter, 9)
     assert 1 == len(adapter.jobs)
     with adapter.ledger.write() as transaction:
@@ -354,11 +352,11 @@ def a_day(ledger: Ledger, clock: VirtualClock, jobs_a_day: int, instances_a_job:
         events.record(transaction, [Event(at=now, event="association_closed", ae_title="LUNG", association_id="a")])
 
 
-def run(forgetting: Retention, clock: VirtualClock) -> int:
+def run(deletion: Retention, clock: VirtualClock) -> int:
     """Perform the steps of one run, and return their number."""
     clock.move_to(clock.now() + EVERY)
     for number in count(1):
-        when = forgetting.step()
+        when = deletion.step()
         if when - clock.now() == EVERY:
             return number
         clock.move_to(when)
@@ -371,12 +369,12 @@ def test_the_ledger_file_stops_growing(ledger: Ledger) -> None:
     Verified to fail when nothing is deleted.
     """
     clock = VirtualClock()
-    forgetting = Retention(ledger, clock, timedelta(days=10), [])
+    deletion = Retention(ledger, clock, timedelta(days=10), [])
     pages = []
     for _day in range(0, 365, 5):
         a_day(ledger, clock, jobs_a_day=4, instances_a_job=10)
         clock.advance(5 * DAY_S)
-        run(forgetting, clock)
+        run(deletion, clock)
         with ledger.read() as transaction:
             pages.append(transaction.execute(text("PRAGMA page_count")).scalar())
             assert 0 == balance.load_accounts(transaction)[0].difference
@@ -395,10 +393,10 @@ def test_a_transaction_deletes_a_few_rows_so_that_other_processes_can_write(
     clock = VirtualClock()
     a_day(ledger, clock, jobs_a_day=5, instances_a_job=4)
     clock.advance(2 * DAY_S)
-    forgetting = Retention(ledger, clock, timedelta(days=1), [])
+    deletion = Retention(ledger, clock, timedelta(days=1), [])
     clock.move_to(clock.now() + EVERY)
     held = [held_rows(ledger)]
-    while forgetting.step() - clock.now() < EVERY:
+    while deletion.step() - clock.now() < EVERY:
         clock.advance(1)
         held.append(held_rows(ledger))
     assert [5, 3, 1, 0] == list(dict.fromkeys(jobs for jobs, _instances in held))
@@ -439,9 +437,9 @@ def test_a_failed_run_is_repeated_with_the_next_step(ledger: Ledger, monkeypatch
     clock = VirtualClock()
     a_day(ledger, clock, jobs_a_day=1, instances_a_job=1)
     clock.advance(2 * DAY_S)
-    forgetting = Retention(ledger, clock, timedelta(days=1), [])
+    deletion = Retention(ledger, clock, timedelta(days=1), [])
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
         patch.setattr(ledger, "write", lambda: 1 / 0)
-        forgetting.step()
-    run(forgetting, clock)
+        deletion.step()
+    run(deletion, clock)
     assert (0, 0) == held_rows(ledger)

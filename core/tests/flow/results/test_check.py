@@ -30,7 +30,7 @@ GOOD = FileOfUnknownOrigin(
 
 
 def reason_for(known: KnownInstance | None = None, *, is_repeated: bool = False, **changes: str) -> str:
-    """Return why an output is quarantined. `changes` are values of its identity."""
+    """Return why an output is quarantined. `changes` are values of its identity; its header has no UIDs to compare."""
     output = evolve(
         GOOD, identity=evolve(GOOD.identity, **changes), header_sop_class_uid="", header_sop_instance_uid=""
     )

@@ -56,7 +56,7 @@ def encode(sop: str, *, study: bytes = b"1.2.3", accession: bytes = b"ACC-1", mo
     return b"".join(element(*one) for one in elements)
 
 
-def keep(adapter: Adapter, store: Store, sop: str, data_set: bytes) -> None:
+def keep(store: Store, sop: str, data_set: bytes) -> None:
     request = StoreRequest(
         ae_title="KEEP",
         calling_ae_title="CT1",
@@ -81,8 +81,8 @@ def test_a_series_has_one_row_however_many_instances_arrive(make_adapter: Any) -
     adapter: Adapter = make_adapter(CONFIGURATION)
     store = Store(adapter.config, adapter.resources)
     for number in range(3):
-        keep(adapter, store, f"1.2.4.{number}", encode(f"1.2.4.{number}"))
-    keep(adapter, store, "1.2.4.9", encode("1.2.4.9", accession=b"", modality=b""))
+        keep(store, f"1.2.4.{number}", encode(f"1.2.4.{number}"))
+    keep(store, "1.2.4.9", encode("1.2.4.9", accession=b"", modality=b""))
     assert [
         ("1.2.3", "P1", "ACC-1", "20260105", "CT", ""),
         ("1.2.3", "P1", "", "20260105", "", ""),
@@ -99,10 +99,10 @@ def test_descriptions_are_kept_only_if_configured(make_adapter: Any) -> None:
     """They are kept from the next instance on; the row of a known series gets them, too."""
     adapter: Adapter = make_adapter(CONFIGURATION)
     store = Store(adapter.config, adapter.resources)
-    keep(adapter, store, "1.2.4.1", encode("1.2.4.1"))
+    keep(store, "1.2.4.1", encode("1.2.4.1"))
     ledger = evolve(adapter.config.ledger, keep_descriptions=True)
     store.configure(evolve(adapter.config, ledger=ledger))
-    keep(adapter, store, "1.2.4.2", encode("1.2.4.2"))
+    keep(store, "1.2.4.2", encode("1.2.4.2"))
     assert [("1.2.3", "P1", "ACC-1", "20260105", "CT", "Thorax")] == rows(adapter)
 
 
@@ -110,7 +110,7 @@ def test_descriptions_are_kept_only_if_configured(make_adapter: Any) -> None:
 def test_an_illegal_value_is_no_reason_to_refuse(make_adapter: Any, accession: bytes) -> None:
     """A value that is too long is cut, so that rows and recovery records stay small."""
     adapter: Adapter = make_adapter(CONFIGURATION)
-    keep(adapter, Store(adapter.config, adapter.resources), "1.2.4.1", encode("1.2.4.1", accession=accession))
+    keep(Store(adapter.config, adapter.resources), "1.2.4.1", encode("1.2.4.1", accession=accession))
     [(_study, _patient, kept, *_others)] = rows(adapter)
     assert 0 < len(kept) <= 64
 

@@ -224,7 +224,7 @@ def request(uid: str, ae_title: str) -> StoreRequest:
 
 
 def test_lost_rows_are_entered_again_in_order(site: Site) -> None:
-    """The rows have all columns, including the time when the data set was complete."""
+    """They have all columns. `received_at` is the time at which the data set was complete, and the ids are new."""
     first = site.start()
     first.send("1.1", "1.2")
     kept = site.keep_ledger()
@@ -367,7 +367,7 @@ def test_no_row_is_entered_twice(site: Site, monkeypatch: pytest.MonkeyPatch) ->
         again = site.start()
         assert 0 == again.store.recover()
         assert ["1.1", "1.2"] == again.uids()
-        assert [again.content(instance) for instance in again.pending()]
+        assert all(again.content(instance) for instance in again.pending())
         again.kill()
 
 
@@ -449,7 +449,7 @@ def test_recovery_records_of_other_versions_are_ignored(site: Site, monkeypatch:
 
 
 def test_an_acknowledged_replacement_is_kept_after_a_change_of_the_setting(site: Site) -> None:
-    """The audit reports the older instance."""
+    """The older instance gets the row. An audit reports the newer one, whose object has no row."""
     first = site.start()
     kept = site.keep_ledger()
     first.send("1.1", ae_title="OVER")
@@ -458,6 +458,7 @@ def test_an_acknowledged_replacement_is_kept_after_a_change_of_the_setting(site:
 
     second = site.start(CONFIGURATION.replace("overwrite-same-instance = true", ""))
     assert 1 == second.store.recover()
+    assert ["P1"] == [instance.patient_id for instance in second.pending("OVER")]
     assert 2 == len(list(second.storage.keys()))
 
 
@@ -711,13 +712,13 @@ def test_a_slow_storage_is_not_synced_inline(site: Site) -> None:
         assert is_inline == (process.store.commit_inline(process.arrive("1.2")) is not None)
 
 
-@pytest.mark.parametrize("who", ["another process", "another thread"])
-def test_an_inline_commit_does_not_wait_for_the_ledger(site: Site, who: str) -> None:
+@pytest.mark.parametrize("locked_by", ["another process", "another thread"])
+def test_an_inline_commit_does_not_wait_for_the_ledger(site: Site, locked_by: str) -> None:
     """If the ledger is locked, nothing is changed, and `commit` enters the instance. Later transactions wait again."""
     process = site.start()
     process.send("1.1")
     arrival = process.arrive("1.2")
-    writer = process.ledger if who == "another thread" else site.start().ledger
+    writer = process.ledger if locked_by == "another thread" else site.start().ledger
     with writer.write() as transaction:
         transaction.execute(text("UPDATE commits SET settled = 1"))
         assert process.store.commit_inline(arrival) is None

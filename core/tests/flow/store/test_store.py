@@ -302,12 +302,12 @@ def test_an_instance_that_is_sent_again_after_its_submission_is_a_new_arrival(si
 # --- refused instances ------------------------------------------------------------------------------------------------
 
 HOSTILE = [b"../../etc/passwd", b"..\\..\\x", b"1.2\0.3", b"9" * 10_000, b"/", b"1.2/3", b"\xe9"]
-OURS = r"data/(instances/[0-9a-f]{32}\.segment|ledger\.sqlite-...)"
+ADAPTER_NAMES = r"data/(instances/[0-9a-f]{32}\.segment|ledger\.sqlite-...)"
 
 
 def names_not_of_the_adapter(new: set[str]) -> list[str]:
     """Return the files whose names the adapter did not choose."""
-    return [path for path in new if not re.fullmatch(OURS, path)]
+    return [path for path in new if not re.fullmatch(ADAPTER_NAMES, path)]
 
 
 @pytest.mark.parametrize("uid", ["study", "series", "sop"])
@@ -362,7 +362,7 @@ LEDGER_FULL = LedgerUnavailable("database or disk is full", is_full=True)
 LEDGER_BROKEN = LedgerUnavailable("disk I/O error", is_io_error=True)
 UNWRITABLE = UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")
 STORAGE_FAILURES = [
-    (StorageFull("no room"), StoreOutcome.OUT_OF_SPACE),
+    (StorageFull("the storage is full"), StoreOutcome.OUT_OF_SPACE),
     (OSError(errno.ENOSPC, "No space left on device"), StoreOutcome.OUT_OF_SPACE),
     (OSError(errno.EDQUOT, "Disk quota exceeded"), StoreOutcome.OUT_OF_SPACE),
     (OSError(errno.EMFILE, "Too many open files"), StoreOutcome.OUT_OF_SPACE),
@@ -448,8 +448,8 @@ def test_a_row_that_was_committed_although_the_commit_raised_keeps_its_object(si
     write = site.ledger.write
 
     @contextmanager
-    def committing() -> Iterator[Transaction]:
-        with write() as transaction:
+    def committing(**options: bool) -> Iterator[Transaction]:
+        with write(**options) as transaction:
             yield transaction
         raise LEDGER_BROKEN
 
@@ -457,7 +457,7 @@ def test_a_row_that_was_committed_although_the_commit_raised_keeps_its_object(si
         patch.setattr(site.ledger, "write", committing)
         assert StoreOutcome.FAILED == site.send(encode()).outcome
 
-    assert StoreOutcome.STORED == site.send(encode()).outcome
+    assert StoreOutcome.ALREADY_STORED == site.send(encode()).outcome
     assert ({"pending": 1}, [part10(encode())]) == (site.adapter.states, site.stored_contents)
 
 

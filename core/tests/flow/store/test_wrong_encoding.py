@@ -22,10 +22,10 @@ path = "data"
 processor = "by-study"
 [ae-titles.REFUSE.settings]
 pipeline-one = "p1"
-[ae-titles.ASIDE]
+[ae-titles.QUARANTINE]
 processor = "by-study"
 wrong-encoding = "quarantine"
-[ae-titles.ASIDE.settings]
+[ae-titles.QUARANTINE.settings]
 pipeline-one = "p1"
 """
 
@@ -74,7 +74,7 @@ def test_a_wrong_encoding_is_quarantined_at_an_ae_title_that_keeps_such_instance
 
     Verified to fail when the row is entered without the reason.
     """
-    result = keep(adapter, "ASIDE", ImplicitVRLittleEndian)
+    result = keep(adapter, "QUARANTINE", ImplicitVRLittleEndian)
     assert StoreOutcome.STORED is result.outcome
     assert result.instance is not None
     assert "P1" == result.instance.patient_id
@@ -92,8 +92,8 @@ def test_an_instance_in_a_wrong_encoding_does_not_replace_a_pending_one(make_ada
     adapter: Adapter = make_adapter(
         CONFIGURATION.replace("wrong-encoding", "overwrite-same-instance = true\nwrong-encoding")
     )
-    assert StoreOutcome.STORED is keep(adapter, "ASIDE", ExplicitVRLittleEndian).outcome
-    assert StoreOutcome.CANNOT_UNDERSTAND is keep(adapter, "ASIDE", ImplicitVRLittleEndian).outcome
+    assert StoreOutcome.STORED is keep(adapter, "QUARANTINE", ExplicitVRLittleEndian).outcome
+    assert StoreOutcome.CANNOT_UNDERSTAND is keep(adapter, "QUARANTINE", ImplicitVRLittleEndian).outcome
     assert {"pending": 1} == adapter.states
 
 
@@ -107,7 +107,7 @@ def test_an_instance_in_a_wrong_encoding_is_quarantined_again_after_a_power_loss
     records: list[bytes] = []
     writer = type(adapter.resources.storage.writer())
     monkeypatch.setattr(writer, "write_recovery_record", lambda _self, record: records.append(record))
-    result = keep(adapter, "ASIDE", ImplicitVRLittleEndian)
+    result = keep(adapter, "QUARANTINE", ImplicitVRLittleEndian)
     [record] = records
     recovered = read_recovery_record(record, "key")
     assert recovered is not None

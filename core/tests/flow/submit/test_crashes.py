@@ -1,4 +1,4 @@
-"""A crash at any moment of a job's life: after the restart, the job ends as it would have without the crash."""
+"""A crash at any moment while a job is submitted and run: after the restart, the job ends as without the crash."""
 
 from __future__ import annotations
 
@@ -107,4 +107,4 @@ def test_a_crash_changes_nothing_about_the_end_of_a_job(
     assert job.run == len(runs), "a run was created twice"
     assert all(run.started and len(run.files) == len(adapter.instances_of(job)) for run in runs.values())
     assert (expected is JobState.FAILED) is (job.state not in jobs.FINISHED)
-    assert crashing.left < 0 or at > 8, "no crash was tested"
+    assert crashing.left < 0 or at > 8, "no crash was tested"  # every job has at least nine changes

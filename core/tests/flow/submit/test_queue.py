@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -51,6 +51,7 @@ submitter = "platform"
 processor = "one-by-one"
 submitter = "other"
 """
+# Both AE titles use one submitter.
 TOGETHER = """
 [submitters.platform]
 type = "scripted"
@@ -89,6 +90,7 @@ class Platform(ScriptedPlatform):
         self.on_upload: Callable[[Job], None] = lambda _job: None
         self.started: list[str] = []  # priorities
         self.is_open = False
+        self.closed = 0  # number of calls of `close`
 
     @hookimpl
     def dicom_adapter_processors(self) -> list[type]:
@@ -99,7 +101,7 @@ class Platform(ScriptedPlatform):
         self.is_open = True
 
     def close(self) -> None:
-        assert self.is_open
+        self.closed += 1
         self.is_open = False
 
     def handle(self, call: str, job: Job, position: int | None = None) -> None:
@@ -142,7 +144,7 @@ def test_jobs_are_started_by_priority_and_then_by_age(make_adapter: MakeAdapter,
 
 
 @pytest.fixture
-def watch(make_adapter: MakeAdapter, platform: Platform) -> Outage:
+def outage(make_adapter: MakeAdapter, platform: Platform) -> Outage:
     return Outage(make_adapter(CONFIGURATION, Plugin(platform)), platform)
 
 
@@ -168,34 +170,34 @@ class Outage:
         return self.adapter.host.findings()[Part(PartKind.PLATFORM, "platform")]
 
 
-def test_a_platform_is_down_after_three_failures_of_one_job(watch: Outage) -> None:
+def test_a_platform_is_down_after_three_failures_of_one_job(outage: Outage) -> None:
     """The reason is that of the last failure, with the time of the first one. Other platforms are not down.
 
     Verified to fail when failures of one job do not count: the platform of a single study is never down.
     """
-    watch.begin()
-    watch.adapter.receive(make_instance(), ae_title="LUNG")
-    assert PartFinding() == watch.health()
-    while watch.attempts < 3:  # jitter shortens the pauses
-        watch.adapter.advance(1)
+    outage.begin()
+    outage.adapter.receive(make_instance(), ae_title="LUNG")
+    assert PartFinding() == outage.health()
+    while outage.attempts < 3:  # jitter shortens the pauses
+        outage.adapter.advance(1)
     reason = "3 calls in a row have failed since 2026-01-05 08:00:00 UTC: connection refused"
-    assert PartFinding(state=PartState.FAILING, reason=reason) == watch.health()
-    assert PartFinding() == watch.adapter.host.findings()[Part(PartKind.PLATFORM, "other")]
+    assert PartFinding(state=PartState.FAILING, reason=reason) == outage.health()
+    assert PartFinding() == outage.adapter.host.findings()[Part(PartKind.PLATFORM, "other")]
 
 
-def test_a_platform_that_is_back_is_up_within_half_a_minute(watch: Outage) -> None:
+def test_a_platform_that_is_back_is_up_within_half_a_minute(outage: Outage) -> None:
     """After an outage of hours, a job is not left in its long pause.
 
     Verified to fail when the pauses of the job count: the next attempt is after up to five minutes.
     """
-    watch.begin()
-    watch.adapter.receive(make_instance(), ae_title="LUNG")
-    watch.adapter.advance(7200)
-    assert watch.attempts < 10 + 7200 / 30
-    watch.end()
-    watch.adapter.advance(30)
-    assert PartFinding() == watch.health()
-    assert [JobState.SUBMITTED] == [job.state for job in watch.adapter.jobs]
+    outage.begin()
+    outage.adapter.receive(make_instance(), ae_title="LUNG")
+    outage.adapter.advance(7200)
+    assert outage.attempts < 10 + 7200 / 30
+    outage.end()
+    outage.adapter.advance(30)
+    assert PartFinding() == outage.health()
+    assert [JobState.SUBMITTED] == [job.state for job in outage.adapter.jobs]
 
 
 def test_a_platform_is_down_after_a_minute_without_a_success(make_adapter: MakeAdapter, platform: Platform) -> None:
@@ -203,20 +205,20 @@ def test_a_platform_is_down_after_a_minute_without_a_success(make_adapter: MakeA
 
     Verified to fail when the pauses of the job count: the job is not submitted soon after the outage.
     """
-    watch = patient(make_adapter, platform)
-    watch.begin()
-    watch.adapter.receive(make_instance(), ae_title="LUNG")
-    watch.adapter.advance(59)
-    assert PartFinding() == watch.health()
-    watch.adapter.advance(1)
-    assert PartState.FAILING is watch.health().state
-    watch.adapter.restart()
-    watch.end()
-    watch.adapter.advance(30)
-    assert [JobState.SUBMITTED] == [job.state for job in watch.adapter.jobs]
+    outage = with_long_pauses(make_adapter, platform)
+    outage.begin()
+    outage.adapter.receive(make_instance(), ae_title="LUNG")
+    outage.adapter.advance(59)
+    assert PartFinding() == outage.health()
+    outage.adapter.advance(1)
+    assert PartState.FAILING is outage.health().state
+    outage.adapter.restart()
+    outage.end()
+    outage.adapter.advance(30)
+    assert [JobState.SUBMITTED] == [job.state for job in outage.adapter.jobs]
 
 
-def patient(make_adapter: MakeAdapter, platform: Platform) -> Outage:
+def with_long_pauses(make_adapter: MakeAdapter, platform: Platform) -> Outage:
     """Return an adapter with long pauses between two tries of a job."""
     configuration = CONFIGURATION.replace('"scripted"', '"scripted"\nretry-first = 300')
     return Outage(make_adapter(configuration, Plugin(platform)), platform)
@@ -229,21 +231,21 @@ def test_a_platform_is_down_a_minute_after_its_only_call(
 
     Verified to fail when only failures are counted: there is no second call before the pause of the job has ended.
     """
-    watch = patient(make_adapter, platform)
-    watch.begin()
-    watch.adapter.receive(make_instance(), ae_title="LUNG")
+    outage = with_long_pauses(make_adapter, platform)
+    outage.begin()
+    outage.adapter.receive(make_instance(), ae_title="LUNG")
 
     def fail_to_read(_call: str, _job: Job, _position: int | None = None) -> None:
         raise CannotRead("the files cannot be read")
 
     monkeypatch.setattr(platform, "handle", fail_to_read)
-    watch.adapter.advance(29)
-    watch.adapter.receive(make_instance(), ae_title="LUNG")
-    watch.adapter.advance(30)
-    assert PartFinding() == watch.health()
-    watch.adapter.advance(1)
+    outage.adapter.advance(29)
+    outage.adapter.receive(make_instance(), ae_title="LUNG")
+    outage.adapter.advance(30)
+    assert PartFinding() == outage.health()
+    outage.adapter.advance(1)
     reason = "1 call has failed since 2026-01-05 08:00:00 UTC: connection refused"
-    assert PartFinding(state=PartState.FAILING, reason=reason) == watch.health()
+    assert PartFinding(state=PartState.FAILING, reason=reason) == outage.health()
 
 
 def test_a_job_that_the_adapter_cannot_read_does_not_delay_the_others(
@@ -253,75 +255,75 @@ def test_a_job_that_the_adapter_cannot_read_does_not_delay_the_others(
 
     Verified to fail when its tries count as calls of the platform: the other job waits for its pause of five minutes.
     """
-    watch = patient(make_adapter, platform)
-    watch.begin()
-    watch.adapter.receive(make_instance(), ae_title="LUNG")
-    [waiting] = watch.adapter.jobs
-    watch.adapter.advance(10)
+    outage = with_long_pauses(make_adapter, platform)
+    outage.begin()
+    outage.adapter.receive(make_instance(), ae_title="LUNG")
+    [waiting] = outage.adapter.jobs
+    outage.adapter.advance(10)
 
     def fail_to_read(job: Job) -> None:
         if job.job_id != waiting.job_id:
             raise CannotRead("the files cannot be read")
 
     platform.on_upload = fail_to_read
-    watch.adapter.receive(make_instance(seed="another"), ae_title="LUNG")
-    watch.adapter.advance(50)
-    states = {job.job_id: job.state for job in watch.adapter.jobs}
+    outage.adapter.receive(make_instance(seed="another"), ae_title="LUNG")
+    outage.adapter.advance(50)
+    states = {job.job_id: job.state for job in outage.adapter.jobs}
     assert JobState.SUBMITTED is states.pop(waiting.job_id)
     assert [JobState.METADATA_SENT] == list(states.values())
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_platform_for_which_no_job_waits_is_not_down(watch: Outage, count: int) -> None:
+def test_a_platform_for_which_no_job_waits_is_not_down(outage: Outage, count: int) -> None:
     """All jobs are faulted: nothing calls the platform any more.
 
     Verified to fail when only a success ends an outage.
     """
-    watch.begin()
+    outage.begin()
     for _number in range(count):
-        watch.adapter.receive(make_instance(), ae_title="LUNG")
-    watch.adapter.advance(10)
-    assert PartState.FAILING is watch.health().state
+        outage.adapter.receive(make_instance(), ae_title="LUNG")
+    outage.adapter.advance(10)
+    assert PartState.FAILING is outage.health().state
 
     def refuse(_job: Job) -> None:
         raise Permanent("the input is not supported")
 
-    watch.platform.on_upload = refuse
-    watch.adapter.advance(300)
-    assert [JobState.FAULTED] * count == [job.state for job in watch.adapter.jobs]
-    assert PartFinding() == watch.health()
+    outage.platform.on_upload = refuse
+    outage.adapter.advance(300)
+    assert [JobState.FAULTED] * count == [job.state for job in outage.adapter.jobs]
+    assert PartFinding() == outage.health()
 
 
-def test_a_platform_is_not_down_after_its_only_job_was_cancelled(watch: Outage) -> None:
-    watch.begin()
-    watch.adapter.receive(make_instance(), ae_title="LUNG")
-    watch.adapter.advance(10)
-    assert PartState.FAILING is watch.health().state
-    operators.cancel(watch.adapter.ledger, watch.adapter.clock, watch.adapter.jobs[0].job_id)
-    watch.adapter.advance(30)
-    assert PartFinding() == watch.health()
+def test_a_platform_is_not_down_after_its_only_job_was_cancelled(outage: Outage) -> None:
+    outage.begin()
+    outage.adapter.receive(make_instance(), ae_title="LUNG")
+    outage.adapter.advance(10)
+    assert PartState.FAILING is outage.health().state
+    operators.cancel(outage.adapter.ledger, outage.adapter.clock, outage.adapter.jobs[0].job_id)
+    outage.adapter.advance(30)
+    assert PartFinding() == outage.health()
 
 
 @pytest.mark.parametrize(
     ("call", "state"), [("create", PartState.FAILING), ("upload", PartState.DEGRADED), ("start", PartState.FAILING)]
 )
 def test_a_call_that_does_not_return_is_reported_after_a_minute(
-    watch: Outage, monkeypatch: pytest.MonkeyPatch, call: str, state: PartState
+    outage: Outage, monkeypatch: pytest.MonkeyPatch, call: str, state: PartState
 ) -> None:
     """An upload may be slow, any other call is not. Verified to fail when only calls that return count."""
     states = []
 
     def hang(called: str, _job: Job, _position: int | None = None) -> None:
         if called == call:
-            watch.adapter.clock.advance(59)
-            states.append(watch.health().state)
-            watch.adapter.clock.advance(1)
-            states.append(watch.health().state)
+            outage.adapter.clock.advance(59)
+            states.append(outage.health().state)
+            outage.adapter.clock.advance(1)
+            states.append(outage.health().state)
 
-    monkeypatch.setattr(watch.platform, "handle", hang)
-    watch.adapter.receive(make_instance(), ae_title="LUNG")
+    monkeypatch.setattr(outage.platform, "handle", hang)
+    outage.adapter.receive(make_instance(), ae_title="LUNG")
     assert [PartState.OK, state] == states
-    assert PartFinding() == watch.health()
+    assert PartFinding() == outage.health()
 
 
 # --- uploads --------------------------------------------------------------------------------------------------------
@@ -443,12 +445,17 @@ def test_a_submitter_that_does_not_open_delays_only_its_jobs(make_adapter: MakeA
 
 
 def test_only_an_open_submitter_is_closed(make_adapter: MakeAdapter, platform: Platform) -> None:
-    """A submitter that never opened is not closed. A second close has no effect."""
+    """A second close has no effect, and a submitter that could not be opened is not closed."""
     adapter = make_adapter(CONFIGURATION, Plugin(platform))
     assert platform.is_open
     adapter.host.close()
-    assert not platform.is_open
     adapter.host.close()
+    assert (False, 1) == (platform.is_open, platform.closed)
+    platform.on_open = raising(OSError("no licence"))
+    with pytest.raises(OSError, match="no licence"):
+        adapter.restart()
+    adapter.host.close()
+    assert 1 == platform.closed
 
 
 # --- stop of the service during a step ------------------------------------------------------------------------------
@@ -495,7 +502,7 @@ def test_uploads_that_were_cancelled_do_not_fault_the_job(waiting: Adapter, plat
 
     class Cancelling(InlineExecutor):
         def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-            future: Any = super().submit(lambda: None).__class__()
+            future: Future[Any] = Future()
             future.cancel()
             return future
 

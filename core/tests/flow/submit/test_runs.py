@@ -191,12 +191,12 @@ def test_a_job_that_is_cancelled_during_a_poll_is_not_changed_by_it(
     assert "job_failed" not in names(adapter)
 
 
-def test_a_running_job_is_followed_after_the_submitter_stopped_to_follow_jobs(
+def test_a_running_job_is_followed_although_its_submitter_follows_no_new_jobs(
     adapter: Adapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An operator may change `follow` or `storage-commitment` while jobs run.
 
-    Verified to fail when only a submitter that follows jobs is polled: the job was running forever.
+    Verified to fail when only a submitter that follows jobs is polled: the job is running forever.
     """
     adapter.platform.end(the_job(adapter))
     monkeypatch.setattr(FollowedMemorySubmitter, "follows_jobs", False)
@@ -291,15 +291,16 @@ def test_an_interrupted_start_counts_as_running(make_adapter: MakeAdapter) -> No
 def test_jobs_are_held_back_at_the_limit(
     begun: list[tuple[int, int, bool]], starting: list[int], creating: list[int], expected: HeldBack | None
 ) -> None:
-    """With a limit of two jobs: `begun` are the numbers and ranks of jobs, and whether they run.
+    """Two jobs may run, and two more may be prepared; more urgent jobs are prepared although less urgent ones wait.
 
-    Two jobs are prepared; more urgent jobs are prepared although less urgent ones wait.
+    `begun`: number, rank (0 is the most urgent) and whether the job runs; `starting`: numbers; `creating`: ranks.
     """
     jobs = [BegunJob(number=number, rank=rank, is_running=is_running) for number, rank, is_running in begun]
     assert expected == hold_back(jobs, starting, creating, running=2, parallel=2)
 
 
 def test_a_job_that_exceeds_its_time_is_cancelled_and_failed(make_adapter: MakeAdapter) -> None:
+    """A cancellation that fails is repeated with the next poll."""
     adapter = with_running_job(make_adapter, FOLLOWED.replace("retry-first = 2", "time-limit = 60"))
     adapter.advance(59)
     assert JobState.RUNNING is the_job(adapter).state

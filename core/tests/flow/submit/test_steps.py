@@ -46,7 +46,8 @@ class Platform(ScriptedPlatform):
         super().__init__()
         self.calls: list[tuple[str, str, int | None]] = []  # call, pipeline, position
         self.metadata: dict[str, dict[str, str]] = {}  # by pipeline
-        self.failures: list[tuple[str, str | None, BaseException]] = []  # each is raised once; None: for any pipeline
+        # Call, such as "upload" or "upload 3" (a position), pipeline (None: any) and error; each error is raised once
+        self.failures: list[tuple[str, str | None, BaseException]] = []
         self.open_failures: list[BaseException] = []
         self.answer: Any = None  # returned instead of a PlatformJob
         self.opened = 0
@@ -206,7 +207,7 @@ def test_a_permanent_failure_faults_only_its_job_and_at_once(
 
 
 def caused_by(failure: Exception, cause: Exception) -> Exception:
-    """Return a failure as a library raises it that wraps another one."""
+    """Return an error of a library whose cause is another error."""
     failure.__cause__ = cause
     return failure
 
