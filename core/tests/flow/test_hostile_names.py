@@ -25,6 +25,7 @@ processor = "by-study"
 settings = { pipeline-one = "p1" }
 """
 SIGN, NUMBER = "evil", "2718281828"  # each generated name contains one of them
+# Patterns of names; {} becomes SIGN
 KINDS = ("../../../{}", "/{}", "../{}/..", "1/../{}", "~{}", "a\0{}", "C:\\{}", "$({})", "{}" * 80, "\x1b[2J{}")
 text = st.one_of(
     st.sampled_from(KINDS), st.text(st.characters(codec="latin-1"), max_size=80).map(lambda text: text + "{}")

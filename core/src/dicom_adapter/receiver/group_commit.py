@@ -19,7 +19,7 @@ from dicom_adapter.flow.store.received_instance import ReceivedInstance
 from dicom_adapter.net.storage_scp import Deliver
 
 _Waiting: TypeAlias = tuple[ReceivedInstance, Any]  # an instance and its ticket
-_Group: TypeAlias = tuple[list[_Waiting], list[Callable[[], None]]]
+_Group: TypeAlias = tuple[list[_Waiting], list[Callable[[], None]]]  # functions to call after the commit
 Commit: TypeAlias = Callable[[Sequence[ReceivedInstance]], Sequence[StoreResult]]
 CommitInline: TypeAlias = Callable[[ReceivedInstance], "StoreResult | None"]
 

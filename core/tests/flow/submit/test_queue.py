@@ -479,7 +479,7 @@ def submission(adapter: Adapter, platform: Platform, uploads: Executor) -> Submi
     return submission
 
 
-def interrupted(adapter: Adapter, sending: Submission) -> None:
+def check_step_is_interrupted(adapter: Adapter, sending: Submission) -> None:
     """Check that the next step is interrupted: the step does not count as a failure and does not change the job."""
     before = adapter.jobs
     with adapter.ledger.read() as transaction:
@@ -494,7 +494,7 @@ def test_uploads_that_can_no_longer_start_do_not_fault_the_job(waiting: Adapter,
     """A stop does not wait for a huge job, which continues after the next start."""
     executor = ThreadPoolExecutor(1)
     executor.shutdown()
-    interrupted(waiting, submission(waiting, platform, executor))
+    check_step_is_interrupted(waiting, submission(waiting, platform, executor))
 
 
 def test_uploads_that_were_cancelled_do_not_fault_the_job(waiting: Adapter, platform: Platform) -> None:
@@ -506,7 +506,7 @@ def test_uploads_that_were_cancelled_do_not_fault_the_job(waiting: Adapter, plat
             future.cancel()
             return future
 
-    interrupted(waiting, submission(waiting, platform, Cancelling()))
+    check_step_is_interrupted(waiting, submission(waiting, platform, Cancelling()))
 
 
 @pytest.mark.parametrize("failure", [ConnectionResetError("closed"), Retriable("closed")])
@@ -521,7 +521,7 @@ def test_a_step_interrupted_by_close_does_not_fault_the_job(
         raise failure
 
     platform.on_upload = close_and_fail
-    interrupted(waiting, sending)
+    check_step_is_interrupted(waiting, sending)
     platform.on_upload = lambda _job: None
     waiting.restart()
     waiting.advance(2)

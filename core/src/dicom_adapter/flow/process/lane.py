@@ -61,7 +61,7 @@ from dicom_adapter.runtime.workers import SLICE_SECONDS
 
 log = structlog.get_logger("dicom_adapter.process")
 
-TRIES_FOR_ONE_INSTANCE = 3  # number of consecutive failed turns of one instance after which it is quarantined
+TRIES_FOR_ONE_INSTANCE = 3  # number of consecutive failures of one instance after which it is quarantined
 FAILURES_TO_STOP = 5  # number of failed turns without progress after which the lane is stopped
 FIRST_PAUSE = timedelta(seconds=1)  # pause before a processor is rebuilt; doubles with every failure
 SHOWN_GROUPS = 50  # number of waiting groups that operators see

@@ -30,7 +30,7 @@ log = structlog.get_logger("dicom_adapter.results")
 
 PIECE_BYTES = 1 << 20  # bytes that are copied together
 SYNCED_TOGETHER = 100  # objects that are made durable together
-RAISE = "raise the limit in [ae-titles.<AE title>.results], then retry the job"
+RAISE_LIMIT = "raise the limit in [ae-titles.<AE title>.results], then retry the job"
 CHECK_SPACE_EVERY = 64 << 20  # bytes after which the free space is checked again
 
 
@@ -100,7 +100,7 @@ class Collector:
         number = len(collecting.stored) + 1
         if number > collecting.settings.max_outputs:
             limit = collecting.settings.max_outputs
-            raise ResultsRefused(f"the job has more outputs than max-outputs = {limit}; {RAISE}")
+            raise ResultsRefused(f"the job has more outputs than max-outputs = {limit}; {RAISE_LIMIT}")
         self._require_space()
         reader = Part10Reader(UNSUPPORTED_TRANSFER_SYNTAXES)
         with _storing():
@@ -158,9 +158,11 @@ class Collector:
 
 def _require_within_limits(number: int, size: int, total: int, settings: ResultsConfig) -> None:
     if size > settings.max_output:
-        raise ResultsRefused(f"output {number} has more than max-output = {settings.max_output} bytes; {RAISE}")
+        raise ResultsRefused(f"output {number} has more than max-output = {settings.max_output} bytes; {RAISE_LIMIT}")
     if total > settings.max_bytes:
-        raise ResultsRefused(f"the outputs have more than max-bytes = {settings.max_bytes} bytes together; {RAISE}")
+        raise ResultsRefused(
+            f"the outputs have more than max-bytes = {settings.max_bytes} bytes together; {RAISE_LIMIT}"
+        )
 
 
 @contextmanager
