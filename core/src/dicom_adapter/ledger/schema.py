@@ -293,8 +293,7 @@ commits = Table(
     metadata,
     Column("run", String(32), primary_key=True),  # id of the receiver run
     Column("receiver", Text, nullable=False),  # name of the receiver, the same for all its runs
-    # High-water mark: all instances of the run up to this number are stored or refused
-    Column("reached", BigInteger, nullable=False),
+    Column("reached", BigInteger, nullable=False),  # high-water mark: all up to this number are stored or refused
     Column("settled", BigInteger, nullable=False, server_default="0"),  # number of checkpoints of the run
 )
 
