@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +21,7 @@ from upload_runs import HERE, LONGEST_S, Run, submit
 # each response only after the acknowledgement of the first, which the system of dcmsend delays by 40 ms.
 NO_DELAY = {"TCP_NODELAY": "1"}
 CALLED = "BENCH"
+MEMORY = Path("/dev/shm")  # noqa: S108 - the file system in memory of Linux
 
 
 def dcmsend(instances: Instances, folder: Path, _parallel: int, _associations: int) -> Run:
@@ -61,26 +62,31 @@ SENDERS: dict[str, Callable[[Instances, Path, int, int], Run]] = {
 
 
 def senders(
-    instances: Instances, folder: Path, parallel: int, associations: int
+    instances: Instances, folder: Path, number: int, parallel: int, associations: int
 ) -> Iterator[tuple[str, Callable[[], Run]]]:
-    """Yield the name and the function of each run of a round."""
-    for name, send in SENDERS.items():
-        yield name, partial(send, instances, folder / name, parallel, associations)
+    """Yield the name and the function of each run of a round. Each round begins with another sender."""
+    names = list(SENDERS)
+    first = number % len(names)
+    for name in names[first:] + names[:first]:
+        yield name, partial(SENDERS[name], instances, folder / name, parallel, associations)
 
 
 @contextmanager
 def _storescp(instances: Instances, folder: Path) -> Iterator[int]:
-    """Run `storescp +B`, which writes data sets as they arrive. Yield its port; check at the end that none was lost."""
+    """Run `storescp +B`, which writes data sets as they arrive. Yield its port; check at the end that none was lost.
+
+    It writes to memory where the system has a folder for that: the figures are of the senders, not of its disk.
+    """
     folder.mkdir()
     before = os.environ.get("TCP_NODELAY")
     os.environ.update(NO_DELAY)
-    try:
-        with storescp(folder, 1, ["+B", "--fork"]) as running:
-            yield running.port
-    finally:
-        os.environ.pop("TCP_NODELAY")
-        if before is not None:
-            os.environ["TCP_NODELAY"] = before
-    found = len(list((folder / "store").iterdir()))
-    assert found == len(instances.paths), f"storescp has {found} instances"
-    shutil.rmtree(folder / "store")
+    with tempfile.TemporaryDirectory(prefix="dicom-adapter-node-", dir=MEMORY if MEMORY.is_dir() else folder) as made:
+        try:
+            with storescp(Path(made), 1, ["+B", "--fork"]) as running:
+                yield running.port
+        finally:
+            os.environ.pop("TCP_NODELAY")
+            if before is not None:
+                os.environ["TCP_NODELAY"] = before
+        found = len(list((Path(made) / "store").iterdir()))
+        assert found == len(instances.paths), f"storescp has {found} instances"

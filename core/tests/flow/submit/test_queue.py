@@ -329,7 +329,9 @@ def test_a_call_that_does_not_return_is_reported_after_a_minute(
 # --- uploads --------------------------------------------------------------------------------------------------------
 
 
-def test_a_huge_job_yields_to_others_after_each_batch(make_adapter: MakeAdapter, platform: Platform) -> None:
+def test_a_huge_job_yields_to_others_after_each_batch(
+    make_adapter: MakeAdapter, platform: Platform, batch: int
+) -> None:
     """A job of another AE title does not wait for its last file.
 
     Verified to fail when all files are uploaded in one step.
@@ -337,7 +339,7 @@ def test_a_huge_job_yields_to_others_after_each_batch(make_adapter: MakeAdapter,
     uploads: list[int] = []  # number of started jobs at each upload
     platform.on_upload = lambda _job: uploads.append(len(platform.started))
     adapter = make_adapter(TOGETHER, Plugin(platform))
-    for data_set in [make_instance(seed=f"huge-{number}", study_uid="1.2.3") for number in range(300)]:
+    for data_set in [make_instance(seed=f"huge-{number}", study_uid="1.2.3") for number in range(10 * batch)]:
         adapter.receive(data_set, ae_title="LUNG")
     adapter.receive(make_instance(seed="small"), ae_title="LIVER")
     adapter.advance(5)

@@ -19,7 +19,6 @@ from dicom_adapter import (
 from dicom_adapter.api.errors import LedgerUnavailable
 from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.flow.submit import operators
-from dicom_adapter.flow.submit.uploading import UPLOADS_PER_COMMIT
 from dicom_adapter.ledger import jobs as ledger_jobs
 from dicom_adapter.testing import Adapter, Plugin
 from support.scripted_platform import ScriptedPlatform
@@ -278,12 +277,12 @@ def test_an_invalid_result_of_the_submitter_faults_the_job(
 # --- uploads --------------------------------------------------------------------------------------------------------
 
 
-def test_a_refused_file_does_not_stop_the_others(make_adapter: MakeAdapter, platform: Platform) -> None:
+def test_a_refused_file_does_not_stop_the_others(make_adapter: MakeAdapter, platform: Platform, batch: int) -> None:
     """The job is faulted when all other files are uploaded, with the words of the refusal.
 
     A retry sends what is missing. Verified to fail when a permanent error of an upload is raised at once.
     """
-    count = UPLOADS_PER_COMMIT + 5
+    count = batch + 5
     platform.fail("upload 1", Permanent("SOP class not supported"))
     adapter = with_jobs(make_adapter, platform, instances=count)
     (job,) = adapter.jobs
@@ -308,16 +307,18 @@ def test_a_transient_failure_of_an_upload_is_retried_before_a_refusal_counts(
     assert [0, 1, 2, 0, 1] == platform.positions()
 
 
-def test_refusals_are_no_progress_of_a_job_that_keeps_failing(make_adapter: MakeAdapter, platform: Platform) -> None:
+def test_refusals_are_no_progress_of_a_job_that_keeps_failing(
+    make_adapter: MakeAdapter, platform: Platform, batch: int
+) -> None:
     """A batch of refused files before a transient failure resets neither the pauses nor the limit of the retries.
 
     Verified to fail when each batch without a transient failure clears the failed attempts.
     """
-    for number in range(UPLOADS_PER_COMMIT):
+    for number in range(batch):
         platform.fail(f"upload {number}", Permanent("refused"), times=50)
-    platform.fail(f"upload {UPLOADS_PER_COMMIT}", Retriable("busy"), times=50)
+    platform.fail(f"upload {batch}", Retriable("busy"), times=50)
     configuration = ONE.replace("retry-first = 2", "retry-first = 2\nretry-for = 600")
-    adapter = with_jobs(make_adapter, platform, configuration, instances=UPLOADS_PER_COMMIT + 1)
+    adapter = with_jobs(make_adapter, platform, configuration, instances=batch + 1)
     adapter.advance(900)
     (job,) = adapter.jobs
     assert JobState.FAULTED is job.state
@@ -333,28 +334,30 @@ def test_many_refusals_are_summed_up(make_adapter: MakeAdapter, platform: Platfo
     assert f"6 of 7 instances could not be uploaded: {words}" == adapter.jobs[0].last_error
 
 
-def test_uploads_continue_where_they_stopped(make_adapter: MakeAdapter, platform: Platform) -> None:
+def test_uploads_continue_where_they_stopped(make_adapter: MakeAdapter, platform: Platform, batch: int) -> None:
     """After a failure and after a restart, only the missing files are sent."""
-    count = 2 * UPLOADS_PER_COMMIT + 6
-    broken = UPLOADS_PER_COMMIT + 3
+    count = 2 * batch + 6
+    broken = batch + 3
     platform.fail(f"upload {broken}", Retriable("connection lost"))
     adapter = with_jobs(make_adapter, platform, instances=count)
-    assert list(range(2 * UPLOADS_PER_COMMIT)) == platform.positions()
+    assert list(range(2 * batch)) == platform.positions()
     adapter.restart()
     adapter.advance(2)
     assert {"p1": "submitted"} == states(adapter)
-    assert [*range(2 * UPLOADS_PER_COMMIT), broken, *range(2 * UPLOADS_PER_COMMIT, count)] == platform.positions()
+    assert [*range(2 * batch), broken, *range(2 * batch, count)] == platform.positions()
 
 
-def test_a_crash_during_uploads_repeats_at_most_one_batch(make_adapter: MakeAdapter, platform: Platform) -> None:
+def test_a_crash_during_uploads_repeats_at_most_one_batch(
+    make_adapter: MakeAdapter, platform: Platform, batch: int
+) -> None:
     """Files whose upload is recorded are not sent again."""
-    platform.fail(f"upload {UPLOADS_PER_COMMIT + 2}", KeyboardInterrupt())  # simulates the end of the process
+    platform.fail(f"upload {batch + 2}", KeyboardInterrupt())  # simulates the end of the process
     with pytest.raises(KeyboardInterrupt):
-        with_jobs(adapters := _Keeping(make_adapter), platform, instances=UPLOADS_PER_COMMIT + 5)
+        with_jobs(adapters := _Keeping(make_adapter), platform, instances=batch + 5)
     adapters.adapter.restart()
     repeated = [n for n in set(platform.positions()) if platform.positions().count(n) > 1]
     assert {"p1": "submitted"} == states(adapters.adapter)
-    assert [UPLOADS_PER_COMMIT, UPLOADS_PER_COMMIT + 1, UPLOADS_PER_COMMIT + 2] == sorted(repeated)
+    assert [batch, batch + 1, batch + 2] == sorted(repeated)
 
 
 class _Keeping:

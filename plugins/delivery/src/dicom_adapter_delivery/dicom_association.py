@@ -6,6 +6,7 @@ with parts of a memoryview.
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import time
@@ -58,6 +59,8 @@ class OutgoingAssociation:
         self._peer = peer
         self._socket = connection
         self._is_plain = not isinstance(connection, ssl.SSLSocket)
+        self._readable = select.poll()
+        self._readable.register(connection, select.POLLIN)
         self._received = bytearray()
         self._message_id = 0
         self._gone = False
@@ -180,6 +183,8 @@ class OutgoingAssociation:
         """Return whether the peer has neither released nor aborted the association nor closed the connection."""
         if self._gone or self._received:
             return False
+        if self._is_plain and not self._readable.poll(0):  # TLS may have read ahead, or have a message of its own
+            return True
         try:
             self._socket.settimeout(0)
             self._received += self._socket.recv(RECEIVE_BYTES)  # b"" at the end of the connection

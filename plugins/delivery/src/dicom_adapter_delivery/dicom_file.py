@@ -20,10 +20,10 @@ def data_set_pieces(source: BinaryIO, size_bytes: int) -> Iterator[Piece]:
     Each piece is yielded only after the next read, so that a file of wrong length never becomes a complete data set.
     The errors of `source.read` are passed on, except OSError, which becomes Retriable.
     """
-    piece = _read(source, PIECE_BYTES)
+    piece = _read(source, min(PIECE_BYTES, size_bytes))
     total, offset = len(piece), _data_set_offset(piece)
     while True:
-        following = _read(source, PIECE_BYTES if total < size_bytes else 1)
+        following = _read(source, min(PIECE_BYTES, size_bytes - total) or 1)
         total += len(following)
         if total > size_bytes or (not following and total < size_bytes):
             length = "more" if total > size_bytes else f"only {total}"

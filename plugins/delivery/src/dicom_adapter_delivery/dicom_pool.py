@@ -42,13 +42,16 @@ class AssociationPool:
         self._connect = connect
         self._most = most
         self._idle_s = idle_s
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)  # for the thread that releases unused associations
+        self._available = threading.Condition(self._lock)  # for uploads that wait for an association
         self._unused: list[_Unused] = []  # the one that was used last is at the end
         self._in_use: set[OutgoingAssociation] = set()
         self._count = 0  # associations that are open, being opened, or being released
         self._recent: dict[Pair, float] = {}  # accepted pairs with the monotonic time of their last use
         # Error of the last attempt to open an association, and the monotonic time until which it is valid.
         self._failure: tuple[float, Retriable] | None = None
+        self._waits_for_first = False  # no association is unused, and the thread that releases them waits for one
         self._is_closed = False
         self._thread: threading.Thread | None = None
 
@@ -66,7 +69,8 @@ class AssociationPool:
             unused, self._unused = self._unused, []
             self._count -= len(unused)
             in_use = list(self._in_use)
-            self._changed.notify_all()
+            self._changed.notify()
+            self._available.notify_all()
         for association in in_use:
             association.abort()
         for entry in unused:
@@ -104,7 +108,7 @@ class AssociationPool:
                 if self._unused:
                     superfluous = self._unused.pop(0).association  # released, because the new one would exceed `most`
                     break
-                self._changed.wait()
+                self._available.wait()
             pairs = self._pairs_to_propose(pair)
         return self._open(pair, pairs, superfluous)
 
@@ -150,7 +154,7 @@ class AssociationPool:
                 if isinstance(failure, Retriable):
                     now = time.monotonic()
                     self._failure = (now + min(MAX_FAILURE_S, now - began), failure)
-                self._changed.notify_all()
+                self._available.notify_all()
             raise
         with self._changed:
             self._failure = None
@@ -172,7 +176,9 @@ class AssociationPool:
             else:
                 self._count -= 1
                 association.close_connection()
-            self._changed.notify_all()  # not `notify`, which may wake only the thread that releases associations
+            self._available.notify()  # one is enough: an upload that cannot use this association replaces it
+            if self._waits_for_first:
+                self._changed.notify()
 
     def note_use(self, pair: Pair) -> None:
         """Record the use of a pair: the next new association proposes it, too."""
@@ -186,7 +192,9 @@ class AssociationPool:
                 due = [entry for entry in self._unused if now >= entry.since + self._idle_s]
                 if not due:
                     next_due = min((entry.since + self._idle_s for entry in self._unused), default=None)
+                    self._waits_for_first = next_due is None
                     self._changed.wait(None if next_due is None else next_due - now)
+                    self._waits_for_first = False
                     continue
                 self._unused = [entry for entry in self._unused if entry not in due]
                 self._changed.release()
@@ -196,4 +204,4 @@ class AssociationPool:
                 finally:
                     self._changed.acquire()
                     self._count -= len(due)
-                    self._changed.notify_all()
+                    self._available.notify_all()

@@ -22,7 +22,7 @@ from dicom_adapter.api.values import InstanceStorageInfo, Job
 from dicom_adapter.ledger import Ledger, instances, jobs
 from dicom_adapter.ledger.jobs import JobRow
 
-UPLOADS_PER_COMMIT = 32  # files in one batch: their uploads are recorded together; a crash repeats at most this many
+UPLOADS_PER_COMMIT = 256  # files in one batch: their uploads are recorded together; a crash repeats at most this many
 BATCH_SECONDS = 2.0  # after this time, no upload of a batch begins, so that other jobs can use a slow platform
 MAX_ERRORS = 3  # number of different errors in the error of a job
 
@@ -101,7 +101,8 @@ class Uploading:
         """
         errors = {position: _error(future) for position, future in self._begin_all(row.job, members).items()}
         uploaded = [position for position, error in errors.items() if error is None]
-        with self._ledger.write() as transaction:
+        # Not synced: a power loss only repeats uploads, and a sync may wait for everything that the platform writes.
+        with self._ledger.write(synced=False) as transaction:
             jobs.mark_uploaded(transaction, row.number, uploaded)
         _raise_worst(errors)
         current.refused |= {position: str(error) for position, error in errors.items() if error is not None}
