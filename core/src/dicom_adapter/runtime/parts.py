@@ -22,7 +22,7 @@ class PartKind(Enum):
     HISTORY = "history", OTHER_DEADLINE_SECONDS  # deletes old rows of the ledger
     OBSERVER = "observer", 60.0  # one call of an observer hook; no other part waits for it
     LANE = "AE title", 25.0  # one turn, or half a second of turns; a processor that hangs is reported within 30 s
-    SUBMITTER = "submitter", 3600.0  # uploads up to 256 files in parallel; submitters limit each upload, often to minutes
+    SUBMITTER = "submitter", 3600.0  # uploads up to 256 files; submitters limit each upload, often to minutes
     PLATFORM = "platform", OTHER_DEADLINE_SECONDS  # the platform of a submitter, which may be down
     STATUS_WATCH = "platform watch", 120.0  # one request to the platform; submitters have a shorter limit
     SERVER = "server", OTHER_DEADLINE_SECONDS  # a server of a plugin, or the HTTP server
