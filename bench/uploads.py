@@ -245,7 +245,7 @@ The disk, one file after another: {rates}.
 - Memory: the highest resident memory of all processes of the adapter minus their memory before the job; in brackets
   minus their memory before the first upload.
 - The adapter runs with its defaults: each stored file is verified while it is read, and the progress is
-  committed and synced after every 32 files.
+  committed after every 256 files.
 
 Measured with `bench/uploads.py` on {machine}.
 """
