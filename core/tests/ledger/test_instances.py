@@ -15,8 +15,8 @@ from sqlalchemy import delete, select
 from dicom_adapter import InstanceStorageInfo, Job, JobState
 from dicom_adapter.api.errors import RowRejected
 from dicom_adapter.ledger import Ledger, counters, instances, jobs
+from dicom_adapter.ledger.column_types import UtcDateTime
 from dicom_adapter.ledger.instance_values import CHUNK
-from dicom_adapter.ledger.schema import UtcDateTime
 from dicom_adapter.ledger.schema import instances as table
 
 MakeInstance = Callable[..., InstanceStorageInfo]

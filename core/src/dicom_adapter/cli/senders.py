@@ -14,8 +14,8 @@ from dicom_adapter.cli.filters import takes_some_filters
 from dicom_adapter.cli.times import Times, Utc, iso
 from dicom_adapter.cli.wrapping import INDENT, with_options, wrapped
 from dicom_adapter.ledger import senders as ledger_senders
+from dicom_adapter.ledger.column_types import EPOCH
 from dicom_adapter.ledger.filters import NO_FILTERS, Filters
-from dicom_adapter.ledger.schema import EPOCH
 from dicom_adapter.ledger.senders import Rejected, Sender
 from dicom_adapter.operations.senders import SenderReport, describe, name_of, next_step, report
 from dicom_adapter.runtime.clock import SystemClock

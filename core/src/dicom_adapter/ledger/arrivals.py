@@ -14,9 +14,10 @@ from attrs import fields
 from sqlalchemy.dialects import sqlite
 
 from dicom_adapter.api.values import InstanceStorageInfo
+from dicom_adapter.ledger.column_types import EPOCH
 from dicom_adapter.ledger.connection import Transaction, as_sqlalchemy_error
 from dicom_adapter.ledger.counters import RECEIVED
-from dicom_adapter.ledger.schema import EPOCH, IS_PENDING, InstanceState, instances
+from dicom_adapter.ledger.schema import IS_PENDING, InstanceState, instances
 
 COLUMNS = [name.name for name in fields(InstanceStorageInfo) if name.name != "instance_id"]
 

@@ -16,14 +16,13 @@ from sqlalchemy import Column, ColumnElement, and_, delete, exists, func, litera
 
 from dicom_adapter.api.values import JobState
 from dicom_adapter.ledger import counters
+from dicom_adapter.ledger.column_types import EPOCH, UtcDateTime
 from dicom_adapter.ledger.connection import Transaction
 from dicom_adapter.ledger.schema import (
-    EPOCH,
     IS_FINISHED,
     IS_RECLAIMED,
     IS_RESULT,
     InstanceState,
-    UtcDateTime,
     events,
     instances,
     job_instances,

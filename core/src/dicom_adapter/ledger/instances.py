@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, bindparam, case, exists, func, or_, select
 
 from dicom_adapter.api.values import InstanceStorageInfo, JobState
 from dicom_adapter.ledger import counters
+from dicom_adapter.ledger.column_types import UtcDateTime
 from dicom_adapter.ledger.connection import Transaction, inserted_id
 from dicom_adapter.ledger.instance_values import (
     CHUNK,
@@ -27,7 +28,6 @@ from dicom_adapter.ledger.schema import (
     IS_RELEASED,
     InstanceOutcome,
     InstanceState,
-    UtcDateTime,
     instances,
     job_instances,
     jobs,

@@ -10,8 +10,9 @@ from attrs import frozen
 from sqlalchemy import Row, delete, select, update
 
 from dicom_adapter.api.values import Waiting
+from dicom_adapter.ledger.column_types import UtcDateTime
 from dicom_adapter.ledger.connection import Transaction
-from dicom_adapter.ledger.schema import LaneState, UtcDateTime, lanes
+from dicom_adapter.ledger.schema import LaneState, lanes
 
 
 @frozen(kw_only=True)

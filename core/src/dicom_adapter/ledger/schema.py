@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta, timezone
 from enum import Enum
-from typing import Any
 
 from sqlalchemy import (
     JSON,
@@ -20,27 +18,13 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    TypeDecorator,
     literal_column,
     text,
 )
 
+from dicom_adapter.ledger.column_types import RowId, UtcDateTime
+
 metadata = MetaData()
-
-EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-
-
-class UtcDateTime(TypeDecorator[datetime]):
-    """A time, stored as whole microseconds since 1970-01-01 UTC: exact, ordered, and the same in every database."""
-
-    impl = BigInteger
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Any) -> int | None:  # noqa: ARG002 - SQLAlchemy's
-        return None if value is None else (value - EPOCH) // timedelta(microseconds=1)
-
-    def process_result_value(self, value: int | None, dialect: Any) -> datetime | None:  # noqa: ARG002 - SQLAlchemy's
-        return None if value is None else EPOCH + timedelta(microseconds=value)
 
 
 class InstanceState(str, Enum):
@@ -68,9 +52,6 @@ class LaneState(str, Enum):
     RUNNING = "running"
     STOPPED = "stopped"  # associations are rejected, instances wait
 
-
-# SQLite numbers rows automatically only if the key is exactly INTEGER; in other databases ids may exceed 2³¹.
-RowId = BigInteger().with_variant(Integer, "sqlite")
 
 # Columns whose values together identify a row of `series`
 SERIES_KEY = ("series_instance_uid", "study_instance_uid", "patient_id", "accession_number", "study_date", "modality")

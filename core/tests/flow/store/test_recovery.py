@@ -26,8 +26,8 @@ from dicom_adapter.config import Config, load
 from dicom_adapter.flow.store.commit import Store
 from dicom_adapter.flow.store.received_instance import ReceivedInstance
 from dicom_adapter.ledger import WAIT_SECONDS, Ledger, arrivals, events, instance_rows, instances, receiver_runs
+from dicom_adapter.ledger.column_types import EPOCH
 from dicom_adapter.ledger.filters import Filters
-from dicom_adapter.ledger.schema import EPOCH
 from dicom_adapter.plugins.registry import discover
 from dicom_adapter.runtime.data_folder import DataFolder
 from dicom_adapter.runtime.resources import Resources

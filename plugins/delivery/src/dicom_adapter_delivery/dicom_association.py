@@ -272,7 +272,7 @@ class OutgoingAssociation:
                 left -= sent
                 if not left:
                     return
-                buffers = _after(buffers, sent)
+                buffers = wire.without_first(buffers, sent)
         except TimeoutError:
             raise self._timed_out("accepted no data") from None
         except (OSError, ValueError) as failure:  # ValueError: closed by another thread
@@ -394,12 +394,3 @@ def connect(peer: DicomPeer, pairs: Sequence[Pair]) -> OutgoingAssociation:
     except BaseException:
         connection.close()
         raise
-
-
-def _after(buffers: list[bytes | memoryview], sent: int) -> list[bytes | memoryview]:
-    """Return `buffers` without the first `sent` bytes."""
-    for number, buffer in enumerate(buffers):
-        if sent < len(buffer):
-            return [memoryview(buffer)[sent:], *buffers[number + 1 :]]
-        sent -= len(buffer)
-    return []

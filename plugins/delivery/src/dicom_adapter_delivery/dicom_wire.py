@@ -241,3 +241,12 @@ def require_response(message: Message, context_id: int, message_id: int, request
     if (message.context_id, kind, responded_to) != (context_id, request | RESPONSE, message_id):
         raise InvalidBytes("a message is not the response to the request")
     message.number(STATUS)
+
+
+def without_first(buffers: list[bytes | memoryview], count: int) -> list[bytes | memoryview]:
+    """Return `buffers` without the first `count` bytes."""
+    for number, buffer in enumerate(buffers):
+        if count < len(buffer):
+            return [memoryview(buffer)[count:], *buffers[number + 1 :]]
+        count -= len(buffer)
+    return []
