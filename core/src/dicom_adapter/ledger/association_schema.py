@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import JSON, BigInteger, Boolean, Column, Index, Integer, String, Table, Text
 
-from dicom_adapter.ledger.schema import RowId, UtcDateTime, metadata
+from dicom_adapter.ledger.column_types import RowId, UtcDateTime
+from dicom_adapter.ledger.schema import metadata
 
 # Reports about associations, which lanes deliver to their processors in the order of arrivals.
 association_reports = Table(
