@@ -35,6 +35,18 @@ def problems(adapter: Adapter) -> list[str]:
     return [group.problem for group in adapter.lanes["LUNG"].waiting]
 
 
+def test_interrupted_groups_are_shown_first(adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If only some of many groups are shown, these are the ones that need an operator.
+
+    Verified to fail when the groups are chosen by their due time only.
+    """
+    monkeypatch.setattr("dicom_adapter.flow.process.lane.SHOWN_GROUPS", 1)
+    adapter.receive(*make_study(instances=1))
+    adapter.receive(*make_study(instances=1), status=ABORTED)
+    assert "" not in problems(adapter)
+    assert 2 == adapter.lanes["LUNG"].groups
+
+
 # --- evidence that something is missing -------------------------------------------------------------------------------
 
 

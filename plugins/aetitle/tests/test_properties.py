@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dicom_adapter import JobProcessorBase
 from dicom_adapter_aetitle.grouping import FinishedGroup, OpenGroups, group_all
 
 # Whole and half seconds often coincide with due times (quiet time 5 s).
@@ -52,13 +53,17 @@ def submitted_groups(lane: Any) -> Counter[Any]:
 def test_the_processor_groups_as_specified(
     new_lane: Any, new_modality: Any, steps: list[tuple[float, int, int]], max_wait: float | None, repeat: bool
 ) -> None:
-    """Processing one arrival at a time gives the same groups and due times as `group_all`."""
+    """Processing one arrival at a time gives the same groups and due times as `group_all`.
+
+    Operators see the groups that they would see if every waiting group were described.
+    """
     instances = schedule(new_modality(), steps, repeat=repeat)
     lane = new_lane(max_wait=max_wait)
 
     for instance in instances:
         lane.arrive(instance)
         assert len(lane.timers) == len(list(lane.processor.waiting()))
+        assert JobProcessorBase.waiting_soonest(lane.processor, 2) == lane.processor.waiting_soonest(2)
     lane.run_all_timers()
 
     assert expected_groups(instances, max_wait) == submitted_groups(lane)

@@ -12,6 +12,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from heapq import nsmallest
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeVar
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 SettingsT = TypeVar("SettingsT")
+MAX_GROUPS = 1_000_000  # number of groups that are taken from `waiting`: a generator may be infinite
 
 
 class Timer(Protocol):
@@ -240,5 +243,18 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
         """Return the waiting groups, for operators. Must be fast: the host calls it on the lane, between turns."""
         return ()
 
+    def waiting_soonest(self, limit: int) -> tuple[int, Sequence[Waiting]]:
+        """Return the number of waiting groups, and at most `limit` of them: those that operators see.
+
+        Groups with a problem come first, then those that are due first. The default calls `waiting`. Override this
+        method if `waiting` is slow for thousands of groups: the host calls it twice in a second, between turns.
+        """
+        groups = list(islice(self.waiting(), MAX_GROUPS))
+        return len(groups), nsmallest(limit, groups, key=_urgency)
+
     def close(self) -> None:
         """Release everything that `open` acquired. Called also if `open` has raised."""
+
+
+def _urgency(group: Waiting) -> tuple[bool, bool, datetime | None]:
+    return not group.problem, group.until is None, group.until

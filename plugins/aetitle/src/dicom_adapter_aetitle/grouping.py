@@ -88,6 +88,9 @@ class OpenGroups:
     def __iter__(self) -> Iterator[Group]:
         return iter(self._by_key.values())
 
+    def __len__(self) -> int:
+        return len(self._by_key)
+
     def get(self, key: Key) -> Group | None:
         """Return the open group of `key`, or None."""
         return self._by_key.get(key)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Collection, Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
+from heapq import nsmallest
 
 from dicom_adapter import (
     INTERRUPTED,
@@ -94,6 +95,14 @@ class AeTitleJobProcessor(JobProcessorBase[AeTitleSettings]):
 
     def waiting(self) -> Iterable[Waiting]:
         return [self._waiting(group) for group in self._groups]
+
+    def waiting_soonest(self, limit: int) -> tuple[int, Sequence[Waiting]]:
+        # Only the chosen groups are described: an AE title may have ten thousand.
+        chosen = nsmallest(limit, self._groups, key=self._urgency)
+        return len(self._groups), [self._waiting(group) for group in chosen]
+
+    def _urgency(self, group: Group) -> tuple[bool, datetime]:
+        return not group.interruptions, self._groups.due_at(group)
 
     def _waiting(self, group: Group) -> Waiting:
         return Waiting(

@@ -36,7 +36,7 @@ from dicom_adapter.flow.process.failures import (
     is_past,
 )
 from dicom_adapter.flow.process.inbox import Inbox, LaneStart
-from dicom_adapter.flow.process.lane_reports import LaneReporter, select_shown
+from dicom_adapter.flow.process.lane_reports import LaneReporter
 from dicom_adapter.flow.process.quarantine import hold
 from dicom_adapter.flow.process.reactions import (
     REACTIONS,
@@ -383,14 +383,14 @@ class Lane:
 
     def describe(self) -> LaneReport:
         """Return the report of the lane for receivers and operators."""
-        waiting = [] if self._running is None else self._running.waiting()
+        count, shown = (0, ()) if self._running is None else self._running.waiting(SHOWN_GROUPS)
         return LaneReport(
             ae_title=self.ae_title,
             state=self.state,
             reason=self.reason or next((one.reason for one in (self._stuck, self._outage) if one), ""),
             since=self.since,
-            waiting=select_shown(waiting, SHOWN_GROUPS),
-            groups=len(waiting),
+            waiting=shown,
+            groups=count,
         )
 
     def close(self) -> None:

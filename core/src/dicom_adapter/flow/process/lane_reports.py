@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from dicom_adapter.api.values import Waiting
 from dicom_adapter.ledger import lanes
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import LaneState
 from dicom_adapter.runtime.resources import Resources
 
 REPORT_EVERY = timedelta(seconds=0.5)  # time between two reports; a change of the state is reported immediately
-
-
-def select_shown(waiting: Sequence[Waiting], limit: int) -> tuple[Waiting, ...]:
-    """Return at most `limit` groups for operators, in their order. Groups with problems are chosen first."""
-    if len(waiting) <= limit:
-        return tuple(waiting)
-    places = sorted(range(len(waiting)), key=lambda place: not waiting[place].problem)
-    return tuple(waiting[place] for place in sorted(places[:limit]))
 
 
 class LaneReporter:

@@ -19,7 +19,6 @@ from dicom_adapter.runtime.resources import Resources
 
 log = structlog.get_logger("dicom_adapter.process")
 
-MAX_GROUPS = 1_000_000  # maximum number of groups that `waiting` may return: a generator may be infinite
 # A plugin may raise anything: SystemExit, asyncio's CancelledError, a panic of a library written in Rust.
 # KeyboardInterrupt, which does not originate in the plugin, is never raised in a lane's thread.
 PLUGIN_FAILURES = BaseException
@@ -66,14 +65,18 @@ class RunningProcessor:
         except LedgerUnavailable as failure:
             raise Unavailable from failure
 
-    def waiting(self) -> list[Waiting]:
-        """Return the waiting groups for operators. The group that is due first is the first."""
+    def waiting(self, limit: int) -> tuple[int, tuple[Waiting, ...]]:
+        """Return the number of waiting groups, and at most `limit` groups for operators, in the order of due times."""
         try:
-            shown = [_check_group(group) for group in islice(self.processor.waiting(), MAX_GROUPS)]
-            return sorted(shown, key=lambda group: timedelta.max if group.until is None else group.until - EARLIEST)
+            count, groups = self.processor.waiting_soonest(limit)
+            shown = [_check_group(group) for group in islice(groups, limit)]
+            if not isinstance(count, int) or count < len(shown):
+                raise TypeError("waiting_soonest() must return the number of all groups, and some of them")
+            shown.sort(key=lambda group: timedelta.max if group.until is None else group.until - EARLIEST)
+            return count, tuple(shown)
         except PLUGIN_FAILURES as failure:  # this is only for display
             log.warning("processor_waiting_failed", ae_title=self.ae_title, error=describe_failure(failure))
-            return []
+            return 0, ()
 
     def close(self) -> None:
         """Close the processor."""
