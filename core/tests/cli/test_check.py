@@ -90,7 +90,6 @@ def test_check_reports_components_that_cannot_be_created_with_their_plugin(
     Verified to fail when `check` does not create submitters, or catches only `Exception` (then SystemExit(0) looks like
     success).
     """
-
     monkeypatch.setattr(registry, "discover", partial(registry.discover, Plugin(BadPlugin(error), name="bad")))
     file = tmp_path / "adapter.toml"
     file.write_text(

@@ -49,7 +49,7 @@ def check(folder: Path, *tables: str, storage: str = "data", limits: str = UNLIM
     return report
 
 
-def ledger_of(folder: Path, statement: str = "") -> Path:
+def create_ledger(folder: Path, statement: str = "") -> Path:
     """Create the data folder with a ledger, and execute a statement on it."""
     DataFolder(folder / "data").prepare(is_new=True)
     file = folder / "data" / "ledger.sqlite"
@@ -67,7 +67,7 @@ def test_a_check_without_problems_changes_nothing(tmp_path: Path, exists: bool) 
     """Verified to fail when the trial creates the data folder, or opens the ledger in another mode."""
     (tmp_path / "adapter.toml").touch()
     if exists:
-        ledger_of(tmp_path, "PRAGMA journal_mode = DELETE")
+        create_ledger(tmp_path, "PRAGMA journal_mode = DELETE")
     before = contents(tmp_path)
     assert ([], []) == (check(tmp_path)["problems"], check(tmp_path)["warnings"])
     assert before == contents(tmp_path)
@@ -104,7 +104,7 @@ def test_a_data_folder_that_cannot_be_used_is_a_problem(tmp_path: Path, storage:
 def test_a_ledger_of_another_program_or_version_is_a_problem(
     tmp_path: Path, statement: str, problem: str, mode: str
 ) -> None:
-    file = ledger_of(tmp_path, statement)
+    file = create_ledger(tmp_path, statement)
     with closing(sqlite3.connect(file)) as database:
         database.execute(f"PRAGMA journal_mode = {mode}")
     (reported,) = check(tmp_path)["problems"]
@@ -113,7 +113,7 @@ def test_a_ledger_of_another_program_or_version_is_a_problem(
 
 def test_a_ledger_that_cannot_be_read_or_found_is_a_problem(tmp_path: Path) -> None:
     """An empty file is a new database."""
-    ledger_of(tmp_path).write_bytes(b"this is not a database" * 10)
+    create_ledger(tmp_path).write_bytes(b"this is not a database" * 10)
     (reported,) = check(tmp_path)["problems"]
     assert reported.endswith("ledger.sqlite is not an SQLite database; name another file in [ledger] url")
     (tmp_path / "data" / "ledger.sqlite").write_bytes(b"")
@@ -123,7 +123,7 @@ def test_a_ledger_that_cannot_be_read_or_found_is_a_problem(tmp_path: Path) -> N
 
 
 def test_a_ledger_of_another_service_is_a_problem(tmp_path: Path) -> None:
-    file = ledger_of(tmp_path)
+    file = create_ledger(tmp_path)
     with LedgerLock(file, Path("/other")).hold(4711):
         (reported,) = check(tmp_path)["problems"]
     expected = f"another dicom-adapter (PID 4711) with the data folder /other is already using the ledger {file}"
@@ -146,7 +146,7 @@ def test_a_port_or_address_that_cannot_be_used_is_a_problem(tmp_path: Path, occu
 def test_the_addresses_of_servers_of_plugins_are_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, occupied: int
 ) -> None:
-    """They are tried together with those of the service. Verified to fail when `check` tries only those."""
+    """They are tried together with the addresses of the service. Verified to fail when only the latter are tried."""
     with closing(socket.create_server(("127.0.0.1", 0))) as closed:
         port = closed.getsockname()[1]
     addresses = [("127.0.0.1", port), ("127.0.0.1", occupied)]
@@ -174,7 +174,7 @@ def test_invalid_addresses_of_servers_are_a_problem_of_their_plugin(
 
 
 def test_the_service_itself_is_not_a_problem(tmp_path: Path, occupied: int) -> None:
-    """`check` runs before a reload, too. Verified to fail when the locks of the service are not looked at."""
+    """`check` runs before a reload, too. Verified to fail when the locks of the service are not read."""
     DataFolder(tmp_path / "data").prepare(is_new=True)
     with DataFolder(tmp_path / "data").as_service(), DataFolder(tmp_path / "data").as_host(4711):
         report = check(tmp_path, f"[dicom]\nport = {occupied}\n")

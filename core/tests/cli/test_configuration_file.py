@@ -38,6 +38,7 @@ NOT_UTF_8 = b"\xff"  # causes an error that names the file
 
 
 def leaves(group: Any, *path: str) -> Iterator[str]:
+    """Yield the name of each command that has no subcommands, such as `jobs list`."""
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
             yield from leaves(command, *path, name)
@@ -46,6 +47,7 @@ def leaves(group: Any, *path: str) -> Iterator[str]:
 
 
 COMMANDS = sorted(set(leaves(typer.main.get_command(app))) - WITHOUT)
+# Commands that accept the file also as their only argument; the arguments of `doctor` are plugins
 BOTH_WAYS = sorted(set(COMMANDS) - ARGUMENTS.keys() - {"doctor"})
 every_command = pytest.mark.parametrize("command", COMMANDS)
 
@@ -61,11 +63,13 @@ def call(command: str, *more: str) -> Result:
 
 
 def unreadable(path: str) -> str:
+    """Write a configuration file that no command can read; return its path."""
     Path(path).write_bytes(NOT_UTF_8)
     return path
 
 
 def reads(path: str, result: Result) -> bool:
+    """Return whether the command has read this unreadable file, according to its error."""
     return result.exit_code in (1, 2) and f"error: {path}: not UTF-8" in result.stderr
 
 

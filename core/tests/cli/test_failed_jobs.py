@@ -102,7 +102,7 @@ def test_the_log_is_bounded_and_harmless(
     expected: str,
 ) -> None:
     """A pipeline may write anything, for example escape sequences that change the terminal, or a line without end."""
-    use(monkeypatch, log)
+    set_log(monkeypatch, log)
     assert expected == run(tmp_path, "jobs", "show", adapter.jobs[0].job_id, "--log", *options)
 
 
@@ -117,13 +117,13 @@ def test_the_log_is_bounded_and_harmless(
 def test_a_log_that_cannot_be_shown_is_an_error(
     adapter: Adapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: object, expected: str
 ) -> None:
-    use(monkeypatch, found)
+    set_log(monkeypatch, found)
     shown = run(tmp_path, "jobs", "show", adapter.jobs[0].job_id, "--log", status=1)
     assert expected in shown
     assert "Müller" not in shown
 
 
-def use(monkeypatch: pytest.MonkeyPatch, found: object) -> None:
+def set_log(monkeypatch: pytest.MonkeyPatch, found: object) -> None:
     """Let the submitter of the job return `found` as its log, or raise it."""
     monkeypatch.setattr(job_log, "make_submitter", lambda *_: _Submitter(found))
     monkeypatch.setattr(job_log, "is_available", lambda *_: True)

@@ -203,7 +203,7 @@ def test_a_study_without_a_job_is_answered_with_the_command_that_explains_it(
         (["--submitter", "platform", "--ae-title", "HEAD"], 1),
         (["--submitter", "other"], 0),
         (["--reason", "NO FREE space"], 3),
-        (["--reason", "100%"], 0),
+        (["--reason", "100%"], 0),  # % is a wildcard in SQL
         (["--state", "queued"], 0),
     ],
 )
@@ -215,7 +215,8 @@ def test_all_faulted_jobs_that_match_the_filters_are_retried(
     platform.error = Permanent(ERROR)
     for study, ae_title in (("2.25.1", "LUNG"), ("2.25.2", "LUNG"), ("2.25.3", "HEAD")):
         receive(adapter, study, ae_title)
-    assert count == command("jobs", "retry", "--all", *filters).stdout.count(" will be retried\n") - (count != 1)
+    lines = command("jobs", "retry", "--all", *filters).stdout.count(" will be retried\n")
+    assert lines == (1 if count == 1 else count + 1)  # a line for each job, and their number unless it is 1
     platform.error = None
     adapter.advance(10)
     states = [job.state for job in adapter.jobs]
@@ -256,7 +257,7 @@ def test_jobs_are_selected_by_ids_or_by_all_with_filters(
 
 
 def watch(monkeypatch: pytest.MonkeyPatch, command: Command, *steps: Callable[[], object]) -> list[str]:
-    """Run `jobs watch`, with a step after each look at the ledger, then Ctrl-C. Return its lines."""
+    """Run `jobs watch`. Run one step each time when the command has read the ledger, then Ctrl-C. Return the lines."""
     remaining: Iterator[Callable[[], object]] = iter(steps)
 
     def run_step(_seconds: float) -> None:
@@ -273,7 +274,7 @@ def watch(monkeypatch: pytest.MonkeyPatch, command: Command, *steps: Callable[[]
 def test_watch_prints_each_state_once(
     adapter: Adapter, platform: Platform, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All states between two looks at the ledger are printed, and failed attempts with the same reason only once.
+    """States between two reads of the ledger are printed, too. Failed attempts with the same reason are printed once.
 
     Verified to fail when each change of the row is a line, and when only the last state of a job is printed.
     """

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from types import FunctionType
 
 import pytest
+from typer import Typer
 
-from dicom_adapter.cli import COMMANDS, CommandEntry, make_app
+from dicom_adapter.cli import COMMANDS, CommandEntry
 
 LOADED = """
 import json, sys
@@ -47,16 +49,8 @@ def test_a_command_imports_no_other_command() -> None:
 
 @pytest.mark.parametrize("entry", COMMANDS, ids=lambda entry: entry.name)
 def test_every_command_can_be_loaded(entry: CommandEntry) -> None:
-    """The name of a command is that of its function or group."""
-    assert entry.load() is not None
-    assert [entry.name] == [
-        *(
-            command.name
-            for command in make_app(lambda name: name == entry.name).registered_commands
-            if command.name == entry.name
-        ),
-        *(group.name for group in make_app(lambda name: name == entry.name).registered_groups),
-    ]
+    """The module of a command has a function or a group with the name of the command."""
+    assert isinstance(entry.load(), (FunctionType, Typer))
 
 
 def test_help_lists_the_commands_of_plugins_without_importing_their_components() -> None:

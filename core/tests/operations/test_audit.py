@@ -58,12 +58,13 @@ class Site:
         self.quarantined = self.receive("WAIT", seed="quarantined")
         with self.ledger.write() as transaction:
             instances.quarantine(transaction, self.quarantined.instance_id, "test", self.clock.now())
-        self.host_stops()
+        self.stop_host()
         self.free = self.receive("WAIT", seed="free")
         with self.ledger.write() as transaction:
             instances.release(transaction, [self.free.instance_id], self.clock.now())
 
-    def host_stops(self) -> None:
+    def stop_host(self) -> None:
+        """From now on, instances are neither processed nor reclaimed."""
         self.adapter.host.run_until_idle = lambda: None  # type: ignore[method-assign]
 
     def receive(self, ae_title: str, **attributes: Any) -> InstanceStorageInfo:
@@ -75,12 +76,12 @@ class Site:
         key = instance.storage_key
         return self.adapter.config.storage.path / "instances" / key[:2] / f"{key}.dcm"
 
-    def set(self, instance: InstanceStorageInfo, **values: Any) -> None:
+    def update_row(self, instance: InstanceStorageInfo, **values: Any) -> None:
         """Change a row, bypassing the adapter."""
         with self.ledger.write() as transaction:
             transaction.execute(update(table).where(table.c.instance_id == instance.instance_id).values(**values))
 
-    def forget(self, instance: InstanceStorageInfo) -> None:
+    def delete_row(self, instance: InstanceStorageInfo) -> None:
         """Delete a row, as if an older backup of the ledger was restored."""
         with self.ledger.write() as transaction:
             transaction.execute(delete(table).where(table.c.instance_id == instance.instance_id))
@@ -90,7 +91,7 @@ class Site:
     def resources(self) -> Resources:
         return Resources(ledger=self.ledger, storage=self.storage, clock=self.clock)
 
-    def look(
+    def audit(
         self, *, running: bool = False, verify: bool = False, pause: Callable[[float], None] | None = None
     ) -> AuditReport:
         audit = Audit(
@@ -102,11 +103,11 @@ class Site:
         return audit.run()
 
     def found_kinds(self, **how: Any) -> list[tuple[Kind, int | None]]:
-        return [(finding.kind, finding.instance_id) for finding in findings(self.look(**how))]
+        return [(finding.kind, finding.instance_id) for finding in findings(self.audit(**how))]
 
     def repair(self) -> list[bool]:
         """Repair the findings. Return for each repairable finding whether it was repaired."""
-        return [result.repaired for result in Repair(self.resources).run(self.look())]
+        return [result.repaired for result in Repair(self.resources).run(self.audit())]
 
     @property
     def keys(self) -> set[str]:
@@ -123,7 +124,7 @@ class Site:
         return event.event, event.instance_id
 
 
-def orphan(site: Site, content: bytes) -> str:
+def store_orphan(site: Site, content: bytes) -> str:
     """Store an object without a row, and return its key."""
     writer = site.storage.writer()
     writer.write(content)
@@ -147,7 +148,7 @@ def site(make_adapter: MakeAdapter) -> Site:
 
 def test_a_consistent_adapter_accounts_for_every_instance(site: Site) -> None:
     """The account has each state by AE title. There are no findings."""
-    report = site.look()
+    report = site.audit()
     assert {} == report.found
     lung, wait = report.balance
     assert (2, 1, {InstanceOutcome.SUBMITTED: 1}) == (lung.received, lung.held, lung.reclaimed)
@@ -160,7 +161,7 @@ def test_a_lost_row_is_found_although_its_object_is_deleted(site: Site) -> None:
     with site.ledger.write() as transaction:
         transaction.execute(delete(table).where(table.c.instance_id == site.pending.instance_id))
     site.path(site.pending).unlink()
-    (finding,) = findings(site.look())
+    (finding,) = findings(site.audit())
     assert (Kind.BALANCE, "WAIT: +1 of 3 received are not accounted for") == (finding.kind, finding.text)
 
 
@@ -196,8 +197,8 @@ def test_a_missing_object_is_found(site: Site, name: str) -> None:
 
 def test_an_object_without_a_row_is_found(site: Site) -> None:
     """The finding has the key of the object."""
-    site.forget(site.pending)
-    (finding,) = findings(site.look())
+    site.delete_row(site.pending)
+    (finding,) = findings(site.audit())
     assert (Kind.ORPHAN, site.pending.storage_key) == (finding.kind, finding.storage_key)
 
 
@@ -267,10 +268,10 @@ def test_instances_of_a_job_that_has_just_finished_are_not_overdue(site: Site) -
 def test_jobs_that_cannot_be_completed_are_found(site: Site) -> None:
     """One job has lost its instances. Another needs a reclaimed instance, which is a loss of data."""
     site.path(site.needed).unlink()
-    site.set(site.needed, state="reclaimed", outcome="submitted")
+    site.update_row(site.needed, state="reclaimed", outcome="submitted")
     with site.ledger.write() as transaction:
         transaction.execute(delete(members).where(members.c.instance_id == site.reclaimed.instance_id))
-    report = site.look()
+    report = site.audit()
     assert [2, 1] == [report.found[kind].count for kind in (Kind.INCOMPLETE, Kind.WITHOUT_DATA)]
     (finding,) = report.found[Kind.WITHOUT_DATA].listed
     (faulted,) = [job for job in site.adapter.jobs if job.state is JobState.FAULTED]
@@ -279,7 +280,7 @@ def test_jobs_that_cannot_be_completed_are_found(site: Site) -> None:
 
 def test_a_missing_replacement_is_found(site: Site) -> None:
     """The row names a newer arrival that does not exist."""
-    site.set(site.reclaimed, replaced_by=999)
+    site.update_row(site.reclaimed, replaced_by=999)
     assert [(Kind.REPLACEMENT_MISSING, site.reclaimed.instance_id)] == site.found_kinds()
 
 
@@ -327,7 +328,7 @@ def test_changes_during_the_audit_are_not_reported(site: Site) -> None:
 @pytest.mark.parametrize("in_time", [True, False])
 def test_an_object_whose_row_is_entered_during_the_audit_is_no_orphan(site: Site, in_time: bool) -> None:
     """A receiver has synced the object and waits for the ledger. An object whose row is never entered is reported."""
-    key = orphan(site, site.path(site.pending).read_bytes())
+    key = store_orphan(site, site.path(site.pending).read_bytes())
 
     def commit(_seconds: float) -> None:
         if in_time:
@@ -339,7 +340,7 @@ def test_an_object_whose_row_is_entered_during_the_audit_is_no_orphan(site: Site
 
 def test_an_object_that_is_deleted_during_the_audit_is_no_orphan(site: Site) -> None:
     """A refused duplicate exists for a moment."""
-    key = orphan(site, b"duplicate")
+    key = store_orphan(site, b"duplicate")
     site.storage = Busy(site.storage, lambda: None, lambda: site.adapter.storage.delete([key]))
     assert [] == site.found_kinds(running=True)
 
@@ -351,7 +352,7 @@ def test_the_audit_of_a_stopped_service_does_not_wait(site: Site) -> None:
     def pause(_seconds: float) -> None:
         raise AssertionError
 
-    report = site.look(pause=pause)
+    report = site.audit(pause=pause)
     assert (1, False) == (report.count, report.running)
 
 
@@ -362,7 +363,7 @@ def test_a_pending_instance_without_object_is_quarantined(site: Site) -> None:
     """The event has the reason. An instance that is already quarantined, or needed by a job, is only reported."""
     for instance in (site.pending, site.quarantined, site.needed):
         site.path(instance).unlink()
-    assert [False, True, False] == site.repair()
+    assert [False, True, False] == site.repair()  # in the order of the ids: needed, pending, quarantined
     assert "quarantined" == site.state(site.pending)
     assert ("instance_quarantined", site.pending.instance_id) == site.last_event()
     assert [Kind.MISSING] * 3 == [kind for kind, _number in site.found_kinds()]
@@ -391,14 +392,14 @@ def test_an_object_that_a_job_needs_is_never_deleted(site: Site) -> None:
 
     Verified to fail when objects are deleted without a check of the jobs.
     """
-    site.set(site.needed, state="reclaimed", outcome="submitted")
+    site.update_row(site.needed, state="reclaimed", outcome="submitted")
     assert [False] == site.repair()
     assert site.path(site.needed).exists()
 
 
 def test_an_object_without_a_row_gets_a_quarantined_row(site: Site) -> None:
     """The row has the called AE title and all attributes of the file. The instance can be requeued."""
-    site.forget(site.pending)
+    site.delete_row(site.pending)
     assert [True] == site.repair()
     assert [] == site.found_kinds()
     with site.ledger.read() as transaction:
@@ -416,15 +417,15 @@ def test_an_object_without_a_row_gets_a_quarantined_row(site: Site) -> None:
 
 @pytest.mark.parametrize("name", ["pending", "quarantined", "needed", "reclaimed"])
 def test_an_object_with_the_data_set_of_another_row_is_deleted(site: Site, name: str) -> None:
-    """The object was never acknowledged, or its data set is stored elsewhere or was submitted, for any sender."""
+    """The other row is another arrival of the same data set, perhaps from another sender: nothing is lost."""
     instance = getattr(site, name)
     again = make_instance(seed=name)
     (answer,) = site.adapter.receive(again, ae_title="LUNG", calling_ae_title="SOMEBODY")
     assert answer.instance is not None
     content = site.path(answer.instance).read_bytes().replace(b"LUNG", instance.ae_title.encode())
-    site.forget(answer.instance)
+    site.delete_row(answer.instance)
     site.storage.delete([answer.instance.storage_key])
-    key = orphan(site, content)
+    key = store_orphan(site, content)
 
     assert [True] == site.repair()
     assert key not in site.keys
@@ -441,13 +442,13 @@ def test_the_only_copy_is_never_deleted(site: Site, name: str, how: str) -> None
     """
     instance = site.pending if name == "pending" else site.needed
     content = site.path(instance).read_bytes()
-    key = orphan(site, content)
+    key = store_orphan(site, content)
     if how == "missing":
         site.path(instance).unlink()
     else:
         site.path(instance).write_bytes(content[:-1] + b"x")
     if name == "reclaimed but needed":
-        site.set(site.needed, state="reclaimed", outcome="submitted")
+        site.update_row(site.needed, state="reclaimed", outcome="submitted")
     site.repair()
     assert key in site.keys
     with site.ledger.read() as transaction:
@@ -459,16 +460,16 @@ def test_the_only_copy_is_never_deleted(site: Site, name: str, how: str) -> None
 def test_one_of_two_objects_with_the_same_data_set_is_kept(site: Site) -> None:
     """The first object gets a row. The second is then a duplicate."""
     content = site.path(site.pending).read_bytes()
-    orphan(site, content)
-    site.forget(site.pending)
+    store_orphan(site, content)
+    site.delete_row(site.pending)
     assert [True, True] == site.repair()
     assert 4 == len(site.keys)
     assert [] == site.found_kinds()
 
 
 @pytest.mark.parametrize("what", ["no file", "cut off", "no receiver", "deflated"])
-def test_an_object_without_the_required_attributes_is_kept_and_reported(site: Site, what: str) -> None:
-    """The object is not deleted and gets no row."""
+def test_an_object_that_cannot_be_described_is_kept_and_reported(site: Site, what: str) -> None:
+    """The object is not deleted and gets no row, because the row would need attributes that cannot be read."""
     whole = site.path(site.pending).read_bytes()
     names = (site.pending.sop_class_uid, site.pending.sop_instance_uid, site.pending.transfer_syntax_uid, "TEST-SCU")
     header, earlier = file_header(*names, "WAIT"), file_header(*names)
@@ -481,8 +482,8 @@ def test_an_object_without_the_required_attributes_is_kept_and_reported(site: Si
         "no receiver": earlier + whole[len(header) :],
         "deflated": of_deflated + deflated,
     }
-    key = orphan(site, contents[what])
-    site.forget(site.pending)
+    key = store_orphan(site, contents[what])
+    site.delete_row(site.pending)
     site.path(site.pending).unlink()
     assert [False] == site.repair()
     assert [False] == site.repair()
@@ -492,8 +493,8 @@ def test_an_object_without_the_required_attributes_is_kept_and_reported(site: Si
 
 def test_a_repair_does_not_expose_patient_data(site: Site) -> None:
     """Texts and events of the repair contain no patient data."""
-    site.forget(site.pending)
+    site.delete_row(site.pending)
     site.path(site.needed).unlink()
-    texts = [result.text for result in Repair(site.resources).run(site.look())]
+    texts = [result.text for result in Repair(site.resources).run(site.audit())]
     assert texts
-    assert not any("SYN-0001" in text for text in [*texts, *map(str, site.adapter.events)])
+    assert not any(site.pending.patient_id in text for text in [*texts, *map(str, site.adapter.events)])

@@ -125,7 +125,7 @@ def site(make_adapter: MakeAdapter, tmp_path: Path) -> BackedUp:
     return BackedUp(make_adapter(CONFIGURATION), tmp_path)
 
 
-def with_every_state(site: BackedUp) -> dict[str, int]:
+def receive_every_state(site: BackedUp) -> dict[str, int]:
     """Receive an instance for each state, and return the number of instances in each state."""
     site.receive("LUNG", seed="reclaimed")
     site.adapter.advance(5)
@@ -145,7 +145,7 @@ def test_a_restored_backup_has_every_instance_and_no_problem(
 ) -> None:
     """The storage backend may be another one after the restore."""
     site = BackedUp(make_adapter(CONFIGURATION.replace('"local"', f'"{before}"')), tmp_path)
-    states = with_every_state(site)
+    states = receive_every_state(site)
     manifest = site.back_up()
     assert (3, 3) == (manifest.instances, site.restore(backend=after).instances)
     site.continue_restored(after)
@@ -194,8 +194,9 @@ def test_unfinished_jobs_continue_after_a_restore(site: BackedUp) -> None:
 def test_a_backup_is_consistent_whatever_happens_between_two_objects(
     tmp_path_factory: pytest.TempPathFactory, actions: list[str], few: int
 ) -> None:
-    """Instances arrive, and others are reclaimed, before an object is read. The result is the ledger of one moment
-    after the begin of the backup.
+    """Instances arrive, and others are reclaimed, before an object is read. `few`: see FEW in the module.
+
+    The result is the ledger of one moment after the begin of the backup.
 
     Verified to fail when the ledger is copied before the objects, when the last objects are not those of the copied
     ledger, and when a deleted object does not cause another try.
@@ -208,10 +209,10 @@ def test_a_backup_is_consistent_whatever_happens_between_two_objects(
             site.receive("LUNG", seed=f"lung {number}")
             site.receive("WAIT", seed=f"wait {number}")
         acknowledged = site.received()
-        left = iter(actions)
+        remaining = iter(actions)
 
         def act(_key: str) -> None:
-            action = next(left, "nothing")
+            action = next(remaining, "nothing")
             if action == "reclaim":
                 adapter.advance(5)
             elif action != "nothing":
@@ -304,7 +305,7 @@ def test_a_backup_needs_a_new_or_empty_folder(site: BackedUp) -> None:
         site.back_up("again")
 
 
-def with_earlier_schema(path: Path) -> None:
+def downgrade_schema(path: Path) -> None:
     """Replace a ledger by a ledger of an earlier version with the same rows."""
     earlier = path.with_name("earlier.sqlite")
     with closing(Ledger(f"sqlite:///{earlier}")) as ledger, ledger._engine.connect() as connection:
@@ -324,13 +325,13 @@ def with_earlier_schema(path: Path) -> None:
 
 def test_a_backup_of_an_earlier_version_is_restored(site: BackedUp) -> None:
     """The schema of the restored ledger is upgraded, as at a start."""
-    states = with_every_state(site)
+    states = receive_every_state(site)
     site.back_up()
     backup = site.folder / "backup"
     manifest = backup / "manifest.json"
     before = sha256((backup / "ledger.sqlite").read_bytes()).hexdigest()
     size = (backup / "ledger.sqlite").stat().st_size
-    with_earlier_schema(backup / "ledger.sqlite")
+    downgrade_schema(backup / "ledger.sqlite")
     ledger = (backup / "ledger.sqlite").read_bytes()
     text = manifest.read_text(encoding="utf-8").replace(before, sha256(ledger).hexdigest())
     manifest.write_text(text.replace(f'"bytes": {size},', f'"bytes": {len(ledger)},'), encoding="utf-8")

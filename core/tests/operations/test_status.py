@@ -66,7 +66,7 @@ STOPPED = part("service", PartState.STOPPED)
 
 
 @pytest.mark.parametrize(
-    ("status", "service_runs", "host_runs", "run"),
+    ("status", "service_runs", "host_runs", "expected"),
     [
         (facts(), True, True, ServiceState.RUNNING),
         (facts(), True, False, ServiceState.RUNNING),  # the host is being restarted
@@ -89,7 +89,7 @@ STOPPED = part("service", PartState.STOPPED)
     ],
 )
 def test_the_service_runs_while_its_supervisor_runs(
-    status: LedgerStatus, service_runs: bool | None, host_runs: bool, run: ServiceState
+    status: LedgerStatus, service_runs: bool | None, host_runs: bool, expected: ServiceState
 ) -> None:
     """The locks of the processes count, not the age of their rows, unless the folder with the locks is missing.
 
@@ -97,7 +97,7 @@ def test_the_service_runs_while_its_supervisor_runs(
 
     Verified to fail when a recent row means that the service runs.
     """
-    assert run is service_state(status, service_runs=service_runs, host_runs=host_runs)
+    assert expected is service_state(status, service_runs=service_runs, host_runs=host_runs)
 
 
 @pytest.mark.parametrize(
@@ -231,8 +231,8 @@ def test_a_lane_that_is_stopped_or_full_is_red_while_the_service_runs(make_adapt
     adapter = make_adapter(CONFIGURATION)
     with adapter.ledger.write() as transaction:
         lanes.save(transaction, LaneReport(ae_title="LUNG", state=LaneState.STOPPED, reason="it failed", since=NOW))
-        lanes.set_full(transaction, "LIVER", "no room")
-    assert [("red", "AE title LUNG", "it failed"), ("red", "AE title LIVER", "no room")] == problems_of(adapter)
+        lanes.set_full(transaction, "LIVER", "it is full")
+    assert [("red", "AE title LUNG", "it failed"), ("red", "AE title LIVER", "it is full")] == problems_of(adapter)
     assert ["service"] == [name for _level, name, _reason in problems_of(adapter, run=ServiceState.NOT_RUNNING)]
     with adapter.ledger.write() as transaction:
         lanes.save(transaction, LaneReport(ae_title="LUNG", state=LaneState.RUNNING, reason="it waits", since=NOW))

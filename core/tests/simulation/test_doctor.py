@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from dicom_adapter.cli import app
 from dicom_adapter.plugins.entry_points import VARIABLE
 
+# The tests replace SETTING by arguments of the setting `ward`, and BODY by statements.
 PROCESSOR = """
 import os, threading
 from dicom_adapter import JobPriority, JobProcessorBase, hookimpl, setting
@@ -82,6 +83,7 @@ def test_a_working_plugin_is_reported_with_durations(site: Path, monkeypatch: py
     status, trials = consult()
     assert (0, ["load", "processor 'mine'", "leaks"]) == (status, list(trials))
     assert "7 jobs; instances: 7 reclaimed; 1:10:00 on the virtual clock" == trials["processor 'mine'"]["observed"]
+    assert {"trial", "seconds", "observed", "problem", "notTried"} == trials["load"].keys()
     assert all(trial["seconds"] >= 0 for trial in trials.values())
 
 
@@ -115,7 +117,7 @@ def test_required_settings_are_read_from_a_configuration(site: Path) -> None:
 
 
 def test_settings_can_be_given(site: Path) -> None:
-    """They replace those of the configuration. Values are TOML, or texts without quotes."""
+    """Given settings replace those of the configuration. Values are TOML, or texts without quotes."""
     install(site, PROCESSOR.replace("SETTING", "").replace("BODY", "assert self.settings.ward == 'B'"))
     (site / "config.toml").write_text('[ae-titles.X]\nprocessor = "mine"\nsettings = { ward = "A" }\n')
     for written in ("ward=B", 'ward="B"', "ward = 'B'"):

@@ -43,9 +43,10 @@ def simulate(*arguments: object) -> tuple[int, str, list[str]]:
 
 
 def jobs(output: str) -> list[tuple[float, str, int, list[str]]]:
+    """Return the jobs in the JSON of a simulation: time in seconds, pipeline id, number of instances, studies."""
     timeline: list[dict[str, Any]] = json.loads(output)["timeline"]
     return [
-        (entry["seconds"], entry["pipelineId"][:4], entry["instances"], entry["studies"])
+        (entry["seconds"], entry["pipelineId"], entry["instances"], entry["studies"])
         for entry in timeline
         if entry["kind"] == "job"
     ]
@@ -84,7 +85,7 @@ def test_the_simulation_continues_while_a_group_waits(config: Path, tmp_path: Pa
         'start = 2030-02-03T04:05:06Z\n[[arrivals]]\ntime = 00:00:01\nae-title = "LUNG"\npatient = "P"\nstudy = "A"\n'
     )
     _status, output, _errors = simulate(config, schedule, "--for", 10, "--json")
-    assert ("2030-02-03T04:06:07Z", [(61.0, "p-lu", 1, ["P/A"])]) == (json.loads(output)["end"], jobs(output))
+    assert ("2030-02-03T04:06:07Z", [(61.0, "p-lung", 1, ["P/A"])]) == (json.loads(output)["end"], jobs(output))
 
 
 def test_an_hour_of_traffic_gives_all_jobs(config: Path, tmp_path: Path) -> None:
@@ -93,7 +94,7 @@ def test_an_hour_of_traffic_gives_all_jobs(config: Path, tmp_path: Path) -> None
     lines = [f"{120 * number},LUNG,P{number},S,2,10" for number in range(30)]
     schedule.write_text("\n".join(["time,ae-title,patient,study,count,over", *lines]))
     _status, output, _errors = simulate(config, schedule, "--json")
-    assert [(120.0 * n + 70, "p-lu", 2, [f"P{n}/S"]) for n in range(30)] == jobs(output)
+    assert [(120.0 * n + 70, "p-lung", 2, [f"P{n}/S"]) for n in range(30)] == jobs(output)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ def test_all_mistakes_of_a_schedule_are_reported(
 
 
 def test_a_missing_schedule_is_reported(config: Path, tmp_path: Path) -> None:
-    """The schedule is a missing file or an unknown example."""
+    """The schedule is named as a file or as an example."""
     assert (1, "", [f"error: {tmp_path / 'x.csv'}: No such file or directory"]) == simulate(config, tmp_path / "x.csv")
     names = "demo, demo-pacs, scenario-1, scenario-2, scenarios, two-ae-titles"
     expected = f"error: there is no example:x; the examples are: {names}"
@@ -175,9 +176,9 @@ def test_received_instances_are_recorded_without_patient_data(
     assert "40.000,LUNG,patient-1,study-3,series-3,2,0.000,MR,association-3,TEST-SCU,0,released" == lines[2]
     _status, output, _errors = simulate(config, schedule, "--json")
     assert [
-        (60.0, "p-lu", 2, ["patient-1/study-1"]),
-        (61.0, "p-lu", 2, ["patient-1/study-2"]),
-        (100.0, "p-lu", 2, ["patient-1/study-3"]),
+        (60.0, "p-lung", 2, ["patient-1/study-1"]),
+        (61.0, "p-lung", 2, ["patient-1/study-2"]),
+        (100.0, "p-lung", 2, ["patient-1/study-3"]),
     ] == jobs(output)
     status, _output, errors = simulate(config, schedule, "--record")
     assert (1, [f"error: {schedule}: the file already exists; name a new file"]) == (status, errors)

@@ -131,7 +131,7 @@ def test_each_difference_of_a_job_is_reported(adapter: Adapter) -> None:
 
 
 class Picky(JobProcessorBase[NoSettings]):
-    """Processor that fails as the Patient ID requests."""
+    """A processor that quarantines instances of the patient BAD, and fails for the patient BUG."""
 
     name = "picky"
 
@@ -154,12 +154,12 @@ def test_the_description_has_every_failure(make_adapter: MakeAdapter) -> None:
     """Quarantined and refused instances, failed turns and faulted jobs are described with their reasons."""
     adapter = make_adapter('[ae-titles.A]\nprocessor = "picky"\n', Plugin(PickyPlugin()))
     adapter.platform.fail("start", Permanent("the platform is full"))
-    same = make_instance(patient_id="OK")
-    changed = make_instance(patient_id="BAD", sop_uid="1.2.3")
-    again = make_instance(patient_id="BAD", sop_uid="1.2.3", rows=8)
-    adapter.receive(same, make_instance(patient_id="BAD"), make_instance(patient_id="BUG"), changed)
-    adapter.receive(again)
+    pending = make_instance(patient_id="BUG", sop_uid="1.2.3")
+    changed = make_instance(patient_id="BUG", sop_uid="1.2.3", rows=8)
+    adapter.receive(make_instance(patient_id="OK"), make_instance(patient_id="BAD"), pending)
+    adapter.receive(changed)
     description = adapter.describe()
+    assert "an instance was not stored (0x0111): another data set with this SOP Instance UID is pending" in description
     assert "state faulted (the platform is full)" in description
     assert "instance_quarantined at 0 s: it is not for this AE title" in description
     assert "processor_failed at 0 s: KeyError at " in description
@@ -216,9 +216,9 @@ def test_the_platform_has_the_submitted_jobs(adapter: Adapter) -> None:
     study = make_study(instances=2)
     adapter.receive(*study)
     adapter.advance(600)
-    (handed,) = adapter.platform.jobs.values()
-    assert study == [dcmread(BytesIO(handed.files[place])) for place in range(2)]
-    assert (True, "2") == (handed.started, handed.metadata["Instances"])
+    (received,) = adapter.platform.jobs.values()
+    assert study == [dcmread(BytesIO(received.files[place])) for place in range(2)]
+    assert (True, "2") == (received.started, received.metadata["Instances"])
     with pytest.raises(ValueError, match="a submitter has no call 'uplaod'"):
         adapter.platform.fail("uplaod", Retriable("typing error"))
 

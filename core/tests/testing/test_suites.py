@@ -16,7 +16,7 @@ Expected = dict[str, str]
 
 
 class TestMemory(BaseStorageBackendTests):
-    """The storage in memory, which is intended for tests, passes the suite, too."""
+    """The storage in memory of the simulated adapter passes the suite, too."""
 
     streams = False
 
@@ -26,7 +26,7 @@ class TestMemory(BaseStorageBackendTests):
 
 
 def run(pytester: pytest.Pytester, source: str, *tests: str) -> dict[str, str]:
-    """Run tests of a suite on careless plugins. Return the messages of the failed tests, by class and test."""
+    """Run the tests of a module that match one of `tests`. Return the messages of the failed tests, by name."""
     pytester.makepyfile(source)
     wanted = " or ".join(tests)
     result = pytester.inline_run("-p", "no:cacheprovider", "-p", "no:xdist", "-k", wanted)
@@ -54,6 +54,7 @@ from dicom_adapter import JobPriority, JobProcessorBase, Waiting
 from dicom_adapter.testing import BaseProcessorTests
 
 
+# A correct processor. Each of the other classes makes one mistake.
 class Careful(JobProcessorBase):
     name = "careful"
 
@@ -76,6 +77,7 @@ class Careful(JobProcessorBase):
         return f"{self.ae_title}-{self.now():%H%M%S}"
 
 
+# All objects use one dictionary.
 class Shared(Careful):
     all_studies = defaultdict(dict)
 
@@ -84,6 +86,7 @@ class Shared(Careful):
         self.studies = self.all_studies
 
 
+# The constructor starts a thread, which is never stopped.
 class Busy(Careful):
     def __init__(self, settings, context):
         super().__init__(settings, context)
@@ -96,11 +99,13 @@ class Forgetful(Careful):
         pass
 
 
+# The job name has the system time instead of `self.now()`.
 class WallClock(Careful):
     def job_name(self, instances):
         return f"job-{datetime.now(timezone.utc):%H%M%S.%f}"
 
 
+# Groups become due in system time instead of `self.now()`.
 class OwnClock(Careful):
     def handle_instance(self, instance):
         uid = instance.study_instance_uid
@@ -109,6 +114,7 @@ class OwnClock(Careful):
         self.studies[uid][instance.sop_instance_uid] = instance
 
 
+# Job names and labels contain patient IDs.
 class Talkative(Careful):
     def job_name(self, instances):
         return f"job-of-{instances[0].patient_id or 'nobody'}"
@@ -118,12 +124,14 @@ class Talkative(Careful):
         return [Waiting(label=patient, instance_count=1, until=None) for patient in patients]
 
 
+# Every instance is expected to have a patient ID.
 class Trusting(Careful):
     def handle_instance(self, instance):
         assert instance.patient_id.strip(), "there is always one"
         super().handle_instance(instance)
 
 
+# A duplicate does not replace the earlier instance.
 class ByInstanceId(Careful):
     def handle_instance(self, instance):
         study = self.studies[instance.study_instance_uid]
@@ -139,6 +147,7 @@ class ByInstanceId(Careful):
         self.remove_instances(instances)
 
 
+# Every report is expected to name one study.
 class Knowing(Careful):
     def association_changed(self, association):
         if association.is_incomplete:
@@ -146,6 +155,7 @@ class Knowing(Careful):
             self.studies[uid].clear()
 
 
+# Instances of interrupted associations are removed without a job.
 class Impatient(Careful):
     def association_changed(self, association):
         if association.is_incomplete:
@@ -153,6 +163,7 @@ class Impatient(Careful):
             self.remove_instances([one for one in half if one.association_id == association.association_id])
 
 
+# `waiting` returns texts instead of Waiting objects.
 class Wrong(Careful):
     def waiting(self):
         return ["a study"]

@@ -135,7 +135,7 @@ def _open(path: Path) -> Iterator[tuple[Resources, Config, str]]:
 
 
 def _recover(folder: DataFolder, configuration: Config, resources: Resources) -> None:
-    """Enter the rows that a power loss has erased, as a start of the service does. A running service has done it."""
+    """Restore the rows that a power loss has erased, as a start of the service does. A running service has done it."""
     if not resources.storage.keeps_recovery_records:
         return
     with folder.exclusive() as is_alone, LedgerLock(folder.ledger, folder.path).hold() as refusal:

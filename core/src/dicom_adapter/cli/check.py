@@ -91,7 +91,7 @@ class CheckReport:
     problems: list[str]  # of the configuration, its plugins and the trials of a start
     warnings: list[str]
     ae_titles: list[dict[str, Any]]
-    certificates: list[Certificate]  # the one that expires first at the beginning
+    certificates: list[Certificate]  # in the order of expiry
     connections: list[ConnectionTrial]
 
     @property
@@ -161,7 +161,7 @@ def _tls_problems(found: CheckedConfiguration) -> list[str]:
 
 
 def _certificates(config: Config | None, trials: PluginTrials) -> list[Certificate]:
-    """Return the certificates that expire, the next one first."""
+    """Return all certificates, in the order of expiry."""
     if config is None:
         return []
     found = [*certificates_of_listener(config), *certificates_of_submitters(trials.submitters, lambda *_: None)]

@@ -30,7 +30,7 @@ from dicom_adapter.net import scu
 from dicom_adapter.net.address import parse_address
 from dicom_adapter.service.launch import LaunchedService, ServiceEnded
 
-ADAPTER, PACS = "demo.toml", "demo-pacs.toml"  # the examples
+ADAPTER, PACS = "demo.toml", "demo-pacs.toml"  # configurations in the folder `examples` of the package
 RESULTS = "results"  # folder to which the PACS writes the studies that it receives
 PATIENT_STUDIES = 5  # number of studies of one patient, each in a separate association
 HEAD_STUDIES = 3  # number of studies in one association

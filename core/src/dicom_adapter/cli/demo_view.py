@@ -1,4 +1,4 @@
-"""What `dicom-adapter demo` shows while it runs: a table on a terminal, otherwise a line for each change."""
+"""The output of `dicom-adapter demo` while it runs: a table on a terminal, otherwise a line for each change."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dicom_adapter.ledger import Ledger, instances, jobs, lanes
 from dicom_adapter.ledger.lanes import LaneReport
 
 RESULTS = "results"  # pipeline id of the jobs that deliver results
-MOST_JOBS = 100
+MOST_JOBS = 100  # number of jobs that are read from a ledger; the demo has fewer
 
 
 @define

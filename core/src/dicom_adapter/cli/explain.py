@@ -120,7 +120,7 @@ def _possible_reasons(ledger: Ledger) -> str:
 def story_lines(story: Story, times: Times, patient: Sequence[str] = (), options: str = "") -> Iterator[str]:
     """Yield the lines of a story: for each AE title its entries, and a line for each new day and change of the zone.
 
-    `patient`: lines with patient data. `options`: options that commands to type need.
+    `patient`: lines with patient data. `options`: options to add to the commands in the text.
     """
     zone = times.zone_at(story.created_at)
     yield from wrapped(f"{story.title}. Times are {zone}.", "", "")

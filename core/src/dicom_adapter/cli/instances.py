@@ -48,6 +48,7 @@ instances = typer.Typer(
 )
 
 STATES = ", ".join(state.value for state in InstanceState)
+# The states of instances that have a stored object
 STORED = (InstanceState.PENDING, InstanceState.QUARANTINED, InstanceState.RELEASED)
 
 Ids = Annotated[list[int] | None, typer.Argument(metavar="[ID]", help="Instance ids.")]

@@ -20,7 +20,7 @@ PIECE = 1 << 16  # bytes that are read together
 
 
 def last_lines(job: Job, checked: CheckedConfiguration, lines: int) -> list[str]:
-    """Return the last lines of a job's log. Ends the command with status 1 if the job has no log, or if it fails."""
+    """Return the last lines of a job's log. Ends the command with status 1 if there is no log or it cannot be read."""
     config, subject = checked.loaded.config, f"job {job.job_id}"
     if config is None or not is_available(config, job.submitter):
         raise fail(

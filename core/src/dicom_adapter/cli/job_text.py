@@ -1,4 +1,4 @@
-"""The text of jobs for people: no value that can be copied is cut, in any width of the terminal."""
+"""The text of jobs for people. Ids and commands are never cut, even in a narrow terminal: they can be copied."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class JobWriter:
 
     times: Times
     now: datetime  # UTC
-    options: str = ""  # options that commands to type need, such as ` -c adapter.toml`
+    options: str = ""  # options to add to the commands in the text, such as ` -c adapter.toml`
     parts: Mapping[str, PartHealth] = field(factory=dict)  # health of the parts of the service
 
     def block(self, job: Job, studies: JobStudies) -> Iterator[str]:

@@ -39,8 +39,8 @@ jobs = typer.Typer(
 )
 
 NO_STUDY = JobStudies(count=0, first="")
-WATCH_EVERY_S = 0.5
-EVENTS_PER_READ = 1000
+WATCH_EVERY_S = 0.5  # `watch` reads new events of the ledger at this interval
+EVENTS_PER_READ = 1000  # maximum number of events that `watch` reads at once
 STATES = ", ".join(state.value for state in JobState)
 STATE_OF = {f"job_{state.value.replace('-', '_')}": state for state in JobState}  # the state that an event begins
 
@@ -326,7 +326,7 @@ def _intervene(
 ) -> None:
     """Call `action` for each job. Ends the command with status 1 if it refuses a job.
 
-    `options`: options that commands to type need.
+    `options`: options to add to the commands in the text.
     """
     refused = 0
     for job in chosen:

@@ -15,7 +15,8 @@ from dicom_adapter.config.toml_text import toml_name
 from dicom_adapter.net.address import Address
 
 COMMENTS_AT = 36  # column of the comments beside values
-LONGEST_ID = 40
+LONGEST_ID = 40  # maximum number of characters of a pipeline id
+# Programs that run a script: then the name of the script becomes the pipeline id
 INTERPRETER = re.compile(r"(?:python|bash|sh|perl|Rscript|julia|java)[0-9.]*")
 EXAMPLE_ID = "example"
 EXAMPLE_MODULE = "dicom_adapter_pipelines.example"

@@ -77,7 +77,7 @@ def _unusable(info: PluginInfo) -> dict[str, Any]:
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
-    """Print a line for each row, and the problem below it. No name is cut, in any width of the terminal."""
+    """Print a line for each row, and the problem below it. No name is cut, even in a narrow terminal."""
     for row in sorted(rows, key=lambda row: (row["kind"], row["name"], row["plugin"])):
         subject = f"{row['kind']} {row['name']}:" if row["name"] else f"{row['kind']}:"
         distribution = f"{row['distribution']} {row['version']}".strip()

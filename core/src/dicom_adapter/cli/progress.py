@@ -13,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 def progress_bars() -> Iterator[Callable[[str, int, int | None], None]]:
     """Show progress bars on stderr, if it is a terminal.
 
-    Yield a function that updates the bar of a step: name of the step, number of finished items, number of all items.
+    Yield a function that updates the bar of a step: name of the step, number of finished items, number of all items
+    (None: unknown).
     """
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())

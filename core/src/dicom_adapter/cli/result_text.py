@@ -13,7 +13,7 @@ from dicom_adapter.cli.times import Times, iso
 from dicom_adapter.cli.wrapping import titled, wrapped
 from dicom_adapter.ledger.jobs import FINISHED
 from dicom_adapter.ledger.results import Attachment, ResultRow
-from dicom_adapter.ledger.schema import InstanceState
+from dicom_adapter.ledger.schema import InstanceOutcome, InstanceState
 
 
 @frozen(kw_only=True)
@@ -131,10 +131,12 @@ def _source(row: ResultRow) -> str:
 
 
 def _note(row: ResultRow, times: Times) -> str:
-    """Return why a result is quarantined, or that an operator delivered it in spite of that."""
+    """Return why a result is, or was, quarantined, and what an operator has done."""
     if not row.reason or row.state is InstanceState.QUARANTINED:
         return times.in_text(row.reason)
-    return times.in_text(f"an operator decided, although {row.reason}")
+    if row.outcome == InstanceOutcome.DISCARDED.value:
+        return times.in_text(f"discarded by an operator: {row.reason}")
+    return times.in_text(f"requeued by an operator, although {row.reason}")
 
 
 def _next_step(row: ResultRow, options: str) -> str:

@@ -44,6 +44,7 @@ results = typer.Typer(
 )
 
 STATES = "quarantined, released, reclaimed"
+# The states of results that have a stored object
 STORED = (InstanceState.QUARANTINED, InstanceState.RELEASED)
 
 JobOption = Annotated[str, typer.Option("--job", metavar="JOB", help="Only results of this job: its id or a prefix.")]
@@ -221,7 +222,7 @@ def discard(
 
 
 def _find_job(transaction: Transaction, prefix: str) -> JobRow | None:
-    """Return the job whose id begins with `prefix`; None if it is empty. Ends the command if there is not one job."""
+    """Return the job whose id begins with `prefix`; None if that is empty. Ends the command unless one job matches."""
     if not prefix:
         return None
     found = jobs.with_prefix(transaction, prefix.lower(), 2)

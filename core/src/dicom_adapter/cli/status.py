@@ -163,9 +163,9 @@ def _show(report: StatusReport, times: Times, options: str) -> None:
 
 
 def _print(times: Times, options: str, title: str, text: str, *, colour: str | None = None) -> None:
-    """Print a text, with its times in another zone, in the right column. A value that can be copied is not broken.
+    """Print a title in the left column and a text in the right column. Ids and commands in the text are not broken.
 
-    `options`: options that commands to type need.
+    UTC times in the text are converted with `times`. `options`: options to add to the commands in the text.
     """
     lines = wrap(with_options(times.in_text(text), options), width() - MARGIN)
     for number, line in enumerate(lines):

@@ -17,7 +17,7 @@ from dicom_adapter.cli.progress import progress_bars
 from dicom_adapter.dicom import synthetic
 from dicom_adapter.operations.story.words import counted
 
-FIRST_DAY = date(2024, 1, 1)  # date of a patient's first study; each further study is a day later
+FIRST_DAY = date(2024, 1, 1)  # date of a patient's first study; each following study is one day later
 LARGEST_SIDE = 8192  # pixels
 
 

@@ -1,4 +1,4 @@
-"""Lines of text that wrap at the width of the terminal. No value that can be copied is cut or broken."""
+"""Lines of text that wrap at the width of the terminal. Ids and commands are never cut or broken."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import textwrap
 
 WIDEST = 100  # maximum number of columns; longer lines are hard to read
 COMMAND = re.compile("`[^`]*`")
-OURS = re.compile("(`dicom-adapter [^`]*)`")
+OURS = re.compile("(`dicom-adapter [^`]*)`")  # a command of this program
 SPACE = "\0"  # a space within a command, while the text is wrapped
 INDENT = "    "
 MARGIN = 18  # width of the left column of titles
 
 
 def wrap(text: str, columns: int, first: str = "", others: str = "") -> list[str]:
-    """Wrap a text at spaces only, and not within a `command`: what does not fit is longer than the line."""
+    """Wrap a text at spaces only, and not within a `command`. A longer word or command makes its line longer."""
     whole = COMMAND.sub(lambda match: match[0].replace(" ", SPACE), text)
     lines = textwrap.wrap(
         whole, columns, initial_indent=first, subsequent_indent=others, break_long_words=False, break_on_hyphens=False

@@ -39,7 +39,7 @@ class Kind(str, Enum):
     CHANGED = "object-changed"  # a stored object with another size or checksum than the ledger
     UNREADABLE = "object-unreadable"  # a stored object that cannot be read
     NOT_DELETED = "object-not-deleted"  # a reclaimed instance whose stored object still exists
-    UNFINISHED = "reclaim-unfinished"  # a released instance whose object is deleted, but which is not marked
+    UNFINISHED = "reclaim-unfinished"  # a released instance without object that is not marked as reclaimed
     OVERDUE = "not-reclaimed"  # a released instance that was not reclaimed in time
     INCOMPLETE = "job-incomplete"  # a job that does not have all its instances
     WITHOUT_DATA = "job-without-data"  # a job that needs a reclaimed instance
@@ -87,9 +87,8 @@ class AuditReport:
         return sum(found.count for found in self.found.values())
 
 
-ProgressCallback = Callable[
-    [str, int, "int | None"], None
-]  # arguments: step, number of done items, number of all items
+# Arguments: step, number of done items, number of all items (None: unknown)
+ProgressCallback = Callable[[str, int, "int | None"], None]
 
 
 class Audit:
@@ -108,8 +107,9 @@ class Audit:
         """Create an audit.
 
         `is_running` returns whether another process may change ledger or storage. `displaced` returns why a running
-        service uses other files than the audit; "" if it uses the same files. With `verify`, every object that is still
-        needed is read and compared with its checksum. `on_progress` is called after every batch.
+        service uses other files than the audit; "" if it uses the same files. With `verify`, the object of every
+        instance that is not reclaimed is read and compared with its checksum; attachments are not. `on_progress` is
+        called after every batch.
         """
         self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
         self._is_running = is_running
@@ -169,6 +169,7 @@ class Audit:
                     suspects.append(row.instance_id)
             self._on_progress("instances compared", self._last_id, max(newest, self._last_id))
         for one in self._compare_attachments(keys):
+            # If its job was deleted, the service deletes the object, then the row.
             if one.job_number is not None and not self._exists(one.storage_key):
                 self._add(Finding(kind=Kind.MISSING, text=f"attachment {one.instance_id} has no object"))
         return suspects

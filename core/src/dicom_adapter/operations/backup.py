@@ -1,7 +1,8 @@
 """Back up the ledger and the stored objects while the service runs.
 
 The backup holds the ledger of one moment, and every object that the ledger of this moment needs. Everything that was
-acknowledged before the backup began is in it: an instance is acknowledged after its row was committed.
+acknowledged before the backup began is in it: an instance is acknowledged after its row was committed. Attachments are
+not in the backup.
 
 The backup does not block the service, which continues to receive, and to delete the objects of finished jobs. So the
 objects are copied first, in rounds, until a round finds few new objects. Then the last round begins: a reading
@@ -44,7 +45,8 @@ MAX_ROUNDS = 20  # rounds before the last one
 MAX_TRIES = 50  # tries of the last round
 SPARE_BYTES = 64 << 20  # free space that the destination needs beyond the objects and the ledger
 
-BackupProgress = Callable[[str, int, "int | None"], None]  # step, number of done items, number of all items
+# Arguments: step, number of done items, number of all items (None: unknown)
+BackupProgress = Callable[[str, int, "int | None"], None]
 
 
 class Backup:
@@ -97,7 +99,7 @@ class Backup:
     # --- objects and ledger -----------------------------------------------------------------------------------------
 
     def _copy(self, copier: ObjectCopier, folder: Path) -> datetime:
-        """Copy the objects, then the ledger. Return the time of the ledger."""
+        """Copy the objects, then the ledger. Return the time of the ledger's snapshot."""
         for _round in range(MAX_ROUNDS):
             before = len(copier.keys)
             self._copy_new(copier)

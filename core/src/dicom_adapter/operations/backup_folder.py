@@ -6,7 +6,7 @@
     <backup>/plugins/               the files of processors and submitters
     <backup>/configuration.toml     the configuration file
 
-A backup is not a data folder: `dicom-adapter restore` makes one of it, with an identity of its own.
+A backup is not a data folder: `dicom-adapter restore` creates a data folder from it, with an identity of its own.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ MANIFEST, LEDGER, OBJECTS, PLUGINS, CONFIGURATION = (
 PLUGIN_FOLDERS = ("processors", "submitters")  # folders of plugins in the data folder
 INCOMPLETE = ".incomplete"  # suffix of the folder until the backup is complete
 FOLDER_MODE, FILE_MODE = 0o700, 0o600  # patient data: only the user who made the backup has access
-PIECE_BYTES = 1 << 20
+PIECE_BYTES = 1 << 20  # number of bytes that are read together
 
 
 @frozen(kw_only=True)

@@ -32,7 +32,7 @@ def try_connections(submitters: Mapping[str, Submitter[Any]]) -> Iterator[Connec
     for name, submitter in submitters.items():
         try:
             answer = call_within(CALL_SECONDS, submitter.check_connection)
-        except DicomAdapterError as failure:  # also of a time limit; the author of the message knows that it is shown
+        except DicomAdapterError as failure:  # also TookTooLong; its message is for operators
             yield ConnectionTrial(submitter=name, problem=str(failure))
         except (Exception, SystemExit) as failure:  # noqa: BLE001 - a plugin may raise anything, even SystemExit
             yield ConnectionTrial(submitter=name, problem=describe_failure(failure))

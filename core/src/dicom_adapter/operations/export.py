@@ -13,7 +13,8 @@ from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.flow.verified_reader import ExpectedObject, VerifiedReader
 from dicom_adapter.ledger.results import Attachment
 
-ENDING = re.compile(r"\.[A-Za-z0-9]{1,8}\Z")  # of the name of an output, which is not used as a path otherwise
+# File name extension of an output. The rest of its name is not used in paths.
+ENDING = re.compile(r"\.[A-Za-z0-9]{1,8}\Z")
 PIECE_BYTES = 1 << 20  # number of bytes that are copied together
 
 
@@ -28,7 +29,10 @@ def export(storage: StorageBackend[Any], instance: InstanceStorageInfo, folder: 
 
 
 def export_attachment(storage: StorageBackend[Any], attachment: Attachment, folder: Path) -> Path:
-    """Copy an attachment to `attachment-<number>` in `folder`, with the ending of its name, as `export` does."""
+    """Copy an attachment to `attachment-<number>` in `folder`, with the file name extension of its name.
+
+    Raises the same errors as `export`.
+    """
     ending = ENDING.search(attachment.name)
     name = f"attachment-{attachment.instance_id}{ending[0].lower() if ending else ''}"
     return _copy(storage, attachment.storage_key, attachment, folder / name)

@@ -1,4 +1,4 @@
-"""Find the subject of a question in the terms of a PACS; if nothing matches, find what was rejected or refused."""
+"""Find studies and jobs by a UID, Accession Number, Patient ID or job id; find rejections if none matches."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from dicom_adapter.net.codes import CStoreStatus
 from dicom_adapter.operations.senders import merged
 from dicom_adapter.operations.story import Unknown
 
-MOST_STUDIES = 50  # that are listed
-MOST_ASSOCIATIONS = 10_000  # whose ends are examined, the newest
-USUAL_TIME = timedelta(days=1)  # in which rejections and refusals are searched, unless a time is given
+MOST_STUDIES = 50  # number of studies that are listed
+MOST_ASSOCIATIONS = 10_000  # number of associations whose refusals are counted: the newest
+USUAL_TIME = timedelta(days=1)  # period before `until` that is searched if no start is given
 JOB_ID = re.compile(r"[0-9a-fA-F]{1,32}")
 
 
@@ -66,6 +66,7 @@ def match_filters(transaction: Transaction, wanted: Filters) -> Matches:
 
 
 def _matches(found: list[StudySummary], job: str) -> Matches:
+    """Return the studies and the job (its id, or ""). Raises Unknown if there are no studies."""
     if not found:
         raise Unknown("the ledger has no study, instance or job that matches")
     if len(found) == 1 and not job:
@@ -91,7 +92,7 @@ class RefusedInstances:
 
 @frozen(kw_only=True)
 class Absence:
-    """Rejections and refusals in the time in which something is missing."""
+    """Rejections and refusals in a period: they may be the reason why an instance is missing."""
 
     since: datetime  # UTC
     until: datetime  # UTC
@@ -100,7 +101,7 @@ class Absence:
 
 
 def find_absence(transaction: Transaction, wanted: Filters, now: datetime) -> Absence:
-    """Return rejections and refusals of the sender and AE title in the filters, and in their time."""
+    """Return the rejections and refusals that match the sender, the AE title and the period of the filters."""
     until = wanted.until or now
     since = wanted.since or min(until, now) - USUAL_TIME
     rejected = [

@@ -46,7 +46,7 @@ class Listener:
 def try_start(config: Config, of_plugins: Sequence[Listener] = ()) -> Preflight:
     """Try everything that a start needs, and the addresses of servers of plugins.
 
-    While the service runs, it uses this itself, and nothing is tried.
+    While the service runs, nothing is tried, because the service itself uses the folder, the ledger and the ports.
     """
     folder = DataFolder.of(config)
     try:

@@ -91,7 +91,11 @@ class Repair:
 
     def _quarantine(self, finding: Finding) -> str:
         """Quarantine a pending instance whose object is missing."""
-        number = _number(finding)
+        if finding.instance_id is None:  # an attachment
+            raise NotRepairable(
+                f"{finding.text}: restore it from a copy of the storage (a backup does not contain attachments)"
+            )
+        number = finding.instance_id
         with self._ledger.write() as transaction:
             if not instances.quarantine(transaction, number, WITHOUT_OBJECT, self._clock.now()):
                 raise NotRepairable(

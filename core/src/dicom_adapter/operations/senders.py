@@ -10,12 +10,13 @@ from attrs import evolve, frozen
 from dicom_adapter.api.receiving import RejectionCause
 from dicom_adapter.ledger.senders import Rejected, Sender
 
-# A sender is a problem if it was rejected for this time without interruption, and for how long after that.
+# A sender is a problem if it was rejected for this time without interruption. It remains a problem for the same time
+# after its last rejection.
 LONG = timedelta(hours=1)
 LONG_AT_LIMIT = timedelta(minutes=1)  # for limits, which busy senders reach for a moment
 CONNECTION_CAUSES = (RejectionCause.TLS, RejectionCause.NOT_DICOM, RejectionCause.PROXY)
 KINDS = {RejectionCause.TLS.value: "TLS failed", RejectionCause.NOT_DICOM.value: "it sent no DICOM"}
-NEXT_STEPS = {  # for {} the called AE title
+NEXT_STEPS = {  # by cause; {} is the called AE title
     RejectionCause.CALLED_AE_TITLE.value: "correct the called AE title at the sender (`dicom-adapter ae-titles list` "
     "shows the AE titles), or add {} to the configuration and run `dicom-adapter reload --apply`",
     RejectionCause.CALLING_AE_TITLE.value: "if the sender may send, add it to allowed-callers of {} in the "
@@ -25,8 +26,9 @@ NEXT_STEPS = {  # for {} the called AE title
     RejectionCause.SPACE.value: "`dicom-adapter status` shows the free space",
     RejectionCause.TLS.value: "`dicom-adapter check` shows the certificates of the adapter",
 }
+# Causes whose next step contains the called AE title
 NEEDS_AE_TITLE = (RejectionCause.CALLED_AE_TITLE.value, RejectionCause.CALLING_AE_TITLE.value)
-LATE = timedelta(seconds=15)  # receivers write their counts every few seconds
+LATE = timedelta(seconds=15)  # added to these times: receivers write their counts only every few seconds
 
 
 @frozen(kw_only=True)
@@ -94,7 +96,7 @@ def merged(rejected: Iterable[Rejected]) -> list[Rejected]:
 
 
 def rejected_for_long(rejected: Iterable[Rejected], now: datetime) -> list[Rejected]:
-    """Return the senders that an operator has to know of: they were rejected for long, and recently.
+    """Return the senders that an operator has to know about: they were rejected for long, and recently.
 
     Other programs than DICOM senders, such as port scanners, are not among them.
     """

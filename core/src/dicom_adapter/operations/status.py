@@ -26,7 +26,7 @@ from dicom_adapter.operations.senders import describe, merged, name_of, rejected
 from dicom_adapter.runtime.parts import PartKind
 from dicom_adapter.runtime.peer_health import DOWN_AFTER
 
-INCOMPLETE_JOBS_SHOWN = timedelta(hours=1)  # how long a job of which instances may be missing is a problem
+INCOMPLETE_JOBS_SHOWN = timedelta(hours=1)  # time after the submission of an incomplete job in which it is a problem
 MAX_GROUPS = 3  # number of interrupted groups of an AE title that are shown
 MOST_SENDERS = 5  # number of rejected senders that are named
 STORAGE = "storage"  # the part whose problems are those of the storage backend and its folder
@@ -118,7 +118,7 @@ class StorageStatus:
 
 def gather(transaction: Transaction, config: Config, now: datetime) -> LedgerStatus:
     """Read the facts from the ledger."""
-    held, described = count_held(transaction), lanes.load(transaction)
+    held, lane_reports = count_held(transaction), lanes.load(transaction)
     counts, oldest = jobs.count(transaction), jobs.oldest_unfinished(transaction)
     draining = configurations.draining(transaction)
     waiting = {count.ae_title for count in counts if count.state in (*UNFINISHED, *HELD)}
@@ -130,7 +130,7 @@ def gather(transaction: Transaction, config: Config, now: datetime) -> LedgerSta
             AeTitleStatus(
                 ae_title=name,
                 is_configured=name in config.ae_titles,
-                lane=described.get(name),
+                lane=lane_reports.get(name),
                 held=held.get(name, Held(pending=0, quarantined=0)),
                 held_bytes=count_held_bytes(transaction, name),
                 incomplete_jobs=events.count_incomplete_jobs(transaction, name, now - INCOMPLETE_JOBS_SHOWN),
@@ -190,7 +190,7 @@ def assess(facts: LedgerStatus, service: ServiceState, storage: StorageStatus, c
     of_storage = [] if lack is None else [_red(lack.part, lack.reason)]
     of_processes = _process_problems(facts, service, config.dicom.receivers)
     problems = [
-        # The service reports the storage as well, a few seconds later, and what receivers refuse because of it.
+        # The service also reports a problem of the storage, and the refusals that follow from it, a few seconds later.
         *(problem for problem in of_processes if not (of_storage and _is_about_storage(problem.part))),
         *(problem for ae_title in facts.ae_titles for problem in _ae_title_problems(ae_title, service)),
         *_job_problems(facts, config),

@@ -33,7 +33,7 @@ from dicom_adapter.runtime.data_folder import DataFolder
 from dicom_adapter.runtime.resources import Resources
 from dicom_adapter.simulation.clock import VirtualClock
 
-NOTHING = Draining()
+NOTHING = Draining()  # no AE titles and submitters
 POLL_EVERY = timedelta(hours=1)  # how often the host looks for changes by other processes; here there are none
 PEER_ADDRESS = "127.0.0.1"
 
@@ -42,7 +42,10 @@ T = TypeVar("T")
 
 @frozen
 class Plugin:
-    """A plugin for one test: a module or object with hook implementations, treated like an installed plugin."""
+    """A plugin for one test: a module or object with hook implementations, treated like an installed plugin.
+
+    The other attributes are those of an `importlib.metadata.EntryPoint`.
+    """
 
     plugin: object
     name: str = "under-test"
@@ -150,14 +153,15 @@ class SimulatedAdapter:
             studies=tuple(sorted({*studies, *duplicates})),
             all_studies_known=bool(studies) or not (failed or cut_off),
         )
-        self._report(_continued(self._open.pop(association_id, None), report), is_new=bool(failed))
+        self._report(_continued(self._open.pop(association_id, None), report), has_failures=bool(failed))
         self._run_until_idle()
         return results
 
-    def _report(self, report: AssociationReport, *, is_new: bool) -> None:
+    def _report(self, report: AssociationReport, *, has_failures: bool) -> None:
+        """Write a report to the ledger if the association has ended, or has new failures, as a receiver does."""
         if report.status is AssociationStatus.OPEN:
             self._open[report.association_id] = report
-            if not is_new:
+            if not has_failures:
                 return
         else:
             self._store.forget_association(report.association_id)
@@ -205,7 +209,7 @@ class SimulatedAdapter:
 
     @contextmanager
     def down(self) -> Iterator[None]:
-        """Context manager: the host is down, while instances are received. At the end of the block, it restarts."""
+        """Context manager: the host is down while instances are received. At the end, the adapter restarts."""
         self._is_down = True
         try:
             yield

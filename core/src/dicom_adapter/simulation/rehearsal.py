@@ -33,8 +33,9 @@ from dicom_adapter.simulation.timeline import Timeline, TimelineEntry, clock
 
 PIXELS = 4  # number of rows and columns of an image: processors read only headers
 DIGEST = re.compile(r"#[0-9a-f]{6,}")  # digest of a patient in a label, which differs in each run
+# Events of the ledger that are shown, and their kinds in the timeline
 EVENT_KINDS = {"instance_quarantined": "quarantined", "processor_failed": "failed", "lane_stopped": "stopped"}
-YEAR = timedelta(days=366)
+YEAR = timedelta(days=366)  # a simulation does not wait for groups that become due later than this
 
 
 @frozen
@@ -122,7 +123,7 @@ class _Rehearsal:
 
     def _receive(self, at: datetime, association: str, batch: list[Instance], *, is_end: bool) -> None:
         arrival, last = batch[0].arrival, batch[-1]
-        # The last instance of each arrival that also has refused instances.
+        # The instances after which further instances of their arrivals are refused
         before_refused = [instance for instance in batch if instance.is_last and instance.arrival.refused]
         refused = sum(instance.arrival.refused for instance in before_refused)
         is_cut_off = is_end and last.arrival.end == CUT_OFF

@@ -44,9 +44,9 @@ class ScheduledArrival:
     modality: str = "CT"
     association: str = ""  # arrivals with the same name share an association; "": a separate association
     calling_ae_title: str = "SIMULATED"
-    refused: int = 0  # number of further instances of the series that are refused, after the last instance
+    refused: int = 0  # number of instances that are refused after the last instance, not included in `count`
     end: str = "released"  # how the association ends after its last arrival: one of ENDS
-    attributes: Mapping[str, str] = field(factory=dict, repr=False)  # values of further DICOM keywords
+    attributes: Mapping[str, str] = field(factory=dict, repr=False)  # values of other attributes, by DICOM keyword
 
 
 @frozen(kw_only=True)

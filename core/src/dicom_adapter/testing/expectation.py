@@ -46,7 +46,7 @@ class ExpectedJob:
     # Members, or their values as texts, such as "faulted".
     priority: JobPriority | None = field(default=None, kw_only=True, converter=_priority)
     state: JobState | None = field(default=None, kw_only=True, converter=_state)
-    metadata: Mapping[str, str] | None = field(default=None, kw_only=True)  # the job may have further entries
+    metadata: Mapping[str, str] | None = field(default=None, kw_only=True)  # the job may have additional entries
 
     def __str__(self) -> str:
         instances = self.instances if self.instances is None or isinstance(self.instances, int) else len(self.instances)

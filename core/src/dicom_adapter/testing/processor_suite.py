@@ -255,7 +255,7 @@ class BaseProcessorTests:
     def test_reports_about_associations_lose_nothing(
         self, make: Callable[..., Adapter], expected_jobs: list[JobSummary], restarts: bool
     ) -> None:
-        """`association_changed` handles each report, also of associations without pending instances, and repeated."""
+        """`association_changed` also handles repeated reports, and reports about no pending instance."""
         adapter = make()
         studies = [str(data_set.StudyInstanceUID) for arrival in self.traffic() for data_set in arrival.data_sets]
         adapter.receive(failed={"OUT_OF_RESOURCES": 1}, studies=studies)

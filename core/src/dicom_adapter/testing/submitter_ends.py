@@ -1,4 +1,4 @@
-"""Part of the conformance suite for submitters: the end of a job, its results, its log, and its further runs."""
+"""Part of the conformance suite for submitters: the end of a job, its results, its log, and its retry."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class EndOfJobTests:
         assert PATIENT_ID not in status.detail, "PlatformStatus.detail contains patient data: it is logged and stored"
 
     def test_cancelled_job_has_not_succeeded(self, follower: Submitter[Any], started: Job) -> None:
-        """None would fault the job: the outcome of a finished job must be known."""
+        """`succeeded` must not be None: the adapter would report a bug of the submitter."""
         follower.cancel(started)
         status = wait_for_end(follower, started)
         assert status.succeeded is False, "a cancelled job has not succeeded: PlatformStatus.succeeded must be False"
@@ -152,12 +152,12 @@ class EndOfJobTests:
     def test_ended_job_can_be_cleaned_up_twice(
         self, follower: Submitter[Any], started: Job, end_job: EndJob, outputs: Mapping[str, bytes] | None
     ) -> None:
-        """After a crash, the adapter may call `clean_up` again. Calls for a deleted job end in order."""
+        """After a crash, the adapter may call `clean_up` again. Later calls raise at most Permanent or Retriable."""
         end_job(started, outputs)
         wait_for_end(follower, started)
         for _ in range(2):
             follower.clean_up(started)
-        follower.cancel(started)
+        follower.cancel(started)  # has no effect
         try:
             follower.status(started)
         except (Permanent, Retriable):

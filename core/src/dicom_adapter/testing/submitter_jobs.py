@@ -113,7 +113,7 @@ class JobSteps:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self._positions: set[int] = set()  # of the uploads that succeeded
+        self._positions: set[int] = set()  # positions of the uploads that succeeded
 
     def create(self, submitter: Submitter[Any], *, repeated: bool = False) -> Job:
         """Create the job on the platform. Return the job with the platform's ids."""

@@ -35,11 +35,11 @@ MALFORMED_UIDS = ["../../../outside", "/etc/hostname", "a\nb", "名前", "x" * 3
 
 
 class BaseSubmitterTests(EndOfJobTests):
-    """Base class of tests: subclass it with two fixtures, and with attributes as needed. Pytest collects the subclass.
+    """Base class of tests: subclass it with these fixtures, and attributes as needed. Pytest collects the subclass.
 
     - `make_submitter` returns a function that makes a submitter, not yet open. All submitters use the same platform.
     - `on_platform` returns a function that returns a `PlatformRecord` for each job of that platform.
-    - `end_job` returns a function that ends a job on that platform: for a submitter that follows jobs.
+    - `end_job` returns a function that ends a job on that platform. Only a submitter that follows jobs needs it.
     """
 
     pipeline_id: ClassVar[str] = "pipeline-1"  # a pipeline of the platform

@@ -46,7 +46,7 @@ class ReceiverStore:
         return result
 
     def forget_association(self, association_id: str) -> None:
-        """The end of the association is not known yet."""
+        """Do nothing: the end of the association is recorded later."""
 
     def close(self) -> None:
         self.receiver.close()

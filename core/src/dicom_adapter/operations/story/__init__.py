@@ -1,7 +1,7 @@
-"""The story of one study, SOP instance or job: its events from association to reclaim, in sentences for operators.
+"""The story of a study, series, SOP instance or job: its events from association to reclaim, in sentences.
 
-`make_story` reads the ledger and returns a section for each AE title. `arriving`, `jobs` and `waiting` create the
-entries about arrivals, jobs and current states. Their functions are pure: only `making` reads the ledger.
+`make_story` reads the ledger and returns a section for each AE title. The modules `arriving`, `jobs`, `results` and
+`waiting` create the entries. Their functions are pure: only `making` reads the ledger.
 """
 
 from dicom_adapter.operations.story.making import Unknown, make_story

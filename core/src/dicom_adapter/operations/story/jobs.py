@@ -29,6 +29,7 @@ SENTENCES = {
     "job_cancelled": "Job {} was cancelled.",
     "job_succeeded": "Job {} has succeeded, and its results are stored.",
 }
+# The state of a job after an event
 AFTER = {f"job_{state.value.replace('-', '_')}": state for state in STEPS} | {"job_submitted": JobState.RUNNING}
 
 
@@ -165,6 +166,7 @@ def _steps(job: Job, events: Sequence[Event]) -> Iterator[Entry]:
         elif kind in SENTENCES:
             yield _of_job(job, kind, own, SENTENCES[kind].format(short(job.job_id)))
         for event in own:
+            # The retry of a failed job is a new run, which begins at the first step.
             state = JobState.QUEUED if "run" in event.detail else AFTER.get(event.event, state)
 
 

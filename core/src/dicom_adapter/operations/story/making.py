@@ -1,4 +1,4 @@
-"""Read the rows about a study, SOP instance or job from the ledger, and create its story."""
+"""Read the rows about a study, series, SOP instance or job from the ledger, and create its story."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _gather(
     instance_events = traces.instance_events(transaction, which)
     associations = {str(end.association_id): end for end in traces.association_ends(transaction, which)}
     moved = traces.studies_of_newer(transaction, which)
-    described = lanes.load(transaction)
+    lane_reports = lanes.load(transaction)
     sources = traces.sources(transaction, {one.source_job for one in arrivals if one.source_job is not None})
     facts = []
     for ae_title in dict.fromkeys(arrival.ae_title for arrival in arrivals):
@@ -126,7 +126,7 @@ def _gather(
             job_events=by_job,
             uploaded=_uploaded(transaction, own_jobs),
             moved_to=[study for moved_at, study in moved if moved_at == ae_title],
-            lane=described.get(ae_title),
+            lane=lane_reports.get(ae_title),
         )
         facts.append(one)
     return facts

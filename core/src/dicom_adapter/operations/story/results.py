@@ -11,7 +11,7 @@ from dicom_adapter.operations.story.values import Entry, StoryFacts
 from dicom_adapter.operations.story.words import clock, counted, listed, sentence, short, until, was
 
 MAX_NAMED = 3  # number of results that are named in a sentence
-ACTIONS = {
+ACTIONS = {  # by event: the action, and the addition if the event has a reason, {}
     "result_requeued": ("released for delivery", ", although the check failed: {}"),
     "result_discarded": ("discarded", ""),
 }

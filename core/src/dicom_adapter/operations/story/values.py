@@ -52,12 +52,13 @@ class StoryFacts:
     study: str  # the UID of the study if it is the subject of the story; otherwise ""
     arrivals: Sequence[InstanceTrace]  # received instances
     results: Sequence[InstanceTrace]
-    sources: Mapping[int, str]  # ids of the jobs that have produced them, by their numbers
+    sources: Mapping[int, str]  # ids of the jobs that have produced the results, by job number
     associations: Mapping[str, Event]  # event of the end of each association, by association id
     instance_events: Sequence[Event]
     ae_title_events: Sequence[Event]
     jobs: Sequence[tuple[JobRow, int]]  # jobs, each with the number of its instances among the arrivals
-    subject_jobs: Sequence[tuple[JobRow, int]]  # the jobs with entries: all jobs, or only the subject
+    # The jobs with entries: all jobs, or the job that is the subject and its delivery jobs.
+    subject_jobs: Sequence[tuple[JobRow, int]]
     job_events: Mapping[str, Sequence[Event]]  # events of jobs, by job id
     uploaded: Mapping[str, int]  # for each job in upload, the number of uploaded files
     moved_to: Sequence[str]  # other studies, to which newer arrivals of these instances belong

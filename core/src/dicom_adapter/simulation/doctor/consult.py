@@ -24,7 +24,11 @@ SECONDS = 120.0  # time limit of one trial, which may import a large library
 def examine(
     point: PluginPoint, configuration: Path | None, seconds: float = SECONDS, settings: Sequence[str] = ()
 ) -> Diagnosis:
-    """Test a plugin, even a disabled plugin, with the settings in a configuration and with others, `KEY=VALUE`."""
+    """Test a plugin, even if it is disabled.
+
+    Its settings are those of the configuration; `settings`, as `KEY=VALUE`, replace or complete them. `seconds` is the
+    time limit of each trial.
+    """
     named = Diagnosis(
         plugin=point.name,
         distribution=point.dist.name if point.dist else "an unknown distribution",

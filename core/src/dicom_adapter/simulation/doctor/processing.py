@@ -23,7 +23,7 @@ from dicom_adapter.simulation.clock import VirtualClock
 from dicom_adapter.simulation.platform import MemoryPlugin
 
 FIRST_S, SECOND_S = 3600.0, 600.0  # seconds of virtual time before and after a restart
-FREED_BYTES = 1
+FREED_BYTES = 1  # number of bytes that the processor is requested to free: processors must accept such a request
 
 
 class ImmediateProcessor(JobProcessorBase[NoSettings]):
@@ -59,7 +59,7 @@ class SandboxPlugin(MemoryPlugin):
 
 
 def play(config: Config, plugins: Plugins, ae_title: str) -> str:
-    """Receive studies, advance an hour, restart the adapter, and advance further; return a summary.
+    """Receive studies, advance an hour, restart the adapter, and advance ten minutes; return a summary.
 
     Raises Refused if the AE title cannot be served.
     """

@@ -35,7 +35,7 @@ ERROR_EVENTS = {
     "processor_close_failed": "fix close()",
     "http_mount_failed": "the hook must return Litestar handlers, controllers or routers",
 }
-AE_TITLE, SUBMITTER_NAME = "DOCTOR", "tried"
+AE_TITLE, SUBMITTER_NAME = "DOCTOR", "tried"  # names in the configuration of the sandbox
 WITH_SETTINGS = "name a configuration that uses the plugin, with --config, or set them with --setting KEY=VALUE"
 
 
@@ -156,7 +156,7 @@ class Sandbox:
             raise Refused(_message(failure)) from None
 
         results = self._plugins.call_late_hook(hook, failed, lambda _plugin: {"lanes": {}}, check)
-        return f"{len(results.get(self._name, ()))} returned without AE titles; not started"
+        return f"{len(results.get(self._name, ()))} returned for a service without AE titles; not started"
 
     def _look_for_leaks(self) -> str:
         left = [thread for thread in threading.enumerate() if thread not in self._threads]

@@ -56,7 +56,8 @@ class Diagnosis:
 
 def _to_json(trial: Trial) -> dict[str, Any]:
     values = asdict(trial)
-    return {**values, "notTried": values.pop("not_tried")}
+    not_tried = values.pop("not_tried")
+    return {**values, "notTried": not_tried}
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
