@@ -18,6 +18,9 @@ from dicom_adapter import Job, JobState, Permanent
 from dicom_adapter.cli import app
 from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.ledger.schema import InstanceState, instances
+from dicom_adapter.operations.audit import Audit
+from dicom_adapter.operations.repair import Repair
+from dicom_adapter.runtime.resources import Resources
 from dicom_adapter.testing import Adapter
 from support.results import CONFIGURATION, Site, output
 
@@ -252,9 +255,11 @@ def test_the_audit_has_an_equation_of_results(command: Command, site: Site) -> N
     assert [(2, 0)] == [(one["results"], one["difference"]) for one in found["results"]]
 
 
-def test_a_missing_attachment_is_reported_and_not_repaired(command: Command, job: Job, site: Site) -> None:
-    """The repair continues. Verified to fail when the repair expects an instance id in each finding."""
-    (attachment,) = site.attachments(job)
-    site.adapter.storage.delete([attachment.storage_key])
-    text = shown(command("audit", "--repair", status=1))
-    assert "not repaired: attachment 1 has no object: restore it from a copy of the storage" in text
+def test_a_missing_attachment_is_reported_and_not_repaired(job: Job, site: Site) -> None:
+    """Verified to fail when the repair expects an instance id in each finding."""
+    adapter = site.adapter
+    adapter.storage.delete([attachment.storage_key for attachment in site.attachments(job)])
+    resources = Resources(ledger=adapter.ledger, storage=adapter.storage, clock=adapter.clock)
+    [result] = Repair(resources).run(Audit(resources, is_running=lambda: False).run())
+    assert not result.repaired
+    assert result.text.startswith("attachment 1 has no object: restore it from a copy of the storage")
