@@ -26,9 +26,9 @@ class DemoState:
 
     adapter: Ledger
     pacs: Ledger
-    began: float = field(factory=time.monotonic)
-    messages: list[str] = field(factory=list)
-    printed: set[str] = field(factory=set)
+    began: float = field(factory=time.monotonic)  # monotonic time in seconds
+    messages: list[str] = field(factory=list)  # lines about the studies that were sent
+    printed: set[str] = field(factory=set)  # keys of the changes that were printed
 
     @property
     def seconds(self) -> float:

@@ -308,7 +308,7 @@ def _chosen(
 
 
 def _can_retry(job: Job) -> bool:
-    """Return whether a job is faulted or failed, or postponed and not being cancelled."""
+    """Return whether a job is faulted or failed, or waits for its next attempt and is not being cancelled."""
     return job.state in HELD or (job.next_attempt_at is not None and not job.cancel_requested)
 
 

@@ -84,7 +84,7 @@ class NewConfiguration:
         yield "[submitters.pipelines]"
         is_command = self.kind is PipelineKind.COMMAND
         yield _line("type", self.kind.value, f"runs a {'command' if is_command else 'container'} for each job")
-        yield _line("status-every", 1, "seconds between two looks at running jobs")
+        yield _line("status-every", 1, "seconds between two status checks of a running job")
         yield ""
         yield f"[{toml_name(('submitters', 'pipelines', 'pipelines', self.pipeline_id))}]"
         if self.pipeline_id == EXAMPLE_ID:

@@ -28,6 +28,7 @@ from dicom_adapter.operations.audit import PIECE_BYTES, AuditReport, Finding, Ki
 from dicom_adapter.runtime.clock import Clock
 from dicom_adapter.runtime.resources import Resources
 
+# Reasons that a repair records in rows and events
 WITHOUT_OBJECT = "the audit found no stored object"
 WITHOUT_ROW = "the audit found its object without a row; whether it was acknowledged is unknown"
 SAME_DATA_SET = "the audit found an object without a row that has the same data set as this instance"

@@ -14,7 +14,9 @@ from dicom_adapter.ledger.senders import Rejected, Sender
 # after its last rejection.
 LONG = timedelta(hours=1)
 LONG_AT_LIMIT = timedelta(minutes=1)  # for limits, which busy senders reach for a moment
+# Causes for which the peer has requested no association
 CONNECTION_CAUSES = (RejectionCause.TLS, RejectionCause.NOT_DICOM, RejectionCause.PROXY)
+# Words before the reason of a rejection
 KINDS = {RejectionCause.TLS.value: "TLS failed", RejectionCause.NOT_DICOM.value: "it sent no DICOM"}
 NEXT_STEPS = {  # by cause; {} is the called AE title
     RejectionCause.CALLED_AE_TITLE.value: "correct the called AE title at the sender (`dicom-adapter ae-titles list` "

@@ -64,10 +64,10 @@ class SimulatedAdapter:
         self.config = config
         self.clock = clock
         self._plugins = plugins
-        self._is_down = False
+        self._is_down = False  # see `down`
         self._open: dict[str, AssociationReport] = {}  # what was sent in each open association
         self._reports: list[AssociationReport] = []  # reports that wait for the ledger
-        self._previous: list[PreviousConfig] = []
+        self._previous: list[PreviousConfig] = []  # earlier configurations: their removed parts may not be finished
         self._start()
 
     def _start(self) -> None:

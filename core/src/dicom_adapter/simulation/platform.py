@@ -18,6 +18,7 @@ from dicom_adapter.api.submitter import Output, Submitter, Upload
 from dicom_adapter.api.values import Job, PlatformJob, PlatformStatus
 from dicom_adapter.simulation.memory import MemoryStorage, memory_storage
 
+# Methods of a submitter that can fail on request
 CALLS = ("create_job", "add_metadata", "upload", "start", "status", "cancel", "results", "clean_up")
 
 
@@ -38,10 +39,10 @@ class ReceivedJob:
 
 @define
 class _Fault:
-    call: str
+    call: str  # one of CALLS
     error: Exception
-    times: int
-    pipeline_id: str | None
+    times: int  # number of calls that will still fail
+    pipeline_id: str | None  # None: jobs of all pipelines
 
 
 class Platform:

@@ -102,7 +102,7 @@ class _Rehearsal:
         self._studies = {
             str(i.data_set.SOPInstanceUID): f"{i.arrival.patient}/{i.arrival.study}" for i in self._instances
         }
-        self._seen: dict[tuple[str, str], Waiting] = {}
+        self._seen: dict[tuple[str, str], Waiting] = {}  # last recorded state of each group, by AE title and label
         self._entries: list[TimelineEntry] = []
 
     def play(self, time_after: timedelta) -> Timeline:
