@@ -27,6 +27,7 @@ help:
 	@echo "make audit   look for published vulnerabilities of the dependencies; needs an index with advisories"
 	@echo "make constraints  write the installed versions to constraints.txt"
 	@echo "make bench   measure the adapter and other receivers that are installed (20 minutes; writes docs/performance.md)"
+	@echo "make bench QUICK=1   the same in four minutes, only with the receivers that have targets (writes nothing)"
 	@echo "make bench WHAT=uploads|delivery|stow|replay|due|pending|look_up|cache|isolation ARGS=...  measure something else"
 	@echo "make faults  kill the adapter, let platform, disk and network fail at random, and check that nothing is lost"
 	@echo "             (MINUTES=10 SEED=1)"
@@ -106,7 +107,7 @@ constraints: $(STAMP)
 
 bench: WHAT ?= receiving
 bench: $(STAMP)
-	$(BIN)/python bench/$(WHAT).py $(ARGS)
+	$(BIN)/python bench/$(WHAT).py $(if $(QUICK),--quick) $(ARGS)
 
 faults: MINUTES ?= 10
 faults: SEED ?= 1

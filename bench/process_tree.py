@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 
@@ -12,6 +13,7 @@ from machine import resident_bytes
 
 TICKS = os.sysconf("SC_CLK_TCK")
 EVERY_S = 0.1  # between two samples of memory
+PROPORTIONAL_EVERY = 5  # the kernel computes proportional memory from all pages: only with every fifth sample
 
 
 class ProcessTree:
@@ -45,6 +47,7 @@ class Peak:
 
     def __init__(self, tree: ProcessTree) -> None:
         self.size_bytes = 0
+        self.proportional_bytes = 0  # shared pages count once
         self._tree = tree
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch)
@@ -62,7 +65,11 @@ class Peak:
         self.size_bytes = max(self.size_bytes, self._tree.resident_bytes("VmHWM"))
 
     def _watch(self) -> None:
-        while not self._ended.wait(EVERY_S):
+        for number in count():
+            if number % PROPORTIONAL_EVERY == 0:
+                self.proportional_bytes = max(self.proportional_bytes, self._tree.proportional_bytes())
+            if self._ended.wait(EVERY_S):
+                return
             self.size_bytes = max(self.size_bytes, self._tree.resident_bytes())
 
 

@@ -56,17 +56,18 @@ def run_workload(
             used = processes.cpu_seconds()
             sent = _send(running, [evolve(task, count=each, seconds=LONGEST_S)] * workload.senders)
             used = processes.cpu_seconds() - used
-    return _rate(sent, used, peak.size_bytes)
+    return _rate(sent, used, peak)
 
 
-def _rate(sent: Sequence[Sent], cpu_seconds: float, peak_bytes: int) -> Rate:
+def _rate(sent: Sequence[Sent], cpu_seconds: float, peak: Peak) -> Rate:
     total = sum(result.count for result in sent)
     return Rate(
         rate=_per_second(sent),
         count=total,
         cpu_ms=cpu_seconds * 1e3 / total,
         sender_cpu_us=sum(result.cpu_seconds for result in sent) * 1e6 / total,
-        peak_mb=peak_bytes / 1e6,
+        peak_mb=peak.size_bytes / 1e6,
+        proportional_mb=peak.proportional_bytes / 1e6,
         rejections=sum(result.rejections for result in sent),
     )
 

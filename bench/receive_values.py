@@ -51,6 +51,7 @@ class Rate:
     sender_cpu_us: float  # CPU time of the sender per instance
     peak_mb: float  # resident memory of all processes of the receiver
     rejections: int  # associations that a busy receiver rejected
+    proportional_mb: float | None = None  # peak of the memory in which shared pages count once
 
 
 @frozen(kw_only=True)

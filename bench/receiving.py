@@ -25,7 +25,7 @@ from machine import describe
 from receive_instances import write_data_sets
 from receive_link import LinkFailed
 from receive_receivers import RECEIVERS, Receiver
-from receive_report import ADAPTER, BUSY, Results, number, to_json
+from receive_report import ADAPTER, BUSY, MIN_RATIOS, THROUGHPUT, Results, number, ratio_verdicts, to_json
 from receive_values import WORKLOADS, Associations, Rate, Workload
 from results_page import write_results
 from rich.console import Console
@@ -34,6 +34,7 @@ from rich.table import Table
 MAX_ROUNDS = 20
 LONGEST_PDU = 16384  # as in DCMTK's and most other clients
 OURS = (ADAPTER, BUSY)  # keys of the receivers that must not fail
+QUICK_S = 1.5  # approximate seconds of each run of the short form
 
 
 @attrs.define
@@ -58,9 +59,15 @@ def main(
     longest_pdu: Annotated[int, typer.Option("--pdu", min=4096, max=1 << 20, help="Maximum PDU length.")] = LONGEST_PDU,
     only: Annotated[list[str] | None, typer.Option(help="Measure these receivers only, and write no results.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Folder of the files (default: a temporary one).")] = None,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="One short round of the receivers with targets, in four minutes; writes nothing."),
+    ] = False,
 ) -> None:
     """Measure receiving, print tables, and write bench/results/receiving.json and docs/performance.md."""
     console = Console(width=140)
+    if quick:
+        repeat, seconds, only = 1, QUICK_S, only or [ADAPTER, *MIN_RATIOS]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the files are deleted
     measurement = _begin(only)
     with tempfile.TemporaryDirectory(prefix="dicom-adapter-receiving-", dir=folder) as made:
@@ -131,6 +138,13 @@ def _show(measurement: Measurement, console: Console) -> None:
         rates = [number(results.rate(receiver.key, workload.key)) for workload in WORKLOADS]
         table.add_row(receiver.name, *rates, number(results.peak_mb(receiver.key)))
     console.print(table)
+    if ADAPTER in measurement.rates:
+        ratios = Table("dicom-adapter divided by", *THROUGHPUT)
+        names = {receiver.key: receiver.name for receiver in measurement.receivers}
+        for key, found in ratio_verdicts(results).items():
+            if key != BUSY:
+                ratios.add_row(names[key], *(f"{verdict.text()} ({verdict.limit_text()})" for verdict in found))
+        console.print(ratios)
 
 
 def _as_json(measurement: Measurement) -> dict[str, Any]:
