@@ -11,6 +11,7 @@ from faults.adapter import AE_TITLES, COMMANDS
 from faults.count import count
 from faults.count_results import DELIVERY, by_state
 from faults.evidence import Evidence, LedgerInstance, LedgerJob, PlatformFile, PlatformJob
+from faults.lookup import look_up
 from faults.records import Sent
 
 SENT = Sent(
@@ -109,6 +110,19 @@ WRONG: dict[str, tuple[Evidence, str]] = {
 def test_every_error_of_results_is_found(evidence: Evidence, rule: str) -> None:
     """The rule that is broken is among the findings."""
     assert rule in {finding.rule for finding in count(evidence)}
+
+
+def test_a_quarantined_copy_does_not_count_as_the_instance_that_was_sent() -> None:
+    """An instance whose row is missing was lost, although the quarantined result has its AE title and UID.
+
+    Verified to fail when `look_up` groups the rows of results with those of received instances.
+    """
+    copy = evolve(HELD, sop_instance_uid=INPUT.sop_instance_uid)
+    lookup = look_up(changed(instances=(INPUT, RESULT, copy)))
+    assert {(COMMANDS, "2.25.1"): [INPUT]} == lookup.rows
+    assert {1, 2, 3} == lookup.by_number.keys()  # deliveries refer to results by number
+    lost = Evidence(sent=(SENT,), platform_jobs=(), instances=(copy,), jobs=(), stored=frozenset({"k3"}))
+    assert "acknowledged" in {finding.rule for finding in count(lost)}
 
 
 def test_delivered_and_quarantined_results_are_no_finding() -> None:
