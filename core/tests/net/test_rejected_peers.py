@@ -75,7 +75,8 @@ def test_an_association_without_a_decision_is_reported(listen: Listen, monkeypat
         raise OSError
 
     monkeypatch.setattr(listening.decisions, "decide", fail)
-    assert "no decision was possible" == rejected_after(listening, associate()).reason
+    rejected = rejected_after(listening, associate())
+    assert (RejectionCause.UNDECIDED, "no decision was possible") == (rejected.cause, rejected.reason)
 
 
 def test_a_peer_that_does_not_send_dicom_is_reported_by_its_address(listen: Listen) -> None:

@@ -45,6 +45,7 @@ class RejectionCause(str, Enum):
     CALLING_AE_TITLE = "calling-ae-title"  # not allowed
     PROTOCOL = "protocol"  # version or application context not supported
     STOPPED = "stopped"  # the AE title is stopped, or the service is stopping
+    UNDECIDED = "undecided"  # the decision failed, for example because the ledger was locked
     LIMIT = "limit"  # of associations or connections
     SPACE = "space"  # nothing can be stored
     TLS = "tls"  # the TLS handshake failed

@@ -87,7 +87,7 @@ STOPPING = AssociationDecision(
     rejection=Rejection.TEMPORARY_CONGESTION, cause=RejectionCause.STOPPED, reason="the service is stopping"
 )
 UNDECIDED = AssociationDecision(
-    rejection=Rejection.TEMPORARY_CONGESTION, cause=RejectionCause.STOPPED, reason="no decision was possible"
+    rejection=Rejection.TEMPORARY_CONGESTION, cause=RejectionCause.UNDECIDED, reason="no decision was possible"
 )
 
 

@@ -24,6 +24,7 @@ NEXT_STEPS = {  # by cause; {} is the called AE title
     RejectionCause.CALLING_AE_TITLE.value: "if the sender may send, add it to allowed-callers of {} in the "
     "configuration and run `dicom-adapter reload --apply`",
     RejectionCause.STOPPED.value: "`dicom-adapter status` shows why",
+    RejectionCause.UNDECIDED.value: "the log of the receiver shows the error (`association_decision_failed`)",
     RejectionCause.LIMIT.value: "`dicom-adapter status` shows the limit, if it is still reached",
     RejectionCause.SPACE.value: "`dicom-adapter status` shows the free space",
     RejectionCause.TLS.value: "`dicom-adapter check` shows the certificates of the adapter",
