@@ -108,9 +108,18 @@ def delete_instances(transaction: Transaction, numbers: Sequence[int]) -> int:
     The deleted instances are added to the counters.
 
     A replaced instance is kept while the same SOP instance is pending: a processor may still use the id of the older
-    instance to refer to the newer one. A replacement is kept as long as the instance that it replaces.
+    instance to refer to the newer one. A replacement is kept as long as the instance that it replaces. A received
+    instance is kept as long as a result with its UID that failed the check: the row shows that an arrival with this UID
+    may be the received instance, sent again (see `results.returned`).
     """
-    pending = instances.alias()
+    pending, failed = instances.alias(), instances.alias("failed")
+    is_copied = exists().where(
+        instances.c.source_job.is_(None),
+        failed.c.sop_instance_uid == instances.c.sop_instance_uid,
+        failed.c.source_job.is_not(None),
+        failed.c.reason != "",
+        failed.c.instance_id > instances.c.instance_id,
+    )
     is_referenced = exists().where(
         instances.c.replaced_by.is_not(None),
         pending.c.ae_title == instances.c.ae_title,
@@ -119,7 +128,7 @@ def delete_instances(transaction: Transaction, numbers: Sequence[int]) -> int:
     )
     in_a_job = exists().where(job_instances.c.instance_id == instances.c.instance_id)
     are_these = instances.c.instance_id.in_(numbers) & IS_RECLAIMED
-    query = select(instances.c.instance_id).where(are_these, ~in_a_job, ~is_referenced)
+    query = select(instances.c.instance_id).where(are_these, ~in_a_job, ~is_referenced, ~is_copied)
     unneeded = _without_replacements(transaction, set(transaction.execute(query).scalars()))
     if not unneeded:
         return 0

@@ -7,7 +7,20 @@ from datetime import datetime
 from typing import Any
 
 from attrs import asdict, evolve, field, frozen
-from sqlalchemy import ColumnElement, and_, bindparam, delete, exists, func, literal_column, or_, select, true, update
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+    true,
+    update,
+)
 
 from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.ledger import counters
@@ -18,6 +31,7 @@ from dicom_adapter.ledger.jobs import FINISHED
 from dicom_adapter.ledger.schema import (
     IS_QUARANTINED,
     IS_RESULT,
+    InstanceOutcome,
     InstanceState,
     attachments,
     instances,
@@ -98,12 +112,32 @@ class SameUid:
     is_input: bool  # the job of the output contains it
 
 
+def is_forced(result: FromClause) -> ColumnElement[bool]:
+    """Return the condition of a result that an operator has released for delivery although it fails the check."""
+    return and_(
+        result.c.reason != "",
+        result.c.state != InstanceState.QUARANTINED.value,
+        result.c.outcome != InstanceOutcome.DISCARDED.value,
+    )
+
+
+def is_copy(result: FromClause) -> ColumnElement[bool]:
+    """Return the condition of a result whose SOP Instance UID an instance had that was received before it."""
+    received = instances.alias("received")
+    return exists().where(
+        received.c.sop_instance_uid == result.c.sop_instance_uid,
+        received.c.source_job.is_(None),
+        received.c.instance_id < result.c.instance_id,
+    )
+
+
 def with_uids(
     transaction: Transaction, job_number: int, uids: Iterable[str], *, excluding: int = 0
 ) -> dict[str, SameUid]:
     """Return an instance with each of these SOP Instance UIDs, if there is one: an input of the job before others.
 
-    Results that were quarantined count only if they are inputs. The instance with the id `excluding` does not count.
+    Results that are quarantined, or were discarded, count only if they are inputs. The instance with the id `excluding`
+    does not count.
     """
     is_input = exists().where(
         job_instances.c.job_number == job_number, job_instances.c.instance_id == instances.c.instance_id
@@ -117,7 +151,9 @@ def with_uids(
     found: dict[str, SameUid] = {}
     for chunk in chunks(uids):
         query = select(*columns).where(instances.c.sop_instance_uid.in_(chunk), instances.c.instance_id != excluding)
-        query = query.where(or_(instances.c.source_job.is_(None), instances.c.reason == "", is_input))
+        query = query.where(
+            or_(instances.c.source_job.is_(None), instances.c.reason == "", is_forced(instances), is_input)
+        )
         query = query.order_by(instances.c.instance_id)
         for uid, number, source_job, of_job in transaction.execute(query):
             if uid not in found or (of_job and not found[uid].is_input):
@@ -182,7 +218,6 @@ def _attachments(
 
 # --- loop protection --------------------------------------------------------------------------------------------------
 
-# Results with a reason are excluded. They were quarantined, and may be copies of received instances with the same UID.
 _result = instances.alias("result")
 _RETURNED = (
     select(instances.c.instance_id, _result.c.instance_id)
@@ -195,7 +230,9 @@ _RETURNED = (
         instances.c.instance_id.between(bindparam("first"), bindparam("last")),
         instances.c.ae_title == bindparam("ae_title"),
         instances.c.state == literal_column("'pending'"),
-        _result.c.reason == "",
+        # A result that was delivered by force may be a copy of a received instance with the same UID. Then an arrival
+        # with this UID may be the received instance, sent again, and must be processed.
+        or_(_result.c.reason == "", is_forced(_result) & ~is_copy(_result)),
     )
 )
 

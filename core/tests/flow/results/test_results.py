@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any, BinaryIO
 from unittest.mock import Mock
 
@@ -15,9 +16,11 @@ from pydicom.dataset import Dataset
 from dicom_adapter import Capacity, Job, JobState, Output, Permanent, Retriable, Upload
 from dicom_adapter.api.errors import LedgerUnavailable
 from dicom_adapter.api.values import SOURCE_JOB
+from dicom_adapter.config.results import ResultsConfig
 from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.flow.results import step
 from dicom_adapter.flow.results.collect import Collector
+from dicom_adapter.flow.results.operators import Requeue, discard
 from dicom_adapter.flow.submit import operators
 from dicom_adapter.ledger import balance
 from dicom_adapter.ledger.schema import InstanceState
@@ -386,3 +389,70 @@ def test_a_returned_result_is_not_processed_after_a_restart(site: Site) -> None:
         site.adapter.receive(returned_result())
     site.adapter.advance(600)
     assert count == len(site.adapter.jobs)
+
+
+def force(site: Site) -> None:
+    """Deliver all quarantined results, although they fail the check."""
+    numbers = [row.instance.instance_id for row in site.results if row.state is InstanceState.QUARANTINED]
+    settings = {"LUNG": ResultsConfig(to=("pacs", "archive"))}
+    requeue = Requeue(
+        resources=site.adapter.resources, settings=settings, history=timedelta(days=30), by="operator", force=True
+    )
+    assert numbers == requeue.run(numbers).done
+    site.adapter.advance(120)
+
+
+def jobs_after(site: Site, *arrivals: Dataset) -> list[int]:
+    """Return the number of instances of each job that begins because of these arrivals."""
+    count = len(site.adapter.jobs)
+    for answer in site.adapter.receive(*arrivals):
+        assert answer.outcome.is_acknowledged
+    site.adapter.advance(600)
+    return [job.instance_count for job in site.adapter.jobs[count:]]
+
+
+def test_a_result_that_was_delivered_by_force_is_not_processed_when_it_comes_back(site: Site) -> None:
+    """Verified to fail when loop protection excludes all results that failed the check."""
+    wrong = {"patient_id": "OTHER"}
+    site.end_job({"a.dcm": output(1, **wrong)})
+    force(site)
+    assert [output(1, **wrong)] == site.delivered_to("pacs")
+    assert [] == jobs_after(site, dcmread(io.BytesIO(output(1, **wrong))))
+    assert [{"result": 3}] == site.events("result_returned")
+    assert not audit_problems(site.adapter)
+
+
+@pytest.mark.parametrize("decide", [lambda _site: None, lambda site: discard_all(site)], ids=["held", "discarded"])
+def test_an_arrival_with_the_uid_of_a_result_that_was_not_delivered_is_processed(
+    site: Site, decide: Callable[[Site], None]
+) -> None:
+    """It cannot be the result, which no destination has."""
+    site.end_job({"a.dcm": output(1, patient_id="OTHER")})
+    decide(site)
+    assert [1] == jobs_after(site, returned_result())
+
+
+def discard_all(site: Site) -> None:
+    discard(site.adapter.ledger, site.adapter.clock, [row.instance.instance_id for row in site.results], "operator")
+    site.adapter.advance(120)
+
+
+@pytest.mark.parametrize("days", [0, 31])
+def test_a_source_image_is_processed_again_although_a_copy_of_it_was_delivered_by_force(site: Site, days: int) -> None:
+    """An arrival with this UID may be the image. The row of the image is kept as long as the row of the copy.
+
+    Verified to fail when `returned` does not exclude copies, and when `delete_instances` deletes the row of the image.
+    """
+    source = make_instance(seed="study", instance_number=1)
+    site.end_job({"copy.dcm": output(sop_uid=source.SOPInstanceUID)})
+    site.wait_days(days)
+    force(site)
+    assert [1] == jobs_after(site, source)
+
+
+def test_the_same_output_as_a_result_that_was_delivered_by_force_is_quarantined(site: Site) -> None:
+    """A destination has a result with this UID. Verified to fail when `with_uids` excludes such results."""
+    site.end_job({"a.dcm": output(1, study_uid="2.25.55")})
+    force(site)
+    site.end_job({"a.dcm": output(1, seed="later")}, seed="later")
+    assert "it has the SOP Instance UID of an earlier result, instance 3" == site.results[-1].reason
