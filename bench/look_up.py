@@ -38,6 +38,7 @@ pipeline-lung = "p1"
 """
 STUDY = 100  # instances in each study
 FEW = 10 * STUDY  # instances of the small ledger
+UNKNOWN = "A-UNKNOWN"  # an Accession Number that no instance has: the exit status is 1
 # SQLite computes the rows, which is ten times as fast as inserting them one by one.
 ROWS = (
     """CREATE TEMP TABLE n AS WITH RECURSIVE numbers(i) AS
@@ -102,7 +103,7 @@ def commands(study: int) -> list[list[str]]:
         ["explain", "--patient", f"P{study // 2}"],
         ["instances", "list", "--accession", number],
         ["jobs", "list", "--calling", "CT1", "--since", "7d"],
-        ["explain", "A-UNKNOWN"],
+        ["explain", UNKNOWN],
     ]
 
 
@@ -134,8 +135,10 @@ def _cpu_ms(configuration: Path, command: Sequence[str]) -> float:
     """Run a command; return its CPU time in user and kernel mode."""
     arguments = [sys.executable, "-m", "dicom_adapter", *command, "--config", str(configuration)]
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603 - our own command
-    _pid, _status, used = os.wait4(process.pid, 0)
-    process.returncode = 0  # so that Popen does not wait for the process again
+    _pid, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)  # so that Popen does not wait for the process again
+    if process.returncode != (1 if UNKNOWN in arguments else 0):
+        raise subprocess.CalledProcessError(process.returncode, arguments)
     return 1000 * (used.ru_utime + used.ru_stime)
 
 

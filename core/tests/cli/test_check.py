@@ -103,7 +103,7 @@ def test_check_reports_components_that_cannot_be_created_with_their_plugin(
     report = json.loads(as_json.stdout)
     submitter, processor = report["problems"]
     kind = type(error).__name__
-    plugin = "plugin 'bad' of an unknown distribution :"
+    plugin = "plugin 'bad' of an unknown distribution:"
     assert submitter.startswith(f"{plugin} submitter 'clara' cannot be created: {kind} at ")
     assert processor.startswith(f"{plugin} AE title 'HEAD': its processor cannot describe its settings: {kind} at ")
     assert [f"error: {file}: {problem}" for problem in report["problems"]] == plain.stderr.splitlines()

@@ -61,7 +61,7 @@ def test_a_plugin_with_unusable_commands_is_named_and_affects_no_other(
     app.callback()(lambda: None)
     add_commands(app, load([make_plugin(hook, "bad"), make_plugin(lambda: [hello], "good")]), {"run"})
     warning = capsys.readouterr().err
-    assert warning.startswith("warning: plugin 'bad' of an unknown distribution : dicom_adapter_commands failed: ")
+    assert warning.startswith("warning: plugin 'bad' of an unknown distribution: dicom_adapter_commands failed: ")
     assert reason in warning
     assert 1 == len(warning.splitlines())
     assert "hello" in CliRunner().invoke(app, ["--help"]).stdout

@@ -258,7 +258,7 @@ class _Report:
             "skipped": self.found.skipped,
             "associations": self.summary.associations,
             "seconds": round(self.seconds, 3),
-            "gave_up": self.summary.gave_up,
+            "gaveUp": self.summary.gave_up,
             "failures": [
                 {"path": str(failure.path), "status": failure.status, "message": failure.message}
                 for failure in self.failures

@@ -86,7 +86,7 @@ class PluginInfo:
     observes: tuple[str, ...] = ()  # observer hooks that the plugin implements
 
     def __str__(self) -> str:
-        return f"plugin '{self.name}' of {self.distribution} {self.version}"
+        return f"plugin '{self.name}' of {self.distribution} {self.version}".rstrip()  # without a version
 
 
 @frozen(kw_only=True)
