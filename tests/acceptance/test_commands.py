@@ -295,17 +295,33 @@ def test_the_help_of_every_command_describes_exit_status_or_arguments(name: str)
     assert "Exit status:" in text or "Arguments" in text
 
 
+def instances_by_ae_title(jobs: list[tuple[str, str]]) -> Counter[str]:
+    """Return the number of instances in jobs, given as AE title and number of instances."""
+    found: Counter[str] = Counter()
+    for ae_title, instances in jobs:
+        found[ae_title] += int(instances)
+    return found
+
+
 def test_demo_shows_the_path_to_the_results_and_next_steps(demo: subprocess.Popen[str]) -> None:
-    """The patient of LUNG and the three studies of HEAD become four jobs. The results are files in the named folder."""
+    """The patient of LUNG and the three studies of HEAD become jobs. The results are files in the named folder.
+
+    Usually there are four jobs. If other processes use the machine, a group may become several jobs, and a study of
+    HEAD more than two results.
+    """
     output, _ = demo.communicate(timeout=DEMO_SECONDS)
     assert 0 == demo.returncode, output
     succeeded = re.findall(r"job (LUNG|HEAD)-example-\d{14}-[0-9a-f]{6}, .*, (\d+) instances: succeeded", output)
     delivered = re.findall(r"job (LUNG|HEAD)-.*-to-pacs, .*, (\d+) instances: submitted", output)
-    assert [*[("HEAD", "4")] * 3, ("LUNG", "20")] == sorted(succeeded)
-    assert [*[("HEAD", "2")] * 3, ("LUNG", "10")] == sorted(delivered)
+    assert {"HEAD": 12, "LUNG": 20} == instances_by_ae_title(succeeded)
+    assert len(delivered) == len(succeeded) >= 4
+    results = sum(instances_by_ae_title(delivered).values())
+    assert results >= 16
+    assert f"Done. 8 studies became {len(succeeded)} jobs." in output
+    assert ("Usually there are 4 jobs." in output) == (len(succeeded) != 4)
     for line in (".* init ", ".* run$", ".* send studies --to DICOM-ADAPTER@", ".* jobs list", ".* results list"):
         assert re.search(rf"^  {line}", output, re.MULTILINE)
     [folder] = re.findall("They are in (.*)$", output, re.MULTILINE)
     modalities = Counter(dcmread(path).Modality for path in Path(folder).rglob("*.dcm"))
-    assert {"OT": 8, "SR": 8} == modalities
+    assert {"OT": results // 2, "SR": results // 2} == modalities
     assert [Path(folder)] == list(Path(folder).parent.iterdir())

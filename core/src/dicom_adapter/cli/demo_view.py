@@ -29,10 +29,23 @@ class DemoState:
     began: float = field(factory=time.monotonic)  # monotonic time in seconds
     messages: list[str] = field(factory=list)  # lines about the studies that were sent
     printed: set[str] = field(factory=set)  # keys of the changes that were printed
+    _seen: object = None  # what had happened at the last progress
+    _changed: float = field(factory=time.monotonic)  # monotonic time of the last progress
 
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.began
+
+    @property
+    def idle_seconds(self) -> float:
+        """Seconds since the last progress."""
+        return time.monotonic() - self._changed
+
+    def note_progress(self, view: View) -> None:
+        """Note the time if anything has happened since the last call."""
+        seen = (len(self.messages), view.counts, [job.state for job in view.jobs], view.received, view.archived)
+        if seen != self._seen:
+            self._seen, self._changed = seen, time.monotonic()
 
     def add_message(self, line: str) -> None:
         self.messages.append(f"{self.seconds:5.1f} s  {line}")
@@ -47,6 +60,30 @@ class View:
     jobs: list[Job]  # oldest first
     received: int  # number of results that the PACS has received
     archived: int  # number of results in the folder of the PACS
+
+    @property
+    def succeeded(self) -> list[Job]:
+        """The succeeded jobs of the pipeline."""
+        return [job for job in self.jobs if job.state is JobState.SUCCEEDED and not is_delivery(job)]
+
+    @property
+    def processed(self) -> int:
+        """Number of instances in these jobs."""
+        return sum(job.instance_count for job in self.succeeded)
+
+    @property
+    def delivered(self) -> int:
+        """Number of results that are delivered, or will be."""
+        return sum(job.instance_count for job in self.jobs if is_delivery(job))
+
+    def is_complete(self, sent: int) -> bool:
+        """Return whether all `sent` instances were processed, and the PACS has all results."""
+        return self.processed == sent and 0 < self.delivered <= self.archived
+
+    @property
+    def has_stopped(self) -> bool:
+        """Whether a job needs an operator, so that the demo cannot be completed."""
+        return any(job.state in (JobState.FAULTED, JobState.FAILED) for job in self.jobs)
 
 
 def is_delivery(job: Job) -> bool:
