@@ -113,7 +113,10 @@ def test_systemd_accepts_the_units(example: Block, tmp_path: Path) -> None:
 
 
 def test_the_unit_fits_the_configuration_of_its_page(tmp_path: Path) -> None:
-    """The service may write its data folder, waits for its disk, and has more time to stop than drain-timeout."""
+    """The service may write its data folder, waits for its disk, and has more time to stop than drain-timeout.
+
+    With another KillMode, systemd would end the runners of commands with the service.
+    """
     example = block("toml", INSTALL)
     loaded = config.load(example.text, folder=tmp_path, catalogue=discover().catalogue()).config
     assert loaded is not None
@@ -122,7 +125,7 @@ def test_the_unit_fits_the_configuration_of_its_page(tmp_path: Path) -> None:
     assert sections["Service"]["ReadWritePaths"] == sections["Unit"]["RequiresMountsFor"]
     assert int(sections["Service"]["TimeoutStopSec"]) >= loaded.dicom.drain_timeout + STOP_MARGIN_S
     assert sections["Service"]["ExecStart"].endswith(f"dicom-adapter run {CONFIG}")
-    assert "mixed" == sections["Service"]["KillMode"]
+    assert "process" == sections["Service"]["KillMode"]
 
 
 # --- with a service -------------------------------------------------------------------------------------------------

@@ -90,6 +90,11 @@ def broken() -> str:
 
 
 @pytest.fixture
+def catalogue() -> Catalogue:
+    return CATALOGUE
+
+
+@pytest.fixture
 def read(tmp_path: Path) -> Callable[[str | bytes], Loaded]:
     """Return a function that loads a whole configuration."""
     return lambda text: load(text, folder=tmp_path, catalogue=CATALOGUE)

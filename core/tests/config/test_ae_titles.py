@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from ipaddress import ip_network
+from pathlib import Path
 
 import pytest
+from attrs import evolve
 
-from dicom_adapter.config import CallerConfig, ConfigProblemKind, Loaded
+from dicom_adapter.api.hookspecs import Catalogue
+from dicom_adapter.config import CallerConfig, ConfigProblemKind, Loaded, load
 
 Read = Callable[[str | bytes], Loaded]
 Problems = Callable[[str], dict[str, str]]
@@ -184,6 +187,17 @@ def test_a_processor_that_is_not_installed_affects_its_ae_titles_only(read: Read
     assert config.ae_titles["X"].settings is None
     assert config.unavailable("X").startswith("needs processor 'tomo', which is not installed")
     assert "" == config.unavailable("LUNG")
+
+
+def test_several_unusable_plugins_are_listed_after_one_introduction(
+    minimal: str, catalogue: Catalogue, tmp_path: Path
+) -> None:
+    """Verified to fail when the introduction is repeated before each plugin."""
+    unusable = evolve(catalogue, broken=("plugin 'a': no", "plugin 'b': no"), disabled=("plugin 'c'", "plugin 'd'"))
+    text = minimal + "[ae-titles.X]\nprocessor = 'tomo'\n"
+    (problem,) = load(text, folder=tmp_path, catalogue=unusable).problems
+    expected = "; these plugins could not be used: plugin 'a': no; plugin 'b': no; disabled: plugin 'c'; plugin 'd'"
+    assert str(problem).endswith(f"(installed: aetitle){expected}")
 
 
 def test_a_submitter_that_is_not_installed_affects_its_ae_titles_only(read: Read, minimal: str) -> None:

@@ -1,4 +1,4 @@
-"""An observer: it is notified of events. This one writes a line for each job that reached a state in `REPORTED`."""
+"""An observer: it is notified of events. This one writes a line for each job that has ended."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from attrs import frozen
 from dicom_adapter import Job, JobState, hookimpl
 
 VARIABLE = "{{ cookiecutter.__module | upper }}_FILE"
-REPORTED = (JobState.SUBMITTED, JobState.FAULTED, JobState.CANCELLED)
+# A job ends as SUBMITTED if its submitter does not follow jobs on the platform, otherwise as SUCCEEDED or FAILED.
+# An operator may retry a FAULTED or FAILED job.
+REPORTED = (JobState.SUBMITTED, JobState.SUCCEEDED, JobState.FAULTED, JobState.FAILED, JobState.CANCELLED)
 
 
 @frozen(kw_only=True)

@@ -10,6 +10,17 @@ from dicom_adapter.testing import Adapter, Plugin, make_instance
 
 from {{ cookiecutter.__module }} import VARIABLE
 
+CONFIGURATION = """
+[ae-titles.MINE]
+processor = "at-once"
+"""
+# The jobs of this submitter end when the test calls `platform.end`, like those of `command` and `container`.
+FOLLOWED = """
+[submitters.mine]
+type = "memory-followed"
+status-every = 1
+"""
+
 
 class AtOnce(JobProcessorBase):  # type: ignore[type-arg] # it has no settings
     """Submit a job for each instance."""
@@ -34,7 +45,7 @@ def adapter_plugins() -> list[Plugin]:
 
 @pytest.fixture
 def adapter_configuration() -> str:
-    return '[ae-titles.MINE]\nprocessor = "at-once"\n'
+    return CONFIGURATION
 
 
 @pytest.fixture
@@ -56,6 +67,18 @@ def test_a_faulted_job_is_written(adapter: Adapter, file: Path) -> None:
     adapter.platform.fail("start", Permanent("no free space"))
     adapter.receive(make_instance())
     assert states(file) == ["faulted"]
+
+
+@pytest.mark.parametrize(("succeeded", "state"), [(True, "succeeded"), (False, "failed")])
+def test_the_end_of_a_job_on_the_platform_is_written(
+    make_adapter: Any, file: Path, succeeded: bool, state: str
+) -> None:
+    adapter = make_adapter(CONFIGURATION + FOLLOWED, Plugin(Processors()))
+    adapter.receive(make_instance())
+    assert not file.exists()
+    adapter.platform.end(adapter.jobs[0], succeeded=succeeded)
+    adapter.advance(5)
+    assert states(file) == [state]
 
 
 def test_without_a_file_nothing_is_written(adapter: Adapter, tmp_path: Path) -> None:

@@ -38,8 +38,11 @@ def choose(kind: str, name: object, installed: Mapping[str, Any], catalogue: Cat
         return PluginChoice(installed[name].settings_type)
     # Each plugin that could not be used, and each disabled plugin, may be the plugin that provides `name`.
     reason = f"{kind} '{name}', which is not installed{suggestion(name, installed)} (installed: {listed(installed)})"
-    reason = "; these plugins could not be used: ".join([reason, *catalogue.broken])
-    return PluginChoice(None, "; disabled: ".join([reason, *catalogue.disabled]))
+    if catalogue.broken:
+        reason += f"; these plugins could not be used: {'; '.join(catalogue.broken)}"
+    if catalogue.disabled:
+        reason += f"; disabled: {'; '.join(catalogue.disabled)}"
+    return PluginChoice(None, reason)
 
 
 class PluginTables:

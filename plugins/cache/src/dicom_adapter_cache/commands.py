@@ -95,7 +95,11 @@ def compose(
     submitter: Annotated[str | None, typer.Option(help="The submitter; default: the AE title's.")] = None,
     metadata: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="May be repeated.")] = None,
     clean_up: Annotated[
-        bool, typer.Option("--clean-up", help="Delete the instances after the job is submitted.")
+        bool,
+        typer.Option(
+            "--clean-up",
+            help="Delete the instances when the job is submitted or, if its submitter follows jobs, has succeeded.",
+        ),
     ] = False,
     insist: Annotated[bool, typer.Option("--insist", help="Compose even if a study is still arriving.")] = False,
     mix_patients: Annotated[
