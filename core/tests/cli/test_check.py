@@ -15,6 +15,7 @@ from dicom_adapter import InstanceStorageInfo, JobProcessorBase, NoSettings, hoo
 from dicom_adapter.api.submitter import Submitter
 from dicom_adapter.cli import app
 from dicom_adapter.plugins import registry
+from dicom_adapter.simulation.platform import MemoryPlugin
 from dicom_adapter.testing import Adapter, Plugin
 
 MakeAdapter = Callable[..., Adapter]
@@ -121,3 +122,41 @@ def test_the_host_serves_ae_titles_that_do_not_need_the_failing_plugin(
     adapter = make_adapter(CONFIGURATION, Plugin(BadPlugin(error)))
     assert {"LIVER"} == adapter.host.served.keys()
     assert {"LUNG", "HEAD"} == adapter.host.refused.keys()
+
+
+class CommittingPlugin(MemoryPlugin):
+    """The submitters in memory, and one that follows its deliveries."""
+
+    @hookimpl
+    def dicom_adapter_submitters(self) -> list[type[Submitter[NoSettings]]]:
+        class Committing(self.followed):  # type: ignore[name-defined] # a class of this object
+            name = "committing"
+            platform_has_jobs = False
+
+        return [self.submitter, self.followed, Committing]
+
+
+def test_a_destination_that_runs_pipelines_is_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its delivery jobs would be faulted. A submitter that follows its deliveries is a destination.
+
+    Verified to fail when the destinations are not examined, or when only `follows_jobs` counts.
+    """
+    monkeypatch.setattr(registry, "discover", partial(registry.discover, Plugin(CommittingPlugin(), name="memory")))
+    file = tmp_path / "adapter.toml"
+    types = {"pacs": "memory", "gpu": "memory-followed", "committing": "committing"}
+    tables = "".join(f'[submitters.{name}]\ntype = "{of_type}"\n' for name, of_type in types.items())
+    of_ae_title = '[ae-titles.LUNG]\nprocessor = "by-study"\nsubmitter = "gpu"\nsettings = { pipeline-one = "p1" }\n'
+    text = (
+        '[storage]\npath = "data"\n'
+        + tables
+        + of_ae_title
+        + '[ae-titles.LUNG.results]\nto = ["pacs", "gpu", "committing"]\n'
+    )
+    file.write_text(text, encoding="utf-8")
+    checked = CliRunner().invoke(app, ["check", "--json", "--file-only", str(file)])
+    assert 0 == checked.exit_code, checked.output
+    (warning,) = json.loads(checked.stdout)["warnings"]
+    assert (
+        "AE title 'LUNG': results.to names submitter 'gpu' of type 'memory-followed', which runs pipelines" in warning
+    )
+    assert "for example of type 'dicom', 'dicomweb' or 'folder'" in warning

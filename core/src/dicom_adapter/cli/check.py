@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -31,7 +32,7 @@ class PluginTrials:
     """The results of creating submitters and describing processors with the configured settings."""
 
     described: dict[str, str] = field(factory=dict)  # for each AE title, the processor's description of its settings
-    notices: list[str] = field(factory=list)  # notices of processors about their settings, each with the AE title
+    notices: list[str] = field(factory=list)  # what operators should know of the settings, each with the AE title
     undescribed: dict[str, str] = field(factory=dict)  # for each AE title without a description, the reason
     broken: dict[str, str] = field(factory=dict)  # for each submitter that cannot be created, the reason
     submitters: dict[str, Submitter[Any]] = field(factory=dict)  # the submitters that can be created, by name
@@ -134,6 +135,7 @@ def try_plugins(found: CheckedConfiguration) -> PluginTrials:
             except Refused as refusal:
                 trials.undescribed[name] = str(refusal)
                 trials.problems.append(_of_processor(found, config, name, refusal))
+    trials.notices.extend(_unable_to_deliver(config, trials.submitters))
     for name in trials.described:
         try:
             addresses = list_addresses(config, plugins, name)
@@ -141,6 +143,22 @@ def try_plugins(found: CheckedConfiguration) -> PluginTrials:
         except Refused as refusal:  # the AE title is served nevertheless
             trials.problems.append(_of_processor(found, config, name, refusal))
     return trials
+
+
+def _unable_to_deliver(config: Config, submitters: Mapping[str, Submitter[Any]]) -> Iterator[str]:
+    """Yield a warning for each destination of results that runs pipelines: delivery jobs have no pipeline.
+
+    A submitter for a DICOM node also follows jobs if it waits for storage commitments, but the node has no jobs.
+    """
+    for ae_title, table in config.ae_titles.items():
+        for name in table.results.to:
+            submitter = submitters.get(name)
+            if submitter is not None and submitter.follows_jobs and submitter.platform_has_jobs:
+                yield (
+                    f"AE title '{ae_title}': results.to names submitter '{name}' of type '{submitter.name}', which "
+                    "runs pipelines and delivers nothing: the delivery jobs would be faulted. Name a submitter that "
+                    "delivers, for example of type 'dicom', 'dicomweb' or 'folder'"
+                )
 
 
 def _of_processor(found: CheckedConfiguration, config: Config, ae_title: str, refusal: Refused) -> str:

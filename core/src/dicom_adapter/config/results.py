@@ -27,8 +27,9 @@ class ResultsConfig:
         default=(),
         validator=_validate_destinations,
         help=(
-            "Destinations of DICOM outputs: names of `[submitters.<name>]` tables that deliver, such as a PACS. Each "
-            "destination gets every output that passes the checks. If empty, the outputs are only kept."
+            "Destinations of DICOM outputs: names of `[submitters.<name>]` tables that deliver, such as a PACS; not "
+            "those that run pipelines, such as `command`. Each destination gets every output that passes the checks. "
+            "If empty, the outputs are only kept."
         ),
     )
     expect_results: bool = setting(

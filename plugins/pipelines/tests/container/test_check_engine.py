@@ -44,11 +44,27 @@ def test_check_names_engine_version_and_images(containers: Containers) -> None:
 
 @pytest.mark.podman
 def test_check_names_images_that_are_not_present(containers: Containers) -> None:
-    containers.configure(image="localhost/lung:2")
-    with pytest.raises(Permanent, match=r"image 'localhost/lung:2' is missing: run `podman pull localhost/lung:2`"):
+    containers.configure(image="registry.example/lung:2")
+    with pytest.raises(Permanent, match=r"lung:2' is missing: run `podman pull registry.example/lung:2`"):
         containers.submitter().check_connection()
     containers.settings["pull"] = Pull.MISSING
-    assert containers.submitter().check_connection().endswith("; not pulled yet: localhost/lung:2")
+    expected = (
+        "not pulled yet, so that the first job pulls it: registry.example/lung:2 (`podman pull registry.example/lung"
+    )
+    assert expected in containers.submitter().check_connection()
+
+
+@pytest.mark.parametrize("pull", Pull, ids=lambda pull: pull.value)
+def test_an_image_of_this_machine_that_is_missing_is_a_problem(
+    unstarted: Containers, without_engine: Client, pull: Pull
+) -> None:
+    """No job could pull it. Verified to fail when only the setting `pull` decides."""
+    without_engine("podman", 'case "$*" in *version*) echo 5.0;; *) echo "Error: image not known" >&2; exit 125;; esac')
+    unstarted.configure(image="localhost/lung:2")
+    unstarted.settings["pull"] = pull
+    step = r"image 'localhost/lung:2' is missing, .* build it \(`podman build --tag localhost/lung:2 FOLDER`\)"
+    with pytest.raises(Permanent, match=step):
+        unstarted.submitter().check_connection()
 
 
 def test_missing_engine_is_named(unstarted: Containers, without_engine: Client) -> None:

@@ -115,7 +115,7 @@ def test_check_connects_to_the_engine_and_finds_the_images(podman: Podman, tmp_p
     file = tmp_path / "adapter.toml"
     for image, status, words in (
         (BASE, 0, "all images are present"),
-        ("localhost/none", 1, "podman pull localhost/none"),
+        ("localhost/none", 1, "podman build --tag localhost/none"),
     ):
         file.write_text(configuration(podman, image))
         result = CliRunner().invoke(app, ["check", "--connect", str(file)], env={"COLUMNS": "300"})

@@ -120,8 +120,8 @@ def test_entrypoint_and_command_replace_those_of_the_image(containers: Container
 
 
 def test_missing_image_is_a_permanent_error(containers: Containers) -> None:
-    containers.configure(image="localhost/lung:1.2")
-    with pytest.raises(Permanent, match=r"image 'localhost/lung:1.2' is missing: run `podman pull localhost/lung:1.2`"):
+    containers.configure(image="registry.example/lung:1.2")
+    with pytest.raises(Permanent, match=r"lung:1.2' is missing: run `podman pull registry.example/lung:1.2`"):
         containers.start()
 
 
@@ -139,7 +139,7 @@ def test_image_that_disappears_before_the_run_is_named(containers: Containers) -
     prepared = containers.prepare()
     containers.podman.run("rmi", image)
     prepared.start(containers.submitter())
-    assert f"image '{image}' is missing: run `podman pull {image}`" in containers.end(prepared.job).detail
+    assert f"image '{image}' is missing, and localhost/ is no registry" in containers.end(prepared.job).detail
 
 
 # --- isolation

@@ -18,7 +18,7 @@ from types import FrameType
 from attrs import evolve
 
 from dicom_adapter_pipelines.container.arguments import GPU_LABEL, EngineCall, run_container
-from dicom_adapter_pipelines.container.engine import Engine, EngineFailure, Image
+from dicom_adapter_pipelines.container.engine import Engine, EngineFailure, Image, missing_image
 from dicom_adapter_pipelines.container.gpu_slots import GpuSlot, record_holder, take_gpu
 from dicom_adapter_pipelines.container.map_manifest import PATHS, ManifestProblem, MapManifest, parse_manifest
 from dicom_adapter_pipelines.container.plan import ContainerPlan, ContainerReport, plan_of
@@ -78,10 +78,7 @@ class ContainerRun:
             self._engine.pull(reference)
             image = self._engine.image(reference)
         if image is None:
-            client = self._plan.engine.kind.value
-            raise CannotRun(
-                f"image '{reference}' is missing: run `{client} pull {reference}` as the user of the service"
-            )
+            raise CannotRun(missing_image(self._plan.engine.kind.value, reference))
         return image
 
     def _manifest(self, image: Image) -> MapManifest:

@@ -16,6 +16,7 @@ from dicom_adapter_pipelines.container.plan import EngineCommand, EngineKind
 CALL_SECONDS = 25.0  # limit of a call, except pulls; two calls fit into the limit of the runner for `end`
 MAX_FILE_BYTES = 4 << 20  # of a file that is read from an image
 SHOWN_CHARACTERS = 300  # of a message of the engine
+LOCAL = "localhost/"  # begins the name of an image that was built on this machine; a registry here has a port
 # Parts of the messages of podman and docker.
 NO_IMAGE = re.compile("no such image|image not known|no such object", re.IGNORECASE)
 NOT_RUNNING = re.compile("(cannot|failed to|trying to) connect|connection refused|daemon running", re.IGNORECASE)
@@ -85,6 +86,8 @@ class Engine:
         except OSError as error:
             raise EngineNotRunning(self._unusable(str(error))) from error
         if done.returncode:
+            if is_local(reference):
+                raise EngineFailure(missing_image(self.kind.value, reference))
             raise EngineFailure(
                 f"image '{reference}' is missing and cannot be pulled: run `{self.kind.value} pull {reference}` as the "
                 "user of the service, or correct `image`; the engine's message is in the log of the job"
@@ -177,7 +180,18 @@ class Engine:
 
 def missing_image(client: str, image: str) -> str:
     """Return the state of an image that the engine does not have, and the next step."""
+    if is_local(image):
+        return (
+            f"image '{image}' is missing, and {LOCAL} is no registry from which it could be pulled: as the user of the "
+            f"service, build it (`{client} build --tag {image} FOLDER`) or load it (`{client} load --input FILE`); or "
+            "correct `image`"
+        )
     return f"image '{image}' is missing: run `{client} pull {image}` as the user of the service"
+
+
+def is_local(image: str) -> bool:
+    """Return whether the name of an image says that it was built on this machine."""
+    return image.startswith(LOCAL)
 
 
 def _first(answer: bytes) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import cast
 from attrs import evolve
 
 from dicom_adapter import Job, Permanent, PlatformJob, PlatformStatus, Retriable, SubmitterContext
-from dicom_adapter_pipelines.container.engine import Engine, EngineFailure, missing_image
+from dicom_adapter_pipelines.container.engine import Engine, EngineFailure, is_local, missing_image
 from dicom_adapter_pipelines.container.places import WORK
 from dicom_adapter_pipelines.container.plan import ContainerPlan, EngineCommand, EngineKind, report_of
 from dicom_adapter_pipelines.container.settings import ContainerPipeline, ContainerSettings, Pull
@@ -124,12 +124,16 @@ class ContainerSubmitter(JobFolderSubmitter[ContainerSettings]):
         except EngineFailure as failure:
             raise Retriable(str(failure)) from failure
         problems = [*self.folder_problems(), *self._pipeline_problems(command.kind)]
-        if self.settings.pull is Pull.NEVER:
-            problems += [missing_image(command.kind.value, image) for image in missing]
+        is_never = self.settings.pull is Pull.NEVER
+        problems += [missing_image(command.kind.value, image) for image in missing if is_never or is_local(image)]
         if problems:
             raise Permanent("; ".join(problems))
-        images = f"not pulled yet: {', '.join(missing)}" if missing else "all images are present"
-        return f"{command.kind.value} {version}; {images}"
+        client = command.kind.value
+        images = "all images are present"
+        if missing:
+            pulls = " && ".join(f"{client} pull {image}" for image in missing)
+            images = f"not pulled yet, so that the first job pulls it: {', '.join(missing)} (`{pulls}` pulls it now)"
+        return f"{client} {version}; {images}"
 
     def _pipeline_problems(self, kind: EngineKind) -> list[str]:
         found = {name: user_problem(kind, pipeline) for name, pipeline in sorted(self.settings.pipelines.items())}
