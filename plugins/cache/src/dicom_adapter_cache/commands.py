@@ -39,6 +39,13 @@ Config = Annotated[Path | None, CONFIG]
 Url = Annotated[str | None, URL]
 Json = Annotated[bool, JSON]
 AeTitle = Annotated[str | None, AE_TITLE]
+CleanUp = Annotated[
+    bool,
+    typer.Option(
+        "--clean-up",
+        help="Delete the instances when the job is submitted or, if its submitter follows jobs, has succeeded.",
+    ),
+]
 
 
 @cache.command()
@@ -94,13 +101,7 @@ def compose(
     priority: Annotated[JobPriority, typer.Option(help="Priority of the job.")] = JobPriority.NORMAL,
     submitter: Annotated[str | None, typer.Option(help="The submitter; default: the AE title's.")] = None,
     metadata: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="May be repeated.")] = None,
-    clean_up: Annotated[
-        bool,
-        typer.Option(
-            "--clean-up",
-            help="Delete the instances when the job is submitted or, if its submitter follows jobs, has succeeded.",
-        ),
-    ] = False,
+    clean_up: CleanUp = False,
     insist: Annotated[bool, typer.Option("--insist", help="Compose even if a study is still arriving.")] = False,
     mix_patients: Annotated[
         bool,
