@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
 import pytest
-from sqlalchemy import event
 
 from dicom_adapter import InstanceStorageInfo, Job, JobState
 from dicom_adapter.ledger import (
     Ledger,
-    Transaction,
     balance,
     events,
     history,
@@ -31,6 +28,7 @@ from dicom_adapter.ledger.held import count_held, count_held_bytes
 from dicom_adapter.ledger.history import BEGINNING
 from dicom_adapter.ledger.schema import InstanceState
 from dicom_adapter.ledger.series import ArrivedSeries
+from support.query_plans import Query, plan_of, plans_of, statements
 
 NOW = datetime(2026, 1, 5, 8, 0, 0, tzinfo=timezone.utc)
 
@@ -38,8 +36,6 @@ PARTIAL = {
     "pending_instances",
     "quarantined_instances",
 }  # indexes of held instances: the pending and the quarantined ones
-
-Query = Callable[[Transaction], Any]  # calls a function of the ledger
 
 
 @pytest.fixture
@@ -54,34 +50,6 @@ def large_ledger(ledger: Ledger, an_instance: Callable[..., InstanceStorageInfo]
         jobs.insert(transaction, a_job(), [1])
         series.enter(transaction, [ArrivedSeries("2.25.2000", "2.25.1000", "P1", "A1")], NOW)
     return ledger
-
-
-@contextmanager
-def statements(transaction: Transaction) -> Iterator[list[tuple[str, Any]]]:
-    """Collect the compiled statements that are sent to the database, with their parameters."""
-    sent: list[tuple[str, Any]] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_more: Any) -> None:
-        sent.append((statement, parameters))
-
-    event.listen(transaction, "before_cursor_execute", note)
-    yield sent
-    event.remove(transaction, "before_cursor_execute", note)
-
-
-def plan_of(ledger: Ledger, query: Query) -> list[str]:
-    """Return the query plan of the only statement that `query` sends."""
-    (plan,) = plans_of(ledger, query)
-    return plan
-
-
-def plans_of(ledger: Ledger, query: Query) -> list[list[str]]:
-    """Return the query plan of each statement that `query` sends, without the aggregation of rows into one value."""
-    with ledger.write() as transaction:
-        with statements(transaction) as sent:
-            query(transaction)
-        plans = [transaction.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", given) for statement, given in sent]
-        return [[str(row[3]) for row in plan if row[3] not in ("CO-ROUTINE batch", "SCAN batch")] for plan in plans]
 
 
 @pytest.mark.parametrize(

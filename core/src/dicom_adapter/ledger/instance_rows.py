@@ -14,10 +14,7 @@ from dicom_adapter.ledger.connection import Transaction
 from dicom_adapter.ledger.filters import NO_FILTERS, Filters
 from dicom_adapter.ledger.instance_values import COLUMNS, chunks, to_instances
 from dicom_adapter.ledger.schema import (
-    IS_PENDING,
-    IS_QUARANTINED,
-    IS_RECLAIMED,
-    IS_RELEASED,
+    IS_IN,
     IS_RESULT,
     InstanceState,
     instances,
@@ -41,12 +38,6 @@ _ROW = [
     *COLUMNS,
     *(instances.c[name] for name in ("state", "changed_at", "reason", "outcome", "replaced_by", "source_job")),
 ]
-_IS_IN = {
-    InstanceState.PENDING: IS_PENDING,
-    InstanceState.QUARANTINED: IS_QUARANTINED,
-    InstanceState.RELEASED: IS_RELEASED,
-    InstanceState.RECLAIMED: IS_RECLAIMED,
-}
 
 
 def newest(
@@ -63,7 +54,7 @@ def newest(
     """
     query = select(*_ROW).where(filters.of_instances(), ~IS_RESULT).limit(limit)
     if state is not None:
-        query = query.where(_IS_IN[state])
+        query = query.where(IS_IN[state])
     if reason:
         query = query.where(instances.c.reason.icontains(reason, autoescape=True))
     # Most instances are reclaimed. For any other state, SQLite has to use the index of the state and sort its rows,

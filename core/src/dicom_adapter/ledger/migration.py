@@ -14,7 +14,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from dicom_adapter.ledger import association_schema  # noqa: F401 - adds its tables to `metadata`
 from dicom_adapter.ledger.schema import metadata
 
-REVISION = "0012"  # revision of the newest migration, with which a new ledger is created
+REVISION = "0013"  # revision of the newest migration, with which a new ledger is created
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 # All indexes, in the order in which the migrations create them: of two equally good indexes, SQLite uses the newer one.
@@ -49,6 +49,9 @@ INDEXES = (
     "results_of_job",
     "results_by_uid",
     "ix_attachments_job_number",
+    "newest_results",
+    "results_by_checksum",
+    "attachments_by_checksum",
 )
 
 _version = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))

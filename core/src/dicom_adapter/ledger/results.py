@@ -29,6 +29,7 @@ from dicom_adapter.ledger.filters import NO_FILTERS, Filters
 from dicom_adapter.ledger.instance_values import COLUMNS, chunks, to_instances
 from dicom_adapter.ledger.jobs import FINISHED
 from dicom_adapter.ledger.schema import (
+    IS_IN,
     IS_QUARANTINED,
     IS_RESULT,
     InstanceOutcome,
@@ -189,7 +190,7 @@ def attachments_without_job(transaction: Transaction, limit: int) -> list[Attach
 
 
 def attachments_with_content(transaction: Transaction, size_bytes: int, checksum: int) -> list[Attachment]:
-    """Return the attachments with this size and checksum. Reads every attachment."""
+    """Return the attachments with this size and checksum."""
     return _attachments(transaction, (attachments.c.size_bytes == size_bytes) & (attachments.c.checksum == checksum))
 
 
@@ -284,16 +285,19 @@ def newest(
 
     `reason`: only results whose reason for the quarantine contains this text; case is ignored.
     """
-    conditions = [IS_RESULT, filters.of_instances()]
-    if state is InstanceState.QUARANTINED:
-        conditions.append(IS_QUARANTINED)
-    elif state is not None:
-        conditions.append(instances.c.state == state.value)
+    # For the few instances in these states, SQLite has to use the index of the state and sort its rows, instead of
+    # reading all results: "+ 0" has this effect.
+    is_rare = state in (InstanceState.PENDING, InstanceState.QUARANTINED)
+    is_result = (instances.c.source_job + 0).is_not(None) if is_rare else IS_RESULT
+    order = instances.c.instance_id + 0 if is_rare else instances.c.instance_id
+    conditions = [is_result, filters.of_instances()]
+    if state is not None:
+        conditions.append(IS_IN[state])
     if job_number is not None:
         conditions.append(instances.c.source_job == job_number)
     if reason:
         conditions.append(instances.c.reason.icontains(reason, autoescape=True))
-    return _rows(transaction, and_(true(), *conditions), limit)
+    return _rows(transaction, and_(true(), *conditions), limit, order)
 
 
 def find(transaction: Transaction, numbers: Iterable[int]) -> list[ResultRow]:
@@ -306,7 +310,7 @@ def find(transaction: Transaction, numbers: Iterable[int]) -> list[ResultRow]:
 
 
 def with_content(transaction: Transaction, size_bytes: int, checksum: int) -> list[int]:
-    """Return the ids of the results with this size and checksum. Reads every result."""
+    """Return the ids of the results with this size and checksum."""
     has_content = (instances.c.size_bytes == size_bytes) & (instances.c.checksum == checksum)
     return list(transaction.execute(select(instances.c.instance_id).where(IS_RESULT, has_content)).scalars())
 
@@ -356,12 +360,17 @@ def keep(transaction: Transaction, numbers: Iterable[int], until: datetime | Non
         transaction.execute(update(instances).where(instances.c.instance_id.in_(chunk)).values(keep_until=until))
 
 
-def _rows(transaction: Transaction, condition: ColumnElement[bool], limit: int | None) -> list[ResultRow]:
+def _rows(
+    transaction: Transaction,
+    condition: ColumnElement[bool],
+    limit: int | None,
+    order: ColumnElement[int] = instances.c.instance_id,
+) -> list[ResultRow]:
     query = (
         select(*_ROW)
         .join_from(instances, jobs, jobs.c.job_number == instances.c.source_job, isouter=True)
         .where(condition)
-        .order_by(instances.c.instance_id.desc())
+        .order_by(order.desc())
         .limit(limit)
     )
     rows: Sequence[Any] = transaction.execute(query).all()

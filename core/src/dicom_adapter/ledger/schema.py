@@ -132,6 +132,14 @@ Index("instances_of_study", instances.c.study_instance_uid)
 Index("arrivals_of_instance", instances.c.sop_instance_uid)
 Index("results_of_job", instances.c.source_job, sqlite_where=text("source_job IS NOT NULL"))
 Index("results_by_uid", instances.c.sop_instance_uid, sqlite_where=text("source_job IS NOT NULL"))
+Index(
+    "newest_results",
+    instances.c.instance_id,
+    instances.c.ae_title,  # so that results of other AE titles and times are skipped without reading their rows
+    instances.c.received_at,
+    sqlite_where=text("source_job IS NOT NULL"),
+)
+Index("results_by_checksum", instances.c.checksum, sqlite_where=text("source_job IS NOT NULL"))
 
 # Series that have arrived; the class `ledger.series.ArrivedSeries` explains the columns.
 series = Table(
@@ -245,6 +253,7 @@ attachments = Table(
     Column("checksum", BigInteger, nullable=False),  # CRC-32 of the whole file
     sqlite_autoincrement=True,
 )
+Index("attachments_by_checksum", attachments.c.checksum)
 
 lanes = Table(
     "lanes",
@@ -365,6 +374,12 @@ IS_RELEASED = instances.c.state == literal_column("'released'")
 IS_QUARANTINED = instances.c.state == literal_column("'quarantined'")
 IS_RESULT = instances.c.source_job.is_not(None)
 IS_RECLAIMED = instances.c.state == literal_column("'reclaimed'")
+IS_IN = {
+    InstanceState.PENDING: IS_PENDING,
+    InstanceState.QUARANTINED: IS_QUARANTINED,
+    InstanceState.RELEASED: IS_RELEASED,
+    InstanceState.RECLAIMED: IS_RECLAIMED,
+}
 IS_QUEUED = jobs.c.state == literal_column("'queued'")
 IS_UPLOADED = jobs.c.state == literal_column("'uploaded'")
 IS_RUNNING = jobs.c.state == literal_column("'running'")
