@@ -114,6 +114,33 @@ def test_check_reports_components_that_cannot_be_created_with_their_plugin(
     assert not (tmp_path / "data").exists()
 
 
+def test_check_warns_if_results_cannot_be_sent_to_any_sender(memory_submitter: None, tmp_path: Path) -> None:
+    """A submitter with the AE title of a node is enough: the senders are not known before they send.
+
+    Verified to fail when `check` does not list the notices about `to-sender`.
+    """
+    text = """
+        [storage]
+        path = "data"
+        [submitters.other]
+        type = "memory"
+        [ae-titles.LIVER]
+        processor = "by-study"
+        settings = { pipeline-one = "p1" }
+        results = { to-sender = true }
+    """
+    file = tmp_path / "adapter.toml"
+    warnings = []
+    for settings in (text, text.replace('"memory"', '"memory"\n ae-title = "CT1"')):
+        file.write_text(settings, encoding="utf-8")
+        report = json.loads(CliRunner().invoke(app, ["check", "--json", "--file-only", str(file)]).stdout)
+        assert report["ok"]
+        warnings.append(report["warnings"])
+    [[warning], none] = warnings
+    assert warning.startswith("AE title 'LIVER': to-sender = true has no effect, because no submitter sends to a DICOM")
+    assert [] == none
+
+
 @ERRORS
 def test_the_host_serves_ae_titles_that_do_not_need_the_failing_plugin(
     make_adapter: MakeAdapter, error: BaseException

@@ -146,7 +146,7 @@ def test_a_forced_result_is_delivered_to_each_destination(command: Command, site
     assert 2 == len(site.delivered_to("pacs")) == len(site.delivered_to("archive"))
     assert [{"by": USER, "reason": REASON}] == site.events("result_requeued")
     assert "requeued by an operator, although its Patient ID" in shown(command("results", "show", BAD))
-    assert "only quarantined results can be requeued" in shown(command("results", "requeue", BAD, status=1))
+    assert "its file was deleted already" in shown(command("results", "requeue", BAD, status=1))
 
 
 def test_a_result_that_passes_the_check_now_is_delivered(command: Command, site: Site) -> None:

@@ -71,6 +71,9 @@ class Submitter(ABC, Generic[SettingsT]):
     platform_has_jobs: bool = True
     """False if the platform handles single instances and has no jobs. Then `create_job`, `add_metadata` and `cancel` do
     not call the platform, so their success does not show that the platform is available."""
+    node_ae_title: str | None = None
+    """AE title of the DICOM node to which the instances of jobs are sent; set it in the constructor. None: they are not
+    sent to a DICOM node. With `to-sender = true`, the results of instances that this node has sent are sent to it."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

@@ -18,6 +18,7 @@ from dicom_adapter.api.submitter import Submitter
 from dicom_adapter.cli.configuration import CheckedConfiguration, ConfigArgument, ConfigOption, find_file, read
 from dicom_adapter.cli.messages import fail, warn
 from dicom_adapter.config.model import Config
+from dicom_adapter.flow.results.destinations import known_destinations, list_sender_notices
 from dicom_adapter.net.tls import server_context
 from dicom_adapter.operations.certificates import certificates_of_listener, certificates_of_submitters, describe
 from dicom_adapter.operations.connections import ConnectionTrial, try_connections
@@ -126,10 +127,11 @@ def try_plugins(found: CheckedConfiguration) -> PluginTrials:
             except Refused as refusal:
                 trials.broken[name] = str(refusal)
                 trials.problems.append(f"{_provider(found, SUBMITTER, submitter.type)}: {refusal}")
+    known = known_destinations(trials.submitters)
     for name, table in config.ae_titles.items():
         if not table.unavailable:
             try:
-                notices = list_notices(config, plugins, name)
+                notices = [*list_notices(config, plugins, name), *list_sender_notices(table.results, known)]
                 trials.notices.extend(f"AE title '{name}': {notice}" for notice in notices)
                 trials.described[name] = describe_settings(config, plugins, name)
             except Refused as refusal:

@@ -27,6 +27,8 @@ from dicom_adapter.cli.stored_files import open_stored_files
 from dicom_adapter.cli.times import Times, Utc, iso
 from dicom_adapter.cli.wrapping import wrapped
 from dicom_adapter.flow.results import operators
+from dicom_adapter.flow.results.deliver import ADD_SENDER
+from dicom_adapter.flow.results.destinations import known_destinations
 from dicom_adapter.flow.results.operators import Requeue, ResultChanges
 from dicom_adapter.ledger import Transaction, events, jobs
 from dicom_adapter.ledger import results as ledger_results
@@ -35,6 +37,7 @@ from dicom_adapter.ledger.jobs import JobRow
 from dicom_adapter.ledger.schema import InstanceState
 from dicom_adapter.operations.export import export as export_one
 from dicom_adapter.operations.export import export_attachment
+from dicom_adapter.plugins.isolation import make_submitters
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.resources import Resources
 
@@ -162,6 +165,10 @@ def requeue(
     ids: Ids = None,
     config: ConfigOption = None,
     everything: All = False,
+    state: Annotated[
+        InstanceState,
+        typer.Option("--state", metavar="STATE", help="With --all: quarantined (the default) or released results."),
+    ] = InstanceState.QUARANTINED,
     job: JobOption = "",
     filters: Filters = NO_FILTERS,
     reason: Reason = "",
@@ -171,20 +178,22 @@ def requeue(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check quarantined results again, and deliver those that pass to the destinations of their AE titles.
+    """Check results again, and deliver those that pass to the destinations that have no delivery job of them yet.
 
-    Exit status: 0 if all results were requeued, 1 otherwise.
+    Without --state, --all selects quarantined results. Released results can be requeued while they are kept, for
+    example because their sender was unknown. Exit status: 0 if all results were requeued, 1 otherwise.
     """
     ledger, service = open_service(find_file(config))
     settings = service.loaded.config
     assert settings is not None  # `open_service` has checked it
     with ledger.read() as transaction:
         source = _find_job(transaction, job)
-        chosen = _chosen(transaction, ids, everything, (InstanceState.QUARANTINED,), source, filters, reason)
+        chosen = _chosen(transaction, ids, everything, (state,), source, filters, reason)
     with open_stored_files(service) as files:
         requeue = Requeue(
             resources=Resources(ledger=ledger, storage=files.storage, clock=SystemClock()),
             settings={name: table.results for name, table in settings.ae_titles.items()},
+            known=known_destinations(make_submitters(settings, service.plugins)),
             history=timedelta(days=settings.ledger.history_days),
             by=operator_name(),
             force=force,
@@ -283,6 +292,7 @@ def _report(
         shown: dict[str, Any] = {done: sorted(changes.done), "refused": changes.refused}
         if done == "requeued":
             shown["jobs"] = [job.job_id for job in changes.jobs]
+            shown["unknownSenders"] = sorted(changes.unknown_senders)
         if done == "exported":
             shown |= {"attachments": attachments or [], "refusedAttachments": problems or {}}
         typer.echo(json.dumps(shown, indent=2))
@@ -295,12 +305,20 @@ def _report(
         if attachments:
             text += f", and {len(attachments)} attachment{'' if len(attachments) == 1 else 's'}"
         typer.echo(text)
-        for job in changes.jobs:
-            typer.echo("\n".join(wrapped(f"job {job.job_id} delivers to {job.submitter}")))
-        if done == "requeued" and changes.done and not changes.jobs:
-            typer.echo("\n".join(wrapped("no destination is configured: `to` in [ae-titles.<AE title>.results]")))
+        if done == "requeued":
+            _report_deliveries(changes)
     if changes.refused or problems:
         raise typer.Exit(1)
+
+
+def _report_deliveries(changes: ResultChanges) -> None:
+    for job in changes.jobs:
+        typer.echo("\n".join(wrapped(f"job {job.job_id} delivers to {job.submitter}")))
+    if changes.unknown_senders:
+        senders = operators.listed_senders(sorted(changes.unknown_senders))
+        warn(f"nothing is delivered to {senders}, because no submitter sends there; {ADD_SENDER}")
+    elif changes.done and not changes.jobs:
+        typer.echo("\n".join(wrapped("no destination is configured: `to` in [ae-titles.<AE title>.results]")))
 
 
 def _counted(count: int) -> str:

@@ -29,7 +29,16 @@ class ResultsConfig:
         help=(
             "Destinations of DICOM outputs: names of `[submitters.<name>]` tables that deliver, such as a PACS; not "
             "those that run pipelines, such as `command`. Each destination gets every output that passes the checks. "
-            "If empty, the outputs are only kept."
+            "Without destinations, the outputs are only kept."
+        ),
+    )
+    to_sender: bool = setting(
+        default=False,
+        help=(
+            "If true, DICOM outputs are also delivered to each calling AE title that has sent instances of the job: by "
+            "the first `[submitters.<name>]` table that sends to this AE title (`ae-title` of the type `dicom`), "
+            "unless one in `to` does. If there is none, the outputs are kept for `ledger.history-days`, and can be "
+            "delivered later."
         ),
     )
     expect_results: bool = setting(

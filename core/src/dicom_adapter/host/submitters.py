@@ -16,6 +16,7 @@ from dicom_adapter.api.submitter import Submitter
 from dicom_adapter.api.values import Job
 from dicom_adapter.config.model import Config, SubmitterConfig
 from dicom_adapter.flow.process.turn import Committed
+from dicom_adapter.flow.results.destinations import known_destinations
 from dicom_adapter.flow.results.step import ResultsStep
 from dicom_adapter.flow.submit.queue import POLL_EVERY, JobQueue
 from dicom_adapter.flow.submit.scheduling import Retries
@@ -107,7 +108,6 @@ class Submitters:
 
     def apply(self, config: Config, made: NewSubmitters) -> dict[Part, Close]:
         """Use the new submitters. Return a function for each removed or replaced submitter, which closes it."""
-        self._results.configure(config)
         for ae_title, table in config.ae_titles.items():
             self._keywords[ae_title] = table.metadata
         removed = {name: entry for name, entry in self._entries.items() if config.submitters.get(name) != entry.table}
@@ -115,6 +115,8 @@ class Submitters:
             del self._entries[name]
         for name, submitter in made.submitters.items():
             self._entries[name] = self._entry(name, config.submitters[name], submitter)
+        in_order = {name: self._entries[name].submitter for name in config.submitters if name in self._entries}
+        self._results.configure(config, known_destinations(in_order))
         self.broken = made.broken
         for name, reason in made.broken.items():
             log.error("submitter_creation_failed", submitter=name, reason=reason)

@@ -104,6 +104,17 @@ def patients_of_job(transaction: Transaction, job_number: int) -> dict[str, set[
     return found
 
 
+def senders_of_job(transaction: Transaction, job_number: int) -> list[str]:
+    """Return the calling AE titles that have sent the instances of a job, in alphabetical order."""
+    query = (
+        select(instances.c.calling_ae_title)
+        .join_from(job_instances, instances, job_instances.c.instance_id == instances.c.instance_id)
+        .where(job_instances.c.job_number == job_number)
+        .distinct()
+    )
+    return sorted(transaction.execute(query).scalars())
+
+
 @frozen(kw_only=True)
 class SameUid:
     """An instance that has the SOP Instance UID of an output."""

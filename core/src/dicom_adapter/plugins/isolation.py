@@ -6,6 +6,7 @@ The code for turns, for the steps of jobs and for observers has its own error bo
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from ipaddress import ip_address
 from typing import Any, TypeVar
@@ -74,6 +75,16 @@ def make_submitter(config: Config, plugins: Plugins, name: str) -> Submitter[Any
         f"submitter '{name}' cannot be created", partial(factory, table.settings, context)
     )
     return submitter
+
+
+def make_submitters(config: Config, plugins: Plugins) -> dict[str, Submitter[Any]]:
+    """Construct all submitters that can be constructed, by name, not yet open."""
+    made = {}
+    for name, table in config.submitters.items():
+        if not table.unavailable:
+            with suppress(Refused):
+                made[name] = make_submitter(config, plugins, name)
+    return made
 
 
 def describe_settings(config: Config, plugins: Plugins, ae_title: str) -> str:

@@ -13,8 +13,9 @@ from attrs import define, evolve, field, frozen
 from dicom_adapter.api.declare import NoSettings
 from dicom_adapter.api.errors import Permanent
 from dicom_adapter.api.hookspecs import hookimpl
+from dicom_adapter.api.settings import setting
 from dicom_adapter.api.storage import StorageBackend
-from dicom_adapter.api.submitter import Output, Submitter, Upload
+from dicom_adapter.api.submitter import Output, Submitter, SubmitterContext, Upload
 from dicom_adapter.api.values import Job, PlatformJob, PlatformStatus
 from dicom_adapter.simulation.memory import MemoryStorage, memory_storage
 
@@ -108,11 +109,22 @@ class Platform:
                 raise fault.error
 
 
-class MemorySubmitter(Submitter[NoSettings]):
+@frozen(kw_only=True)
+class MemorySettings:
+    """The [submitters.<name>] table of `type = "memory"` or `"memory-followed"`."""
+
+    ae_title: str | None = setting(default=None, help="AE title of the DICOM node that the platform stands for.")
+
+
+class MemorySubmitter(Submitter[MemorySettings]):
     """Base class of the submitter that `MemoryPlugin` provides."""
 
     name = "memory"
     platform: ClassVar[Platform]
+
+    def __init__(self, settings: MemorySettings, context: SubmitterContext) -> None:
+        super().__init__(settings, context)
+        self.node_ae_title = settings.ae_title
 
     def create_job(self, job: Job) -> PlatformJob:
         self.platform.create(job)
@@ -180,7 +192,7 @@ class MemoryPlugin:
         self.followed = FollowedToPlatform
 
     @hookimpl
-    def dicom_adapter_submitters(self) -> Iterable[type[Submitter[NoSettings]]]:
+    def dicom_adapter_submitters(self) -> Iterable[type[Submitter[MemorySettings]]]:
         return [self.submitter, self.followed]
 
     @hookimpl

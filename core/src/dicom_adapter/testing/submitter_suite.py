@@ -100,6 +100,12 @@ class BaseSubmitterTests(EndOfJobTests):
             "the constructor created its data folder: move that to open()"
         )
 
+    def test_ae_title_of_the_node_is_valid(self, make_submitter: MakeSubmitter) -> None:
+        """`to-sender = true` compares it with the calling AE titles of senders."""
+        title = make_submitter().node_ae_title
+        is_valid = title is None or (isinstance(title, str) and title == title.strip() and 1 <= len(title) <= 16)
+        assert is_valid, "node_ae_title must be None or 1 to 16 characters, without blanks at the ends (PS3.5 6.2, AE)"
+
     def test_connection_can_be_checked_before_open(
         self, make_submitter: MakeSubmitter, on_platform: OnPlatform, tmp_path: Path
     ) -> None:

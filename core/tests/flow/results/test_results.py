@@ -396,7 +396,12 @@ def force(site: Site) -> None:
     numbers = [row.instance.instance_id for row in site.results if row.state is InstanceState.QUARANTINED]
     settings = {"LUNG": ResultsConfig(to=("pacs", "archive"))}
     requeue = Requeue(
-        resources=site.adapter.resources, settings=settings, history=timedelta(days=30), by="operator", force=True
+        resources=site.adapter.resources,
+        settings=settings,
+        known={},
+        history=timedelta(days=30),
+        by="operator",
+        force=True,
     )
     assert numbers == requeue.run(numbers).done
     site.adapter.advance(120)

@@ -70,6 +70,7 @@ class DicomSubmitter(Submitter[DicomSettings]):
             lambda pairs: connect(self._peer, pairs), settings.associations, settings.idle_timeout
         )
         self.follows_jobs = settings.storage_commitment
+        self.node_ae_title = settings.ae_title
         self._files = CommitmentFiles(context.data_folder)
         self._commitment = StorageCommitment(self._peer, self._files)
         self._close_listener: Callable[[], None] = lambda: None

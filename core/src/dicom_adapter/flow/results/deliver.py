@@ -17,6 +17,7 @@ from dicom_adapter.api.values import SOURCE_JOB, InstanceStorageInfo, Job
 from dicom_adapter.config.results import ResultsConfig
 from dicom_adapter.flow.results.check import Expected, KnownInstance, OutputKind, Verdict, judge
 from dicom_adapter.flow.results.collect import StoredOutput
+from dicom_adapter.flow.results.destinations import Destinations, KnownDestinations, choose
 from dicom_adapter.ledger import Transaction, events, jobs, results, series
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.instances import UNNUMBERED
@@ -27,6 +28,7 @@ from dicom_adapter.ledger.series import ArrivedSeries
 log = structlog.get_logger("dicom_adapter.results")
 
 DELIVERY = "results"  # the pipeline id of delivery jobs
+ADD_SENDER = "add a [submitters.<name>] table that sends to each of them, then requeue the results"
 
 
 @frozen(kw_only=True)
@@ -39,6 +41,7 @@ class CommittedResults:
     size_bytes: int
     jobs: Sequence[Job]  # the delivery jobs
     studies: Sequence[str]  # Study Instance UIDs of the results that are delivered
+    unknown_senders: Sequence[str]  # calling AE titles that do not get the results, although they should
 
     def describe(self) -> dict[str, object]:
         """Return the detail of an event."""
@@ -61,13 +64,15 @@ def enter(
     source: JobRow,
     outputs: Sequence[StoredOutput],
     settings: ResultsConfig,
+    known: KnownDestinations,
     now: datetime,
     history: timedelta,
 ) -> CommittedResults:
     """Enter the rows of all outputs of a job, and its delivery jobs. The caller changes the job's state, too.
 
-    `history`: the time for which results without a destination are kept.
+    `history`: the time for which results that wait for a destination are kept.
     """
+    destinations = destinations_of(transaction, source.number, settings, known)
     verdicts = _judge_all(transaction, source, outputs)
     of_kind = {
         kind: [pair for pair in zip(outputs, verdicts, strict=True) if pair[1].kind is kind] for kind in OutputKind
@@ -79,12 +84,12 @@ def enter(
         for kind in (OutputKind.GOOD, OutputKind.BAD)
         for output, verdict in of_kind[kind]
     ]
-    entered = results.insert(transaction, source.number, new, keep_until(settings, now, history))
+    entered = results.insert(transaction, source.number, new, keep_until(settings, destinations, now, history))
     count = len(of_kind[OutputKind.GOOD])
     good, bad = entered[:count], list(zip(entered[count:], of_kind[OutputKind.BAD], strict=True))
     series.enter(transaction, {_series(output) for output, _verdict in of_kind[OutputKind.GOOD]}, now)
     events.record(transaction, [_quarantined(instance, verdict.reason, now) for instance, (_output, verdict) in bad])
-    delivery = create_deliveries(transaction, source.job, good, settings.to, now)
+    delivery = create_deliveries(transaction, source.job, good, destinations.submitters, now)
     committed = CommittedResults(
         delivered=len(good),
         quarantined=len(bad),
@@ -92,9 +97,21 @@ def enter(
         size_bytes=sum(output.file.size_bytes for output in outputs),
         jobs=delivery,
         studies=list(dict.fromkeys(instance.study_instance_uid for instance in good)),
+        unknown_senders=destinations.unknown_senders if good else (),
     )
     events.record(transaction, [_of_job("results_collected", source.job, committed.describe(), now)])
+    if committed.unknown_senders:
+        detail: dict[str, object] = {"senders": list(committed.unknown_senders)}
+        events.record(transaction, [_of_job("results_sender_unknown", source.job, detail, now)])
     return committed
+
+
+def destinations_of(
+    transaction: Transaction, source_number: int, settings: ResultsConfig, known: KnownDestinations
+) -> Destinations:
+    """Return the destinations of the results of a job."""
+    senders = results.senders_of_job(transaction, source_number) if settings.to_sender else ()
+    return choose(settings, senders, known)
 
 
 def create_deliveries(
@@ -128,6 +145,11 @@ def log_collected(job: Job, committed: CommittedResults) -> None:
         log.warning("results_collected", job_id=job.job_id, ae_title=job.ae_title, **detail)
     else:
         log.info("results_collected", job_id=job.job_id, ae_title=job.ae_title, **detail)
+    if committed.unknown_senders:
+        senders = list(committed.unknown_senders)
+        log.warning(
+            "results_sender_unknown", job_id=job.job_id, ae_title=job.ae_title, senders=senders, hint=ADD_SENDER
+        )
 
 
 def _judge_all(transaction: Transaction, source: JobRow, outputs: Sequence[StoredOutput]) -> list[Verdict]:
@@ -149,11 +171,15 @@ def _known(found: SameUid | None) -> KnownInstance | None:
     return KnownInstance(instance_id=found.instance_id, source_job=found.source_job, is_input=found.is_input)
 
 
-def keep_until(settings: ResultsConfig, now: datetime, history: timedelta) -> datetime | None:
+def keep_until(
+    settings: ResultsConfig, destinations: Destinations, now: datetime, history: timedelta
+) -> datetime | None:
     """Return until when results are kept although no job needs them; None if they need not be kept."""
-    if settings.keep_days is not None:
-        return now + timedelta(days=settings.keep_days)
-    return None if settings.to else now + history
+    needed = now + history if destinations.unknown_senders or not destinations.submitters else None
+    if settings.keep_days is None:
+        return needed
+    chosen = now + timedelta(days=settings.keep_days)
+    return max(chosen, needed) if destinations.unknown_senders and needed else chosen
 
 
 def _delivery_job(source: Job, destination: str, count: int, now: datetime) -> Job:

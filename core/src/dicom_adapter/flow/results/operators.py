@@ -2,11 +2,12 @@
 
 state        operation   next state   allowed when
 quarantined  requeue     released     the result passes the check now, or the operator forces the delivery
+released     requeue     released     a destination has no delivery job of it, and it is kept for some time
 quarantined  discard     released     always
 released     discard     released     no unfinished, faulted or failed job needs the result
 
-A requeued result gets a delivery job for each destination that its AE title has now. A discarded result is reclaimed,
-even if it was to be kept longer.
+A requeued result gets a delivery job for each destination that its job would have now, and that has none of it yet. A
+discarded result is reclaimed, even if it was to be kept longer.
 """
 
 from __future__ import annotations
@@ -24,7 +25,14 @@ from dicom_adapter.config.results import ResultsConfig
 from dicom_adapter.config.transfer_syntaxes import UNSUPPORTED_TRANSFER_SYNTAXES
 from dicom_adapter.dicom.part10_reader import Part10Reader
 from dicom_adapter.flow.results.collect import PIECE_BYTES, StoredOutput
-from dicom_adapter.flow.results.deliver import create_deliveries, judge_again, keep_until
+from dicom_adapter.flow.results.deliver import (
+    ADD_SENDER,
+    create_deliveries,
+    destinations_of,
+    judge_again,
+    keep_until,
+)
+from dicom_adapter.flow.results.destinations import Destinations, KnownDestinations
 from dicom_adapter.flow.verified_reader import VerifiedReader
 from dicom_adapter.ledger import Ledger, Transaction, events, instances, jobs, results
 from dicom_adapter.ledger.events import Event
@@ -34,6 +42,7 @@ from dicom_adapter.runtime.clock import Clock
 from dicom_adapter.runtime.resources import Resources
 
 UNKNOWN = "there is no such result"
+SOON = timedelta(minutes=1)  # a result that is not kept for longer may be in the hands of `reclaim`
 NO_IDENTITY = (
     "it has no SOP Class UID, SOP Instance UID or transfer syntax, so no destination could accept it: export it"
 )
@@ -46,15 +55,18 @@ class ResultChanges:
     done: list[int] = Factory(list)  # ids of the changed results
     refused: dict[int, str] = Factory(dict)  # ids of the other results, with the reasons
     jobs: list[Job] = Factory(list)  # the new delivery jobs
+    # Calling AE titles that do not get the results, because no submitter sends to them
+    unknown_senders: set[str] = Factory(set)
 
 
 @frozen(kw_only=True)
 class Requeue:
-    """Checks quarantined results again, and delivers them."""
+    """Checks results again, and delivers them."""
 
     resources: Resources
     settings: Mapping[str, ResultsConfig]  # by AE title
-    history: timedelta  # the time for which results without a destination are kept
+    known: KnownDestinations
+    history: timedelta  # the time for which results that wait for a destination are kept
     by: str  # name of the operator
     force: bool = False  # deliver results that fail the check, too
 
@@ -74,7 +86,7 @@ class Requeue:
             self._record(transaction, accepted, kept, now)
             for job_number in dict.fromkeys(row.job_number for row in accepted):
                 own = [row for row in accepted if row.job_number == job_number]
-                changes.jobs += self._deliver(transaction, own, now)
+                self._deliver(transaction, own, changes, now)
         return changes
 
     def _read(self, row: ResultRow, changes: ResultChanges) -> StoredOutput | None:
@@ -100,8 +112,9 @@ class Requeue:
     ) -> bool:
         """Decide whether a result is requeued; record the reason if it is not, or if it is delivered in spite of it."""
         number, output = row.instance.instance_id, files.get(row.instance.instance_id)
-        if row.state is not InstanceState.QUARANTINED:
-            changes.refused[number] = f"it is {row.state.value}: only quarantined results can be requeued"
+        refusal = self._refusal(transaction, row)
+        if refusal:
+            changes.refused[number] = refusal
             return False
         if output is None:  # `_read` has recorded the reason
             return False
@@ -119,14 +132,41 @@ class Requeue:
         changes.done.append(number)
         return True
 
-    def _deliver(self, transaction: Transaction, rows: Sequence[ResultRow], now: datetime) -> list[Job]:
+    def _refusal(self, transaction: Transaction, row: ResultRow) -> str:
+        """Return why the state of a result does not allow the operation; "" if it does."""
+        if row.state is InstanceState.QUARANTINED:
+            return ""
+        if row.state is InstanceState.RECLAIMED:
+            return "its file was deleted already"
+        if row.keep_until is None or row.keep_until <= self.resources.clock.now() + SOON:
+            return "it is released and may be deleted at any moment: only quarantined and kept results can be requeued"
+        settings = self._settings_for(row)
+        destinations = destinations_of(transaction, row.job_number, settings, self.known)
+        if _missing(transaction, row, destinations):
+            return ""
+        if destinations.unknown_senders:
+            return f"no submitter sends to {listed_senders(destinations.unknown_senders)}; {ADD_SENDER}"
+        if not destinations.submitters:
+            return "no destination is configured: `to` in [ae-titles.<AE title>.results]"
+        return "each destination has a delivery job of it"
+
+    def _deliver(
+        self, transaction: Transaction, rows: Sequence[ResultRow], changes: ResultChanges, now: datetime
+    ) -> None:
         instance = rows[0].instance
         source = jobs.get(transaction, rows[0].job_id) if rows[0].job_id else None
         job = _deleted_job(instance, rows[0].job_number) if source is None else source.job
-        settings = self.settings.get(instance.ae_title) or ResultsConfig()
-        numbers = [row.instance.instance_id for row in rows]
-        results.keep(transaction, numbers, keep_until(settings, now, self.history))
-        return create_deliveries(transaction, job, [row.instance for row in rows], settings.to, now)
+        settings = self._settings_for(rows[0])
+        destinations = destinations_of(transaction, rows[0].job_number, settings, self.known)
+        missing = {row.instance.instance_id: _missing(transaction, row, destinations) for row in rows}
+        results.keep(transaction, missing, keep_until(settings, destinations, now, self.history))
+        for name in destinations.submitters:
+            chosen = [row.instance for row in rows if name in missing[row.instance.instance_id]]
+            changes.jobs += create_deliveries(transaction, job, chosen, [name], now)
+        changes.unknown_senders.update(destinations.unknown_senders)
+
+    def _settings_for(self, row: ResultRow) -> ResultsConfig:
+        return self.settings.get(row.instance.ae_title) or ResultsConfig()
 
     def _record(
         self, transaction: Transaction, rows: Iterable[ResultRow], kept: Mapping[int, str], now: datetime
@@ -170,6 +210,19 @@ def read_again(storage: StorageBackend[Any], row: ResultRow) -> StoredOutput:
             reader.feed(piece)
     reader.end()
     return StoredOutput(name=row.name, storage_key=row.instance.storage_key, file=reader.result())
+
+
+def listed_senders(senders: Iterable[str]) -> str:
+    """Return AE titles in words."""
+    return ", ".join(f"'{sender}'" for sender in senders)
+
+
+def _missing(transaction: Transaction, row: ResultRow, destinations: Destinations) -> set[str]:
+    """Return the destinations that have no delivery job of a result."""
+    existing = {
+        submitter for _job_id, submitter, _uploaded in results.deliveries(transaction, row.instance.instance_id)
+    }
+    return set(destinations.submitters) - existing
 
 
 def _deleted_job(instance: InstanceStorageInfo, number: int) -> Job:

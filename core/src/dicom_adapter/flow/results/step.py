@@ -20,6 +20,7 @@ from dicom_adapter.config.results import ResultsConfig
 from dicom_adapter.flow.collected import Collected
 from dicom_adapter.flow.results.collect import Collector, StoredOutput
 from dicom_adapter.flow.results.deliver import CommittedResults, enter, is_delivery, log_collected
+from dicom_adapter.flow.results.destinations import KnownDestinations
 from dicom_adapter.ledger import Transaction
 from dicom_adapter.ledger.jobs import JobRow
 from dicom_adapter.runtime.resources import Resources
@@ -36,11 +37,12 @@ class ResultsStep:
         """`on_delivery` is called with new delivery jobs after they were committed. Call `configure` first."""
         self._resources = resources
         self._config: Config | None = None
+        self._known: KnownDestinations = {}
         self._on_delivery = on_delivery
 
-    def configure(self, config: Config) -> None:
-        """Use this configuration for jobs that end from now on."""
-        self._config = config
+    def configure(self, config: Config, known: KnownDestinations) -> None:
+        """Use this configuration, and these submitters, for jobs that end from now on."""
+        self._config, self._known = config, known
 
     def collect(self, row: JobRow, submitter: Submitter[Any]) -> Collected:
         """Store the outputs of a job, and return what is to be committed. Raises the errors of `Collector.collect`."""
@@ -55,11 +57,19 @@ class ResultsStep:
         if settings.expect_results and not outputs:
             return Collected(failure=NO_RESULTS)
         history = timedelta(days=config.ledger.history_days)
-        pending = _Pending(self._resources, collector, outputs, settings, history, self._on_delivery)
+        pending = _Pending(
+            resources=self._resources,
+            collector=collector,
+            outputs=outputs,
+            settings=settings,
+            known=self._known,
+            history=history,
+            on_delivery=self._on_delivery,
+        )
         return Collected(commit=pending.commit, committed=pending.committed, abandoned=pending.abandoned)
 
 
-@define(eq=False)
+@define(eq=False, kw_only=True)
 class _Pending:
     """Outputs that are stored, until their rows are committed."""
 
@@ -67,6 +77,7 @@ class _Pending:
     collector: Collector
     outputs: Sequence[StoredOutput]
     settings: ResultsConfig
+    known: KnownDestinations
     history: timedelta
     on_delivery: OnDelivery
     entered: tuple[Job, CommittedResults] | None = field(default=None, init=False)
@@ -74,7 +85,8 @@ class _Pending:
     def commit(self, transaction: Transaction, row: JobRow) -> None:
         if self.outputs:
             now = self.resources.clock.now()
-            self.entered = row.job, enter(transaction, row, self.outputs, self.settings, now, self.history)
+            committed = enter(transaction, row, self.outputs, self.settings, self.known, now, self.history)
+            self.entered = row.job, committed
 
     def committed(self) -> None:
         if self.entered is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from typing import cast
 
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.schema import InstanceOutcome, InstanceState
@@ -29,6 +30,8 @@ def happened(facts: StoryFacts) -> Iterator[Entry]:
         for event in facts.job_events.get(row.job.job_id, ()):
             if event.event == "results_collected":
                 yield _collected(event)
+            elif event.event == "results_sender_unknown":
+                yield _sender_unknown(event)
     if not any(event.event == "results_collected" for events in facts.job_events.values() for event in events):
         yield from _made(facts)
     yield from _quarantined(facts)
@@ -67,6 +70,17 @@ def _collected(event: Event) -> Entry:
         parts.append(counted(int(str(detail["attachments"])), "attachment"))
     text = f"Job {short(str(event.job_id))} produced {listed(parts)}."
     return Entry(kind=event.event, at=event.at, text=text, fields={"jobId": event.job_id, **detail})
+
+
+def _sender_unknown(event: Event) -> Entry:
+    senders = cast("list[str]", event.detail["senders"])
+    job = short(str(event.job_id))
+    text = (
+        f"The results of job {job} are not delivered to {listed(senders)}, as to-sender = true requires: no submitter "
+        "sends to this AE title. Add a [submitters.<name>] table for it and reload the configuration. Then run "
+        f"`dicom-adapter results requeue --all --state released --job {job}`."
+    )
+    return Entry(kind=event.event, at=event.at, text=text, fields={"jobId": event.job_id, "senders": senders})
 
 
 def _made(facts: StoryFacts) -> Iterator[Entry]:
