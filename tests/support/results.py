@@ -13,8 +13,9 @@ from pydicom.dataset import Dataset
 from dicom_adapter import Job, JobState
 from dicom_adapter.api.values import SOURCE_JOB
 from dicom_adapter.dicom.synthetic import make_instance, write
-from dicom_adapter.ledger import jobs, results
-from dicom_adapter.ledger.results import Attachment, ResultRow
+from dicom_adapter.ledger import attachments, jobs, results
+from dicom_adapter.ledger.attachments import Attachment
+from dicom_adapter.ledger.results import ResultRow
 from dicom_adapter.testing import Adapter
 
 MakeAdapter = Callable[..., Adapter]
@@ -101,7 +102,7 @@ class Site:
         with self.adapter.ledger.read() as transaction:
             row = jobs.get(transaction, job.job_id)
             assert row is not None
-            return results.attachments_of(transaction, row.number)
+            return attachments.of_job(transaction, row.number)
 
     @property
     def deliveries(self) -> list[Job]:

@@ -11,9 +11,10 @@ from datetime import datetime, timezone
 import pytest
 
 from dicom_adapter import InstanceStorageInfo, Job, JobState
-from dicom_adapter.ledger import Ledger, instances, jobs, results
+from dicom_adapter.ledger import Ledger, attachments, instances, jobs, results
+from dicom_adapter.ledger.attachments import Attachment
 from dicom_adapter.ledger.filters import Filters
-from dicom_adapter.ledger.results import Attachment, NewResult
+from dicom_adapter.ledger.results import NewResult
 from dicom_adapter.ledger.schema import InstanceState
 from support.query_plans import Query, plan_of, plans_of
 
@@ -30,7 +31,7 @@ def large_ledger(ledger: Ledger, an_instance: Callable[..., InstanceStorageInfo]
         new = [NewResult(instance=an_instance(), name="a.dcm", reason=reason) for reason in ("", "", "wrong")]
         results.insert(transaction, 1, new, None)
         attachment = Attachment(instance_id=0, job_number=1, name="b", storage_key="f" * 32, size_bytes=1, checksum=2)
-        results.insert_attachments(transaction, [attachment])
+        attachments.insert(transaction, [attachment])
     return ledger
 
 
@@ -66,11 +67,11 @@ def newest(**conditions: object) -> Query:
         (lambda t: results.needed(t, [201]), "ix_job_instances_instance_id"),
         (lambda t: results.release(t, [203], NOW, {}), "PRIMARY"),
         (lambda t: results.keep(t, [201], NOW), "PRIMARY"),
-        (lambda t: results.attachments_of(t, 1), "ix_attachments_job_number"),
-        (lambda t: results.attachments_without_job(t, 500), "ix_attachments_job_number"),
-        (lambda t: results.attachments_after(t, 1, 500), "PRIMARY"),
-        (lambda t: results.attachments_with_content(t, 1, 2), "attachments_by_checksum"),
-        (lambda t: results.delete_attachments(t, [1]), "PRIMARY"),
+        (lambda t: attachments.of_job(t, 1), "ix_attachments_job_number"),
+        (lambda t: attachments.without_job(t, 500), "ix_attachments_job_number"),
+        (lambda t: attachments.after(t, 1, 500), "PRIMARY"),
+        (lambda t: attachments.with_content(t, 1, 2), "attachments_by_checksum"),
+        (lambda t: attachments.delete_rows(t, [1]), "PRIMARY"),
     ],
 )
 def test_a_query_of_results_uses_its_index(large_ledger: Ledger, query: Query, index: str) -> None:

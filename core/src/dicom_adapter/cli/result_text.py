@@ -11,8 +11,9 @@ from dicom_adapter.api.values import Job, JobState
 from dicom_adapter.cli.job_text import SHORT_ID
 from dicom_adapter.cli.times import Times, iso
 from dicom_adapter.cli.wrapping import titled, wrapped
+from dicom_adapter.ledger.attachments import Attachment
 from dicom_adapter.ledger.jobs import FINISHED
-from dicom_adapter.ledger.results import Attachment, ResultRow
+from dicom_adapter.ledger.results import ResultRow
 from dicom_adapter.ledger.schema import InstanceOutcome, InstanceState
 
 

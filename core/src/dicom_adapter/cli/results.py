@@ -31,6 +31,7 @@ from dicom_adapter.flow.results.deliver import ADD_SENDER
 from dicom_adapter.flow.results.destinations import known_destinations
 from dicom_adapter.flow.results.operators import Requeue, ResultChanges
 from dicom_adapter.ledger import Transaction, events, jobs
+from dicom_adapter.ledger import attachments as ledger_attachments
 from dicom_adapter.ledger import results as ledger_results
 from dicom_adapter.ledger.filters import NO_FILTERS, Filters
 from dicom_adapter.ledger.jobs import JobRow
@@ -79,7 +80,7 @@ def list_results(
         source = _find_job(transaction, job)
         number = None if source is None else source.number
         rows = ledger_results.newest(transaction, limit, state=state, job_number=number, filters=filters, reason=reason)
-        attachments = [] if number is None else ledger_results.attachments_of(transaction, number)
+        attachments = [] if number is None else ledger_attachments.of_job(transaction, number)
         delivered = {row.instance.instance_id: _deliveries(transaction, row.instance.instance_id) for row in rows}
     if as_json:
         found = [result_as_json(row, delivered[row.instance.instance_id]) for row in rows]
@@ -142,7 +143,7 @@ def export(
         source = _find_job(transaction, job)
         chosen = _chosen(transaction, ids, everything, (state,) if state else STORED, source, filters, reason)
         rows = ledger_results.find(transaction, chosen)
-        attachments = ledger_results.attachments_of(transaction, source.number) if everything and source else []
+        attachments = ledger_attachments.of_job(transaction, source.number) if everything and source else []
     changes = ResultChanges(refused=dict.fromkeys(chosen, operators.UNKNOWN))
     with open_stored_files(service, to) as files:
         for row in rows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -12,7 +12,6 @@ from sqlalchemy import (
     FromClause,
     and_,
     bindparam,
-    delete,
     exists,
     func,
     literal_column,
@@ -34,7 +33,6 @@ from dicom_adapter.ledger.schema import (
     IS_RESULT,
     InstanceOutcome,
     InstanceState,
-    attachments,
     instances,
     job_instances,
     jobs,
@@ -52,18 +50,6 @@ class NewResult:
     reason: str = ""  # why it is quarantined; "" if it is not
 
 
-@frozen(kw_only=True)
-class Attachment:
-    """An output that is not DICOM. `instance_id` is its number: error messages about stored objects show it."""
-
-    instance_id: int
-    job_number: int | None  # None: its job was deleted
-    name: str = field(repr=False)  # as the pipeline chose it
-    storage_key: str
-    size_bytes: int
-    checksum: int  # CRC-32 of the whole file
-
-
 def insert(
     transaction: Transaction, job_number: int, new: Sequence[NewResult], keep_until: datetime | None
 ) -> list[InstanceStorageInfo]:
@@ -75,7 +61,7 @@ def insert(
             "reason": result.reason,
             "changed_at": result.instance.received_at,
             "source_job": job_number,
-            "output_name": _storable(result.name),
+            "output_name": storable(result.name),
             "keep_until": keep_until,
         }
         for result in new
@@ -171,61 +157,6 @@ def with_uids(
             if uid not in found or (of_job and not found[uid].is_input):
                 found[uid] = SameUid(instance_id=number, source_job=source_job, is_input=bool(of_job))
     return found
-
-
-# --- attachments ------------------------------------------------------------------------------------------------------
-
-
-def insert_attachments(transaction: Transaction, new: Iterable[Attachment]) -> None:
-    """Insert attachments. Their `instance_id` is ignored."""
-    rows = [asdict(attachment) | {"name": _storable(attachment.name)} for attachment in new]
-    for row in rows:
-        del row["instance_id"]
-    if rows:
-        transaction.execute(attachments.insert(), rows)
-
-
-def attachments_of(transaction: Transaction, job_number: int) -> list[Attachment]:
-    """Return the attachments of a job."""
-    return _attachments(transaction, attachments.c.job_number == job_number)
-
-
-def attachments_after(transaction: Transaction, number: int, limit: int) -> list[Attachment]:
-    """Return up to `limit` attachments numbered above `number`, in order."""
-    return _attachments(transaction, attachments.c.attachment_number > number, limit)
-
-
-def attachments_without_job(transaction: Transaction, limit: int) -> list[Attachment]:
-    """Return up to `limit` attachments whose jobs were deleted."""
-    return _attachments(transaction, attachments.c.job_number.is_(None), limit)
-
-
-def attachments_with_content(transaction: Transaction, size_bytes: int, checksum: int) -> list[Attachment]:
-    """Return the attachments with this size and checksum."""
-    return _attachments(transaction, (attachments.c.size_bytes == size_bytes) & (attachments.c.checksum == checksum))
-
-
-def delete_attachments(transaction: Transaction, numbers: Collection[int]) -> None:
-    """Delete rows of attachments. Their stored objects must be deleted before."""
-    transaction.execute(delete(attachments).where(attachments.c.attachment_number.in_(numbers)))
-
-
-def _attachments(
-    transaction: Transaction, condition: ColumnElement[bool], limit: int | None = None
-) -> list[Attachment]:
-    query = select(attachments).where(condition)
-    rows = transaction.execute(query.order_by(attachments.c.attachment_number).limit(limit))
-    return [
-        Attachment(
-            instance_id=row.attachment_number,
-            job_number=row.job_number,
-            name=row.name,
-            storage_key=row.storage_key,
-            size_bytes=row.size_bytes,
-            checksum=row.checksum,
-        )
-        for row in rows
-    ]
 
 
 # --- loop protection --------------------------------------------------------------------------------------------------
@@ -401,6 +332,6 @@ def _rows(
     ]
 
 
-def _storable(name: str) -> str:
+def storable(name: str) -> str:
     """Return a name in a form that every database can store."""
     return name.encode("utf-8", "replace").decode("utf-8").replace("\0", "?")[:LONGEST_NAME]

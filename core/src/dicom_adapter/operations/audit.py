@@ -18,9 +18,9 @@ from attrs import Factory, define, frozen
 
 from dicom_adapter.api.errors import StoredObjectMissing
 from dicom_adapter.flow.verified_reader import StoredObjectChanged, VerifiedReader
-from dicom_adapter.ledger import balance, instances, results
+from dicom_adapter.ledger import attachments, balance, instances
+from dicom_adapter.ledger.attachments import Attachment
 from dicom_adapter.ledger.balance import Account, ObjectRow
-from dicom_adapter.ledger.results import Attachment
 from dicom_adapter.ledger.schema import InstanceState
 from dicom_adapter.runtime.resources import Resources
 
@@ -180,7 +180,7 @@ class Audit:
         without: list[Attachment] = []
         while True:
             with self._ledger.read() as transaction:
-                batch = results.attachments_after(transaction, last, BATCH)
+                batch = attachments.after(transaction, last, BATCH)
             if not batch:
                 return without
             without += [one for one in batch if one.storage_key not in keys]

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, cast
 from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.flow.verified_reader import ExpectedObject, VerifiedReader
-from dicom_adapter.ledger.results import Attachment
+from dicom_adapter.ledger.attachments import Attachment
 
 # File name extension of an output. The rest of its name is not used in paths.
 ENDING = re.compile(r"\.[A-Za-z0-9]{1,8}\Z")

@@ -17,11 +17,11 @@ from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.dicom.part10 import StoredFile, file_header, read_file
 from dicom_adapter.dicom.part10_reader import Part10Reader
 from dicom_adapter.flow.verified_reader import VerifiedReader
-from dicom_adapter.ledger import Transaction, balance, events, instances, results, series
+from dicom_adapter.ledger import Transaction, attachments, balance, events, instances, results, series
+from dicom_adapter.ledger.attachments import Attachment
 from dicom_adapter.ledger.balance import ObjectRow
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.instances import UNNUMBERED
-from dicom_adapter.ledger.results import Attachment
 from dicom_adapter.ledger.schema import InstanceState
 from dicom_adapter.ledger.series import ArrivedSeries
 from dicom_adapter.operations.audit import PIECE_BYTES, AuditReport, Finding, Kind
@@ -162,11 +162,11 @@ class Repair:
         with self._ledger.read() as transaction:
             numbers = results.with_content(transaction, found.size_bytes, found.checksum)
             rows = balance.object_rows(transaction, numbers)
-            attachments = results.attachments_with_content(transaction, found.size_bytes, found.checksum)
+            copies = attachments.with_content(transaction, found.size_bytes, found.checksum)
         for row in rows:
             if self._makes_redundant(row):
                 return f"result {row.instance_id}"
-        for attachment in attachments:
+        for attachment in copies:
             if self._has_complete_object(attachment):
                 return f"attachment {attachment.instance_id}"
         return ""

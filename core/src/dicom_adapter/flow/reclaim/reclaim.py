@@ -13,7 +13,7 @@ import structlog
 
 from dicom_adapter.api.errors import LedgerError, describe_failure
 from dicom_adapter.api.values import InstanceStorageInfo
-from dicom_adapter.ledger import events, instances, results
+from dicom_adapter.ledger import attachments, events, instances
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.runtime.resources import Resources
 
@@ -61,12 +61,12 @@ class Reclaim:
         """Delete the attachments whose jobs were deleted, the object before the row."""
         while True:
             with self._ledger.read() as transaction:
-                batch = results.attachments_without_job(transaction, BATCH)
+                batch = attachments.without_job(transaction, BATCH)
             if not batch:
                 return
             self._storage.delete([attachment.storage_key for attachment in batch])
             with self._ledger.write() as transaction:
-                results.delete_attachments(transaction, [attachment.instance_id for attachment in batch])
+                attachments.delete_rows(transaction, [attachment.instance_id for attachment in batch])
             log.info("attachments_deleted", count=len(batch))
             yield len(batch)
 

@@ -18,11 +18,12 @@ from dicom_adapter.config.results import ResultsConfig
 from dicom_adapter.flow.results.check import Expected, KnownInstance, OutputKind, Verdict, judge
 from dicom_adapter.flow.results.collect import StoredOutput
 from dicom_adapter.flow.results.destinations import Destinations, KnownDestinations, choose
-from dicom_adapter.ledger import Transaction, events, jobs, results, series
+from dicom_adapter.ledger import Transaction, attachments, events, jobs, results, series
+from dicom_adapter.ledger.attachments import Attachment
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.instances import UNNUMBERED
 from dicom_adapter.ledger.jobs import JobRow
-from dicom_adapter.ledger.results import Attachment, NewResult, SameUid
+from dicom_adapter.ledger.results import NewResult, SameUid
 from dicom_adapter.ledger.series import ArrivedSeries
 
 log = structlog.get_logger("dicom_adapter.results")
@@ -77,8 +78,8 @@ def enter(
     of_kind = {
         kind: [pair for pair in zip(outputs, verdicts, strict=True) if pair[1].kind is kind] for kind in OutputKind
     }
-    attachments = [_attachment(output, source.number) for output, _verdict in of_kind[OutputKind.ATTACHMENT]]
-    results.insert_attachments(transaction, attachments)
+    kept = [_attachment(output, source.number) for output, _verdict in of_kind[OutputKind.ATTACHMENT]]
+    attachments.insert(transaction, kept)
     new = [
         _new_result(output, verdict, source.job, now)
         for kind in (OutputKind.GOOD, OutputKind.BAD)
@@ -93,7 +94,7 @@ def enter(
     committed = CommittedResults(
         delivered=len(good),
         quarantined=len(bad),
-        attachments=len(attachments),
+        attachments=len(kept),
         size_bytes=sum(output.file.size_bytes for output in outputs),
         jobs=delivery,
         studies=list(dict.fromkeys(instance.study_instance_uid for instance in good)),

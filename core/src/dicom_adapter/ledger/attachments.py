@@ -1,0 +1,74 @@
+"""Attachments: outputs of jobs that are not DICOM. Queries and changes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from attrs import asdict, field, frozen
+from sqlalchemy import ColumnElement, delete, select
+
+from dicom_adapter.ledger.connection import Transaction
+from dicom_adapter.ledger.results import storable
+from dicom_adapter.ledger.schema import attachments
+
+
+@frozen(kw_only=True)
+class Attachment:
+    """An output that is not DICOM. `instance_id` is its number: error messages about stored objects show it."""
+
+    instance_id: int
+    job_number: int | None  # None: its job was deleted
+    name: str = field(repr=False)  # as the pipeline chose it
+    storage_key: str
+    size_bytes: int
+    checksum: int  # CRC-32 of the whole file
+
+
+def insert(transaction: Transaction, new: Iterable[Attachment]) -> None:
+    """Insert attachments. Their `instance_id` is ignored."""
+    rows = [asdict(attachment) | {"name": storable(attachment.name)} for attachment in new]
+    for row in rows:
+        del row["instance_id"]
+    if rows:
+        transaction.execute(attachments.insert(), rows)
+
+
+def of_job(transaction: Transaction, job_number: int) -> list[Attachment]:
+    """Return the attachments of a job."""
+    return _select(transaction, attachments.c.job_number == job_number)
+
+
+def after(transaction: Transaction, number: int, limit: int) -> list[Attachment]:
+    """Return up to `limit` attachments numbered above `number`, in order."""
+    return _select(transaction, attachments.c.attachment_number > number, limit)
+
+
+def without_job(transaction: Transaction, limit: int) -> list[Attachment]:
+    """Return up to `limit` attachments whose jobs were deleted."""
+    return _select(transaction, attachments.c.job_number.is_(None), limit)
+
+
+def with_content(transaction: Transaction, size_bytes: int, checksum: int) -> list[Attachment]:
+    """Return the attachments with this size and checksum."""
+    return _select(transaction, (attachments.c.size_bytes == size_bytes) & (attachments.c.checksum == checksum))
+
+
+def delete_rows(transaction: Transaction, numbers: Collection[int]) -> None:
+    """Delete rows of attachments. Their stored objects must be deleted before."""
+    transaction.execute(delete(attachments).where(attachments.c.attachment_number.in_(numbers)))
+
+
+def _select(transaction: Transaction, condition: ColumnElement[bool], limit: int | None = None) -> list[Attachment]:
+    query = select(attachments).where(condition)
+    rows = transaction.execute(query.order_by(attachments.c.attachment_number).limit(limit))
+    return [
+        Attachment(
+            instance_id=row.attachment_number,
+            job_number=row.job_number,
+            name=row.name,
+            storage_key=row.storage_key,
+            size_bytes=row.size_bytes,
+            checksum=row.checksum,
+        )
+        for row in rows
+    ]
