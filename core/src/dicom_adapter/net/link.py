@@ -108,7 +108,7 @@ def send_c_store(
     request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = pair[0], sop_instance_uid
     request._dataset_path = (path, offset)  # pynetdicom reads the data set while it sends it
     context = association._get_valid_context(*pair, "scu", allow_conversion=False)
-    association._reactor_checkpoint.clear()  # the reactor must not receive the response
+    association._reactor_checkpoint.clear()  # as in the requests of pynetdicom
     while not association._is_paused:
         time.sleep(0.0001)
     try:
@@ -184,6 +184,7 @@ def _associate(link: _Link, address: Address, calling_ae_title: str, pairs: list
     if not association.is_established:
         raise _association_failure(association, address, link, time.monotonic() - started)
     _limit_memory(association)
+    _keep_responses(association)
     return association
 
 
@@ -220,6 +221,21 @@ def _limit_memory(association: Association) -> None:
     for item in association.acceptor.user_information:
         if isinstance(item, MaximumLengthNotification):
             item.maximum_length_received = min(item.maximum_length_received or MAX_PDU, MAX_PDU)
+
+
+def _keep_responses(association: Association) -> None:
+    """Let only the thread that waits for a response receive messages.
+
+    pynetdicom's reactor looks for requests of the peer, which a requestor of these services does not serve. A pause of
+    the reactor is not enough: if it has just passed the check for a pause, it looks for a message once more. It would
+    then take a response that has already arrived.
+    """
+    receive = association.dimse.get_msg
+
+    def receive_if_waiting(block: bool = False) -> Any:
+        return receive(block=True) if block else (None, None)
+
+    association.dimse.get_msg = receive_if_waiting  # type: ignore[method-assign] # pynetdicom has no hook for it
 
 
 def _association_failure(association: Association, address: Address, link: _Link, seconds: float) -> DicomAdapterError:
