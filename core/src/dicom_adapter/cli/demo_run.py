@@ -91,7 +91,11 @@ def _run(outgoing: Path, port: int, configurations: Sequence[Path]) -> View:
             else:
                 print_news(demo, view)
             demo.note_progress(view)
-            if view.is_complete(STUDIES * INSTANCES) or view.has_stopped or demo.idle_seconds > LONGEST_PAUSE_S:
+            if (
+                (demo.has_sent and view.is_complete(STUDIES * INSTANCES))
+                or view.has_stopped
+                or demo.idle_seconds > LONGEST_PAUSE_S
+            ):
                 return view
             time.sleep(0.1)
 
@@ -126,8 +130,8 @@ def _explain(jobs: int) -> str:
     if jobs == EXPECTED_JOBS:
         return ""
     return (
-        f"\n\nUsually there are {EXPECTED_JOBS} jobs. This machine is busy: between two instances of a group, more "
-        "time passed than\nthe group waits for the next one, so the group became several jobs."
+        f"\n\nUsually there are {EXPECTED_JOBS} jobs. This machine is busy: more time passed between two "
+        "instances than their group waits,\nor an instance was sent again because its response was late."
     )
 
 
@@ -174,6 +178,7 @@ def _send_everything(demo: DemoState, outgoing: Path, port: int) -> None:
         if number == 1:
             _send_studies(demo, f"HEAD@127.0.0.1:{port}", head)
         time.sleep(PAUSE_S)
+    demo.has_sent = True
 
 
 def _write(folder: Path, study: Iterable[Dataset]) -> list[Path]:

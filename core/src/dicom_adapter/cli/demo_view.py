@@ -29,6 +29,7 @@ class DemoState:
     began: float = field(factory=time.monotonic)  # monotonic time in seconds
     messages: list[str] = field(factory=list)  # lines about the studies that were sent
     printed: set[str] = field(factory=set)  # keys of the changes that were printed
+    has_sent: bool = False  # all studies were sent
     _seen: object = None  # what had happened at the last progress
     _changed: float = field(factory=time.monotonic)  # monotonic time of the last progress
 
@@ -76,9 +77,19 @@ class View:
         """Number of results that are delivered, or will be."""
         return sum(job.instance_count for job in self.jobs if is_delivery(job))
 
+    @property
+    def pending(self) -> int:
+        """Number of instances that wait for their job."""
+        return sum(count for (_ae_title, state), count in self.counts.items() if state == "pending")
+
     def is_complete(self, sent: int) -> bool:
-        """Return whether all `sent` instances were processed, and the PACS has all results."""
-        return self.processed == sent and 0 < self.delivered <= self.archived
+        """Return whether all `sent` instances were processed, and the PACS has all results.
+
+        More instances than that are processed if one was sent again: its response did not arrive in time.
+        """
+        is_processed = self.pending == 0 and self.processed >= sent
+        is_finished = all(job.state in (JobState.SUCCEEDED, JobState.SUBMITTED) for job in self.jobs)
+        return is_processed and is_finished and 0 < self.delivered <= self.archived
 
     @property
     def has_stopped(self) -> bool:
