@@ -62,6 +62,9 @@ $(STAMP): $(SERVICE) | interpreter
 demo: $(SERVICE)
 	@$(BIN)/dicom-adapter demo
 
+# Some machines forbid files of bytecode. Then each process of the tests would compile all modules again.
+test test-slow: export PYTHONDONTWRITEBYTECODE :=
+
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not slow" $(ARGS)
 

@@ -6,9 +6,11 @@ ledger gets its tables directly; a test verifies that the migrations create exac
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from sqlalchemy import Column, Connection, MetaData, String, Table, inspect, select
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from dicom_adapter.ledger import association_schema  # noqa: F401 - adds its tables to `metadata`
@@ -76,13 +78,21 @@ def has_tables(connection: Connection) -> bool:
 
 def create(connection: Connection) -> None:
     """Create all tables in an empty database, with the newest revision."""
-    for table in metadata.sorted_tables:
-        connection.execute(CreateTable(table))
-    indexes = {str(index.name): index for table in metadata.tables.values() for index in table.indexes}
-    for name in INDEXES:
-        connection.execute(CreateIndex(indexes[name]))
-    _version.create(connection)
+    for statement in _statements():
+        connection.exec_driver_sql(statement)
     connection.execute(_version.insert().values(version_num=REVISION))
+
+
+@cache
+def _statements() -> tuple[str, ...]:
+    """Return the statements that create the tables and indexes. To compile them takes as long as to execute them."""
+    indexes = {str(index.name): index for table in metadata.tables.values() for index in table.indexes}
+    elements = [
+        *(CreateTable(table) for table in metadata.sorted_tables),
+        *(CreateIndex(indexes[name]) for name in INDEXES),
+        CreateTable(_version),
+    ]
+    return tuple(str(element.compile(dialect=sqlite.dialect())) for element in elements)
 
 
 def upgrade(connection: Connection) -> None:
