@@ -87,7 +87,7 @@ def create(connection: Connection) -> None:
 def _statements() -> tuple[str, ...]:
     """Return the statements that create the tables and indexes. To compile them takes as long as to execute them."""
     indexes = {str(index.name): index for table in metadata.tables.values() for index in table.indexes}
-    elements = [
+    elements: list[CreateTable | CreateIndex] = [
         *(CreateTable(table) for table in metadata.sorted_tables),
         *(CreateIndex(indexes[name]) for name in INDEXES),
         CreateTable(_version),
