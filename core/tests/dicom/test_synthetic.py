@@ -17,7 +17,7 @@ from pydicom.uid import (
 )
 
 from dicom_adapter.dicom import synthetic
-from dicom_adapter.dicom.part10 import identify
+from dicom_adapter.dicom.identity import identify
 
 COMMON_TYPE_1 = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality"]
 TYPE_1 = {

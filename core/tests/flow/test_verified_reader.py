@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import zlib
+from collections.abc import Iterator
 
 import pytest
 from attrs import frozen
 
-from dicom_adapter.dicom.part10 import file_header
+from dicom_adapter.dicom.part10 import file_header, mark_output
 from dicom_adapter.flow.verified_reader import StoredObjectChanged, VerifiedReader
 
 DATA_SET = bytes(range(256)) * 3
@@ -40,6 +41,33 @@ def test_an_unchanged_file_is_read_and_a_changed_one_raises(header: bytes, piece
     with pytest.raises(StoredObjectChanged, match="instance 7 has changed"):
         while changed.read(piece):
             pass
+
+
+@pytest.mark.parametrize("piece", [1, 60, 127, 128, 129, 10_000, -1])
+@pytest.mark.parametrize("into", [False, True], ids=["read", "readinto"])
+def test_the_mark_of_an_output_is_not_returned(piece: int, into: bool) -> None:
+    """It is returned as it is stored only to copies of the storage.
+
+    Verified to fail when the first piece is compared without the rest of the preamble.
+    """
+    content = HEADERS[0] + DATA_SET
+    stored = Stored(7, len(content), zlib.crc32(DATA_SET))
+    marked = mark_output(content)
+    assert content != marked
+
+    def pieces(file: VerifiedReader) -> Iterator[bytes]:
+        buffer = bytearray(piece if piece > 0 else len(content))
+        read = (lambda: bytes(buffer[: file.readinto(memoryview(buffer))])) if into else (lambda: file.read(piece))
+        return iter(read, b"")
+
+    assert content == b"".join(pieces(reader(marked, stored)))
+    assert marked == b"".join(pieces(VerifiedReader(io.BytesIO(marked), stored, returns_mark=True)))
+
+
+def test_the_preamble_of_a_program_is_kept() -> None:
+    """A program may use the preamble, for example to make a file readable as TIFF (PS3.10 section 7.1)."""
+    content = b"II*\0".ljust(128, b"\0") + HEADERS[0][128:] + DATA_SET
+    assert content == mark_output(content) == reader(content, Stored(7, len(content), zlib.crc32(DATA_SET))).read()
 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"no DICOM" * 100, HEADERS[0]])

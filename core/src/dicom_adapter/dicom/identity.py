@@ -6,19 +6,13 @@ import re
 import warnings
 from collections.abc import Mapping, Set
 from functools import lru_cache
-from io import BytesIO
 from typing import Any
 
 from attrs import field, frozen
 from pydicom.charset import convert_encodings, decode_bytes
-from pydicom.dataelem import RawDataElement
-from pydicom.dataset import Dataset
-from pydicom.filereader import read_dataset
-from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.dicom.elements import CompleteElementScanner, ElementScanner
-from dicom_adapter.dicom.encoding import UNDEFINED_LENGTH
 
 UID_GRAMMAR = re.compile(r"[0-9.]{1,64}")
 ESCAPE = b"\x1b"  # begins an escape sequence of ISO 2022, which selects another character set
@@ -164,37 +158,6 @@ def identify(data_set: bytes, transfer_syntax_uid: str) -> Identity:
     reader = IdentityReader(transfer_syntax_uid)
     reader.feed(data_set)
     return reader.identity()
-
-
-def parse(data_set: bytes, transfer_syntax_uid: str, **options: Any) -> Dataset:
-    """Parse a data set with pydicom. It must not be deflated. Raises UnreadableDataSet."""
-    transfer_syntax = UID(transfer_syntax_uid)
-    try:
-        return read_dataset(
-            BytesIO(data_set),
-            is_implicit_VR=transfer_syntax == ImplicitVRLittleEndian,
-            is_little_endian=transfer_syntax != ExplicitVRBigEndian,
-            **options,
-        )
-    except Exception as failure:  # noqa: BLE001 - pydicom raises many types for bytes that are not a data set
-        raise _parse_error(failure) from None
-
-
-def _parse_error(failure: Exception) -> UnreadableDataSet:
-    return UnreadableDataSet(f"the data set cannot be parsed ({type(failure).__name__})")
-
-
-def encoded_value(elements: Dataset, tag: int) -> bytes:
-    """Return a value as it is encoded. To decode it with pydicom could raise warnings that quote patient data."""
-    try:
-        element = elements.get_item(tag) if tag in elements else None
-    except Exception as failure:  # noqa: BLE001 - pydicom parses empty values again, and raises as above
-        raise _parse_error(failure) from None
-    if not isinstance(element, RawDataElement) or element.value is None:
-        return b""
-    if len(element.value) < element.length < UNDEFINED_LENGTH:  # pydicom does not report a truncated value
-        raise UnreadableDataSet("the data set ends in the middle of an attribute")
-    return element.value
 
 
 def _identity(values: Mapping[int, bytes]) -> Identity:

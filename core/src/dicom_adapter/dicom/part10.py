@@ -1,4 +1,4 @@
-"""DICOM files (PS3.10): encode the header of a received data set, and parse stored files.
+"""DICOM files (PS3.10): encode the header of a received data set, and find the data set in a stored file.
 
 The data set itself is stored as received, never decoded and encoded again.
 """
@@ -8,21 +8,19 @@ from __future__ import annotations
 import re
 import struct
 from functools import lru_cache
-from io import BytesIO
 
-from attrs import field, frozen
 from pydicom.config import IGNORE, settings
-from pydicom.dataset import Dataset
-from pydicom.filereader import read_dataset
-from pydicom.uid import DeflatedExplicitVRLittleEndian
-
-from dicom_adapter.dicom.identity import Identity, UnreadableDataSet, encoded_value, identify, parse
 
 # The adapter's own UID, derived from a UUID (PS3.5 B.2)
 IMPLEMENTATION_CLASS_UID = "2.25.308205291862746372187430846471190541725"
 IMPLEMENTATION_VERSION_NAME = "DICOM-ADAPTER-01"  # at most 16 characters (VR SH)
 
-BEFORE_META = 128 + 4 + 12  # bytes: preamble, prefix, and the group length element (PS3.10 section 7.1)
+PREAMBLE = 128  # bytes at the beginning of a file, for any use by a program (PS3.10 section 7.1)
+EMPTY_PREAMBLE = bytes(PREAMBLE)
+# Preamble of stored outputs. Uploads and exports have the empty preamble instead, as the pipeline has written it. The
+# rest of the header cannot tell an output from a received instance: many pipelines copy it from their input.
+OUTPUT_PREAMBLE = b"dicom-adapter: output of a job, not a received instance".ljust(PREAMBLE, b"\x00")
+BEFORE_META = PREAMBLE + 4 + 12  # bytes: preamble, prefix, and the group length element (PS3.10 section 7.1)
 
 AE_TITLE_LENGTH = 16  # maximum number of characters
 NOT_IN_AE_TITLE = re.compile(r"\\x[0-9a-f]{2}|[^\x20-\x5b\x5d-\x7e]")  # an escaped byte, or another character
@@ -57,7 +55,7 @@ def file_header(
         )
     )
     length = struct.pack("<HH2sHI", 0x0002, 0x0000, b"UL", 4, len(meta))
-    return b"\x00" * 128 + b"DICM" + length + meta
+    return EMPTY_PREAMBLE + b"DICM" + length + meta
 
 
 @lru_cache(maxsize=1024)
@@ -100,45 +98,19 @@ def data_set_offset(beginning: bytes) -> int:
     return BEFORE_META + int(length)
 
 
-@frozen(kw_only=True)
-class StoredFile:
-    """A parsed Part 10 file that the adapter has stored."""
+def mark_output(beginning: bytes) -> bytes:
+    """Return the beginning of an output of a job with the preamble OUTPUT_PREAMBLE, by which repairs recognize it.
 
-    identity: Identity = field(repr=False)
-    transfer_syntax_uid: str
-    source_ae_title: str  # calling AE title; "" if the header does not contain it
-    receiving_ae_title: str  # called AE title; "" if an earlier version of the adapter wrote the header
-    data_set: bytes = field(repr=False)
-
-
-def read_file(content: bytes) -> StoredFile:
-    """Parse a complete Part 10 file. Raises UnreadableDataSet or Mismatch, also for a truncated file."""
+    `beginning` has at least the preamble, if the file is long enough. Files that are not Part 10 files are not changed,
+    and neither are files with a preamble: no received instance has one.
+    """
     try:
-        offset = data_set_offset(content)
-        meta = read_dataset(BytesIO(content[BEFORE_META:offset]), is_implicit_VR=False, is_little_endian=True)
-    except Exception as failure:  # noqa: BLE001 - pydicom raises many types for bytes that are not a data set
-        raise UnreadableDataSet(f"its header cannot be parsed ({type(failure).__name__})") from None
-    transfer_syntax_uid = encoded_value(meta, TRANSFER_SYNTAX_UID).rstrip(b"\x00 ").decode("ascii", "replace")
-    if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
-        raise UnreadableDataSet("its data set is deflated, which the adapter does not support")
-    data_set = content[offset:]
-    identity = identify(data_set, transfer_syntax_uid)
-    _require_complete(data_set, transfer_syntax_uid)
-    return StoredFile(
-        identity=identity,
-        transfer_syntax_uid=transfer_syntax_uid,
-        source_ae_title=_ae_title(meta, SOURCE_AE_TITLE),
-        receiving_ae_title=_ae_title(meta, RECEIVING_AE_TITLE),
-        data_set=data_set,
-    )
+        data_set_offset(beginning)
+    except ValueError:
+        return beginning
+    return OUTPUT_PREAMBLE + beginning[PREAMBLE:] if has_empty_preamble(beginning) else beginning
 
 
-def _require_complete(data_set: bytes, transfer_syntax_uid: str) -> None:
-    """Raise UnreadableDataSet if the data set is truncated."""
-    elements = parse(data_set, transfer_syntax_uid)
-    for tag in sorted(elements.keys()):  # without decoding the values
-        encoded_value(elements, tag)
-
-
-def _ae_title(meta: Dataset, tag: int) -> str:
-    return encoded_value(meta, tag).decode("ascii", "replace").strip(" \x00")
+def has_empty_preamble(beginning: bytes) -> bool:
+    """Return whether a file begins with the preamble of received instances."""
+    return beginning[:PREAMBLE] == EMPTY_PREAMBLE

@@ -14,7 +14,12 @@ from attrs import field, frozen
 from dicom_adapter.dicom.checksum import crc32
 from dicom_adapter.dicom.encoding import EXPLICIT, has_long_length, has_short_length
 from dicom_adapter.dicom.identity import UID_GRAMMAR, Identity, IdentityReader, Mismatch, UnreadableDataSet
-from dicom_adapter.dicom.part10 import TRANSFER_SYNTAX_UID, data_set_offset
+from dicom_adapter.dicom.part10 import (
+    RECEIVING_AE_TITLE,
+    SOURCE_AE_TITLE,
+    TRANSFER_SYNTAX_UID,
+    data_set_offset,
+)
 
 PREFIX = 132  # bytes: the preamble, and the four characters "DICM"
 META_LIMIT = 1 << 16  # bytes: a longer File Meta Information is refused; it has about 200 bytes, and is kept in memory
@@ -37,6 +42,10 @@ class FileOfUnknownOrigin:
     transfer_syntax_uid: str = ""
     header_sop_class_uid: str = ""  # from the File Meta Information; "" if it is missing there
     header_sop_instance_uid: str = ""  # the same
+    source_ae_title: str = ""  # of a received instance: the calling AE title; "" if it is missing in the header
+    receiving_ae_title: str = (
+        ""  # the called AE title; "" if it is missing, as in files of the adapter's first versions
+    )
 
 
 def checksum_start(beginning: bytes) -> int:
@@ -88,9 +97,11 @@ class Part10Reader:
             checksum=self._checksum,
             problem=problem,
             identity=identity,
-            transfer_syntax_uid=self._uid(TRANSFER_SYNTAX_UID),
-            header_sop_class_uid=self._uid(MEDIA_STORAGE_SOP_CLASS_UID),
-            header_sop_instance_uid=self._uid(MEDIA_STORAGE_SOP_INSTANCE_UID),
+            transfer_syntax_uid=self._text(TRANSFER_SYNTAX_UID),
+            header_sop_class_uid=self._text(MEDIA_STORAGE_SOP_CLASS_UID),
+            header_sop_instance_uid=self._text(MEDIA_STORAGE_SOP_INSTANCE_UID),
+            source_ae_title=self._text(SOURCE_AE_TITLE).strip(" "),
+            receiving_ae_title=self._text(RECEIVING_AE_TITLE).strip(" "),
         )
 
     def _decide(self, *, is_end: bool) -> Sequence[bytes | memoryview]:
@@ -159,7 +170,7 @@ class Part10Reader:
 
     def _begin_data_set(self) -> bool:
         """Prepare to read the data set; return False, and set the problem, if its transfer syntax is not usable."""
-        uid = self._uid(TRANSFER_SYNTAX_UID)
+        uid = self._text(TRANSFER_SYNTAX_UID)
         if not uid:
             self._problem = "its header has no Transfer Syntax UID"
         elif not UID_GRAMMAR.fullmatch(uid):
@@ -170,7 +181,7 @@ class Part10Reader:
             self._identity = IdentityReader(uid, must_be_complete=True)
         return not self._problem
 
-    def _uid(self, tag: int) -> str:
+    def _text(self, tag: int) -> str:
         element = self._elements.get(tag, b"")
         return element[8:].rstrip(b"\x00 ").decode("ascii", "replace")
 

@@ -7,7 +7,7 @@ import zlib
 from typing import BinaryIO, Protocol
 
 from dicom_adapter.api.errors import Permanent
-from dicom_adapter.dicom.part10 import BEFORE_META
+from dicom_adapter.dicom.part10 import BEFORE_META, OUTPUT_PREAMBLE, PREAMBLE
 from dicom_adapter.dicom.part10_reader import checksum_start
 
 
@@ -32,10 +32,11 @@ class VerifiedReader(io.RawIOBase):
     """Reads a stored object once, from its beginning, and computes its checksum.
 
     If the size or the checksum differs from the ledger, the reader raises StoredObjectChanged instead of returning the
-    last bytes.
+    last bytes. The mark in the preamble of an output is not returned: the preamble is empty, as the pipeline wrote it.
     """
 
-    def __init__(self, file: BinaryIO, instance: ExpectedObject) -> None:
+    def __init__(self, file: BinaryIO, instance: ExpectedObject, *, returns_mark: bool = False) -> None:
+        """`file` is seekable, at its beginning. With `returns_mark`, the file is returned as it is stored."""
         super().__init__()
         self._file = file
         self._instance = instance
@@ -43,6 +44,7 @@ class VerifiedReader(io.RawIOBase):
         # Offset of the first byte that `_check` adds to the checksum: a minimum until `_find_data_set` sets the value
         self._skip = BEFORE_META
         self._size = 0  # bytes read so far
+        self._is_marked: bool | None = False if returns_mark else None  # None: unknown, because nothing was read
         self._checksum = 0
 
     def readable(self) -> bool:
@@ -53,13 +55,29 @@ class VerifiedReader(io.RawIOBase):
         if size is None or size < 0:
             return super().read(-1)
         piece = self._file.read(size)
+        if self._size < PREAMBLE and self._finds_mark(piece):
+            count = min(PREAMBLE - self._size, len(piece))
+            piece = bytes(count) + piece[count:]
         self._check(memoryview(piece), wanted=size)
         return piece
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override] # io passes a memoryview
         count = self._file.readinto(buffer)  # type: ignore[attr-defined] # binary files have this method
+        if self._size < PREAMBLE and self._finds_mark(bytes(memoryview(buffer)[: min(count, PREAMBLE)])):
+            marked = min(PREAMBLE - self._size, count)
+            memoryview(buffer)[:marked] = bytes(marked)
         self._check(memoryview(buffer)[:count], wanted=len(buffer))
         return int(count)
+
+    def _finds_mark(self, piece: bytes) -> bool:
+        """Return whether the file has the mark of an output. The first `piece` may be shorter than the mark."""
+        if self._is_marked is None:
+            beginning = piece[:PREAMBLE]
+            if 0 < len(beginning) < PREAMBLE:
+                beginning += self._file.read(PREAMBLE - len(beginning))
+                self._file.seek(len(piece))
+            self._is_marked = beginning == OUTPUT_PREAMBLE
+        return self._is_marked
 
     def _check(self, piece: memoryview, wanted: int) -> None:
         if self._size < BEFORE_META:

@@ -60,7 +60,7 @@ class ObjectCopier:
     def _read(self, row: ObjectRow) -> Iterator[bytes]:
         """Yield the pieces of an object. An exception of the reader of this iterator is not raised here."""
         try:
-            with VerifiedReader(self.source.read(row.storage_key), row) as reader:
+            with VerifiedReader(self.source.read(row.storage_key), row, returns_mark=True) as reader:
                 while piece := cast(BinaryIO, reader).read(PIECE_BYTES):
                     yield piece
         except (StoredObjectMissing, StoredObjectChanged) as failure:

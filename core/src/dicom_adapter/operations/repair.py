@@ -2,20 +2,21 @@
 
 A repair never deletes the only copy of a data set. A repair deletes an object without a row only if the ledger has
 another arrival of the same data set, and this arrival is no longer needed, or its own object was read and is complete.
-Every other object without a row gets a row as a quarantined instance, and an operator decides.
+Every other object of a received instance gets a row as a quarantined instance, and an operator decides. Outputs of jobs
+get no row: their header may be that of a received instance, but their preamble is not (`dicom.part10.OUTPUT_PREAMBLE`).
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator
 
-from attrs import frozen
+from attrs import field, frozen
 
 from dicom_adapter.api.errors import DicomAdapterError, LedgerError, Refused
 from dicom_adapter.api.values import InstanceStorageInfo
-from dicom_adapter.dicom.part10 import StoredFile, file_header, read_file
-from dicom_adapter.dicom.part10_reader import Part10Reader
+from dicom_adapter.config.transfer_syntaxes import UNSUPPORTED_TRANSFER_SYNTAXES
+from dicom_adapter.dicom.part10 import BEFORE_META, data_set_offset, file_header, has_empty_preamble
+from dicom_adapter.dicom.part10_reader import FileOfUnknownOrigin, Part10Reader, checksum_start
 from dicom_adapter.flow.verified_reader import VerifiedReader
 from dicom_adapter.ledger import Transaction, attachments, balance, events, instances, results, series
 from dicom_adapter.ledger.attachments import Attachment
@@ -41,6 +42,15 @@ class RepairResult:
     finding: Finding
     repaired: bool  # False: nothing was changed, and `text` is the reason
     text: str
+
+
+@frozen(kw_only=True)
+class _Orphan:
+    """An object without a row."""
+
+    beginning: bytes = field(repr=False)  # the first BEFORE_META bytes
+    size_bytes: int
+    file: FileOfUnknownOrigin
 
 
 class NotRepairable(Refused):
@@ -130,35 +140,34 @@ class Repair:
         """Delete an object whose data set is already in the ledger; insert a row for any other object."""
         key = finding.storage_key
         assert key is not None  # findings of this kind have one
-        with self._storage.read(key) as file:
-            content = file.read()
-        copy = self._find_output(content)
+        orphan = self._read(key)
+        copy = self._find_output(orphan)
         if copy:
             self._storage.delete([key])
             return f"object {key}: deleted, because {copy} has the same content"
-        try:
-            stored = read_file(content)
-        except Refused as refusal:
-            raise NotRepairable(f"object {key} is kept: {refusal}. Inspect it and move it out of the storage") from None
-        if not stored.receiving_ae_title:
-            raise NotRepairable(
-                f"object {key} is kept: an earlier version stored it without the called AE title. "
-                "Inspect it and move it out of the storage"
-            )
-        known = self._find_arrival(stored)
+        _require_received(key, orphan)
+        known = self._find_arrival(orphan)
         if known is not None:
             return self._delete_duplicate(key, known)
-        return self._adopt(key, stored, len(content))
+        return self._adopt(key, orphan)
 
-    def _find_output(self, content: bytes) -> str:
+    def _read(self, key: str) -> _Orphan:
+        """Read an object in pieces, so that memory does not depend on its size."""
+        reader, beginning, size = Part10Reader(UNSUPPORTED_TRANSFER_SYNTAXES), b"", 0
+        with self._storage.read(key) as file:
+            while piece := file.read(PIECE_BYTES):
+                beginning += piece[: max(0, BEFORE_META - len(beginning))]
+                size += len(piece)
+                reader.feed(piece)
+        reader.end()
+        return _Orphan(beginning=beginning, size_bytes=size, file=reader.result())
+
+    def _find_output(self, orphan: _Orphan) -> str:
         """Return the result or attachment that makes an object redundant, "" if there is none.
 
         A crash while outputs are collected leaves objects without rows, and the outputs are collected again.
         """
-        reader = Part10Reader()
-        reader.feed(content)
-        reader.end()
-        found = reader.result()
+        found = orphan.file
         with self._ledger.read() as transaction:
             numbers = results.with_content(transaction, found.size_bytes, found.checksum)
             rows = balance.object_rows(transaction, numbers)
@@ -177,24 +186,25 @@ class Repair:
             self._record(transaction, "object_deleted", known.ae_title, known.instance_id, SAME_DATA_SET)
         return f"object {key}: deleted, because it has the same data set as instance {known.instance_id}"
 
-    def _adopt(self, key: str, stored: StoredFile, size: int) -> str:
-        instance = _instance(key, stored, size, self._clock)
+    def _adopt(self, key: str, orphan: _Orphan) -> str:
+        instance = _instance(key, orphan, self._clock)
         uids = instance.series_instance_uid, instance.study_instance_uid
-        of_series = ArrivedSeries(*uids, instance.patient_id, **stored.identity.look_up)
+        of_series = ArrivedSeries(*uids, instance.patient_id, **orphan.file.identity.look_up)
         with self._ledger.write() as transaction:
             series.enter(transaction, [of_series], instance.received_at)
             number = balance.insert_quarantined(transaction, instance, WITHOUT_ROW)
             self._record(transaction, "instance_quarantined", instance.ae_title, number, WITHOUT_ROW)
         return f"object {key}: quarantined as instance {number} of {instance.ae_title}"
 
-    def _find_arrival(self, stored: StoredFile) -> ObjectRow | None:
+    def _find_arrival(self, orphan: _Orphan) -> ObjectRow | None:
         """Return another arrival of this data set at the same AE title that makes the object redundant, or None."""
+        file = orphan.file
         with self._ledger.read() as transaction:
-            arrivals = balance.arrivals(transaction, stored.receiving_ae_title, stored.identity.sop_instance_uid)
-        checksum = zlib.crc32(stored.data_set)
+            arrivals = balance.arrivals(transaction, file.receiving_ae_title, file.identity.sop_instance_uid)
+        size = orphan.size_bytes - data_set_offset(orphan.beginning)
         for instance, row in arrivals:
-            same = (instance.checksum, instance.transfer_syntax_uid) == (checksum, stored.transfer_syntax_uid)
-            if same and len(stored.data_set) in _data_set_sizes(instance) and self._makes_redundant(row):
+            same = (instance.checksum, instance.transfer_syntax_uid) == (file.checksum, file.transfer_syntax_uid)
+            if same and size in _data_set_sizes(instance) and self._makes_redundant(row):
                 return row
         return None
 
@@ -226,26 +236,47 @@ def _number(finding: Finding) -> int:
     return finding.instance_id
 
 
-def _instance(key: str, stored: StoredFile, size: int, clock: Clock) -> InstanceStorageInfo:
+def _require_received(key: str, orphan: _Orphan) -> None:
+    """Raise NotRepairable for an object that is not certainly a complete instance that the adapter has received."""
+    file = orphan.file
+    if not file.is_part10:
+        reason = "it is not a DICOM file"
+    elif not has_empty_preamble(orphan.beginning):
+        reason = (
+            "it is an output of a job, stored before a crash, and not a received instance. The service collects the "
+            "outputs of an unfinished job again; after that, another repair deletes equal objects"
+        )
+    elif not checksum_start(orphan.beginning):
+        reason = "its header has no group length"
+    elif file.problem:
+        reason = file.problem
+    elif not file.receiving_ae_title:
+        reason = "an earlier version stored it without the called AE title"
+    else:
+        return
+    raise NotRepairable(f"object {key} is kept: {reason}. Inspect it and move it out of the storage")
+
+
+def _instance(key: str, orphan: _Orphan, clock: Clock) -> InstanceStorageInfo:
     """Return the instance that an object describes. Peer address, association and time of arrival are unknown."""
-    identity = stored.identity
+    identity = orphan.file.identity
     return InstanceStorageInfo(
         instance_id=UNNUMBERED,
-        ae_title=stored.receiving_ae_title,
-        calling_ae_title=stored.source_ae_title,
+        ae_title=orphan.file.receiving_ae_title,
+        calling_ae_title=orphan.file.source_ae_title,
         peer_address="",
         association_id="",
         sop_class_uid=identity.sop_class_uid,
         sop_instance_uid=identity.sop_instance_uid,
         study_instance_uid=identity.study_instance_uid,
         series_instance_uid=identity.series_instance_uid,
-        transfer_syntax_uid=stored.transfer_syntax_uid,
+        transfer_syntax_uid=orphan.file.transfer_syntax_uid,
         patient_id=identity.patient_id,
         issuer_of_patient_id=identity.issuer_of_patient_id,
         received_at=clock.now(),
         storage_key=key,
-        size_bytes=size,
-        checksum=zlib.crc32(stored.data_set),
+        size_bytes=orphan.size_bytes,
+        checksum=orphan.file.checksum,
     )
 
 

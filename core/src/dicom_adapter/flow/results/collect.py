@@ -22,6 +22,7 @@ from dicom_adapter.api.values import Job
 from dicom_adapter.config.model import StorageConfig
 from dicom_adapter.config.results import ResultsConfig
 from dicom_adapter.config.transfer_syntaxes import UNSUPPORTED_TRANSFER_SYNTAXES
+from dicom_adapter.dicom.part10 import mark_output
 from dicom_adapter.dicom.part10_reader import FileOfUnknownOrigin, Part10Reader
 from dicom_adapter.flow.free_space import storage_full
 from dicom_adapter.runtime.resources import Resources
@@ -122,6 +123,7 @@ class Collector:
 
     def _copy(self, file: BinaryIO, writer: InstanceWriter, reader: Part10Reader, collecting: Collecting) -> None:
         number, size, checked = len(collecting.stored) + 1, 0, 0
+        is_begun = False
         while True:
             with _reading(number):
                 piece = file.read(PIECE_BYTES)
@@ -132,10 +134,8 @@ class Collector:
             if size - checked >= CHECK_SPACE_EVERY:
                 self._require_space()
                 checked = size
-            with _storing():
-                writer.write_pieces(reader.feed(piece))
-        with _storing():
-            writer.write_pieces(reader.end())
+            is_begun = _write(writer, reader.feed(piece), is_begun=is_begun)
+        _write(writer, reader.end(), is_begun=is_begun)
         collecting.size_bytes += size
 
     def _require_space(self) -> None:
@@ -154,6 +154,15 @@ class Collector:
     def _delete(self, collecting: Collecting) -> None:
         if collecting.stored:
             self.discard(collecting.stored)
+
+
+def _write(writer: InstanceWriter, pieces: Sequence[bytes | memoryview], *, is_begun: bool) -> bool:
+    """Write the next pieces of an output, and mark its beginning. Return whether the beginning is written."""
+    if pieces and not is_begun:
+        pieces = [mark_output(bytes(pieces[0])), *pieces[1:]]
+    with _storing():
+        writer.write_pieces(pieces)
+    return is_begun or bool(pieces)
 
 
 def _require_within_limits(number: int, size: int, total: int, settings: ResultsConfig) -> None:
