@@ -39,6 +39,9 @@ class Decisions:
     def start(self, _loop: object, _deliver: object, has_one_connection: Callable[[], bool]) -> None:
         self._has_one_connection = has_one_connection
 
+    def decide_at_once(self, *_request: object) -> AssociationDecision | None:
+        return None
+
     def decide(self, association_id: str, request: AssociationRequest, *others: int) -> AssociationDecision:
         self.requests.append(request)
         self.open.append(others)

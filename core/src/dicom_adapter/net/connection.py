@@ -34,7 +34,7 @@ from dicom_adapter.net.dimse import Command
 from dicom_adapter.net.indications import AssociateIndication, AssociationEnd, ProviderRejection, ReleaseIndication
 from dicom_adapter.net.negotiation import describe_declined, negotiate
 from dicom_adapter.net.request_reports import report_irregularities, report_provider_rejection
-from dicom_adapter.net.storage_scp import STOPPING, ClosedAssociation, StorageScp, decide_safely
+from dicom_adapter.net.storage_scp import STOPPING, ClosedAssociation, StorageScp, decide_at_once_safely, decide_safely
 from dicom_adapter.net.tls import certificate_names
 
 log = structlog.get_logger("dicom_adapter.net")
@@ -216,13 +216,14 @@ class Connection(asyncio.BufferedProtocol):
         if self._endpoint.is_stopping:
             self._respond(STOPPING)
             return
-        scp = self._endpoint.scp
-
-        def decide() -> AssociationDecision:
-            return decide_safely(scp, association.association_id, request, associations, associations_of_peer)
+        about = self._endpoint.scp, association.association_id, request, associations, associations_of_peer
+        decision = decide_at_once_safely(*about)
+        if decision is not None:
+            self._respond(decision)
+            return
 
         # Reading is not paused meanwhile, to notice when the peer disconnects.
-        self._endpoint.run_in_background(decide, self._respond)
+        self._endpoint.run_in_background(lambda: decide_safely(*about), self._respond)
 
     def _respond(self, decision: AssociationDecision) -> None:
         if self.association is None:  # the association has ended already

@@ -54,12 +54,19 @@ class StorageScp(Protocol[DataSetT]):
         open and no other is being opened. Both must be called in the loop.
         """
 
+    def decide_at_once(
+        self, association_id: str, request: AssociationRequest, associations: int, associations_of_peer: int
+    ) -> AssociationDecision | None:
+        """Accept or reject an association without blocking. Return None if that is impossible: `decide` is called then.
+
+        `associations`: number of open associations; `associations_of_peer`: number of open associations with this peer.
+        """
+
     def decide(
         self, association_id: str, request: AssociationRequest, associations: int, associations_of_peer: int
     ) -> AssociationDecision:
-        """Accept or reject an association.
+        """Accept or reject an association. The arguments are those of `decide_at_once`.
 
-        `associations`: number of open associations; `associations_of_peer`: number of open associations with this peer.
         Called on several threads; may block.
         """
 
@@ -91,6 +98,19 @@ UNDECIDED = AssociationDecision(
 )
 
 
+def decide_at_once_safely(
+    scp: StorageScp[Any], association_id: str, request: AssociationRequest, associations: int, associations_of_peer: int
+) -> AssociationDecision | None:
+    """Return the decision of the storage SCP if it needs no other thread. After any error, the association is rejected.
+
+    As `decide_safely`, but called in the event loop.
+    """
+    try:
+        return scp.decide_at_once(association_id, request, associations, associations_of_peer)
+    except Exception as failure:  # noqa: BLE001 - no error may end the event loop
+        return _undecided(association_id, failure)
+
+
 def decide_safely(
     scp: StorageScp[Any], association_id: str, request: AssociationRequest, associations: int, associations_of_peer: int
 ) -> AssociationDecision:
@@ -98,5 +118,9 @@ def decide_safely(
     try:
         return scp.decide(association_id, request, associations, associations_of_peer)
     except Exception as failure:  # noqa: BLE001 - for example, the ledger cannot be read
-        log.error("association_decision_failed", association_id=association_id, error=describe_failure(failure))
-        return UNDECIDED
+        return _undecided(association_id, failure)
+
+
+def _undecided(association_id: str, failure: Exception) -> AssociationDecision:
+    log.error("association_decision_failed", association_id=association_id, error=describe_failure(failure))
+    return UNDECIDED

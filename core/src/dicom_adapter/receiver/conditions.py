@@ -11,7 +11,9 @@ from dicom_adapter.flow.acceptance import Space, measure_space
 from dicom_adapter.ledger import lanes
 from dicom_adapter.runtime.resources import Resources
 
-RECENT_SECONDS = 0.02  # a sender may open hundreds of associations per second, and reading takes half a millisecond
+# A sender may open hundreds of associations per second. To read the conditions takes half a millisecond, and another
+# thread, because the ledger may block. This is also the longest time until a stopped lane accepts no association.
+RECENT_SECONDS = 0.5
 
 
 @frozen(kw_only=True)
@@ -31,19 +33,21 @@ class CurrentConditions:
         self._monotonic = monotonic
         self._last: tuple[float, Conditions] | None = None  # time of the reading, and its result
 
-    def recent(self) -> Conditions:
-        """Return conditions that were read at most RECENT_SECONDS ago.
+    def recent(self) -> Conditions | None:
+        """Return conditions that were read at most RECENT_SECONDS ago, or None. Does not block.
 
-        They are good enough to accept an association: each of its instances is checked again. Before a rejection,
-        call `read`: the conditions may have changed.
+        They are good enough to accept an association: the limits are checked again for each of its instances. Before a
+        rejection, call `read`: the conditions may have changed.
         """
         last = self._last
-        if last is not None and self._monotonic() - last[0] <= RECENT_SECONDS:
-            return last[1]
-        return self.read()
+        return last[1] if last is not None and self._monotonic() - last[0] <= RECENT_SECONDS else None
+
+    def forget(self) -> None:
+        """Make the next call of `recent` return None: the configuration has changed."""
+        self._last = None
 
     def read(self) -> Conditions:
-        """Read the conditions. Raises LedgerError."""
+        """Read the conditions. May block. Raises LedgerError."""
         at, resources = self._monotonic(), self._resources
         problem = resources.problem()
         if problem:

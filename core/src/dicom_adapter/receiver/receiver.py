@@ -48,6 +48,7 @@ from dicom_adapter.runtime.resources import Resources
 
 log = structlog.get_logger("dicom_adapter.receiver")
 
+PASSING_CAUSES = (RejectionCause.STOPPED, RejectionCause.SPACE)  # they may have gone since the conditions were read
 LOCAL_OUTCOMES = (StoreOutcome.OUT_OF_SPACE, StoreOutcome.FAILED)  # the cause is the adapter, not the sender
 
 
@@ -81,6 +82,7 @@ class Receiver:
         """Apply another configuration. Only one thread at a time may call this method."""
         self._store.configure(config)
         self._config = config
+        self._conditions.forget()
 
     def recover(self, receivers: Collection[str] = (RECEIVER,)) -> None:
         """Record what was lost in a crash or power loss: rows of instances, and ends of associations.
@@ -91,35 +93,36 @@ class Receiver:
         record_lost(self._ledger, self._name, receivers, self._clock.now())
         self._wake_host()
 
+    def decide_at_once(
+        self, association_id: str, request: AssociationRequest, associations: int, associations_of_peer: int
+    ) -> AssociationDecision | None:
+        conditions = self._conditions.recent()
+        if conditions is None:
+            return None
+        decision = self._judge(request, associations, associations_of_peer, conditions)
+        if decision.cause in PASSING_CAUSES:
+            return None
+        _log_decision(association_id, request, decision)
+        return decision
+
     def decide(
         self, association_id: str, request: AssociationRequest, associations: int, associations_of_peer: int
     ) -> AssociationDecision:
-        def judge_under(conditions: Conditions) -> AssociationDecision:
-            load = Load(
-                associations=associations,
-                associations_of_peer=associations_of_peer,
-                space=conditions.space,
-                stopped=conditions.stopped,
-                full=conditions.full,
-            )
-            return judge(request, self._config, load)
-
-        decision = judge_under(self._conditions.recent())
-        if decision.rejection is not None:
-            decision = judge_under(self._conditions.read())
-        fields = {
-            "association_id": association_id,
-            "ae_title": request.called_ae_title,
-            "calling_ae_title": request.calling_ae_title,
-            "peer": request.peer_address,
-        }
-        if request.certificate_names:
-            fields["certificate"] = ", ".join(sorted(request.certificate_names))
-        if decision.rejection is None:
-            log.info("association_accepted", **fields)
-        else:
-            log.warning("association_rejected", **fields, rejection=decision.rejection.name, reason=decision.reason)
+        decision = self._judge(request, associations, associations_of_peer, self._conditions.read())
+        _log_decision(association_id, request, decision)
         return decision
+
+    def _judge(
+        self, request: AssociationRequest, associations: int, associations_of_peer: int, conditions: Conditions
+    ) -> AssociationDecision:
+        load = Load(
+            associations=associations,
+            associations_of_peer=associations_of_peer,
+            space=conditions.space,
+            stopped=conditions.stopped,
+            full=conditions.full,
+        )
+        return judge(request, self._config, load)
 
     def start(self, loop: asyncio.AbstractEventLoop, deliver: Deliver, has_one_connection: Callable[[], bool]) -> None:
         self._commits = GroupCommit(
@@ -266,6 +269,21 @@ def _duplicate_event(received: ReceivedInstance, result: StoreResult, pending_id
         instance_id=pending_id,
         detail={"status": f"0x{C_STORE_STATUS[result.outcome]:04X}", "reason": result.reason},
     )
+
+
+def _log_decision(association_id: str, request: AssociationRequest, decision: AssociationDecision) -> None:
+    fields = {
+        "association_id": association_id,
+        "ae_title": request.called_ae_title,
+        "calling_ae_title": request.calling_ae_title,
+        "peer": request.peer_address,
+    }
+    if request.certificate_names:
+        fields["certificate"] = ", ".join(sorted(request.certificate_names))
+    if decision.rejection is None:
+        log.info("association_accepted", **fields)
+    else:
+        log.warning("association_rejected", **fields, rejection=decision.rejection.name, reason=decision.reason)
 
 
 def _log_study(instance: InstanceStorageInfo) -> None:
