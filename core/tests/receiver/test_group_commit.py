@@ -14,15 +14,16 @@ from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.flow.store.commit import Store
 from dicom_adapter.flow.store.received_instance import ReceivedInstance
 from dicom_adapter.ledger import arrivals, instances
-from dicom_adapter.receiver.group_commit import GroupCommit
+from dicom_adapter.receiver.group_commit import INLINE_BYTES, GroupCommit
 from dicom_adapter.simulation.adapter import encode, make_request
 from dicom_adapter.testing import Adapter
 
 SECONDS = 30  # limit of a wait for a thread
+SMALL = 1000  # bytes
 
 
-def received(number: int) -> ReceivedInstance:
-    return ReceivedInstance(columns={"storage_key": str(number)})
+def received(number: int, size: int = SMALL) -> ReceivedInstance:
+    return ReceivedInstance(columns={"storage_key": str(number), "size_bytes": size})
 
 
 class Committer:
@@ -34,12 +35,13 @@ class Committer:
         self.may_go_on = threading.Event()
         self.loop = asyncio.new_event_loop()
         self.is_alone = False
-        self.inline_answer: StoreResult | None = None
+        self.commits_inline = False  # False: an inline commit would take long
+        self.inline: list[list[str]] = []  # groups that were committed inline
         self.commits = GroupCommit(
             self.loop,
             self._commit,
             self._deliver,
-            lambda _arrival: self.inline_answer,
+            self._commit_inline,
             may_commit_inline=lambda: self.is_alone,
         )
 
@@ -47,6 +49,12 @@ class Committer:
         self.groups.append([instance.storage_key for instance in group])
         self.loop.call_soon_threadsafe(self.begun.set)
         assert self.may_go_on.wait(SECONDS)
+        return [StoreResult(outcome=StoreOutcome.STORED, reason=instance.storage_key) for instance in group]
+
+    def _commit_inline(self, group: Sequence[ReceivedInstance]) -> list[StoreResult] | None:
+        if not self.commits_inline:
+            return None
+        self.inline.append([instance.storage_key for instance in group])
         return [StoreResult(outcome=StoreOutcome.STORED, reason=instance.storage_key) for instance in group]
 
     def _deliver(self, answers: Sequence[tuple[Any, StoreResult]]) -> None:
@@ -107,25 +115,61 @@ def test_the_next_instance_after_a_pause_is_committed_at_once(committer: Committ
 
 
 def test_a_lone_instance_is_committed_inline_unless_it_has_to_wait(committer: Committer) -> None:
-    """If `inline_answer` is None, as when the ledger is locked, the instance joins a group."""
-    inline = StoreResult(outcome=StoreOutcome.STORED, reason="inline")
+    """Then it joins a group, as do the instances that arrive before the group is committed."""
     returned = []
 
     async def scene() -> None:
         committer.is_alone = True
         returned.append(committer.commits.put(received(0), 0))  # the ledger is locked
-        committer.inline_answer = inline
-        returned.append(committer.commits.put(received(1), 1))  # another instance waits
+        returned.append(committer.commits.put(received(1), 1))
         committer.may_go_on.set()
         await committer.until_answered(2)
-        returned.append(committer.commits.put(received(2), 2))
-        committer.is_alone = False
-        returned.append(committer.commits.put(received(3), 3))
+        committer.commits_inline = True
+        returned.append(committer.commits.put(received(2, INLINE_BYTES + 1), 2))
+
+    committer.run(scene)
+    assert [None, None, "2"] == [result and result.reason for result in returned]
+    assert ([["0", "1"]], [["2"]]) == (committer.groups, committer.inline)
+
+
+def test_a_group_of_small_instances_is_committed_inline_after_the_received_data(committer: Committer) -> None:
+    """The results are delivered. Functions for after the commit are called after it.
+
+    Verified to fail when the group is committed with its first instance.
+    """
+    called: list[int] = []
+    committer.commits_inline = True
+
+    async def scene() -> None:
+        for first in (0, 3):
+            for number in range(first, first + 3):
+                assert committer.commits.put(received(number), number) is None
+            committer.commits.call_after(lambda: called.append(len(committer.inline)))
+            await committer.until_answered(first + 3)
+
+    committer.run(scene)
+    assert ([["0", "1", "2"], ["3", "4", "5"]], [1, 2]) == (committer.inline, called)
+    assert [(number, str(number)) for number in range(6)] == committer.answered
+    assert [] == committer.groups
+
+
+def test_a_group_of_large_instances_is_committed_on_the_commit_thread(committer: Committer) -> None:
+    """The loop receives the next instances meanwhile. A small group that follows is committed inline again.
+
+    Verified to fail when the size of a group is not limited.
+    """
+    committer.commits_inline = True
+
+    async def scene() -> None:
+        committer.commits.put(received(0), 0)
+        committer.commits.put(received(1, INLINE_BYTES), 1)
+        await committer.begun.wait()
+        committer.commits.put(received(2), 2)
+        committer.may_go_on.set()
         await committer.until_answered(3)
 
     committer.run(scene)
-    assert [None, None, inline, None] == returned
-    assert [["0", "1"], ["3"]] == committer.groups
+    assert ([["0", "1"]], [["2"]]) == (committer.groups, committer.inline)
 
 
 def test_close_waits_for_the_current_group(committer: Committer) -> None:

@@ -1,8 +1,11 @@
 """Group commit: while one group of instances is committed, the next group is collected.
 
-A group adds no delay, and the cost of each instance falls with the number of instances that arrive at the same time. If
-only one connection is open, a single instance is committed inline, in the network thread: without two thread switches,
-a single sender is a quarter faster. An instance that would wait for the ledger is committed in a group.
+A group adds no delay, and the cost of each instance falls with the number of instances that arrive at the same time.
+
+A commit on another thread needs two switches of threads, which take longer than the commit of a few small instances.
+So these are committed inline, in the network thread: an instance of the only connection at once, and a group of small
+instances after the loop has processed all received data. A commit that would wait for the ledger, and every commit
+after a slow one, is done on the commit thread: a disk that hangs stops the loop once at most.
 """
 
 from __future__ import annotations
@@ -21,7 +24,10 @@ from dicom_adapter.net.storage_scp import Deliver
 _Waiting: TypeAlias = tuple[ReceivedInstance, Any]  # an instance and its ticket
 _Group: TypeAlias = tuple[list[_Waiting], list[Callable[[], None]]]  # functions to call after the commit
 Commit: TypeAlias = Callable[[Sequence[ReceivedInstance]], Sequence[StoreResult]]
-CommitInline: TypeAlias = Callable[[ReceivedInstance], "StoreResult | None"]
+CommitInline: TypeAlias = Callable[[Sequence[ReceivedInstance]], "Sequence[StoreResult] | None"]
+
+# Larger groups are committed on the commit thread: while the disk writes them, the loop receives the next instances.
+INLINE_BYTES = 256 << 10
 
 
 class GroupCommit:
@@ -38,9 +44,9 @@ class GroupCommit:
     ) -> None:
         """`commit` is called on the commit thread, and must not raise. The other functions are called in the loop.
 
-        `commit_inline` is called only if no commit is waiting or in progress, and if `may_commit_inline()` returns
-        True, so that no other sender has to wait. `commit_inline` returns None for an instance that would wait for the
-        ledger.
+        `commit_inline` is called only if no commit is waiting or in progress. It returns None, and commits nothing, if
+        that would take long. It is called for an instance of any size if `may_commit_inline()` returns True, because no
+        other sender has to wait then.
         """
         self._loop = loop
         self._commit = commit
@@ -58,11 +64,11 @@ class GroupCommit:
         """Commit the instance inline and return its result, or return None if the result will be delivered later."""
         if not self._is_due:
             if self._may_commit_inline():
-                result = self._commit_inline(received)
-                if result is not None:
-                    return result
+                results = self._commit_inline([received])
+                if results is not None:
+                    return results[0]
             self._is_due = True
-            self._loop.call_soon(self._start_group)  # after the loop has processed all received data
+            self._loop.call_soon(self._begin_group)  # after the loop has processed all received data
         self._waiting.append((received, ticket))
         return None
 
@@ -84,6 +90,25 @@ class GroupCommit:
     def is_alive(self) -> bool:
         return self._thread.is_alive()
 
+    def _begin_group(self) -> None:
+        if not (self._is_small() and self._commit_group_inline()):
+            self._start_group()
+
+    def _is_small(self) -> bool:
+        return sum(received.size_bytes for received, _ticket in self._waiting) <= INLINE_BYTES
+
+    def _commit_group_inline(self) -> bool:
+        """Commit the waiting instances in the loop. Return False, and commit nothing, if that would take long."""
+        group, following = self._waiting, self._following
+        results = self._commit_inline([received for received, _ticket in group]) if group else []
+        if results is None:
+            return False
+        self._waiting, self._following, self._is_due = [], [], False
+        for function in following:
+            function()
+        self._deliver(_answers(group, results))
+        return True
+
     def _start_group(self) -> None:
         self._groups.put((self._waiting, self._following))
         self._waiting, self._following = [], []
@@ -94,12 +119,19 @@ class GroupCommit:
             results = self._commit([received for received, _ticket in group]) if group else []
             for function in following:
                 function()
-            answers = [(ticket, result) for (_received, ticket), result in zip(group, results, strict=True)]
+            answers = _answers(group, results)
             with suppress(RuntimeError):  # the loop is closed: no connection waits for the results
                 self._loop.call_soon_threadsafe(self._committed, answers)
 
     def _committed(self, answers: list[tuple[Any, StoreResult]]) -> None:
         self._is_due = bool(self._waiting or self._following)
         if self._is_due:
-            self._start_group()
+            if self._is_small():
+                self._loop.call_soon(self._begin_group)  # an inline commit must not delay these answers
+            else:
+                self._start_group()
         self._deliver(answers)
+
+
+def _answers(group: Sequence[_Waiting], results: Sequence[StoreResult]) -> list[tuple[Any, StoreResult]]:
+    return [(ticket, result) for (_received, ticket), result in zip(group, results, strict=True)]

@@ -144,11 +144,11 @@ class Receiver:
         assert self._commits is not None  # because `start` was called
         return self._commits.put(received, ticket)
 
-    def _commit_inline(self, received: ReceivedInstance) -> StoreResult | None:
-        result = self._store.commit_inline(received)
-        if result is not None:
-            self._committed([received], [result])
-        return result
+    def _commit_inline(self, received: Sequence[ReceivedInstance]) -> Sequence[StoreResult] | None:
+        results = self._store.commit_inline(received)
+        if results is not None:
+            self._committed(received, results)
+        return results
 
     def _commit(self, received: Sequence[ReceivedInstance]) -> Sequence[StoreResult]:
         results = self._store.commit(received)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from dicom_adapter.api.storage import StorageBackend, StorageContext
 from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.cli import app
 from dicom_adapter.config import Config, load
+from dicom_adapter.flow.store import commit
 from dicom_adapter.flow.store.commit import Store
 from dicom_adapter.flow.store.received_instance import ReceivedInstance
 from dicom_adapter.ledger import WAIT_SECONDS, Ledger, arrivals, events, instance_rows, instances, receiver_runs
@@ -694,11 +696,11 @@ def reached(process: Process) -> list[int]:
 
 
 def test_an_inline_commit_enters_row_and_high_water_mark(site: Site) -> None:
-    """The instance has a recovery record."""
+    """The instances have recovery records."""
     process = site.start(backend="small-segments")
-    answer = process.store.commit_inline(process.arrive("1.1"))
-    assert answer is not None and StoreOutcome.STORED is answer.outcome
-    assert (["1.1"], [1]) == (process.uids(), reached(process))
+    answers = process.store.commit_inline([process.arrive("1.1"), process.arrive("1.2")])
+    assert answers is not None and [StoreOutcome.STORED] * 2 == [answer.outcome for answer in answers]
+    assert (["1.1", "1.2"], [2]) == (process.uids(), reached(process))
     process.store.checkpoint()
     process.kill()
     assert [] == unconfirmed(site.start())
@@ -707,9 +709,9 @@ def test_an_inline_commit_enters_row_and_high_water_mark(site: Site) -> None:
 def test_a_slow_storage_is_not_synced_inline(site: Site) -> None:
     """The network thread could serve no other connection during the sync."""
     for limit, is_inline in [(1000, True), (-1, False)]:
-        process = site.start(inline_sync_seconds=limit)
+        process = site.start(inline_seconds=limit)
         process.send("1.1")
-        assert is_inline == (process.store.commit_inline(process.arrive("1.2")) is not None)
+        assert is_inline == (process.store.commit_inline([process.arrive("1.2")]) is not None)
 
 
 @pytest.mark.parametrize("locked_by", ["another process", "another thread"])
@@ -721,7 +723,7 @@ def test_an_inline_commit_does_not_wait_for_the_ledger(site: Site, locked_by: st
     writer = process.ledger if locked_by == "another thread" else site.start().ledger
     with writer.write() as transaction:
         transaction.execute(text("UPDATE commits SET settled = 1"))
-        assert process.store.commit_inline(arrival) is None
+        assert process.store.commit_inline([arrival]) is None
     assert ["1.1"] == process.uids()
     [answer] = process.store.commit([arrival])
     assert StoreOutcome.STORED is answer.outcome
@@ -733,9 +735,9 @@ def test_an_inline_commit_does_not_wait_for_the_ledger(site: Site, locked_by: st
 def test_an_inline_commit_does_not_sync_the_ledger(site: Site) -> None:
     """An instance is not committed inline without a recovery record, or if a checkpoint is due."""
     process = site.start()
-    assert process.store.commit_inline(process.arrive("1.1", patient=b"P" * 5000)) is None
+    assert process.store.commit_inline([process.arrive("1.1", patient=b"P" * 5000)]) is None
     process = site.start(checkpoint_seconds=0)
-    assert process.store.commit_inline(process.arrive("1.2")) is None
+    assert process.store.commit_inline([process.arrive("1.2")]) is None
     assert [] == process.uids()
 
 
@@ -744,13 +746,58 @@ def test_a_failed_inline_commit_has_the_same_result_as_any_other(site: Site, mon
     process = site.start()
     with monkeypatch.context() as full:
         full.setattr(process.storage, "sync", no_space)
-        answer = process.store.commit_inline(process.arrive("1.1"))
-    assert answer is not None and StoreOutcome.OUT_OF_SPACE is answer.outcome
+        answers = process.store.commit_inline([process.arrive("1.1")])
+    assert answers is not None and StoreOutcome.OUT_OF_SPACE is answers[0].outcome
     with monkeypatch.context() as broken:
         broken.setattr(arrivals, "enter", failing)
-        answer = process.store.commit_inline(process.arrive("1.2"))
-    assert answer is not None and StoreOutcome.FAILED is answer.outcome
+        answers = process.store.commit_inline([process.arrive("1.2")])
+    assert answers is not None and StoreOutcome.FAILED is answers[0].outcome
     assert ([], []) == (process.uids(), list(process.storage.keys()))
+
+
+def test_an_inline_group_with_an_instance_that_cannot_be_committed_is_left_to_the_commit_thread(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To enter the instances one after the other may wait for the ledger each time. Nothing is deleted.
+
+    Verified to fail when they are entered inline.
+    """
+    process = site.start()
+    group = [process.arrive("1.1"), process.arrive("1.2")]
+    with monkeypatch.context() as broken:
+        broken.setattr(arrivals, "enter", refusing)
+        assert process.store.commit_inline(group) is None
+    assert [StoreOutcome.STORED] * 2 == [answer.outcome for answer in process.store.commit(group)]
+    assert ["1.1", "1.2"] == process.uids()
+
+
+@pytest.mark.parametrize("slow", ["sync", "enter"])
+def test_the_commit_after_a_slow_one_is_not_inline(site: Site, monkeypatch: pytest.MonkeyPatch, slow: str) -> None:
+    """A disk that hangs stops the network thread once. The next quick commit on the commit thread ends this.
+
+    Verified to fail when the time of the sync, or of the whole commit, is not measured.
+    """
+    seconds = 1000.0
+    monkeypatch.setattr(commit, "time", SimpleNamespace(monotonic=lambda: seconds))
+    process = site.start(checkpoint_seconds=1e6)
+    owner = process.storage if slow == "sync" else arrivals
+    hung = getattr(owner, slow)
+
+    def hang(*arguments: Any) -> Any:
+        nonlocal seconds
+        seconds += 2 * commit.INLINE_SECONDS
+        return hung(*arguments)
+
+    with monkeypatch.context() as hanging:
+        hanging.setattr(owner, slow, hang)
+        assert process.store.commit_inline([process.arrive("1.1")]) is not None
+    assert process.store.commit_inline([process.arrive("1.2")]) is None
+    process.send("1.3")
+    assert process.store.commit_inline([process.arrive("1.4")]) is not None
+
+
+def refusing(*_arguments: object) -> None:
+    raise ValueError("a value cannot be stored")
 
 
 def no_space(_keys: object) -> None:

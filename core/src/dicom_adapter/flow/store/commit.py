@@ -39,7 +39,7 @@ from dicom_adapter.runtime.resources import Resources
 log = structlog.get_logger("dicom_adapter.store")
 
 CHECKPOINT_SECONDS = 1.0  # time between two syncs of the ledger, which make older recovery records unnecessary
-INLINE_SYNC_SECONDS = 0.1  # if a sync takes longer, later syncs are not done in the network thread
+INLINE_SECONDS = 0.02  # if a sync or an inline commit takes longer, the next commit is not done in the network thread
 
 
 class Store:
@@ -53,7 +53,7 @@ class Store:
         name: str = RECEIVER,
         limits: StoreLimits | None = None,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
-        inline_sync_seconds: float = INLINE_SYNC_SECONDS,
+        inline_seconds: float = INLINE_SECONDS,
     ) -> None:
         """Store for the receiver `name`, which is the same after a restart. Without `limits`, no limits are checked."""
         self._config = config
@@ -64,12 +64,12 @@ class Store:
         self._limits = limits
         self._associations: set[str] = set()  # open associations with stored instances, whose rows are in the ledger
         self._checkpoint_seconds = checkpoint_seconds
-        self._inline_sync_seconds = inline_sync_seconds
+        self._inline_seconds = inline_seconds
         self._recovery_records = RecoveryRecords(self._clock) if self._storage.keeps_recovery_records else None
         self._known_series = KnownSeries()
         self._has_unsynced_commits = False
         self._may_checkpoint = True
-        self._storage_is_slow = False
+        self._is_slow = False
         self._checkpoint_at = time.monotonic() + checkpoint_seconds
 
     def configure(self, config: Config) -> None:
@@ -163,23 +163,25 @@ class Store:
             self.checkpoint()
         return results
 
-    def commit_inline(self, received: ReceivedInstance) -> StoreResult | None:
-        """Commit one instance if that is possible without waiting. Must not be called during another commit.
+    def commit_inline(self, received: Sequence[ReceivedInstance]) -> list[StoreResult] | None:
+        """Commit a few instances if that is possible without waiting. Must not be called during another commit.
 
-        Returns None, and commits nothing, if the commit would wait for another transaction, for a sync of the ledger,
-        or for a storage backend whose last sync was slow.
+        Returns None, and commits nothing, if the commit would wait for another transaction or for a sync of the ledger,
+        or if the last sync or inline commit was slow.
         """
-        if not received.number or self._storage_is_slow or time.monotonic() >= self._checkpoint_at:
+        started = time.monotonic()
+        if self._is_slow or started >= self._checkpoint_at or not all(instance.number for instance in received):
             return None
-        failure = self._sync([received])
+        failure = self._sync(received)
         if failure is not None:
-            return failure
+            return [failure] * len(received)
         try:
-            [result] = self._enter([received], waits=False)
-        except LedgerUnavailable:
+            results = self._enter(received, waits=False)
+        except Exception:  # noqa: BLE001 - the commit thread repeats the commit, waits if necessary, and handles errors
             return None
         self._has_unsynced_commits = True
-        return result
+        self._is_slow = time.monotonic() - started > self._inline_seconds
+        return results
 
     def _sync(self, received: Sequence[ReceivedInstance]) -> StoreResult | None:
         """Make the objects durable. If that fails, return the result for all instances."""
@@ -191,7 +193,7 @@ class Store:
             delete_stored_objects(self._storage, received)  # the backend may have kept some objects
             return self._failed(failure)
         finally:
-            self._storage_is_slow = time.monotonic() - started > self._inline_sync_seconds
+            self._is_slow = time.monotonic() - started > self._inline_seconds
         return None
 
     def _require_storage(self) -> None:
@@ -202,7 +204,8 @@ class Store:
     def _enter(self, received: Sequence[ReceivedInstance], *, waits: bool = True) -> list[StoreResult]:
         """Enter the rows, and delete the objects of instances that get no row.
 
-        If not `waits`, raises LedgerUnavailable instead of waiting for another transaction.
+        If not `waits`, raises LedgerUnavailable instead of waiting for another transaction, and any error instead of
+        entering several instances one after the other.
         """
         try:
             # A row needs no sync if its instance has a recovery record: it can be entered again from the record.
@@ -222,9 +225,11 @@ class Store:
             if failure.is_busy and not waits:
                 raise
             return self._not_entered(received, failure)
-        except Exception as failure:  # noqa: BLE001 - a storage backend may raise anything; enter the others separately
+        except Exception as failure:  # a storage backend may raise anything; enter the others separately
             if len(received) == 1:
                 return self._not_entered(received, failure)
+            if not waits:
+                raise
             return [result for instance in received for result in self._enter([instance])]
         without_row = [instance for instance, result in zip(received, results, strict=True) if result.instance is None]
         delete_stored_objects(self._storage, without_row)

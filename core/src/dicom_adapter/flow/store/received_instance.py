@@ -60,6 +60,12 @@ class ReceivedInstance:
         return str(self.columns["sop_instance_uid"])
 
     @property
+    def size_bytes(self) -> int:
+        """The size of the Part 10 file."""
+        size: int = self.columns["size_bytes"]
+        return size
+
+    @property
     def storage_key(self) -> str:
         return str(self.columns["storage_key"])
 
