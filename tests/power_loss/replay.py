@@ -126,6 +126,8 @@ class Replay:
     def _change_content(self, call: Call, path: PurePosixPath) -> None:
         if call.name in strace.TRUNCATES:
             self.disk.truncate(path, call.last_number)
+        elif call.others.startswith(", FALLOC_FL_KEEP_SIZE, "):
+            pass  # blocks are allocated behind the end of the file: its content does not change
         elif call.name in strace.PUNCHES:
             assert "FALLOC_FL_PUNCH_HOLE" in call.others, f"unexpected arguments of {call.name}: {call.others}"
             self.disk.punch(path, call.number(-2), call.number(-1))

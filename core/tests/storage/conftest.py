@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dicom_adapter.storage.local import segment
 from dicom_adapter.storage.local.backend import SEGMENT_BYTES, LocalStorage
 from dicom_adapter.storage.local.segment import BLOCK
 from support.local_storage import opened
@@ -31,7 +32,11 @@ def durable(tmp_path: Path, segment_blocks: int) -> Iterator[LocalStorage]:
 
 @pytest.fixture
 def free_blocks(monkeypatch: pytest.MonkeyPatch) -> Callable[[LocalStorage], int]:
-    """Return a function for the free blocks of a storage on a disk whose free space does not change."""
+    """Return a function for the free blocks of a storage on a disk whose free space does not change.
+
+    No blocks are allocated ahead.
+    """
+    monkeypatch.setattr(segment, "PREALLOCATION_NEEDS_BYTES", 1 << 63)
     disk = os.statvfs("/")
     monkeypatch.setattr(os, "statvfs", lambda _path: disk)
     return lambda storage: storage.capacity().free_bytes // BLOCK

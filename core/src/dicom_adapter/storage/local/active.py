@@ -49,6 +49,12 @@ class ActiveSegment:
         return self.segment.path.name[: -len(SUFFIX)]
 
     @property
+    def allocated_bytes(self) -> int:
+        """The size of the blocks that are allocated, but not written yet."""
+        written = min(self.placed, default=self.segment.end)
+        return max(0, self.segment.reserved - written)
+
+    @property
     def is_done(self) -> bool:
         return self.is_full and not (self.unsynced or self.in_use or self.syncs or self.is_unconfirmed)
 
@@ -59,14 +65,14 @@ class ActiveSegments:
     def __init__(self, root: Path, *, durable: bool, segment_bytes: int) -> None:
         """`segment_bytes`: from this size on, a segment is full. Its last record may exceed this size."""
         self.buffers = Buffers()
-        self.placed_bytes = 0  # total size of the records that are not written yet
+        self._placed_bytes = 0  # total size of the records that are not written yet
         self._root = root
         self._durable = durable
         self._segment_bytes = segment_bytes
         self._active: dict[str, ActiveSegment] = {}
         self._idle: list[ActiveSegment] = []  # the last one is used first, so that few segments are partly full
         self._displaced: PlacedFile | None = None  # a segment that was deleted or replaced while it was open
-        self._lock = threading.Lock()  # guards `placed_bytes`, the two collections and every `ActiveSegment`
+        self._lock = threading.Lock()  # guards `_placed_bytes`, the two collections and every `ActiveSegment`
 
     # --- for writers ------------------------------------------------------------------------------------------------
 
@@ -104,7 +110,7 @@ class ActiveSegments:
         buffer[used:size] = recovery_record.ljust(size - used, b"\0")
         with self._lock:
             active.placed[record.start] = size, buffer
-            self.placed_bytes += size
+            self._placed_bytes += size
         return self.complete(active, record)
 
     def complete(self, active: ActiveSegment, record: Record) -> str:
@@ -124,6 +130,16 @@ class ActiveSegments:
             if not active.is_full:
                 self._idle.append(active)
         self._close_if_done(active)
+
+    @property
+    def additional_bytes(self) -> int:
+        """Return the bytes that the records of this process will need in addition to the space that the disk reports.
+
+        It is negative if blocks are allocated for records that will arrive later: their space is not free for other
+        files, but free for instances.
+        """
+        with self._lock:
+            return self._placed_bytes - sum(active.allocated_bytes for active in self._active.values())
 
     # --- for the backend --------------------------------------------------------------------------------------------
 
@@ -218,6 +234,9 @@ class ActiveSegments:
         with active.writing:
             with self._lock:
                 placed = sorted(active.placed.items())
+            if placed:
+                start, (size, _buffer) = placed[-1]
+                active.segment.reserve(start + size)
             for start, pieces in _runs(placed):
                 active.segment.write_blocks(pieces, start)
             self._release_buffers(active, [start for start, _placed in placed])
@@ -227,7 +246,7 @@ class ActiveSegments:
             for start in starts:
                 if start in active.placed:
                     size, buffer = active.placed.pop(start)
-                    self.placed_bytes -= size
+                    self._placed_bytes -= size
                     self.buffers.release(buffer)
 
     def _make_durable(self, active: ActiveSegment) -> None:
@@ -276,6 +295,8 @@ def _seal_and_close(active: ActiveSegment) -> None:
     try:
         if not (active.unsynced or active.in_use or active.is_unconfirmed or active.error):
             with suppress(OSError):  # after a failure of the disk, the next start checks the segment
+                if segment.reserved > segment.end:
+                    segment.truncate(segment.end)
                 segment.mark_sealed()
             delete_if_empty(segment)
     finally:

@@ -165,8 +165,10 @@ class LocalStorage(StorageBackend[NoSettings]):
 
     def capacity(self) -> Capacity:
         disk = os.statvfs(self._root)
-        free = disk.f_bavail * disk.f_frsize - self._segments.placed_bytes
-        return Capacity(total_bytes=disk.f_blocks * disk.f_frsize, free_bytes=max(0, free))
+        free = disk.f_bavail * disk.f_frsize - self._segments.additional_bytes
+        return Capacity(
+            total_bytes=disk.f_blocks * disk.f_frsize, free_bytes=min(max(0, free), disk.f_blocks * disk.f_frsize)
+        )
 
     def close(self) -> None:
         self._segments.close()
