@@ -13,7 +13,7 @@ from pydicom import dcmread
 from dicom_adapter.api.values import JobState
 from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
-from dicom_adapter_clara_client.emulator import CallFault, CallFaultKind, ClaraJobStatus, RunPlan
+from dicom_adapter_clara_client.emulator import CallFault, CallFaultKind, ClaraJobStatus, NotFound, RunPlan
 from dicom_adapter_clara_client.testing import PlatformEmulator
 from support import jobs_in_ledger, send, write_study
 
@@ -135,7 +135,10 @@ def test_a_kill_after_the_end_of_a_job_loses_and_repeats_no_result(
 def test_a_failed_job_is_run_again_as_another_job(
     launch_service: LaunchService, platform_emulator: PlatformEmulator, tmp_path: Path, protocol: str
 ) -> None:
-    """`jobs retry` creates another job on the platform, with the same files. The first one has failed there."""
+    """`jobs retry` creates another job on the platform, with the same files. The payloads of both are deleted.
+
+    Verified to fail when the retry does not record the clean-up of the first run.
+    """
     platform_emulator.platform.jobs.set_run(RunPlan(seconds=0, status=ClaraJobStatus.FAULTED, messages=("no GPU",)))
     service = launch_service(configuration(platform_emulator, protocol, tmp_path / "delivered"))
     send(write_study(tmp_path / "study", instances=3), service, "LUNG")
@@ -147,4 +150,7 @@ def test_a_failed_job_is_run_again_as_another_job(
     check_delivered(service, tmp_path)
     one, two = platform_emulator.platform.jobs.list()
     assert f"{one.metadata['dicom-adapter-job']}-2" == two.metadata["dicom-adapter-job"]
-    assert 3 == len(platform_emulator.platform.payloads.details(one.payload_id).files)
+    platform_emulator.log.wait_for("Payloads.Delete", 2, timeout_seconds=PATIENCE_S)
+    for payload_id in (one.payload_id, two.payload_id):
+        with pytest.raises(NotFound):
+            platform_emulator.platform.payloads.details(payload_id)

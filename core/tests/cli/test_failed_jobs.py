@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from dicom_adapter import Job, JobState, Permanent
+from dicom_adapter import Job, JobState, Permanent, Retriable
 from dicom_adapter.cli import app, job_log
 from dicom_adapter.testing import Adapter, make_instance
 
@@ -65,6 +66,30 @@ def test_all_failed_jobs_are_run_again(adapter: Adapter, tmp_path: Path) -> None
     assert "is running: only faulted, failed and postponed jobs can be retried" in run(
         tmp_path, "jobs", "retry", job.job_id, status=1
     )
+
+
+def test_files_that_the_platform_has_not_deleted_yet_are_shown(adapter: Adapter, tmp_path: Path) -> None:
+    """With the last error and the time of the next attempt; nothing is shown after the clean-up."""
+    (job,) = adapter.jobs
+    run(tmp_path, "jobs", "retry", job.job_id)
+    assert "clean-up the files of run 1 on the platform will be deleted" in run(tmp_path, "jobs", "show", job.job_id)
+    adapter.platform.fail("clean_up", Retriable("busy"))
+    adapter.advance(0)
+    shown = run(tmp_path, "jobs", "show", job.job_id)
+    assert "clean-up the files of run 1 on the platform are not deleted yet; attempt 1 failed: busy; next" in shown
+    (waiting,) = json.loads(run(tmp_path, "jobs", "show", job.job_id, "--json"))["cleanUps"]
+    assert (1, 1, "busy") == (waiting["run"], waiting["attempts"], waiting["lastError"])
+    adapter.advance(60)
+    assert "clean-up" not in run(tmp_path, "jobs", "show", job.job_id)
+
+
+def test_the_story_names_files_that_the_platform_refused_to_delete(adapter: Adapter, tmp_path: Path) -> None:
+    (job,) = adapter.jobs
+    adapter.platform.fail("clean_up", Permanent("the payload is locked"))
+    run(tmp_path, "jobs", "retry", job.job_id)
+    adapter.advance(10)
+    story = run(tmp_path, "explain", "--study", adapter.instances_of(job)[0].study_instance_uid)
+    assert f"The platform refused to delete the files of job {job.job_id[:8]}: the payload is locked." in story
 
 
 def test_the_story_of_a_failed_job_has_its_reason_and_its_log(adapter: Adapter, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from dicom_adapter import InstanceStorageInfo, Job, JobState
 from dicom_adapter.ledger import (
     Ledger,
     balance,
+    clean_ups,
     events,
     history,
     instance_rows,
@@ -71,6 +72,10 @@ def large_ledger(ledger: Ledger, an_instance: Callable[..., InstanceStorageInfo]
         (lambda t: jobs.due_for_polling(t, "platform", NOW, NOW, 50), "started_jobs"),
         (lambda t: begun(t, "platform"), "begun_jobs"),
         (lambda t: jobs.next_attempt(t, "platform", NOW), "unfinished_jobs"),
+        (lambda t: clean_ups.due(t, "platform", NOW, 50), "clean_ups_by_time"),
+        (lambda t: clean_ups.next_attempt(t, "platform"), "clean_ups_by_time"),
+        (lambda t: clean_ups.submitters(t), "clean_ups_by_time"),
+        (lambda t: clean_ups.of_job(t, "f" * 32), "ix_clean_ups_job_number"),
         (lambda t: jobs.get(t, "f" * 32), "sqlite_autoindex_jobs_1"),
         (lambda t: instances.of_job(t, 200, missing_only=True), "sqlite_autoindex_job_instances_1"),
         (lambda t: jobs.mark_uploaded(t, 200, [0, 1]), "sqlite_autoindex_job_instances_1"),

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 import typer
 from attrs import field, frozen
 
 from dicom_adapter.api.values import INTERRUPTED, Job, JobState
-from dicom_adapter.cli.times import Times
+from dicom_adapter.cli.times import Times, iso
 from dicom_adapter.cli.wrapping import titled, wrapped
+from dicom_adapter.ledger.clean_ups import CleanUp
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.health import PartHealth, PartState
 from dicom_adapter.ledger.jobs import HELD, UNFINISHED, JobStudies, is_on_platform
@@ -96,7 +97,18 @@ class JobWriter:
         words = (self.times.clock(job.changed_at), job.job_id[:SHORT_ID], job.name, state, self.problem(job))
         return "  ".join(word for word in words if word)
 
-    def details(self, job: Job, studies: Mapping[str, int], events: list[Event]) -> Iterator[str]:
+    def clean_up(self, job: Job, waiting: CleanUp) -> str:
+        """Return what the platform still has to delete, and why it has not been deleted yet."""
+        run = f"of run {waiting.job.run} " if job.run > 1 else ""
+        if waiting.next_attempt_at is None:
+            return f"the files {run}on the platform will be deleted"
+        failed = f"attempt {waiting.attempts} failed: {self.times.in_text(' '.join(waiting.last_error.split()))}"
+        when = self.times.full(waiting.next_attempt_at)
+        return f"the files {run}on the platform are not deleted yet; {failed}; next attempt at {when}"
+
+    def details(
+        self, job: Job, studies: Mapping[str, int], events: list[Event], clean_ups: Sequence[CleanUp] = ()
+    ) -> Iterator[str]:
         """Yield the lines of `jobs show`."""
         yield from titled("job", job.job_id)
         yield from titled("name", job.name)
@@ -113,6 +125,8 @@ class JobWriter:
         yield from titled("notice", self.missing(job))
         yield from titled("problem", self.problem(job))
         yield from titled("next", self.outlook(job))
+        for waiting in clean_ups:
+            yield from titled("clean-up", self.clean_up(job, waiting))
         yield from titled("platform job", job.platform_job_id)
         yield from titled("platform payload", job.platform_payload_id)
         yield ""
@@ -133,6 +147,16 @@ def event_lines(events: list[Event], times: Times, shown: str = "") -> Iterator[
         yield f"{times.full(event.at)}  {event.event}"
         for key, value in detail.items():
             yield from wrapped(f"{key}: {times.in_text(' '.join(str(value).split()))}")
+
+
+def clean_up_as_json(waiting: CleanUp) -> dict[str, object]:
+    """Return a clean-up as JSON values."""
+    return {
+        "run": waiting.job.run,
+        "attempts": waiting.attempts,
+        "nextAttemptAt": iso(waiting.next_attempt_at),
+        "lastError": waiting.last_error,
+    }
 
 
 def _reported(job: Job) -> str:

@@ -22,11 +22,11 @@ from dicom_adapter.cli.configuration import (
     open_service,
 )
 from dicom_adapter.cli.filters import nothing_found_lines, takes_filters
-from dicom_adapter.cli.job_text import SHORT_ID, JobWriter
+from dicom_adapter.cli.job_text import SHORT_ID, JobWriter, clean_up_as_json
 from dicom_adapter.cli.messages import fail, warn
 from dicom_adapter.cli.times import Times, Utc, iso
 from dicom_adapter.flow.submit import operators
-from dicom_adapter.ledger import Ledger, Transaction, events, health
+from dicom_adapter.ledger import Ledger, Transaction, clean_ups, events, health
 from dicom_adapter.ledger import jobs as ledger_jobs
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.filters import NO_FILTERS, Filters
@@ -110,14 +110,14 @@ def show(
         row = _find(transaction, job_id.lower())
         story = events.of_job(transaction, row.job.job_id)
         studies = ledger_jobs.instances_by_study(transaction, row.number)
+        waiting = clean_ups.of_job(transaction, row.job.job_id)
         writer = _writer(transaction, utc, config)
     if as_json:
         counted = JobStudies(count=len(studies), first=min(studies, default=""))
-        typer.echo(
-            json.dumps({**_as_json(row.job, counted), "events": [_event_as_json(event) for event in story]}, indent=2)
-        )
+        more = {"cleanUps": list(map(clean_up_as_json, waiting)), "events": list(map(_event_as_json, story))}
+        typer.echo(json.dumps({**_as_json(row.job, counted), **more}, indent=2))
     else:
-        typer.echo("\n".join(writer.details(row.job, studies, story)))
+        typer.echo("\n".join(writer.details(row.job, studies, story, waiting)))
 
 
 @jobs.command()

@@ -14,7 +14,7 @@ from dicom_adapter.config import load
 from dicom_adapter.config.model import AeTitleConfig, Config, SubmitterConfig
 from dicom_adapter.config.references import referenced_submitters
 from dicom_adapter.flow.reclaim.quota import describe_unconfigured
-from dicom_adapter.ledger import Ledger, Transaction, configurations, instances, jobs
+from dicom_adapter.ledger import Ledger, Transaction, clean_ups, configurations, instances, jobs
 from dicom_adapter.ledger.configurations import Draining
 from dicom_adapter.runtime.clock import Clock
 
@@ -118,7 +118,7 @@ class Drain:
         ]
         left = [name for name in self._draining.ae_titles if name not in ae_titles]
         used = {submitter for name in left for submitter in self._config.submitters_of(name)}
-        busy = jobs.count_unfinished(transaction).keys() | used
+        busy = jobs.count_unfinished(transaction).keys() | clean_ups.submitters(transaction) | used
         return Draining(
             ae_titles=ae_titles, submitters=[name for name in self._draining.submitters if name not in busy]
         )

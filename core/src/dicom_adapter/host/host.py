@@ -62,6 +62,8 @@ STEP_ORDER = (  # the order in which `run_until_idle` runs the parts
     PartKind.LANE,
     PartKind.SUBMITTER,
     PartKind.STATUS_WATCH,
+    PartKind.TIME_LIMIT,
+    PartKind.CLEAN_UP,
     PartKind.DRAIN,
     PartKind.FREE_SPACE,
     PartKind.QUOTA,  # last, because all other parts may change the number of held instances
@@ -97,8 +99,8 @@ class Host:
         `draining` are the AE titles and submitters of `config` that are removed when their work is finished.
         """
         self._plugins = plugins
-        ledger, clock = resources.ledger, resources.clock
         self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
+        ledger, clock = self._ledger, self._clock
         self._find_problem = resources.problem
         self._wake_worker = wake
         self._woken: set[Part] = set()  # parts that have work now; read by `run_until_idle` only
@@ -110,7 +112,7 @@ class Host:
         self._sweep_at = self._free_space_at = clock.now()
         self._notify = Notify(ledger, each=any(INSTANCE_STORED in info.observes for info in plugins.observers))
         self._reclaim = Reclaim(resources, self._on_reclaimed)
-        self._submitters = Submitters(resources, uploads, self._on_job_changed, poll_every, self._on_commit)
+        self._submitters = Submitters(resources, uploads, self._on_job_changed, poll_every, self._on_commit, self._wake)
         self._lanes = Lanes(resources, self._on_commit, self._wake)
         new_submitters = self._submitters.make(config, plugins)
         decisions = decide_ae_titles(config, plugins, new_submitters.broken)
@@ -142,14 +144,12 @@ class Host:
         self, config: Config, new_submitters: NewSubmitters, decisions: AeTitleDecisions, draining: Draining
     ) -> Reconfiguration:
         """Apply the first configuration, or the next configuration."""
-        self._config = config
-        ledger = self._ledger
+        self._config, ledger = config, self._ledger
         removed_submitters = self._submitters.apply(config, new_submitters)
         removed_lanes, changed = self._lanes.apply(config, decisions, self._plugins, self._submitters.names)
         self._notified_of_jobs = self._lanes.overriding("job_changed")
         self._able_to_free_space = self._lanes.overriding("free_space")
-        polled = [name for name, table in config.submitters.items() if table.status_every is not None]
-        self._retention = Retention(ledger, self._clock, timedelta(days=config.ledger.history_days), polled)
+        self._retention = Retention.of(config, ledger, self._clock)
         self._drain = Drain(config, draining, ledger, self._clock)
         self._quota = Quota(ledger, self._clock, config.storage.quarantine_quota, config.ae_titles)
         return Reconfiguration(removed={**removed_submitters, **removed_lanes}, changed=changed)

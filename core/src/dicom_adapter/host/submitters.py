@@ -13,17 +13,19 @@ from attrs import frozen
 
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.submitter import Submitter
-from dicom_adapter.api.values import Job
+from dicom_adapter.api.values import Job, JobState
 from dicom_adapter.config.model import Config, SubmitterConfig
 from dicom_adapter.flow.process.turn import Committed
 from dicom_adapter.flow.results.destinations import known_destinations
 from dicom_adapter.flow.results.step import ResultsStep
+from dicom_adapter.flow.submit.clean_up import CleanUps
 from dicom_adapter.flow.submit.queue import POLL_EVERY, JobQueue
 from dicom_adapter.flow.submit.scheduling import Retries
 from dicom_adapter.flow.submit.status_watch import PlatformWatch
 from dicom_adapter.flow.submit.steps import Steps
 from dicom_adapter.flow.submit.submission import Submission
-from dicom_adapter.ledger import jobs
+from dicom_adapter.flow.submit.time_limit import TimeLimit
+from dicom_adapter.ledger import clean_ups, jobs
 from dicom_adapter.ledger.begun_jobs import begun
 from dicom_adapter.ledger.health import PartState
 from dicom_adapter.plugins.isolation import close_within, make_submitter
@@ -55,6 +57,8 @@ class _SubmitterEntry:
     submission: Submission
     queue: JobQueue
     watch: PlatformWatch | None
+    time_limit: TimeLimit | None
+    clean_ups: CleanUps | None
 
     def finding(self) -> PartFinding:
         """Return the finding for the platform, from the steps of jobs and from requests for their status."""
@@ -79,11 +83,13 @@ class Submitters:
         on_change: Callable[[Job], None],
         poll_every: timedelta | None,
         on_commit: Callable[[Committed], None],
+        wake: Callable[[Part], None],
     ) -> None:
-        """`on_commit` is called after new delivery jobs were committed."""
+        """`on_commit` is called after new delivery jobs were committed. `wake` causes a step of a part."""
         self._resources = resources
         self._uploads = uploads
-        self._on_change = on_change
+        self._notify_of_change = on_change
+        self._wake = wake
         self._poll_every = poll_every or POLL_EVERY
         self._on_commit = on_commit
         self._results = ResultsStep(resources, self._on_delivery)
@@ -138,14 +144,37 @@ class Submitters:
             running=table.running or submitter.most_running,
             parallel=table.parallel,
         )
-        watch = None
+        watch = limit = ending = None
+        if table.time_limit is not None:
+            wake = partial(self._wake, Part(PartKind.TIME_LIMIT, name))
+            longest = timedelta(seconds=table.time_limit)
+            limit = TimeLimit(longest, submitter, submission, self._resources.clock, wake)
         if table.status_every is not None or submitter.follows_jobs or self._has_running_jobs(name):
             every = STATUS_EVERY if table.status_every is None else timedelta(seconds=table.status_every)
-            limit = None if table.time_limit is None else timedelta(seconds=table.time_limit)
             watch = PlatformWatch(name, submitter, submission, every, self._resources, self._on_change, limit)
+        if submitter.follows_jobs or self._has_clean_ups(name):
+            ending = CleanUps(name, submitter, submission, retries, self._resources, self._poll_every)
         return _SubmitterEntry(
-            table=table, submitter=submitter, uploads=uploads, submission=submission, queue=queue, watch=watch
+            table=table,
+            submitter=submitter,
+            uploads=uploads,
+            submission=submission,
+            queue=queue,
+            watch=watch,
+            time_limit=limit,
+            clean_ups=ending,
         )
+
+    def _on_change(self, job: Job) -> None:
+        """Notify of the change of a job. Its last run, or the run before, may have to be cleaned up now."""
+        self._notify_of_change(job)
+        if job.state in (JobState.CREATED, JobState.SUCCEEDED):
+            self._wake(Part(PartKind.CLEAN_UP, job.submitter))
+
+    def _has_clean_ups(self, name: str) -> bool:
+        """Return whether runs wait for a clean-up that ended while the submitter followed jobs."""
+        with self._resources.ledger.read() as transaction:
+            return name in clean_ups.submitters(transaction)
 
     def _has_running_jobs(self, name: str) -> bool:
         """Return whether jobs are running that were started while the submitter followed jobs.
@@ -174,12 +203,16 @@ class Submitters:
         return {name: entry.submitter for name, entry in list(self._entries.items())}
 
     def parts(self) -> dict[Part, PartWork]:
-        """Return the work of each submitter, and of each status watch."""
+        """Return the work of each submitter: its queue, its status watch, its time limit and its clean-ups."""
         parts: dict[Part, PartWork] = {}
         for name, entry in self._entries.items():
             parts[submitter_part(name)] = PartWork(entry.queue.step, entry.table.parallel)
             if entry.watch is not None:
                 parts[Part(PartKind.STATUS_WATCH, name)] = PartWork(entry.watch.step)
+            if entry.time_limit is not None:
+                parts[Part(PartKind.TIME_LIMIT, name)] = PartWork(entry.time_limit.step)
+            if entry.clean_ups is not None:
+                parts[Part(PartKind.CLEAN_UP, name)] = PartWork(entry.clean_ups.step)
         return parts
 
     def findings(self) -> dict[Part, PartFinding]:

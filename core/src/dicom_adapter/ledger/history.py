@@ -15,7 +15,7 @@ from typing import NamedTuple
 from sqlalchemy import Column, ColumnElement, and_, delete, exists, func, literal, literal_column, or_, select, tuple_
 
 from dicom_adapter.api.values import JobState
-from dicom_adapter.ledger import counters
+from dicom_adapter.ledger import clean_ups, counters
 from dicom_adapter.ledger.column_types import EPOCH, UtcDateTime
 from dicom_adapter.ledger.connection import Transaction
 from dicom_adapter.ledger.schema import (
@@ -65,12 +65,18 @@ def finished_jobs(transaction: Transaction, before: datetime, after: Place, jobs
     return Page(numbers, end)
 
 
-def delete_jobs(transaction: Transaction, numbers: Sequence[int], polled: Collection[str], before: datetime) -> int:
+def delete_jobs(
+    transaction: Transaction,
+    numbers: Sequence[int],
+    polled: Collection[str],
+    before: datetime,
+    submitters: Collection[str] = (),
+) -> int:
     """Delete the jobs in `numbers` that are no longer needed, with their events; return the number of deleted jobs.
 
-    A job is needed until all its instances are reclaimed. `polled` names the submitters whose platforms are polled for
-    the status of jobs. A submitted job of such a submitter is needed until the platform reports its end, unless its
-    submission is older than `before`.
+    A job is needed until all its instances are reclaimed, and until its runs are cleaned up by one of the configured
+    `submitters`. `polled` names the submitters whose platforms are polled for the status of jobs. A submitted job of
+    such a submitter is needed until the platform reports its end, unless its submission is older than `before`.
     """
     needed = exists().where(
         job_instances.c.job_number == jobs.c.job_number,
@@ -84,7 +90,9 @@ def delete_jobs(transaction: Transaction, numbers: Sequence[int], polled: Collec
         jobs.c.changed_at >= before,
     )
     are_these = jobs.c.job_number.in_(numbers) & IS_FINISHED
-    query = select(jobs.c.job_number, jobs.c.job_id).where(are_these, ~needed, ~awaited)
+    query = select(jobs.c.job_number, jobs.c.job_id).where(
+        are_these, ~needed, ~awaited, ~clean_ups.is_awaited(submitters)
+    )
     unneeded = transaction.execute(query).all()
     if not unneeded:
         return 0

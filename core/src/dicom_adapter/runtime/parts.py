@@ -25,6 +25,8 @@ class PartKind(Enum):
     SUBMITTER = "submitter", 3600.0  # uploads up to 256 files; submitters limit each upload, often to minutes
     PLATFORM = "platform", OTHER_DEADLINE_SECONDS  # the platform of a submitter, which may be down
     STATUS_WATCH = "platform watch", 120.0  # one request to the platform; submitters have a shorter limit
+    TIME_LIMIT = "time limit", 120.0  # the cancellation of a job; submitters limit each request, often to a minute
+    CLEAN_UP = "clean-up", 600.0  # `clean_up` of the runs that are due; one of them may delete thousands of files
     SERVER = "server", OTHER_DEADLINE_SECONDS  # a server of a plugin, or the HTTP server
     DRAIN = "drain", OTHER_DEADLINE_SECONDS  # AE titles and submitters that a reload removed while they had work
     FREE_SPACE = "free space", OTHER_DEADLINE_SECONDS  # requests processors to free space

@@ -16,7 +16,7 @@ from dicom_adapter import AssociationStatus, InstanceStorageInfo, Job, JobPriori
 from dicom_adapter.dicom.synthetic import make_instance, make_study
 from dicom_adapter.flow.reclaim import retention
 from dicom_adapter.flow.reclaim.retention import EVERY, Retention
-from dicom_adapter.ledger import Ledger, balance, events, history, instances, jobs, senders, series
+from dicom_adapter.ledger import Ledger, balance, clean_ups, events, history, instances, jobs, senders, series
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.history import BEGINNING
 from dicom_adapter.ledger.instances import UNNUMBERED
@@ -443,3 +443,18 @@ def test_a_failed_run_is_repeated_with_the_next_step(ledger: Ledger, monkeypatch
         deletion.step()
     run(deletion, clock)
     assert (0, 0) == held_rows(ledger)
+
+
+def test_a_job_is_kept_until_its_submitter_has_cleaned_it_up(ledger: Ledger) -> None:
+    """The submitter needs the ids of the job. A submitter that is not configured any more cleans nothing up."""
+    clock = VirtualClock()
+    a_day(ledger, clock, jobs_a_day=2, instances_a_job=1)
+    with ledger.write() as transaction:
+        clean_ups.insert(transaction, jobs.newest(transaction, 1)[0])
+    clock.advance(2 * DAY_S)
+    run(Retention(ledger, clock, timedelta(days=1), [], ["platform"]), clock)
+    assert (1, 1) == held_rows(ledger)
+    run(Retention(ledger, clock, timedelta(days=1), [], ["other"]), clock)
+    assert (0, 0) == held_rows(ledger)
+    with ledger.read() as transaction:
+        assert set() == clean_ups.submitters(transaction)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from attrs import evolve
-from structlog.testing import capture_logs
 
 from dicom_adapter import Job, JobState, Permanent, PlatformStatus, Retriable
 from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.flow.submit import operators
 from dicom_adapter.flow.submit.scheduling import hold_back
 from dicom_adapter.ledger.begun_jobs import BegunJob, HeldBack
+from dicom_adapter.runtime.parts import Part, PartKind
 from dicom_adapter.simulation.platform import FollowedMemorySubmitter, ReceivedJob
 from dicom_adapter.testing import Adapter
 
@@ -30,6 +32,7 @@ processor = "by-study"
 pipeline-one = "p1"
 """
 WAIT_S = 5  # from the last instance of a study to its job
+PATIENCE_S = 20  # for other threads
 STATUS_EVERY_S = 10  # the default of `status-every`
 AT_LIMIT = HeldBack(may_start=frozenset({1, 2}), first_rank=2)  # two jobs run, and two jobs of rank 2 are prepared
 
@@ -205,14 +208,6 @@ def test_a_running_job_is_followed_although_its_submitter_follows_no_new_jobs(
     assert JobState.SUCCEEDED is the_job(adapter).state
 
 
-def test_a_failed_clean_up_does_not_end_the_success(adapter: Adapter) -> None:
-    """The results are stored. What remains on the platform is reported, once."""
-    adapter.platform.fail("clean_up", Retriable("busy"), times=9)
-    with capture_logs() as logged:
-        assert JobState.SUCCEEDED is end(adapter).state
-    assert ["busy"] == [line["reason"] for line in logged if line["event"] == "job_clean_up_failed"]
-
-
 # --- limits -----------------------------------------------------------------------------------------------------------
 
 
@@ -309,6 +304,47 @@ def test_a_job_that_exceeds_its_time_is_cancelled_and_failed(make_adapter: MakeA
     job = the_job(adapter)
     assert (JobState.FAILED, True) == (job.state, on_platform(adapter).cancelled)
     assert "it had not ended 60 seconds after its start (time-limit), and was cancelled" == job.last_error
+
+
+def test_a_cancellation_that_hangs_delays_no_other_job(
+    make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The platform does not answer the cancellation of a job at its time limit. Another job ends meanwhile.
+
+    The job at its limit is not polled, so the cancellation decides how it ends. Verified to fail when the thread that
+    polls calls `cancel`, or polls the job.
+    """
+    adapter = with_running_job(make_adapter, FOLLOWED.replace("retry-first = 2", "time-limit = 60"))
+    overdue = the_job(adapter)
+    adapter.advance(50)
+    adapter.receive(make_instance(seed="another study"), ae_title="LUNG")
+    adapter.advance(WAIT_S)
+    parts = adapter.host.parts()
+    poll = parts[Part(PartKind.STATUS_WATCH, "platform")].step
+    limit = parts[Part(PartKind.TIME_LIMIT, "platform")].step
+    hangs, answered, cancel = threading.Event(), threading.Event(), FollowedMemorySubmitter.cancel
+
+    def hang(submitter: FollowedMemorySubmitter, job: Job) -> None:
+        cancel(submitter, job)
+        hangs.set()
+        assert answered.wait(PATIENCE_S)
+
+    monkeypatch.setattr(FollowedMemorySubmitter, "cancel", hang)
+    adapter.clock.advance(10)
+    with ThreadPoolExecutor(2) as threads:
+        threads.submit(poll).result(PATIENCE_S)
+        ending = threads.submit(limit)
+        assert hangs.wait(PATIENCE_S)
+        adapter.platform.end(adapter.jobs[1])
+        adapter.clock.advance(STATUS_EVERY_S)
+        threads.submit(poll).result(PATIENCE_S)
+        assert [(JobState.RUNNING, "running"), (JobState.RUNNING, "succeeded")] == [
+            (job.state, job.platform_state) for job in adapter.jobs
+        ]
+        answered.set()
+        ending.result(PATIENCE_S)
+    job = next(job for job in adapter.jobs if job.job_id == overdue.job_id)
+    assert (JobState.FAILED, True) == (job.state, "time-limit" in job.last_error)
 
 
 def test_a_job_that_has_succeeded_in_time_is_not_cancelled_later(make_adapter: MakeAdapter) -> None:

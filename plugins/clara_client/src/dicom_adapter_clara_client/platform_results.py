@@ -26,7 +26,8 @@ FOLLOW_HELP = (
 )
 DELETE_PAYLOADS_HELP = (
     "If true, a job's payload, with its input and output, is deleted when the results are stored, or when a failed job "
-    "is cancelled. Set it only if nothing else reads payloads, such as a results service or a viewer of the platform."
+    "is retried or cancelled. Set it only if nothing else reads payloads, such as a results service or a viewer of the "
+    "platform."
 )
 
 

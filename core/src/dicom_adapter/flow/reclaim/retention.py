@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from dicom_adapter.config.model import Config
 from dicom_adapter.ledger import Ledger, Transaction, history, senders
 from dicom_adapter.ledger.history import BEGINNING, Page, Place
 from dicom_adapter.runtime.clock import Clock
@@ -32,14 +33,24 @@ DeleteRows = Callable[[Transaction, Sequence[int]], int]
 class Retention:
     """Deletes old history. Not thread-safe: used by one thread only."""
 
-    def __init__(self, ledger: Ledger, clock: Clock, period: timedelta, polled: Collection[str]) -> None:
-        """Keep history for `period`. `polled` are the submitters that poll their platforms for the end of a job."""
+    def __init__(
+        self, ledger: Ledger, clock: Clock, period: timedelta, polled: Collection[str], submitters: Collection[str] = ()
+    ) -> None:
+        """Keep history for `period`. `polled` are the submitters that poll their platforms for the end of a job.
+
+        `submitters` are all configured submitters: a job is kept while one of them has to clean up its runs.
+        """
         self._ledger = ledger
         self._clock = clock
         self._period = period
-        self._polled = polled
+        self._polled, self._submitters = polled, submitters
         self._run: Iterator[bool] | None = None  # the run in progress
         self._next = clock.now()
+
+    @classmethod
+    def of(cls, config: Config, ledger: Ledger, clock: Clock) -> Retention:
+        polled = [name for name, table in config.submitters.items() if table.status_every is not None]
+        return cls(ledger, clock, timedelta(days=config.ledger.history_days), polled, config.submitters)
 
     def step(self) -> datetime:
         """Delete the next few old rows, if they are due. Return the time of the next call."""
@@ -61,7 +72,9 @@ class Retention:
         before_if_unended = before - self._period
         jobs = self._delete_pages(
             lambda reading, after: history.finished_jobs(reading, before, after, JOBS, JOB_ROWS),
-            lambda writing, numbers: history.delete_jobs(writing, numbers, self._polled, before_if_unended),
+            lambda writing, numbers: history.delete_jobs(
+                writing, numbers, self._polled, before_if_unended, self._submitters
+            ),
         )
         instances = self._delete_pages(
             lambda reading, after: history.reclaimed_instances(reading, before, after, BATCH), history.delete_instances

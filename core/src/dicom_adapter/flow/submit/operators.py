@@ -8,7 +8,7 @@ from typing import Any
 
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.values import Job, JobState
-from dicom_adapter.ledger import Ledger, Transaction, events, jobs
+from dicom_adapter.ledger import Ledger, Transaction, clean_ups, events, jobs
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.jobs import HELD, UNFINISHED, JobRow, is_on_platform
 from dicom_adapter.runtime.clock import Clock
@@ -27,6 +27,7 @@ def retry(ledger: Ledger, clock: Clock, job_id: str) -> Job:
         job = row.job
         if job.state is JobState.FAILED:
             run = {"run": job.run + 1}
+            clean_ups.insert(transaction, row)  # the operator needs nothing more of the failed run
             return _record(
                 transaction, clock, jobs.begin_next_run(transaction, row, clock.now()), "job_retried", run
             ).job

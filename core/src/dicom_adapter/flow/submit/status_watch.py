@@ -5,7 +5,7 @@ The status of a submitted job is only recorded. A running job changes its state 
     the platform reports          then
     finished, succeeded=True      `platform_finished` is recorded: the last step of the job follows, see `steps`
     finished, without success     the job is failed
-    not finished at time-limit    the job is cancelled on the platform, then it is failed
+    not finished at time-limit    the job is cancelled on the platform, then it is failed (see `time_limit`)
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dicom_adapter.api.errors import IllegalTransition, Permanent, Retriable, de
 from dicom_adapter.api.submitter import Submitter
 from dicom_adapter.api.values import Job, JobState, PlatformStatus
 from dicom_adapter.flow.submit.submission import Submission, platform_event, platform_values
+from dicom_adapter.flow.submit.time_limit import TimeLimit
 from dicom_adapter.ledger import events, jobs
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.jobs import JobRow
@@ -45,7 +46,7 @@ class PlatformWatch:
         every: timedelta,
         resources: Resources,
         on_change: Callable[[Job], None],
-        time_limit: timedelta | None = None,
+        time_limit: TimeLimit | None = None,
     ) -> None:
         """Poll for the jobs of the submitter `name`. `submission` opens the submitter before its first use."""
         self._name = name
@@ -54,7 +55,7 @@ class PlatformWatch:
         self._every = every
         self._ledger, self._clock = resources.ledger, resources.clock
         self._on_change = on_change
-        self._time_limit = time_limit  # of a run, from its start
+        self._time_limit = time_limit  # None: the time of a run is not limited
         self.health = PeerHealth()  # of the platform, from the requests for the status
         self._failing: set[str] = set()  # ids of the jobs whose last request failed
 
@@ -86,36 +87,39 @@ class PlatformWatch:
         return now + min(self._every, PROBE_EVERY) if self.health.failures else now
 
     def _poll(self, row: JobRow) -> None:
-        """Request the status of one job, and record it."""
+        """Request the status of one job, and record it. A job that exceeds its time limit is handed over."""
+        if self._time_limit is not None and self._time_limit.is_ending(row):
+            self._record(row, None)
+            return
         status = self._status(row.job)
         error = self._end_without_success(row.job, status)
         try:
             if error:
                 self._submission.fail(row, error, status)
             else:
-                self._record(row, status)
+                self._end_at_limit(self._record(row, status), status)
         except IllegalTransition as refusal:  # an operator has cancelled the job
             log.info("job_changed_meanwhile", job_id=row.job.job_id, reason=str(refusal))
 
-    def _record(self, row: JobRow, status: PlatformStatus | None) -> None:
+    def _record(self, row: JobRow, status: PlatformStatus | None) -> JobRow:
+        """Record a poll, and what the platform has reported. Return the row of the job after it."""
         now = self._clock.now()
         with self._ledger.write() as transaction:
             jobs.mark_polled(transaction, row.number, now)
             if status is None:
-                return
+                return row
             changed = jobs.change(transaction, row, **platform_values(status))
             if changed.job == row.job:
-                return
+                return row
             events.record(transaction, [_platform_state(changed.job, status, now)])
         log.info("job_platform_state", job_id=row.job.job_id, state=status.state, detail=status.detail)
         self._on_change(changed.job)
+        return changed
 
     def _end_without_success(self, job: Job, status: PlatformStatus | None) -> str:
-        """Return why a running job has failed; "" if it runs or has succeeded. Cancels the job at the time limit."""
-        if job.state is not JobState.RUNNING:
+        """Return why a running job has failed; "" if it runs or has succeeded."""
+        if job.state is not JobState.RUNNING or status is None or not status.finished:
             return ""
-        if status is None or not status.finished:
-            return self._cancel_at_limit(job)
         if status.succeeded is None:
             return (
                 f"bug in submitter '{self._name}': `status` does not report whether the job has succeeded, which has "
@@ -125,20 +129,13 @@ class PlatformWatch:
             return ""
         return f"it ended in state '{status.state}'" + (f": {status.detail}" if status.detail else "")
 
-    def _cancel_at_limit(self, job: Job) -> str:
-        """Cancel the job on the platform if its time has run out, and return the reason; "" otherwise."""
-        limit, since = self._time_limit, job.started_at
-        if limit is None or since is None or self._clock.now() - since < limit:
-            return ""
-        try:
-            self._submitter.cancel(job)
-        except Retriable as failure:  # try again at the next poll
-            self._note_failure(job, str(failure), is_bug=False)
-            return ""
-        except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even SystemExit
-            reason = str(failure) if isinstance(failure, Permanent) else describe_failure(failure)
-            log.warning("job_cancel_refused", job_id=job.job_id, reason=reason)
-        return f"it had not ended {limit.total_seconds():g} seconds after its start (time-limit), and was cancelled"
+    def _end_at_limit(self, row: JobRow, status: PlatformStatus | None) -> None:
+        """Hand over a job that has not ended although its time is over."""
+        has_ended = status is not None and status.finished
+        if self._time_limit is None or has_ended or row.job.state is not JobState.RUNNING:
+            return
+        if self._time_limit.is_exceeded(row.job):
+            self._time_limit.end(row)
 
     def _status(self, job: Job) -> PlatformStatus | None:
         try:

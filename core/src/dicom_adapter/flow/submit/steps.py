@@ -9,8 +9,7 @@
 
 A running job has no step until `status_watch` has recorded the end that the platform reports: `platform_finished` after
 a success, the state failed otherwise. The step `results` calls `collect` (see `flow.collected`): the rows of the
-results and the state succeeded are committed in one transaction. Then `clean_up` is called; the call is not repeated
-after an error or a crash.
+results, the state succeeded and the clean-up that is due (see `clean_up`) are committed in one transaction.
 
 After a retriable error, the same step is repeated after a pause. After a permanent error or a bug, the job is faulted.
 When an operator retries a faulted job, it returns to the state of the step that failed. The retry of a failed job is
@@ -34,9 +33,9 @@ from typing import Any, BinaryIO, cast
 import structlog
 from attrs import evolve, field, frozen
 
-from dicom_adapter.api.errors import Permanent, Retriable, describe_failure
+from dicom_adapter.api.errors import Permanent, Retriable
 from dicom_adapter.api.submitter import Submitter
-from dicom_adapter.api.values import InstanceStorageInfo, Job, JobState
+from dicom_adapter.api.values import InstanceStorageInfo, JobState
 from dicom_adapter.flow.collected import Collect, Collected, collect_nothing
 from dicom_adapter.flow.submit.metadata import Omitted, read_metadata
 from dicom_adapter.flow.submit.uploading import Uploading
@@ -169,14 +168,6 @@ class Steps:
         if results.failure:
             return Done(state=JobState.FAILED, error=results.failure, results=results)
         return Done(results=results)
-
-    def clean_up(self, job: Job) -> None:
-        """Delete what the platform keeps for a succeeded job. The results are stored, so an error is only logged."""
-        try:
-            self._submitter.clean_up(job)
-        except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even SystemExit
-            reason = str(failure) if isinstance(failure, (Permanent, Retriable)) else describe_failure(failure)
-            log.warning("job_clean_up_failed", job_id=job.job_id, reason=reason)
 
     def _cancel(self, row: JobRow) -> Done:
         """Cancel the job on the platform, if it was created there, and delete what the platform keeps for it."""

@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import structlog
@@ -24,9 +25,10 @@ from dicom_adapter.api.values import Job, JobState, PlatformStatus
 from dicom_adapter.flow.submit.scheduling import Retries
 from dicom_adapter.flow.submit.steps import NEXT, CannotRead, Done, PlatformContact, Steps
 from dicom_adapter.flow.submit.uploading import Interrupted, lacks_resources
-from dicom_adapter.ledger import Transaction, events, jobs
+from dicom_adapter.ledger import Transaction, clean_ups, events, jobs
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.jobs import JobRow
+from dicom_adapter.plugins.measured import unwrap
 from dicom_adapter.runtime.resources import Resources
 
 log = structlog.get_logger("dicom_adapter.submit")
@@ -73,6 +75,11 @@ class Submission:
                 self._submitter.open()
                 self._is_open = True
 
+    @property
+    def is_closing(self) -> bool:
+        """True after `close`: errors of calls in progress are a consequence."""
+        return self._is_closing
+
     def close(self) -> None:
         """Close the submitter. Steps in progress may raise Interrupted."""
         self._is_closing = True
@@ -103,8 +110,6 @@ class Submission:
         except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even SystemExit
             return self._end_failed(begun, failure)
         completed = self._complete(begun, done)
-        if completed.job.state is JobState.SUCCEEDED:
-            self._steps.clean_up(completed.job)
         return StepResult(completed, done.platform)
 
     def fail(self, row: JobRow, error: str, status: PlatformStatus | None) -> None:
@@ -149,13 +154,20 @@ class Submission:
             return self._clear_failures(row) if done.has_progress else row
         state = done.state or NEXT[row.job.state]
         values = {**NO_FAILURES, **done.values, "last_error": done.error, "repeated": False}
+        commit = partial(self._commit_success, done) if state is JobState.SUCCEEDED else done.results.commit
         try:
-            changed = self._change(row, _event_name(state), state, values, done.further_events, done.results.commit)
+            changed = self._change(row, _event_name(state), state, values, done.further_events, commit)
         except Exception:
             done.results.abandoned()
             raise
         done.results.committed()
         return changed
+
+    def _commit_success(self, done: Done, transaction: Transaction, row: JobRow) -> None:
+        """Write the results of a job, and that the platform has to be cleaned up."""
+        done.results.commit(transaction, row)
+        if _has_clean_up(self._submitter):
+            clean_ups.insert(transaction, row)
 
     def _clear_failures(self, row: JobRow) -> JobRow:
         if not row.job.attempts:
@@ -209,6 +221,11 @@ class Submission:
         if changed.job.state is not row.job.state:
             self._on_change(changed.job)
         return changed
+
+
+def _has_clean_up(submitter: Submitter[Any]) -> bool:
+    """Return whether the submitter overrides `clean_up`. If not, nothing is recorded for it."""
+    return getattr(unwrap(submitter).clean_up, "__func__", None) is not Submitter.clean_up
 
 
 def platform_values(status: PlatformStatus) -> dict[str, Any]:

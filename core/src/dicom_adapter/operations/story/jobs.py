@@ -29,6 +29,10 @@ SENTENCES = {
     "job_cancelled": "Job {} was cancelled.",
     "job_succeeded": "Job {} has succeeded, and its results are stored.",
 }
+FAILURES = {
+    "job_failed": "Job {} failed on the platform: {}",
+    "job_clean_up_failed": "The platform refused to delete the files of job {}: {}",
+}
 # The state of a job after an event
 AFTER = {f"job_{state.value.replace('-', '_')}": state for state in STEPS} | {"job_submitted": JobState.RUNNING}
 
@@ -156,9 +160,10 @@ def _steps(job: Job, events: Sequence[Event]) -> Iterator[Entry]:
         elif kind == "job_faulted":
             text = f"Job {short(job.job_id)} became faulted. The last attempt to {STEPS[state]} failed: {error}"
             yield _of_job(job, "job_faulted", own, sentence(text), error=error)
-        elif kind == "job_failed":
-            text = f"Job {short(job.job_id)} failed on the platform: {error}"
-            yield _of_job(job, "job_failed", own, sentence(text), error=error)
+        elif kind in FAILURES:
+            error = error or str(own[-1].detail.get("reason", ""))
+            text = FAILURES[kind].format(short(job.job_id), error)
+            yield _of_job(job, kind, own, sentence(text), error=error)
         elif kind == "job_metadata_incomplete":
             yield from (_incomplete(job, event) for event in own)
         elif kind == "job_platform_state":
