@@ -14,7 +14,7 @@ from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.flow.store.commit import Store
 from dicom_adapter.flow.store.received_instance import ReceivedInstance
 from dicom_adapter.ledger import arrivals, instances
-from dicom_adapter.receiver.group_commit import INLINE_BYTES, GroupCommit
+from dicom_adapter.receiver.group_commit import ALONE_SECONDS, GROUP_SECONDS, INLINE_BYTES, GroupCommit
 from dicom_adapter.simulation.adapter import encode, make_request
 from dicom_adapter.testing import Adapter
 
@@ -36,6 +36,7 @@ class Committer:
         self.loop = asyncio.new_event_loop()
         self.is_alone = False
         self.commits_inline = False  # False: an inline commit would take long
+        self.limits: set[float] = set()  # seconds that the commit before an inline commit may have taken
         self.inline: list[list[str]] = []  # groups that were committed inline
         self.commits = GroupCommit(
             self.loop,
@@ -51,7 +52,8 @@ class Committer:
         assert self.may_go_on.wait(SECONDS)
         return [StoreResult(outcome=StoreOutcome.STORED, reason=instance.storage_key) for instance in group]
 
-    def _commit_inline(self, group: Sequence[ReceivedInstance]) -> list[StoreResult] | None:
+    def _commit_inline(self, group: Sequence[ReceivedInstance], seconds: float) -> list[StoreResult] | None:
+        self.limits.add(seconds)
         if not self.commits_inline:
             return None
         self.inline.append([instance.storage_key for instance in group])
@@ -130,6 +132,7 @@ def test_a_lone_instance_is_committed_inline_unless_it_has_to_wait(committer: Co
     committer.run(scene)
     assert [None, None, "2"] == [result and result.reason for result in returned]
     assert ([["0", "1"]], [["2"]]) == (committer.groups, committer.inline)
+    assert ALONE_SECONDS in committer.limits
 
 
 def test_a_group_of_small_instances_is_committed_inline_after_the_received_data(committer: Committer) -> None:
@@ -150,7 +153,7 @@ def test_a_group_of_small_instances_is_committed_inline_after_the_received_data(
     committer.run(scene)
     assert ([["0", "1", "2"], ["3", "4", "5"]], [1, 2]) == (committer.inline, called)
     assert [(number, str(number)) for number in range(6)] == committer.answered
-    assert [] == committer.groups
+    assert ([], {GROUP_SECONDS}) == (committer.groups, committer.limits)
 
 
 def test_a_group_of_large_instances_is_committed_on_the_commit_thread(committer: Committer) -> None:

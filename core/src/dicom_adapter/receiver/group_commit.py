@@ -24,10 +24,12 @@ from dicom_adapter.net.storage_scp import Deliver
 _Waiting: TypeAlias = tuple[ReceivedInstance, Any]  # an instance and its ticket
 _Group: TypeAlias = tuple[list[_Waiting], list[Callable[[], None]]]  # functions to call after the commit
 Commit: TypeAlias = Callable[[Sequence[ReceivedInstance]], Sequence[StoreResult]]
-CommitInline: TypeAlias = Callable[[Sequence[ReceivedInstance]], "Sequence[StoreResult] | None"]
+CommitInline: TypeAlias = Callable[[Sequence[ReceivedInstance], float], "Sequence[StoreResult] | None"]
 
 # Larger groups are committed on the commit thread: while the disk writes them, the loop receives the next instances.
 INLINE_BYTES = 256 << 10
+# If the last commit took longer, the next is not done inline: of the only connection, or while others have to wait
+ALONE_SECONDS, GROUP_SECONDS = 0.1, 0.02
 
 
 class GroupCommit:
@@ -45,8 +47,8 @@ class GroupCommit:
         """`commit` is called on the commit thread, and must not raise. The other functions are called in the loop.
 
         `commit_inline` is called only if no commit is waiting or in progress. It returns None, and commits nothing, if
-        that would take long. It is called for an instance of any size if `may_commit_inline()` returns True, because no
-        other sender has to wait then.
+        that would take long, or if the last commit took longer than these seconds. It is called for an instance of any
+        size if `may_commit_inline()` returns True, because no other sender has to wait then.
         """
         self._loop = loop
         self._commit = commit
@@ -64,7 +66,7 @@ class GroupCommit:
         """Commit the instance inline and return its result, or return None if the result will be delivered later."""
         if not self._is_due:
             if self._may_commit_inline():
-                results = self._commit_inline([received])
+                results = self._commit_inline([received], ALONE_SECONDS)
                 if results is not None:
                     return results[0]
             self._is_due = True
@@ -100,7 +102,7 @@ class GroupCommit:
     def _commit_group_inline(self) -> bool:
         """Commit the waiting instances in the loop. Return False, and commit nothing, if that would take long."""
         group, following = self._waiting, self._following
-        results = self._commit_inline([received for received, _ticket in group]) if group else []
+        results = self._commit_inline([received for received, _ticket in group], GROUP_SECONDS) if group else []
         if results is None:
             return False
         self._waiting, self._following, self._is_due = [], [], False

@@ -144,8 +144,8 @@ class Receiver:
         assert self._commits is not None  # because `start` was called
         return self._commits.put(received, ticket)
 
-    def _commit_inline(self, received: Sequence[ReceivedInstance]) -> Sequence[StoreResult] | None:
-        results = self._store.commit_inline(received)
+    def _commit_inline(self, received: Sequence[ReceivedInstance], seconds: float) -> Sequence[StoreResult] | None:
+        results = self._store.commit_inline(received, seconds)
         if results is not None:
             self._committed(received, results)
         return results

@@ -694,11 +694,13 @@ def reached(process: Process) -> list[int]:
 
 # --- inline commits ---------------------------------------------------------------------------------------------------
 
+SECONDS = 60.0  # the last commit may have taken this long
+
 
 def test_an_inline_commit_enters_row_and_high_water_mark(site: Site) -> None:
     """The instances have recovery records."""
     process = site.start(backend="small-segments")
-    answers = process.store.commit_inline([process.arrive("1.1"), process.arrive("1.2")])
+    answers = process.store.commit_inline([process.arrive("1.1"), process.arrive("1.2")], SECONDS)
     assert answers is not None and [StoreOutcome.STORED] * 2 == [answer.outcome for answer in answers]
     assert (["1.1", "1.2"], [2]) == (process.uids(), reached(process))
     process.store.checkpoint()
@@ -708,10 +710,10 @@ def test_an_inline_commit_enters_row_and_high_water_mark(site: Site) -> None:
 
 def test_a_slow_storage_is_not_synced_inline(site: Site) -> None:
     """The network thread could serve no other connection during the sync."""
+    process = site.start()
+    process.send("1.1")
     for limit, is_inline in [(1000, True), (-1, False)]:
-        process = site.start(inline_seconds=limit)
-        process.send("1.1")
-        assert is_inline == (process.store.commit_inline([process.arrive("1.2")]) is not None)
+        assert is_inline == (process.store.commit_inline([process.arrive("1.2")], limit) is not None)
 
 
 @pytest.mark.parametrize("locked_by", ["another process", "another thread"])
@@ -723,7 +725,7 @@ def test_an_inline_commit_does_not_wait_for_the_ledger(site: Site, locked_by: st
     writer = process.ledger if locked_by == "another thread" else site.start().ledger
     with writer.write() as transaction:
         transaction.execute(text("UPDATE commits SET settled = 1"))
-        assert process.store.commit_inline([arrival]) is None
+        assert process.store.commit_inline([arrival], SECONDS) is None
     assert ["1.1"] == process.uids()
     [answer] = process.store.commit([arrival])
     assert StoreOutcome.STORED is answer.outcome
@@ -735,9 +737,9 @@ def test_an_inline_commit_does_not_wait_for_the_ledger(site: Site, locked_by: st
 def test_an_inline_commit_does_not_sync_the_ledger(site: Site) -> None:
     """An instance is not committed inline without a recovery record, or if a checkpoint is due."""
     process = site.start()
-    assert process.store.commit_inline([process.arrive("1.1", patient=b"P" * 5000)]) is None
+    assert process.store.commit_inline([process.arrive("1.1", patient=b"P" * 5000)], SECONDS) is None
     process = site.start(checkpoint_seconds=0)
-    assert process.store.commit_inline([process.arrive("1.2")]) is None
+    assert process.store.commit_inline([process.arrive("1.2")], SECONDS) is None
     assert [] == process.uids()
 
 
@@ -746,11 +748,11 @@ def test_a_failed_inline_commit_has_the_same_result_as_any_other(site: Site, mon
     process = site.start()
     with monkeypatch.context() as full:
         full.setattr(process.storage, "sync", no_space)
-        answers = process.store.commit_inline([process.arrive("1.1")])
+        answers = process.store.commit_inline([process.arrive("1.1")], SECONDS)
     assert answers is not None and StoreOutcome.OUT_OF_SPACE is answers[0].outcome
     with monkeypatch.context() as broken:
         broken.setattr(arrivals, "enter", failing)
-        answers = process.store.commit_inline([process.arrive("1.2")])
+        answers = process.store.commit_inline([process.arrive("1.2")], SECONDS)
     assert answers is not None and StoreOutcome.FAILED is answers[0].outcome
     assert ([], []) == (process.uids(), list(process.storage.keys()))
 
@@ -766,7 +768,7 @@ def test_an_inline_group_with_an_instance_that_cannot_be_committed_is_left_to_th
     group = [process.arrive("1.1"), process.arrive("1.2")]
     with monkeypatch.context() as broken:
         broken.setattr(arrivals, "enter", refusing)
-        assert process.store.commit_inline(group) is None
+        assert process.store.commit_inline(group, SECONDS) is None
     assert [StoreOutcome.STORED] * 2 == [answer.outcome for answer in process.store.commit(group)]
     assert ["1.1", "1.2"] == process.uids()
 
@@ -785,15 +787,15 @@ def test_the_commit_after_a_slow_one_is_not_inline(site: Site, monkeypatch: pyte
 
     def hang(*arguments: Any) -> Any:
         nonlocal seconds
-        seconds += 2 * commit.INLINE_SECONDS
+        seconds += 2 * SECONDS
         return hung(*arguments)
 
     with monkeypatch.context() as hanging:
         hanging.setattr(owner, slow, hang)
-        assert process.store.commit_inline([process.arrive("1.1")]) is not None
-    assert process.store.commit_inline([process.arrive("1.2")]) is None
+        assert process.store.commit_inline([process.arrive("1.1")], SECONDS) is not None
+    assert process.store.commit_inline([process.arrive("1.2")], SECONDS) is None
     process.send("1.3")
-    assert process.store.commit_inline([process.arrive("1.4")]) is not None
+    assert process.store.commit_inline([process.arrive("1.4")], SECONDS) is not None
 
 
 def refusing(*_arguments: object) -> None:

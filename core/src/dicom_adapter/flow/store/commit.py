@@ -39,7 +39,6 @@ from dicom_adapter.runtime.resources import Resources
 log = structlog.get_logger("dicom_adapter.store")
 
 CHECKPOINT_SECONDS = 1.0  # time between two syncs of the ledger, which make older recovery records unnecessary
-INLINE_SECONDS = 0.02  # if a sync or an inline commit takes longer, the next commit is not done in the network thread
 
 
 class Store:
@@ -53,7 +52,6 @@ class Store:
         name: str = RECEIVER,
         limits: StoreLimits | None = None,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
-        inline_seconds: float = INLINE_SECONDS,
     ) -> None:
         """Store for the receiver `name`, which is the same after a restart. Without `limits`, no limits are checked."""
         self._config = config
@@ -64,12 +62,11 @@ class Store:
         self._limits = limits
         self._associations: set[str] = set()  # open associations with stored instances, whose rows are in the ledger
         self._checkpoint_seconds = checkpoint_seconds
-        self._inline_seconds = inline_seconds
         self._recovery_records = RecoveryRecords(self._clock) if self._storage.keeps_recovery_records else None
         self._known_series = KnownSeries()
         self._has_unsynced_commits = False
         self._may_checkpoint = True
-        self._is_slow = False
+        self._last_seconds = 0.0  # duration of the last sync or inline commit
         self._checkpoint_at = time.monotonic() + checkpoint_seconds
 
     def configure(self, config: Config) -> None:
@@ -163,14 +160,15 @@ class Store:
             self.checkpoint()
         return results
 
-    def commit_inline(self, received: Sequence[ReceivedInstance]) -> list[StoreResult] | None:
+    def commit_inline(self, received: Sequence[ReceivedInstance], seconds: float) -> list[StoreResult] | None:
         """Commit a few instances if that is possible without waiting. Must not be called during another commit.
 
         Returns None, and commits nothing, if the commit would wait for another transaction or for a sync of the ledger,
-        or if the last sync or inline commit was slow.
+        or if the last sync or inline commit took longer than `seconds`.
         """
         started = time.monotonic()
-        if self._is_slow or started >= self._checkpoint_at or not all(instance.number for instance in received):
+        is_due = started >= self._checkpoint_at
+        if is_due or self._last_seconds > seconds or not all(instance.number for instance in received):
             return None
         failure = self._sync(received)
         if failure is not None:
@@ -180,7 +178,7 @@ class Store:
         except Exception:  # noqa: BLE001 - the commit thread repeats the commit, waits if necessary, and handles errors
             return None
         self._has_unsynced_commits = True
-        self._is_slow = time.monotonic() - started > self._inline_seconds
+        self._last_seconds = time.monotonic() - started
         return results
 
     def _sync(self, received: Sequence[ReceivedInstance]) -> StoreResult | None:
@@ -193,7 +191,7 @@ class Store:
             delete_stored_objects(self._storage, received)  # the backend may have kept some objects
             return self._failed(failure)
         finally:
-            self._is_slow = time.monotonic() - started > self._inline_seconds
+            self._last_seconds = time.monotonic() - started
         return None
 
     def _require_storage(self) -> None:
