@@ -1,4 +1,4 @@
-"""Measured runs of deliveries over C-STORE to DCMTK's storescp: DCMTK's dcmsend, the submitter, the adapter."""
+"""Measured deliveries over C-STORE to DCMTK's storescp. Senders: DCMTK's dcmsend, the submitter, the adapter."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from receive_products import find_dcmtk, storescp
 from upload_files import Instances
 from upload_runs import HERE, LONGEST_S, Run, submit
 
-# Without this variable, DCMTK does not disable the Nagle algorithm (RFC 896): then storescp sends the second piece of
-# each response only after the acknowledgement of the first, which the system of dcmsend delays by 40 ms.
+# DCMTK uses the Nagle algorithm (RFC 896) unless this variable is set. With the algorithm, storescp sends the second
+# piece of each response only after the TCP acknowledgement of the first. The sender's kernel delays it by 40 ms.
 NO_DELAY = {"TCP_NODELAY": "1"}
 CALLED = "BENCH"
 MEMORY = Path("/dev/shm")  # noqa: S108 - the file system in memory of Linux
@@ -29,10 +29,10 @@ def dcmsend(instances: Instances, folder: Path, _parallel: int, _associations: i
     program = str(Path(str(find_dcmtk())).with_name("dcmsend"))
     with _storescp(instances, folder) as port:
         command = [program, "--no-uid-checks", "-aec", CALLED, "127.0.0.1", str(port), *map(str, instances.paths)]
-        began, used = time.monotonic(), os.times()
+        began, before = time.monotonic(), os.times()
         subprocess.run(command, check=True, timeout=LONGEST_S, env={**os.environ, **NO_DELAY})  # noqa: S603
         seconds, after = time.monotonic() - began, os.times()
-    cpu = after.children_user + after.children_system - used.children_user - used.children_system
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
     return Run(seconds=seconds, size_bytes=instances.size_bytes, cpu_seconds=cpu)
 
 
@@ -47,7 +47,7 @@ def submitter(instances: Instances, folder: Path, parallel: int, associations: i
 
 
 def adapter(instances: Instances, folder: Path, parallel: int, associations: int) -> Run:
-    """Run `dicom-adapter run`, which finds the instances, and delivers them in one job."""
+    """Run `dicom-adapter run` on a data folder with the pending instances. It delivers them in one job."""
     with _storescp(instances, folder) as port:
         table = {"type": "dicom", "host": "127.0.0.1", "port": port, "ae-title": CALLED, "associations": associations}
         lines = [f"{key} = {json.dumps(value)}" for key, value in {"parallel": parallel, **table}.items()]
@@ -75,18 +75,18 @@ def senders(
 def _storescp(instances: Instances, folder: Path) -> Iterator[int]:
     """Run `storescp +B`, which writes data sets as they arrive. Yield its port; check at the end that none was lost.
 
-    It writes to memory where the system has a folder for that: the figures are of the senders, not of its disk.
+    It writes to a folder in memory if there is one, so that the figures do not depend on the disk.
     """
     folder.mkdir()
     before = os.environ.get("TCP_NODELAY")
     os.environ.update(NO_DELAY)
-    with tempfile.TemporaryDirectory(prefix="dicom-adapter-node-", dir=MEMORY if MEMORY.is_dir() else folder) as made:
+    with tempfile.TemporaryDirectory(prefix="dicom-adapter-node-", dir=MEMORY if MEMORY.is_dir() else folder) as target:
         try:
-            with storescp(Path(made), 1, ["+B", "--fork"]) as running:
+            with storescp(Path(target), 1, ["+B", "--fork"]) as running:
                 yield running.port
         finally:
             os.environ.pop("TCP_NODELAY")
             if before is not None:
                 os.environ["TCP_NODELAY"] = before
-        found = len(list((Path(made) / "store").iterdir()))
+        found = len(list((Path(target) / "store").iterdir()))
         assert found == len(instances.paths), f"storescp has {found} instances"

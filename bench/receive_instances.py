@@ -1,4 +1,4 @@
-"""The data sets that are sent: large and small CT images of noise."""
+"""The data sets that the benchmark of receiving sends: large and small CT images of noise."""
 
 from __future__ import annotations
 

@@ -47,10 +47,10 @@ class Run:
 
 def disk(instances: Instances, act: Callable[[], None]) -> Run:
     """Time a function that reads or writes as many bytes as `instances`."""
-    began, used = time.monotonic(), time.process_time()
+    began, cpu_before = time.monotonic(), time.process_time()
     act()
     return Run(
-        seconds=time.monotonic() - began, size_bytes=instances.size_bytes, cpu_seconds=time.process_time() - used
+        seconds=time.monotonic() - began, size_bytes=instances.size_bytes, cpu_seconds=time.process_time() - cpu_before
     )
 
 
@@ -68,7 +68,7 @@ def plain(instances: Instances, folder: Path, protocol: str, server: str, parall
 
 
 def adapter(instances: Instances, folder: Path, protocol: str, server: str, parallel: int) -> Run:
-    """Run `dicom-adapter run`, which finds the instances, waits until their study is complete, and submits one job."""
+    """Run `dicom-adapter run` on a data folder with the pending instances. It submits them in one job after a wait."""
     folder.mkdir()
     with serve(server, protocol, folder) as endpoint:
         run = submit(instances, folder / "adapter", clara(protocol, endpoint, parallel))
@@ -94,12 +94,12 @@ def _follow(service: LaunchedService, size_bytes: int) -> Run:
     before = _resident(pids)
     assert not service.logged("job_queued"), "the service took too long to start"
     first = service.wait_for("job_metadata_sent", LONGEST_S)
-    used, at_first = cpu_seconds(host), _resident(pids)
+    cpu_before, at_first = cpu_seconds(host), _resident(pids)
     peak_before = _resident(pids, "VmHWM")
     for pid in pids:
         forget_peak(pid)
     last = service.wait_for("job_uploaded", LONGEST_S)
-    used = cpu_seconds(host) - used
+    used = cpu_seconds(host) - cpu_before
     peak = _resident(pids, "VmHWM")
     return Run(
         seconds=_seconds_between(first, last),

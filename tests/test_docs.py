@@ -37,7 +37,7 @@ HOOKS = [name for name in vars(hookspecs) if name.startswith("dicom_adapter_")]
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_every_hook_has_a_page_with_its_specification_and_an_example(hook: str) -> None:
-    """The site has a page for each hook, generated from its docstring. The guide lists it and implements it."""
+    """The page is generated from the hook's docstring. `plugins.md` lists the hook, and some page implements it."""
     page = GENERATED_PAGES[f"hooks/{hook}.md"]
     assert f"def {hook}(" in page.partition("## Example")[0]
     assert f"def {hook}(" in page.partition("## Example")[2]
@@ -103,7 +103,7 @@ def test_the_commands_of_the_built_in_plugins_are_included() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_and_its_options_are_described(name: str) -> None:
-    """The guide has a section for each command that names each option.
+    """`commands.md` has a section for each command, which names all its options.
 
     The page generated from `--help` has such a section, too.
     """
@@ -113,7 +113,8 @@ def test_every_command_and_its_options_are_described(name: str) -> None:
     options = [option for option in options if option != "--help"]
     assert [] == [option for option in options if option not in text]
     assert [] == [option for option in options if option not in generated]
-    assert f"dicom-adapter {name}" in text or hasattr(COMMANDS[name], "commands")
+    is_group = hasattr(COMMANDS[name], "commands")  # a group is not called
+    assert f"dicom-adapter {name}" in text or is_group
     assert f"dicom-adapter {name}" in generated
 
 
@@ -248,7 +249,9 @@ def test_relative_links_have_targets(page: Path) -> None:
             path, _, anchor = link.partition("#")
             target = page.parent / path if path else page
             assert target.exists(), link
-            assert GENERATED not in target.resolve().parents, f"{link} exists on the site only"
+            assert GENERATED not in target.resolve().parents, (
+                f"{link} is generated: it is on the site, not in the repository"
+            )
             assert not anchor or anchor in anchors(target), link
 
 

@@ -1,4 +1,4 @@
-"""The pages about operating the service: their commands exist, their units are valid, and their scripts work."""
+"""The pages about operating the service: their commands exist, their systemd units are valid, their scripts work."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ def test_every_command_that_a_page_shows_exists_with_its_options(text: str) -> N
     assert name or given, f"there is no command {text}"
 
 
-# --- units ----------------------------------------------------------------------------------------------------------
+# --- systemd units --------------------------------------------------------------------------------------------------
 
 
 def unit(block: Block) -> configparser.ConfigParser:
-    """Parse a unit, without interpolation and with the case of its keys. Keys that stand twice are an error."""
+    """Parse a systemd unit, without interpolation; keep upper case in keys. A repeated key is an error."""
     parser = configparser.ConfigParser(interpolation=None)
     parser.optionxform = str  # type: ignore[method-assign, assignment] # as the module's documentation describes
     parser.read_string(block.text)
@@ -132,10 +132,10 @@ def test_the_unit_fits_the_configuration_of_its_page(tmp_path: Path) -> None:
 
 
 class Shell:
-    """A shell in which `dicom-adapter` is this program, and the paths of the pages are paths of the test."""
+    """A shell in which `dicom-adapter` is this program, and paths and port of the pages are replaced."""
 
-    def __init__(self, folder: Path, paths: dict[str, Path]) -> None:
-        self._paths = paths
+    def __init__(self, folder: Path, replacements: dict[str, str]) -> None:
+        self._replacements = replacements
         program = folder / "bin" / PROGRAM
         program.parent.mkdir()
         program.write_text(f'#!/bin/sh\nexec {sys.executable} -m dicom_adapter "$@"\n', encoding="utf-8")
@@ -145,8 +145,8 @@ class Shell:
 
     def run(self, text: str, status: int = 0) -> str:
         """Run commands until one fails, check the exit status, and return the output."""
-        for shown, real in self._paths.items():
-            text = text.replace(shown, str(real))
+        for shown, real in self._replacements.items():
+            text = text.replace(shown, real)
         command = ["sh", "-euc", text]
         done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)
         assert status == done.returncode, done.stdout + done.stderr
@@ -166,7 +166,8 @@ def shell(service: LaunchedService, tmp_path: Path) -> Shell:
     (tmp_path / "backups").mkdir()
     port = service.wait_for("http_listening")["port"]
     return Shell(
-        tmp_path, {CONFIG: service.configuration, "/mnt/backup": tmp_path / "backups", ":8042": Path(f":{port}")}
+        tmp_path,
+        {CONFIG: str(service.configuration), "/mnt/backup": str(tmp_path / "backups"), ":8042": f":{port}"},
     )
 
 
@@ -176,9 +177,9 @@ def test_the_commands_for_backups_and_upgrades_work_in_their_order(service: Laun
     """The data folder is moved away before each restore, as the pages describe."""
     shell.run(block("sh backup", BACK_UP).text)
     assert 0 == service.stop()
-    backup, look = (each.text for each in blocks("sh", [UPGRADE]) if each.info == "sh upgrade")
+    backup, inspections = (each.text for each in blocks("sh", [UPGRADE]) if each.info == "sh upgrade")
     shell.run(backup)
-    shell.run(look, status=3)  # the service is not running
+    shell.run(inspections, status=3)  # the service is not running
     folder = service.configuration.parent
     for number, restore in enumerate(
         [

@@ -25,20 +25,20 @@ class Row:
     reason: str
 
 
-def differences(known: Mapping[str, Answers]) -> list[Row]:
+def differences(answers_by_receiver: Mapping[str, Answers]) -> list[Row]:
     """Return the cases that the adapter answers in another way than at least one other receiver."""
-    return [row for kind in (DATA_SETS, ASSOCIATIONS) for row in _rows(known, kind)]
+    return [row for kind in (DATA_SETS, ASSOCIATIONS) for row in _rows(answers_by_receiver, kind)]
 
 
-def _rows(known: Mapping[str, Answers], kind: str) -> Iterator[Row]:
-    for case, own in known[OWN][kind].items():
-        answers = tuple(summarize(known[name][kind][case]) for name in _order(known))
+def _rows(answers_by_receiver: Mapping[str, Answers], kind: str) -> Iterator[Row]:
+    for case, own in answers_by_receiver[OWN][kind].items():
+        answers = tuple(summarize(answers_by_receiver[name][kind][case]) for name in _order(answers_by_receiver))
         if any(answer != summarize(own) for answer in answers):
             yield Row(case, answers, _reason(kind, case))
 
 
-def _order(known: Iterable[str]) -> list[str]:
-    return [OWN, *sorted(name for name in known if name != OWN)]
+def _order(answers_by_receiver: Iterable[str]) -> list[str]:
+    return [OWN, *sorted(name for name in answers_by_receiver if name != OWN)]
 
 
 def _reason(kind: str, case: str) -> str:
@@ -53,17 +53,19 @@ def summarize(answer: str) -> str:
     if answer.startswith("accepted"):
         contexts = re.findall(r"(\d+): ([\w.]+)", answer)
         accepted = [number for number, syntax in contexts if syntax != "no"]
-        return f"accepted {', '.join(accepted)}" if accepted else "accepted none" if contexts else answer.split(";")[0]
+        if accepted:
+            return f"accepted {', '.join(accepted)}"
+        return "accepted none" if contexts else answer.split(";")[0]
     return {"closed": "ended", "aborted": "ended"}.get(answer, answer)
 
 
-def render(known: Mapping[str, Answers]) -> str:
+def render(answers_by_receiver: Mapping[str, Answers]) -> str:
     """Return the generated part of the page."""
-    names = _order(known)
+    names = _order(answers_by_receiver)
     parts = []
     for kind, title in ((DATA_SETS, "Data sets"), (ASSOCIATIONS, "Associations")):
-        rows = list(_rows(known, kind))
-        total = len(known[OWN][kind])
+        rows = list(_rows(answers_by_receiver, kind))
+        total = len(answers_by_receiver[OWN][kind])
         parts.append(f"## {title}\n\n{len(rows)} of {total} cases with a difference:\n")
         parts.append(_table(["case", *names, "reason"], ([row.case, *row.answers, row.reason] for row in rows)))
     return "\n".join(parts)
@@ -80,7 +82,7 @@ def current() -> str:
     return text[text.index(BEGIN) + len(BEGIN) : text.index(END)].strip("\n") + "\n"
 
 
-def write(known: Mapping[str, Answers]) -> None:
+def write(answers_by_receiver: Mapping[str, Answers]) -> None:
     text = PAGE.read_text(encoding="utf-8")
     before, after = text[: text.index(BEGIN)], text[text.index(END) :]
-    PAGE.write_text(f"{before}{BEGIN}\n\n{render(known)}\n{after}", encoding="utf-8")
+    PAGE.write_text(f"{before}{BEGIN}\n\n{render(answers_by_receiver)}\n{after}", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""An adapter whose jobs have results, and a destination for them."""
+"""An adapter whose jobs have results, and two destinations for them."""
 
 from __future__ import annotations
 
@@ -76,14 +76,14 @@ class Site:
         return job
 
     def end_job(self, outputs: Mapping[str, bytes], job: Job | None = None, seed: str = "study") -> Job:
-        """Let a job succeed with these outputs, and wait until everything is delivered; return the job."""
+        """Let a job (default: a new one) succeed with these outputs; return it when everything is delivered."""
         job = job or self.start_job(seed)
         self.adapter.platform.end(job, outputs=outputs)
         self.adapter.advance(STATUS_EVERY_S)
         return self.job(job)
 
     def wait_days(self, days: float) -> None:
-        """Let time pass, with the service down: it would poll the platform thousands of times."""
+        """Let time pass, with the service down: otherwise it would poll the platform thousands of times."""
         with self.adapter.down():
             self.adapter.clock.move_to(self.adapter.clock.now() + timedelta(days=days))
         self.adapter.advance(1300)  # two runs of the retention

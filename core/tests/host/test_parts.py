@@ -84,7 +84,7 @@ def test_reclaim_deletes_a_limited_number_of_objects_in_one_step(
     adapter.receive(*[make_instance() for _number in range(3)], ae_title="LUNG")
     reclaim = adapter.host.parts()[Part(PartKind.RECLAIM)].step
     monkeypatch.setattr(host, "SLICE_SECONDS", 0.0)
-    monkeypatch.setattr(adapter.host, "_add_candidates", lambda _numbers: None)
+    monkeypatch.setattr(adapter.host, "_add_candidates", lambda _instance_ids: None)
     adapter.advance(6)
     assert {"released": 3} == adapter.states
     remaining = []

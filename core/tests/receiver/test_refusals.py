@@ -23,7 +23,7 @@ from dicom_adapter.flow.store.received_instance import ReceivedInstance
 from dicom_adapter.ledger.health import PartState
 from dicom_adapter.net.admission import Admission
 from dicom_adapter.receiver.receiver import Receiver
-from dicom_adapter.receiver.refusals import RecentRefusals
+from dicom_adapter.receiver.refusals import MAX_KEPT, MAX_LISTED, RecentRefusals
 from dicom_adapter.runtime.watch import PartFinding
 from dicom_adapter.simulation.adapter import encode, make_request
 from dicom_adapter.testing import Adapter, VirtualClock
@@ -71,17 +71,17 @@ def test_a_refusal_is_shown_with_counts_and_forgotten_within_a_minute() -> None:
 def test_a_data_set_without_enough_space_is_shown_until_there_is_enough() -> None:
     """There may be space for smaller data sets. Verified to fail when only the time since the refusal counts."""
     site = Site()
-    site.refusals.record("instance", "storage has 20000999 bytes left, reserve = 20000000", 500_000)
+    site.refusals.record("instance", "storage has 499999 bytes left, reserve = 0", 500_000)
     site.free_bytes = 499_999
     finding = site.finding(3000)
     assert PartState.FAILING is finding.state
-    assert finding.reason.endswith("reserve = 20000000; the largest data set has 500000 bytes")
+    assert finding.reason.endswith("reserve = 0; the largest data set has 500000 bytes")
     site.free_bytes = 500_000
     assert PartFinding() == site.finding()
 
 
 def test_a_sender_at_its_limit_is_shown_until_it_may_open_another_association() -> None:
-    """A limit is yellow: all parts work. Many senders are counted, not listed."""
+    """A reached limit makes the health only yellow: all parts work. A few senders are listed, the others counted."""
     site = Site()
     site.at_limit = {"10.0.0.7"}
     site.refusals.record_limit("association", "max-associations-per-peer = 2 are open from this address", "10.0.0.7")
@@ -94,14 +94,14 @@ def test_a_sender_at_its_limit_is_shown_until_it_may_open_another_association() 
     assert PartFinding() == site.finding()
     for number in range(1000):
         site.refusals.record_limit("connection", "too many", f"10.0.1.{number}")
-    assert site.finding().reason.endswith("; and 97 other senders")
+    assert site.finding().reason.endswith(f"; and {MAX_KEPT - MAX_LISTED} other senders")
     assert PartFinding() == site.finding(46)
 
 
 def test_a_receiver_reports_what_it_refuses_for_local_reasons(make_adapter: MakeAdapter) -> None:
-    """A failed commit and a reached limit are local reasons. A data set that does not match is the sender's error.
+    """A failing disk and a reached limit are local reasons. A data set of another instance is the sender's error.
 
-    Verified to fail when refusals after the data set, or those of the server, are not recorded.
+    Verified to fail when `complete_store`, or `peer_rejected`, does not record refusals.
     """
     adapter = make_adapter(CONFIGURATION)
     receiver = Receiver(adapter.config, adapter.resources, None)
@@ -118,11 +118,11 @@ def test_a_receiver_reports_what_it_refuses_for_local_reasons(make_adapter: Make
     assert (PartState.FAILING, True) == (finding.state, finding.reason.endswith("it could not be stored (OSError)"))
 
     adapter.clock.advance(60)
-    decision = receiver.decide("b", REQUEST, 1, 0)
+    decision = receiver.decide("b", REQUEST, associations=1, associations_of_peer=0)
     receiver.peer_rejected(RejectedPeer.by(decision, REQUEST))
-    receiver.check(set())
+    receiver.check(at_limit=set())
     assert PartState.DEGRADED is receiver.refusals.finding().state
-    assert AssociationDecision() == receiver.decide("c", REQUEST, 0, 0)
+    assert AssociationDecision() == receiver.decide("c", REQUEST, associations=0, associations_of_peer=0)
     receiver.close()
 
 
@@ -130,7 +130,7 @@ def test_a_receiver_reports_failed_commits(make_adapter: MakeAdapter) -> None:
     """Verified to fail when refusals at the commit are not recorded."""
     adapter = make_adapter(CONFIGURATION)
     receiver = Receiver(adapter.config, adapter.resources, None)
-    receiver._commits = CommitsOnThisThread(receiver)  # type: ignore[assignment] # all of it that is used
+    receiver._commits = CommitsOnThisThread(receiver)  # type: ignore[assignment] # has the only method that the receiver calls
     data_set = make_instance()
     incoming = receiver.begin_store(make_request(data_set, "LUNG", "CT1", "a"))
     incoming.write([encode(data_set)])
@@ -141,7 +141,7 @@ def test_a_receiver_reports_failed_commits(make_adapter: MakeAdapter) -> None:
     assert (PartState.FAILING, True) == (finding.state, finding.reason.startswith("1 instance refused since "))
 
     adapter.clock.advance(60)
-    receiver.check(set())
+    receiver.check(at_limit=set())
     assert PartFinding() == receiver.refusals.finding()
     receiver._commits = None
     receiver.close()
@@ -155,7 +155,7 @@ def test_a_receiver_reports_associations_without_space(make_adapter: MakeAdapter
     adapter = make_adapter('[storage]\npath = "data"\nreserve = 1000\n' + CONFIGURATION)
     adapter.storage.capacity = lambda: Capacity(total_bytes=1000, free_bytes=0)  # type: ignore[method-assign]
     with closing(Receiver(adapter.config, adapter.resources, None)) as receiver:
-        rejected = RejectedPeer.by(receiver.decide("a", REQUEST, 0, 0), REQUEST)
+        rejected = RejectedPeer.by(receiver.decide("a", REQUEST, associations=0, associations_of_peer=0), REQUEST)
         receiver.peer_rejected(evolve(rejected, cause=RejectionCause.STOPPED))
         assert PartFinding() == receiver.refusals.finding()
         receiver.peer_rejected(rejected)
@@ -182,9 +182,9 @@ def unwritable() -> None:
 
 
 def test_the_peers_at_their_limit_are_known(make_adapter: MakeAdapter) -> None:
-    """The empty name means all peers together."""
+    """The empty string stands for all peers together."""
     adapter = make_adapter(CONFIGURATION.replace("= 1", "= 3\nmax-associations-per-peer = 2", 1))
-    admission = Admission(adapter.config.dicom, None)  # type: ignore[arg-type] # no request waits
+    admission = Admission(adapter.config.dicom, loop=None)  # type: ignore[arg-type] # only for waiting requests
     peers = []
     for peer in ("10.0.0.7", "10.0.0.7", "10.0.0.8"):
         admission.open_association(peer)

@@ -39,10 +39,10 @@ class FakeChild:
         self.starts: list[Start] = []
         self.has_ended = False
         self.ignores_stop = False
-        self.on_configure: Callable[[FakeChild], None] = FakeChild.work
+        self.on_configure: Callable[[FakeChild], None] = FakeChild.report_success
         self._reports = reports
 
-    def work(self) -> None:
+    def report_success(self) -> None:
         if len(self.starts) > 1:
             self.report(APPLIED)
         elif self.name == "host":
@@ -113,12 +113,12 @@ class Site:
     def all(self, name: str) -> list[FakeChild]:
         return [child for child in self.children if child.name == name]
 
-    def on_configure(self, name: str, number: int, action: Callable[[FakeChild], None]) -> None:
+    def when_configured(self, name: str, number: int, action: Callable[[FakeChild], None]) -> None:
         """Set the action of the `number`-th process of this name when it receives a configuration."""
         self.prepare[name, number] = lambda child: setattr(child, "on_configure", action)
 
-    def work_then_stop(self, child: FakeChild) -> None:
-        child.work()
+    def report_success_then_stop(self, child: FakeChild) -> None:
+        child.report_success()
         self.supervisor.stop()
 
 
@@ -137,11 +137,12 @@ def test_a_process_that_fails_for_a_transient_reason_is_restarted_during_the_sta
 
     Verified to fail when `transient` is ignored: the start raises CannotStart.
     """
-    site.on_configure("host", 1, lambda host: host.report(FAILED, reason="the disk is full", transient=True))
-    site.on_configure("receiver", 1, site.work_then_stop)
+    site.when_configured("host", 1, lambda host: host.report(FAILED, reason="the disk is full", transient=True))
+    site.when_configured("receiver", 1, site.report_success_then_stop)
     with capture_logs() as logged:
         site.supervisor.run()
     assert [True, True] == [host.has_ended for host in site.all("host")]
+    # The fake process ends with status 0 when the supervisor stops it.
     assert [("host", 0)] == [(entry["name"], entry["status"]) for entry in logged if entry["event"] == "process_died"]
     assert [PORT] == [entry["port"] for entry in logged if entry["event"] == "service_listening"]
 
@@ -151,27 +152,27 @@ def test_a_process_that_fails_for_another_reason_ends_the_start(site: Site) -> N
 
     Verified to fail when every failure is treated as transient.
     """
-    site.on_configure("host", 1, lambda host: host.report(FAILED, reason="another host uses the folder"))
-    site.on_configure("host", 2, lambda _host: site.supervisor.stop())  # ends the test if the host is started again
+    site.when_configured("host", 1, lambda host: host.report(FAILED, reason="another host uses the folder"))
+    site.when_configured("host", 2, lambda _host: site.supervisor.stop())  # ends the test if the host is started again
     with pytest.raises(CannotStart, match="another host uses the folder"):
         site.supervisor.run()
     assert all(child.has_ended for child in site.children)
 
 
-def test_a_preloaded_receiver_that_dies_is_replaced_when_it_is_needed(site: Site) -> None:
-    """The host starts normally.
+def test_a_receiver_that_dies_before_its_configuration_is_replaced(site: Site) -> None:
+    """A receiver process is started together with the host (preloaded), and configured when the host is ready.
 
-    Verified to fail when `_reap` does not handle a preloaded process: nothing starts then.
+    Verified to fail when `_reap` does not handle a preloaded process: no receiver is started.
     """
 
     def start_after_death(host: FakeChild) -> None:
         site.all("receiver")[0].end(KILLED)
-        host.work()
+        host.report_success()
 
-    site.on_configure("host", 1, start_after_death)
+    site.when_configured("host", 1, start_after_death)
     # Ends the test if the dead receiver is configured.
-    site.on_configure("receiver", 1, lambda _receiver: site.supervisor.stop())
-    site.on_configure("receiver", 2, site.work_then_stop)
+    site.when_configured("receiver", 1, lambda _receiver: site.supervisor.stop())
+    site.when_configured("receiver", 2, site.report_success_then_stop)
     with capture_logs() as logged:
         site.supervisor.run()
     assert [0, 1] == [len(receiver.starts) for receiver in site.all("receiver")]
@@ -199,14 +200,14 @@ def test_a_host_that_does_not_end_for_a_reload_is_killed_and_started_with_the_ne
     )
 
     def receive(receiver: FakeChild) -> None:
-        receiver.work()
+        receiver.report_success()
         if len(receiver.starts) == 1:
             site.reports.put((None, {"event": RELOAD, "requested": requested}))
         else:
             site.supervisor.stop()
 
     site.prepare["host", 1] = lambda host: setattr(host, "ignores_stop", True)
-    site.on_configure("receiver", 1, receive)
+    site.when_configured("receiver", 1, receive)
     site.supervisor.run()
     assert [["first"], ["second"]] == [[start.configuration for start in host.starts] for host in site.all("host")]
     [receiver] = site.all("receiver")
@@ -227,10 +228,10 @@ def test_a_sighup_before_the_host_works_is_not_lost(site: Site, monkeypatch: pyt
 
     def send_sighup_first(host: FakeChild) -> None:
         site.supervisor.hang_up()
-        host.work()
+        host.report_success()
 
     monkeypatch.setattr(requests.subprocess, "run", run)
-    site.on_configure("host", 1, send_sighup_first)
+    site.when_configured("host", 1, send_sighup_first)
     site.supervisor.run()
     assert [["reload", "/etc/adapter.toml", "--apply", "--json"]] == [command[3:] for command in commands]
 
@@ -243,10 +244,10 @@ def test_a_stop_during_the_start_ends_the_started_processes(site: Site) -> None:
 
     def stop_first(host: FakeChild) -> None:
         site.supervisor.stop()
-        host.work()
+        host.report_success()
 
-    site.on_configure("host", 1, stop_first)
-    site.on_configure("receiver", 1, site.work_then_stop)
+    site.when_configured("host", 1, stop_first)
+    site.when_configured("receiver", 1, site.report_success_then_stop)
     site.supervisor.run()
     assert [("receiver", 0, True), ("host", 1, True)] == [
         (child.name, len(child.starts), child.has_ended) for child in site.children

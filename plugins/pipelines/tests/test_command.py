@@ -261,7 +261,7 @@ def test_each_job_has_a_gpu_for_itself(pipelines: Pipelines) -> None:
         ('ln -s /etc "$2/NOBODY-4711"', "a symbolic link, and links are not followed"),
         ('mkfifo "$2/NOBODY-4711"', "a FIFO, and only regular files are collected"),
         ('echo x > "$4/secret"; ln "$4/secret" "$2/NOBODY-4711"', "a hard link, a second name of another file"),
-        ('mkdir -p "$2/$(printf "a/%.0s" $(seq 40))"', "too many folders in each other"),
+        ('mkdir -p "$2/$(printf "a/%.0s" $(seq 40))"', "too many nested folders"),
         ('touch "$2/$(printf "NOBODY-4711\\377")"', "a file whose name is not UTF-8"),
     ],
     ids=["link", "link-to-folder", "fifo", "hard-link", "deep", "name"],

@@ -40,7 +40,7 @@ def deep(tmp_path: Path) -> Path:
 def test_deep_folders_are_refused_as_output_and_deleted(deep: Path) -> None:
     """Neither exhausts the stack or the file descriptors."""
     for action in (list_outputs, measure):
-        with pytest.raises(OutputRefused, match="too many folders in each other"):
+        with pytest.raises(OutputRefused, match="too many nested folders"):
             action(deep)
     remove_tree(deep)
     assert not deep.exists()

@@ -1,6 +1,6 @@
 """`JobProcessorBase`: groups received instances and submits the groups as jobs.
 
-Each AE title has one processor, and one *lane* that calls the processor. Its methods and timers are called one at a
+Each AE title has one processor, and one *lane* that calls it. The processor's methods and timers are called one at a
 time and need no lock. Each call is a *turn*, and **a turn is a transaction**: its jobs and releases are committed when
 the call returns. If the call raises, nothing is committed: the adapter constructs a new processor and delivers all
 pending instances again, in the order of arrival and with their original `received_at`. The same happens after a
@@ -124,10 +124,10 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
         """
 
     def association_changed(self, association: AssociationReport) -> None:
-        """React to the end of an association, or to failures: something of its studies may be missing.
+        """React to the end of an association, or to failures: instances of its studies may be missing.
 
         The host calls this method as a separate turn, after `handle_instance` for all instances of the association that
-        were stored before the report. While the association is open, it is called at the first failure of each study;
+        were stored before the report. While the association is open, the call is at the first failure of each study;
         the last report, about the end, contains all failures. After a restart or a failed turn, the reports that
         concern pending instances are delivered again, each after the same instances as before.
         """

@@ -47,9 +47,9 @@ class InstanceWriter(ABC):
         """Store `record` with the object, but not as a part of its content.
 
         The core calls this method at most once, before `finish`, and only if the backend has `keeps_recovery_records`.
-        Raises ValueError when the record is longer than the backend can store. A backend must accept records of 1000
-        bytes. After the error, the core stores the object without a record, and syncs the ledger before it acknowledges
-        the instance.
+        Raises ValueError when the record is longer than the backend can store. A backend must accept records of up to
+        1000 bytes. After the error, the core stores the object without a record, and syncs the ledger before it
+        acknowledges the instance.
         """
         raise NotImplementedError(f"{type(self).__name__} does not keep recovery records")
 

@@ -13,7 +13,7 @@ from attrs import frozen
 
 from dicom_adapter import __version__
 from dicom_adapter.cli import core_dumps, early_signals
-from dicom_adapter.cli.streams import OutputFailed, clear_failures, open_streams
+from dicom_adapter.cli.streams import OutputFailed, failures_on_one_line, open_streams
 
 if TYPE_CHECKING:
     app: typer.Typer  # command line with all commands of the core; created by `__getattr__`
@@ -124,7 +124,7 @@ def main() -> None:
     if wanted == "run":
         early_signals.stop_at_once()
     failed_status = next((entry.failed_status for entry in COMMANDS if entry.name == wanted), 1)
-    with clear_failures(failed_status):
+    with failures_on_one_line(failed_status):
         _call(wanted)
 
 

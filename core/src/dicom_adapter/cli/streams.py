@@ -16,11 +16,11 @@ STDIN, STDOUT, STDERR = 0, 1, 2
 
 
 class OutputFailed(SystemExit):
-    """Standard output cannot be written. It ends the command, also where code handles every OSError."""
+    """Standard output cannot be written. This ends the command: code that handles every OSError does not catch it."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(1)
-        self.reason = reason  # "" if the reader has closed the pipe: it does not want any more
+        self.reason = reason  # "" if the reader has closed the pipe: it needs no more output
 
 
 class _Output(io.FileIO):
@@ -53,8 +53,8 @@ def _reason(failure: OSError) -> str:
 def open_streams() -> bool:
     """Make the standard streams safe to write to. Return whether standard error was open.
 
-    The numbers of closed streams are occupied: otherwise the next file that is opened, such as the ledger, would
-    receive the output.
+    Closed streams are opened on /dev/null: otherwise the next file that is opened, such as the ledger, would get the
+    number of the stream, and receive the output.
     """
     was_open = {number: _is_open(number) for number in (STDIN, STDOUT, STDERR)}
     for number, is_open in was_open.items():
@@ -83,7 +83,7 @@ def _text(raw: io.FileIO, replaced: Any) -> io.TextIOWrapper:
 
 
 @contextmanager
-def clear_failures(failed_status: int) -> Iterator[None]:
+def failures_on_one_line(failed_status: int) -> Iterator[None]:
     """End the process with one line and this exit status if a file, the ledger or the output of the block fails."""
     try:
         try:

@@ -1,4 +1,4 @@
-"""The text of studies that match, and of what was rejected or refused instead, for `explain`."""
+"""Output of `explain` for several matches, and for none: what was rejected or refused instead."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from dicom_adapter.net.codes import CStoreStatus
 from dicom_adapter.operations.look_up import Absence, Matches, RefusedInstances
 from dicom_adapter.operations.senders import describe, name_of
 
-TITLES = {
+TITLES = {  # by field of ArrivedSeries, for the text
     "patient_id": "Patient ID",
     "accession_number": "Accession Number",
     "study_date": "Study Date",
     "study_description": "Study Description",
     "series_description": "Series Description",
 }
-KEYS = {
+KEYS = {  # by field of ArrivedSeries, for JSON
     "patient_id": "patientId",
     "accession_number": "accessionNumber",
     "study_date": "studyDate",
@@ -31,7 +31,7 @@ KEYS = {
 
 
 def match_lines(matches: Matches, times: Times, options: str, *, shows_patient: bool) -> Iterator[str]:
-    """Yield the lines of several matches, each with the command to type next."""
+    """Yield the lines of several matches, each with the next command. `options`: what to add to the command."""
     yield "Several match:"
     if matches.job:
         yield ""

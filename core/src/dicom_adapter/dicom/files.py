@@ -18,7 +18,7 @@ class SkippedFile:
 
 
 def find_dicom(paths: Iterable[Path], on_skipped: Callable[[SkippedFile], None]) -> Iterator[Path]:
-    """Yield the DICOM files (PS3.10) in `paths` and in their folders, sorted, without hidden entries."""
+    """Yield the DICOM files (PS3.10) in `paths`, and those in folders of `paths`, sorted, without hidden entries."""
     for path in paths:
         if path.is_dir():
             yield from _search(path, on_skipped)

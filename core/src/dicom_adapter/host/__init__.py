@@ -1,1 +1,1 @@
-"""The host process: it runs the steps notify, process, submit and reclaim. Begin with `host`."""
+"""The host process: runs steps 3 (notify) to 7 (reclaim) of the flow. Read `host` first."""

@@ -372,14 +372,14 @@ class Host:
         if job.state in FINISHED:
             with self._ledger.read() as transaction:
                 row = jobs.get(transaction, job.job_id)
-                numbers = [] if row is None else jobs.instance_ids(transaction, row.number)
-            self._add_candidates(numbers)
+                instance_ids = [] if row is None else jobs.instance_ids(transaction, row.number)
+            self._add_candidates(instance_ids)
 
     def _on_reclaimed(self, instances: Sequence[InstanceStorageInfo]) -> None:
         self._notify_observers("dicom_adapter_instances_reclaimed", instances=instances)
 
-    def _add_candidates(self, numbers: Sequence[int]) -> None:
-        self._candidates.put(numbers)
+    def _add_candidates(self, instance_ids: Sequence[int]) -> None:
+        self._candidates.put(instance_ids)
         self._wake(Part(PartKind.RECLAIM))
 
     def _notify_observers(self, hook: str, **arguments: Any) -> None:

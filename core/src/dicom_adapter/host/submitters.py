@@ -141,7 +141,7 @@ class Submitters:
             self._resources,
             self._poll_every,
             in_flight=None if before is None else before.queue.in_flight,
-            running=table.running or submitter.most_running,
+            max_running=table.running or submitter.most_running,
             parallel=table.parallel,
         )
         watch = limit = ending = None

@@ -1,7 +1,7 @@
 """The ledger: the database of all instances, jobs and events.
 
 `connection` opens it. One module for each noun (`instances`, `jobs`, `lanes`, `events`, `counters`, …) has the queries
-and changes, as functions of a transaction. `history` deletes finished rows; `balance` has the queries of the audit.
+and changes, as functions of a transaction. `history` deletes old rows; `balance` has the queries of the audit.
 """
 
 from dicom_adapter.ledger.connection import WAIT_SECONDS, Ledger, Transaction

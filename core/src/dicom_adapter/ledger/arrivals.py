@@ -65,19 +65,19 @@ def enter(transaction: Transaction, rows: Sequence[tuple[object, ...]], at: int)
     cursor = transaction.connection.cursor()
     try:
         state = (InstanceState.PENDING.value, at)
-        numbers = [_number(cursor.execute(_ENTER, row + state)) for row in rows]
-        _count(cursor, [row for row, number in zip(rows, numbers, strict=True) if number is not None])
+        ids = [_inserted_id(cursor.execute(_ENTER, row + state)) for row in rows]
+        _count(cursor, [row for row, new_id in zip(rows, ids, strict=True) if new_id is not None])
     except transaction.dialect.loaded_dbapi.Error as failure:
         raise as_sqlalchemy_error(transaction, failure) from failure
     finally:
         cursor.close()
-    return numbers
+    return ids
 
 
-def _number(cursor: Any) -> int | None:
+def _inserted_id(cursor: Any) -> int | None:
     """Return the id of the inserted row, or None if no row was inserted. RETURNING would be 25 % slower."""
-    number: int = cursor.lastrowid
-    return number if cursor.rowcount else None
+    row_id: int = cursor.lastrowid
+    return row_id if cursor.rowcount else None
 
 
 def _count(cursor: Any, entered: Sequence[tuple[object, ...]]) -> None:

@@ -33,9 +33,9 @@ SQLITE_MAGIC = b"SQLite format 3\0"  # the first bytes of a database file
 
 CopyProgress = Callable[[int, int], None]  # arguments: number of copied pages, number of all pages
 
-_NUMBERS = select(instances.c.instance_id)
-_KEPT_RESULTS = _NUMBERS.where(IS_RELEASED, IS_RESULT)  # their objects may be the only copies
-_NUMBERS_OF_JOBS = (
+_IDS = select(instances.c.instance_id)
+_KEPT_RESULTS = _IDS.where(IS_RELEASED, IS_RESULT)  # their objects may be the only copies
+_IDS_IN_JOBS = (
     select(job_instances.c.instance_id)
     .join(jobs, jobs.c.job_number == job_instances.c.job_number)
     .where(or_(IS_UNFINISHED, IS_HELD))
@@ -75,10 +75,10 @@ def is_database(beginning: bytes) -> bool:
     return beginning.startswith(SQLITE_MAGIC)
 
 
-def needed_numbers(transaction: Transaction) -> set[int]:
+def needed_instance_ids(transaction: Transaction) -> set[int]:
     """Return the ids of all instances whose objects are needed by a processor, an operator or a job, and of results."""
     needed: set[int] = set()
-    for query in (_NUMBERS.where(IS_PENDING), _NUMBERS.where(IS_QUARANTINED), _KEPT_RESULTS, _NUMBERS_OF_JOBS):
+    for query in (_IDS.where(IS_PENDING), _IDS.where(IS_QUARANTINED), _KEPT_RESULTS, _IDS_IN_JOBS):
         needed.update(transaction.execute(query).scalars())
     return needed
 
@@ -98,23 +98,23 @@ def file_bytes(transaction: Transaction) -> int:
 
 
 def is_needed(transaction: Transaction, instance_id: int) -> bool:
-    """Return whether the object of an instance is needed, see `needed_numbers`."""
+    """Return whether the object of an instance is needed, see `needed_instance_ids`."""
     is_own = or_(IS_PENDING, IS_QUARANTINED, IS_RELEASED & IS_RESULT)
-    own = _NUMBERS.where(is_own, instances.c.instance_id == instance_id)
-    of_job = _NUMBERS_OF_JOBS.where(job_instances.c.instance_id == instance_id)
+    own = _IDS.where(is_own, instances.c.instance_id == instance_id)
+    of_job = _IDS_IN_JOBS.where(job_instances.c.instance_id == instance_id)
     return any(transaction.execute(query.limit(1)).first() is not None for query in (own, of_job))
 
 
 def mark_unneeded_reclaimed(transaction: Transaction, needed: set[int], at: datetime) -> None:
     """Mark the released instances that are not needed as reclaimed: a backup does not contain their objects."""
-    released = transaction.execute(_NUMBERS.where(IS_RELEASED)).scalars()
-    instance_changes.mark_reclaimed(transaction, [number for number in released if number not in needed], at)
+    released = transaction.execute(_IDS.where(IS_RELEASED)).scalars()
+    instance_changes.mark_reclaimed(transaction, [each for each in released if each not in needed], at)
 
 
 def set_storage_keys(transaction: Transaction, keys: Mapping[int, str]) -> None:
     """Set the storage keys of instances, by their ids."""
-    change = update(instances).where(instances.c.instance_id == bindparam("number"))
-    rows = [{"number": number, "key": key} for number, key in keys.items()]
+    change = update(instances).where(instances.c.instance_id == bindparam("id"))
+    rows = [{"id": instance_id, "key": key} for instance_id, key in keys.items()]
     if rows:
         transaction.execute(change.values(storage_key=bindparam("key")), rows)
 

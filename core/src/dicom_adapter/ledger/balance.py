@@ -1,4 +1,4 @@
-"""Queries of the audit: is every received instance accounted for, and are the rows consistent?"""
+"""Queries of the audit, and an insertion of `audit --repair`: are all instances accounted for, and rows consistent?"""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from dicom_adapter.ledger.schema import (
 _IS_IN_JOB = (job_instances.c.instance_id == instances.c.instance_id) & (
     job_instances.c.job_number == jobs.c.job_number
 )
-_BY_UNFINISHED = exists().where(_IS_IN_JOB, jobs.c.state.in_(UNFINISHED_JOB_STATES))
-_BY_HELD = exists().where(_IS_IN_JOB, jobs.c.state.in_(HELD_JOB_STATES))
+_IN_UNFINISHED_JOB = exists().where(_IS_IN_JOB, jobs.c.state.in_(UNFINISHED_JOB_STATES))
+_IN_HELD_JOB = exists().where(_IS_IN_JOB, jobs.c.state.in_(HELD_JOB_STATES))
 
 
 @frozen(kw_only=True)
@@ -56,32 +56,35 @@ def load_accounts(transaction: Transaction, *, of_results: bool = False) -> list
     """Return the account of each AE title that has ever received an instance, or had a result, by AE title."""
     total = counters.RESULTS if of_results else counters.RECEIVED
     counted: dict[tuple[str, str], int] = {}
-    for (name, what), number in counters.load(transaction).items():
-        if (what == counters.RESULTS or what.startswith(counters.RESULT)) is of_results:
-            counted[name, what.removeprefix(counters.RESULT)] = number
-    accounts = {name: Account(ae_title=name, received=counted.get((name, total), 0)) for name, _ in counted}
-    reclaimed = [(name, outcome, count) for (name, outcome), count in counted.items() if outcome != total]
-    for name, account_field, outcome, count in transaction.execute(
+    for (ae_title, counter), count in counters.load(transaction).items():
+        if counters.is_of_results(counter) is of_results:
+            counted[ae_title, counter.removeprefix(counters.RESULT_PREFIX)] = count
+    accounts = {
+        ae_title: Account(ae_title=ae_title, received=counted.get((ae_title, total), 0)) for ae_title, _ in counted
+    }
+    # Deleted rows; the rows that still exist are added below.
+    reclaimed = [(ae_title, outcome, count) for (ae_title, outcome), count in counted.items() if outcome != total]
+    for ae_title, account_field, outcome, count in transaction.execute(
         _count_rows(IS_RESULT if of_results else ~IS_RESULT)
     ):
-        accounts.setdefault(name, Account(ae_title=name, received=0))
+        accounts.setdefault(ae_title, Account(ae_title=ae_title, received=0))
         if account_field == InstanceState.RECLAIMED.value:
-            reclaimed.append((name, outcome, count))
+            reclaimed.append((ae_title, outcome, count))
         else:
-            accounts[name] = evolve(accounts[name], **{account_field: count})
-    for name, outcome, deleted in reclaimed:
-        sums = accounts[name].reclaimed
-        of_outcome = sums.get(InstanceOutcome(outcome), 0) + deleted
-        accounts[name] = evolve(accounts[name], reclaimed={**sums, InstanceOutcome(outcome): of_outcome})
-    return [accounts[name] for name in sorted(accounts)]
+            accounts[ae_title] = evolve(accounts[ae_title], **{account_field: count})
+    for ae_title, outcome, count in reclaimed:
+        sums = accounts[ae_title].reclaimed
+        of_outcome = sums.get(InstanceOutcome(outcome), 0) + count
+        accounts[ae_title] = evolve(accounts[ae_title], reclaimed={**sums, InstanceOutcome(outcome): of_outcome})
+    return [accounts[ae_title] for ae_title in sorted(accounts)]
 
 
 def _count_rows(condition: ColumnElement[bool]) -> Select[Any]:
     """Return a query that counts rows of each AE title by the field of Account, and by outcome if reclaimed."""
     account_field = case(
         (instances.c.state != InstanceState.RELEASED.value, instances.c.state),
-        (_BY_UNFINISHED, "unfinished"),
-        (_BY_HELD, "held"),
+        (_IN_UNFINISHED_JOB, "unfinished"),
+        (_IN_HELD_JOB, "held"),
         else_="free",
     )
     outcome = case((instances.c.state == InstanceState.RECLAIMED.value, instances.c.outcome), else_="")
@@ -111,25 +114,34 @@ def object_rows_after(transaction: Transaction, instance_id: int, limit: int) ->
     return [_object_row(row) for row in transaction.execute(query.limit(limit))]
 
 
-def object_rows(transaction: Transaction, numbers: Sequence[int]) -> list[ObjectRow]:
-    """Return the rows of these instances in order. Numbers without a row are omitted."""
-    query = select(*_OBJECT_COLUMNS).where(instances.c.instance_id.in_(numbers)).order_by(instances.c.instance_id)
+def object_rows(transaction: Transaction, instance_ids: Sequence[int]) -> list[ObjectRow]:
+    """Return the rows of these instances in order. Ids without a row are omitted."""
+    query = select(*_OBJECT_COLUMNS).where(instances.c.instance_id.in_(instance_ids)).order_by(instances.c.instance_id)
     return [_object_row(row) for row in transaction.execute(query)]
 
 
 def is_needed(transaction: Transaction, instance_id: int) -> bool:
     """Return whether an unfinished, faulted or failed job contains this instance."""
     query = select(
-        exists(select(instances.c.instance_id).where(instances.c.instance_id == instance_id, _BY_UNFINISHED | _BY_HELD))
+        exists(
+            select(instances.c.instance_id).where(
+                instances.c.instance_id == instance_id, _IN_UNFINISHED_JOB | _IN_HELD_JOB
+            )
+        )
     )
     return bool(transaction.execute(query).scalar())
 
 
 def overdue(transaction: Transaction, before: datetime) -> list[int]:
     """Return the ids of released instances that no job has needed since `before`, but that are not reclaimed."""
-    by_recent = exists().where(_IS_IN_JOB, jobs.c.changed_at >= before)
+    in_recent_job = exists().where(_IS_IN_JOB, jobs.c.changed_at >= before)
     query = select(instances.c.instance_id).where(
-        IS_RELEASED, instances.c.changed_at < before, ~_BY_UNFINISHED, ~_BY_HELD, ~by_recent, ~is_kept(before)
+        IS_RELEASED,
+        instances.c.changed_at < before,
+        ~_IN_UNFINISHED_JOB,
+        ~_IN_HELD_JOB,
+        ~in_recent_job,
+        ~is_kept(before),
     )
     return list(transaction.execute(query.order_by(instances.c.instance_id)).scalars())
 
@@ -141,8 +153,8 @@ def incomplete_jobs(transaction: Transaction) -> list[tuple[str, str]]:
     return [(job_id, ae_title) for job_id, ae_title in transaction.execute(query)]
 
 
-def jobs_without_data(transaction: Transaction) -> list[tuple[str, str, int]]:
-    """Return the reclaimed instances of jobs that need them: job id, AE title and number of the instance."""
+def reclaimed_but_needed(transaction: Transaction) -> list[tuple[str, str, int]]:
+    """Return the reclaimed instances of jobs that need them: job id, AE title and instance id."""
     query = (
         select(jobs.c.job_id, jobs.c.ae_title, instances.c.instance_id)
         .join(job_instances, job_instances.c.job_number == jobs.c.job_number)
@@ -151,17 +163,17 @@ def jobs_without_data(transaction: Transaction) -> list[tuple[str, str, int]]:
         .where(instances.c.state == InstanceState.RECLAIMED.value)
     )
     rows = transaction.execute(query.order_by(jobs.c.job_number, job_instances.c.position))
-    return [(job_id, ae_title, number) for job_id, ae_title, number in rows]
+    return [(job_id, ae_title, instance_id) for job_id, ae_title, instance_id in rows]
 
 
 def with_missing_replacement(transaction: Transaction) -> list[tuple[int, str]]:
-    """Return numbers and AE titles of instances whose replacement has no row."""
+    """Return ids and AE titles of instances whose replacement has no row."""
     newer = instances.alias()
     query = select(instances.c.instance_id, instances.c.ae_title).where(
         instances.c.replaced_by.is_not(None), ~exists().where(newer.c.instance_id == instances.c.replaced_by)
     )
     rows = transaction.execute(query.order_by(instances.c.instance_id))
-    return [(number, ae_title) for number, ae_title in rows]
+    return [(instance_id, ae_title) for instance_id, ae_title in rows]
 
 
 def arrivals(
@@ -179,7 +191,7 @@ def arrivals(
 
 
 def insert_quarantined(transaction: Transaction, instance: InstanceStorageInfo, reason: str) -> int:
-    """Insert a quarantined instance, count it as received, and return its number."""
+    """Insert a quarantined instance, count it as received, and return its id."""
     values = asdict(instance) | {"state": InstanceState.QUARANTINED.value, "reason": reason}
     values["changed_at"] = instance.received_at
     del values["instance_id"]

@@ -35,7 +35,7 @@ class Place(NamedTuple):
     """The position of a row in an order by time."""
 
     at: datetime
-    number: int
+    key: int  # primary key
 
 
 BEGINNING = Place(EPOCH, 0)
@@ -44,7 +44,7 @@ BEGINNING = Place(EPOCH, 0)
 class Page(NamedTuple):
     """A page of consecutive rows."""
 
-    numbers: Sequence[int]  # candidates for deletion
+    keys: Sequence[int]  # candidates for deletion: primary keys
     end: Place  # position of the last row
 
 
@@ -107,11 +107,11 @@ def reclaimed_instances(transaction: Transaction, before: datetime, after: Place
         IS_RECLAIMED, instances.c.changed_at < before, _is_after(instances.c.changed_at, instances.c.instance_id, after)
     )
     rows = transaction.execute(query.order_by(instances.c.changed_at, instances.c.instance_id).limit(limit)).all()
-    return Page([number for _at, number in rows], Place(*rows[-1]) if rows else after)
+    return Page([instance_id for _at, instance_id in rows], Place(*rows[-1]) if rows else after)
 
 
-def delete_instances(transaction: Transaction, numbers: Sequence[int]) -> int:
-    """Delete the reclaimed instances in `numbers` that no job contains, with their events; return their number.
+def delete_instances(transaction: Transaction, instance_ids: Sequence[int]) -> int:
+    """Delete the reclaimed instances in `instance_ids` that no job contains, with their events; return how many.
 
     The deleted instances are added to the counters.
 
@@ -135,7 +135,7 @@ def delete_instances(transaction: Transaction, numbers: Sequence[int]) -> int:
         pending.c.state == literal_column("'pending'"),  # a literal, as in the condition of the index
     )
     in_a_job = exists().where(job_instances.c.instance_id == instances.c.instance_id)
-    are_these = instances.c.instance_id.in_(numbers) & IS_RECLAIMED
+    are_these = instances.c.instance_id.in_(instance_ids) & IS_RECLAIMED
     query = select(instances.c.instance_id).where(are_these, ~in_a_job, ~is_referenced, ~is_copied)
     unneeded = _without_replacements(transaction, set(transaction.execute(query).scalars()))
     if not unneeded:
@@ -144,7 +144,7 @@ def delete_instances(transaction: Transaction, numbers: Sequence[int]) -> int:
     columns = (instances.c.ae_title, IS_RESULT, instances.c.outcome)
     counts = select(*columns, func.count()).where(is_unneeded).group_by(*columns)
     for ae_title, is_result, outcome, count in transaction.execute(counts):
-        counters.add(transaction, ae_title, f"{counters.RESULT if is_result else ''}{outcome}", count)
+        counters.add(transaction, ae_title, f"{counters.RESULT_PREFIX if is_result else ''}{outcome}", count)
     transaction.execute(delete(events).where(events.c.instance_id.in_(unneeded)))
     transaction.execute(delete(instances).where(is_unneeded))
     return len(unneeded)
@@ -161,7 +161,7 @@ def _without_replacements(transaction: Transaction, unneeded: set[int]) -> list[
 
 
 def old_events(transaction: Transaction, before: datetime, after: Place, limit: int) -> Page:
-    """Return events before a time, oldest first. `Page.numbers` has the events without an existing instance or job."""
+    """Return events before a time, oldest first. `Page.keys` has the events without an existing instance or job."""
     has_subject = or_(
         exists().where(instances.c.instance_id == events.c.instance_id),
         exists().where(jobs.c.job_id == events.c.job_id),
@@ -174,13 +174,13 @@ def old_events(transaction: Transaction, before: datetime, after: Place, limit: 
     return Page(unneeded, Place(rows[-1].at, rows[-1].event_id) if rows else after)
 
 
-def delete_events(transaction: Transaction, numbers: Sequence[int]) -> int:
+def delete_events(transaction: Transaction, event_ids: Sequence[int]) -> int:
     """Delete these events; return the number of deleted events."""
-    return transaction.execute(delete(events).where(events.c.event_id.in_(numbers))).rowcount
+    return transaction.execute(delete(events).where(events.c.event_id.in_(event_ids))).rowcount
 
 
 def old_series(transaction: Transaction, before: datetime, after: Place, limit: int) -> Page:
-    """Return series that were seen before a time, oldest first. `Page.numbers` has those without an instance."""
+    """Return series that were seen before a time, oldest first. `Page.keys` has those without an instance."""
     has_study = exists().where(instances.c.study_instance_uid == series.c.study_instance_uid)
     query = select(series.c.seen_at, series.c.series_number, has_study.label("has_study")).where(
         series.c.seen_at < before, _is_after(series.c.seen_at, series.c.series_number, after)
@@ -196,5 +196,5 @@ def delete_series(transaction: Transaction, numbers: Sequence[int]) -> int:
     return transaction.execute(delete(series).where(series.c.series_number.in_(numbers), ~has_study)).rowcount
 
 
-def _is_after(at: Column[datetime], number: Column[int], place: Place) -> ColumnElement[bool]:
-    return tuple_(at, number) > tuple_(literal(place.at, UtcDateTime()), literal(place.number))
+def _is_after(at: Column[datetime], key: Column[int], place: Place) -> ColumnElement[bool]:
+    return tuple_(at, key) > tuple_(literal(place.at, UtcDateTime()), literal(place.key))

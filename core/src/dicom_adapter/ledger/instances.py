@@ -142,7 +142,7 @@ def newest_after(transaction: Transaction, instance_id: int, limit: int) -> dict
 
 
 def last_number(transaction: Transaction) -> int:
-    """Return the number of the newest instance in any state; 0 if there are none."""
+    """Return the id of the newest instance in any state; 0 if there are none."""
     return transaction.execute(select(func.max(instances.c.instance_id))).scalar() or 0
 
 
@@ -251,9 +251,9 @@ def pending_arrivals(transaction: Transaction, sop_instance_uids: Iterable[str])
     """Return the ids of the pending instances with these SOP Instance UIDs, by AE title and UID."""
     query = select(instances.c.ae_title, instances.c.sop_instance_uid, instances.c.instance_id).where(IS_PENDING)
     return {
-        (ae_title, uid): number
+        (ae_title, uid): instance_id
         for chunk in chunks(sop_instance_uids)
-        for ae_title, uid, number in transaction.execute(query.where(instances.c.sop_instance_uid.in_(chunk)))
+        for ae_title, uid, instance_id in transaction.execute(query.where(instances.c.sop_instance_uid.in_(chunk)))
     }
 
 
@@ -279,10 +279,10 @@ def _states(transaction: Transaction, instance_ids: list[int]) -> dict[int, tupl
     columns = (instances.c.instance_id, instances.c.state, instances.c.replaced_by)
     found: dict[int, tuple[str, int | None]] = {}
     for chunk in chunks(instance_ids):
-        for number, state, replaced_by in transaction.execute(
+        for instance_id, state, replaced_by in transaction.execute(
             select(*columns).where(instances.c.instance_id.in_(chunk))
         ):
-            found[number] = (state, replaced_by)
+            found[instance_id] = (state, replaced_by)
     return found
 
 
@@ -293,11 +293,11 @@ def _set_state(
     expected: InstanceState,
     values: Mapping[str, object],
 ) -> None:
-    rows = [{"number": instance_id, "at": at} for instance_id in instance_ids]
+    rows = [{"id": instance_id, "at": at} for instance_id in instance_ids]
     if rows:
         transaction.execute(
             update(instances)
-            .where(instances.c.instance_id == bindparam("number"), instances.c.state == expected.value)
+            .where(instances.c.instance_id == bindparam("id"), instances.c.state == expected.value)
             .values(changed_at=bindparam("at", type_=UtcDateTime), **values),
             rows,
         )

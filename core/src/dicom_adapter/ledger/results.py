@@ -72,8 +72,8 @@ def insert(
     transaction.execute(instances.insert(), rows)
     counters.add(transaction, new[0].instance.ae_title, counters.RESULTS, len(rows))
     query = select(instances.c.instance_id).where(instances.c.instance_id > last).order_by(instances.c.instance_id)
-    numbers = transaction.execute(query).scalars().all()
-    return [evolve(result.instance, instance_id=number) for result, number in zip(new, numbers, strict=True)]
+    ids = transaction.execute(query).scalars().all()
+    return [evolve(result.instance, instance_id=new_id) for result, new_id in zip(new, ids, strict=True)]
 
 
 def patients_of_job(transaction: Transaction, job_number: int) -> dict[str, set[str]]:
@@ -153,9 +153,9 @@ def with_uids(
             or_(instances.c.source_job.is_(None), instances.c.reason == "", is_forced(instances), is_input)
         )
         query = query.order_by(instances.c.instance_id)
-        for uid, number, source_job, of_job in transaction.execute(query):
+        for uid, instance_id, source_job, of_job in transaction.execute(query):
             if uid not in found or (of_job and not found[uid].is_input):
-                found[uid] = SameUid(instance_id=number, source_job=source_job, is_input=bool(of_job))
+                found[uid] = SameUid(instance_id=instance_id, source_job=source_job, is_input=bool(of_job))
     return found
 
 
@@ -242,11 +242,11 @@ def newest(
     return _rows(transaction, and_(true(), *conditions), limit, order)
 
 
-def find(transaction: Transaction, numbers: Iterable[int]) -> list[ResultRow]:
+def find(transaction: Transaction, instance_ids: Iterable[int]) -> list[ResultRow]:
     """Return the results with these instance ids. Other ids are omitted."""
     return [
         row
-        for chunk in chunks(numbers)
+        for chunk in chunks(instance_ids)
         for row in _rows(transaction, IS_RESULT & instances.c.instance_id.in_(chunk), None)
     ]
 
@@ -268,11 +268,13 @@ def deliveries(transaction: Transaction, instance_id: int) -> list[tuple[str, st
     return [(job_id, submitter, bool(uploaded)) for job_id, submitter, uploaded in transaction.execute(query)]
 
 
-def release(transaction: Transaction, numbers: Iterable[int], at: datetime, reasons: Mapping[int, str]) -> None:
+def release(transaction: Transaction, instance_ids: Iterable[int], at: datetime, reasons: Mapping[int, str]) -> None:
     """Change quarantined results to released. `reasons`: the reasons to keep, of results that failed the check."""
-    rows = [{"number": number, "at": at, "kept": reasons.get(number, "")} for number in numbers]
+    rows = [
+        {"instance_id": instance_id, "at": at, "kept": reasons.get(instance_id, "")} for instance_id in instance_ids
+    ]
     if rows:
-        change = update(instances).where(instances.c.instance_id == bindparam("number"), IS_QUARANTINED, IS_RESULT)
+        change = update(instances).where(instances.c.instance_id == bindparam("instance_id"), IS_QUARANTINED, IS_RESULT)
         transaction.execute(
             change.values(
                 state=InstanceState.RELEASED.value,
@@ -283,10 +285,10 @@ def release(transaction: Transaction, numbers: Iterable[int], at: datetime, reas
         )
 
 
-def needed(transaction: Transaction, numbers: Iterable[int]) -> dict[int, str]:
-    """Return the results in `numbers` that an unfinished, faulted or failed job needs, each with the id of one job."""
+def needed(transaction: Transaction, instance_ids: Iterable[int]) -> dict[int, str]:
+    """Return the results in `instance_ids` that an unfinished, faulted or failed job needs, with the id of one job."""
     found: dict[int, str] = {}
-    for chunk in chunks(numbers):
+    for chunk in chunks(instance_ids):
         query = (
             select(job_instances.c.instance_id, jobs.c.job_id)
             .join_from(job_instances, jobs, jobs.c.job_number == job_instances.c.job_number)
@@ -296,9 +298,9 @@ def needed(transaction: Transaction, numbers: Iterable[int]) -> dict[int, str]:
     return found
 
 
-def keep(transaction: Transaction, numbers: Iterable[int], until: datetime | None) -> None:
+def keep(transaction: Transaction, instance_ids: Iterable[int], until: datetime | None) -> None:
     """Set until when results are kept although no job needs them; None: they are reclaimed when no job needs them."""
-    for chunk in chunks(numbers):
+    for chunk in chunks(instance_ids):
         transaction.execute(update(instances).where(instances.c.instance_id.in_(chunk)).values(keep_until=until))
 
 

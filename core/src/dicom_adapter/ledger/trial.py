@@ -17,8 +17,8 @@ from dicom_adapter.ledger.errors import ledger_error
 
 HEADER_BYTES = 100  # length of the header of a database file (sqlite.org/fileformat2.html)
 MAGIC = b"SQLite format 3\0"
-WRITE_VERSION = 18  # position in the header: 1 = rollback journal, 2 = write-ahead log
-WAL = 2
+WRITE_VERSION = 18  # position in the header
+WAL = 2  # value at WRITE_VERSION: write-ahead log (1: rollback journal)
 
 
 def require_usable(url: str) -> None:

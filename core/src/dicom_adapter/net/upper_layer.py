@@ -64,7 +64,8 @@ class UpperLayer:
         self.artim_runs = True  # AE-5
         self.has_ended = False  # the association has ended; the connection may still be open
         self.is_to_close = False
-        # Number of PDUs that have begun to arrive, without those that `_parse_single_values` received as a whole
+        # Number of PDUs that have begun to arrive, for the time limit of incomplete PDUs: without those that
+        # `_parse_single_values` received as a whole.
         self.pdus_begun = 0
         self.contexts: frozenset[int] = frozenset()  # IDs of the accepted presentation contexts
         self._maximum_length = maximum_length
@@ -165,7 +166,7 @@ class UpperLayer:
             self._indications.append(AssociateIndication(self._request))
         else:
             self._indications.append(ProviderRejection(self._request))
-            self.reject(*rejection)
+            self.reject(*rejection)  # applies AE-8
 
     def _ae_7(self, response: bytes) -> None:
         """Send A-ASSOCIATE-AC."""
@@ -284,13 +285,14 @@ class UpperLayer:
     def _parse_header(self, data: memoryview) -> int:
         if not self._partial_header:
             self.pdus_begun += 1
-        header = self._complete_header(data, HEADER.size)
-        if header is None:
+        completed = self._complete_header(data, HEADER.size)
+        if completed is None:
             return len(data)
-        used, (self._pdu_type, self._pdu_left) = header[0], HEADER.unpack(header[1])
+        used, header = completed
+        self._pdu_type, self._pdu_left = HEADER.unpack(header)
         check_header(self._pdu_type, self._pdu_left, self._maximum_length)
         if self._pdu_type == 0x04:
-            self._parse = self._parse_ignored
+            self._parse = self._parse_ignored  # unless the action is DT-2, which replaces it
             self._received_pdu("P-DATA-TF")
             return self._parse_rest(data, used)
         self._body.clear()
@@ -311,7 +313,7 @@ class UpperLayer:
         return len(piece)
 
     def _parse_ignored(self, data: memoryview) -> int:
-        """Discard the body of a P-DATA-TF that AA-6 ignores."""
+        """Discard the body of a P-DATA-TF that arrives in another state than Sta6."""
         used = min(self._pdu_left, len(data))
         self._pdu_left -= used
         if not self._pdu_left:
@@ -319,10 +321,11 @@ class UpperLayer:
         return used
 
     def _parse_pdv_header(self, data: memoryview) -> int:
-        header = self._complete_header(data, PDV_HEADER.size)
-        if header is None:
+        completed = self._complete_header(data, PDV_HEADER.size)
+        if completed is None:
             return len(data)
-        used, (length, self._context_id, self._control) = header[0], PDV_HEADER.unpack(header[1])
+        used, header = completed
+        length, self._context_id, self._control = PDV_HEADER.unpack(header)
         self._pdu_left -= PDV_HEADER.size
         self._pdv_left = length - 2  # the length includes context ID and control header
         if self._pdv_left < 0 or self._pdv_left > self._pdu_left:
@@ -390,4 +393,5 @@ _TABLE: dict[tuple[str, AssociationState], Callable[[UpperLayer, bytes], None] |
     cell: getattr(UpperLayer, "_" + action.lower().replace("-", "_")) if action else None
     for cell, action in ACTIONS.items()
 }
-assert _TABLE["P-DATA-TF", AssociationState.ESTABLISHED] is UpperLayer._dt_2  # skipped by `_parse_single_values`
+# `_parse_single_values` does not look up this cell.
+assert _TABLE["P-DATA-TF", AssociationState.ESTABLISHED] is UpperLayer._dt_2

@@ -1,1 +1,1 @@
-"""The logic of the operators' commands, without their output: status, explain, audit, repair and export."""
+"""The logic of the operators' commands, without their output: status, explain, audit, backup and others."""

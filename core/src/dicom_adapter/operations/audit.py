@@ -197,11 +197,11 @@ class Audit:
             self._last_id = rows[-1].instance_id
             yield rows
 
-    def _reload(self, numbers: Sequence[int]) -> Iterator[ObjectRow]:
+    def _reload(self, instance_ids: Sequence[int]) -> Iterator[ObjectRow]:
         """Yield the current state of these rows."""
-        for start in range(0, len(numbers), BATCH):
+        for start in range(0, len(instance_ids), BATCH):
             with self._ledger.read() as transaction:
-                rows = balance.object_rows(transaction, numbers[start : start + BATCH])
+                rows = balance.object_rows(transaction, instance_ids[start : start + BATCH])
             yield from rows
 
     def _mismatch(self, row: ObjectRow) -> Finding | None:
@@ -275,19 +275,21 @@ class Audit:
     def _report_rows(self, accounts: Sequence[Account], overdue: set[int]) -> None:
         with self._ledger.read() as transaction:
             incomplete = balance.incomplete_jobs(transaction)
-            without_data = balance.jobs_without_data(transaction)
+            reclaimed = balance.reclaimed_but_needed(transaction)
             replaced = balance.with_missing_replacement(transaction)
         for row in self._reload(sorted(overdue)):
             self._add(_finding(row, Kind.OVERDUE, f"{_name(row)} is no longer needed, but was not reclaimed"))
         for job_id, ae_title in incomplete:
             text = f"job {job_id} ({ae_title}) does not have all its instances"
             self._add(Finding(kind=Kind.INCOMPLETE, text=text, ae_title=ae_title, job_id=job_id))
-        for job_id, ae_title, number in without_data:
-            text = f"job {job_id} ({ae_title}) needs instance {number}, which was reclaimed"
-            self._add(Finding(kind=Kind.WITHOUT_DATA, text=text, ae_title=ae_title, job_id=job_id, instance_id=number))
-        for number, ae_title in replaced:
-            text = f"instance {number} ({ae_title}) was replaced by an instance that does not exist"
-            self._add(Finding(kind=Kind.REPLACEMENT_MISSING, text=text, ae_title=ae_title, instance_id=number))
+        for job_id, ae_title, instance_id in reclaimed:
+            text = f"job {job_id} ({ae_title}) needs instance {instance_id}, which was reclaimed"
+            self._add(
+                Finding(kind=Kind.WITHOUT_DATA, text=text, ae_title=ae_title, job_id=job_id, instance_id=instance_id)
+            )
+        for instance_id, ae_title in replaced:
+            text = f"instance {instance_id} ({ae_title}) was replaced by an instance that does not exist"
+            self._add(Finding(kind=Kind.REPLACEMENT_MISSING, text=text, ae_title=ae_title, instance_id=instance_id))
         for account in accounts:
             if account.difference:
                 text = (

@@ -123,7 +123,7 @@ class Backup:
         Return False if the service has deleted an object before it was copied.
         """
         with self._reading(snapshot) as transaction:
-            needed = backups.needed_numbers(transaction)
+            needed = backups.needed_instance_ids(transaction)
         new = sorted(needed.difference(copier.keys, self._not_copied))
         known = len(copier.keys) + len(new)
         is_complete = True
@@ -161,7 +161,7 @@ class Backup:
         Both then have the same instances, and the rows have the storage keys of the copied objects.
         """
         with closing(Ledger(f"sqlite:///{folder / LEDGER}")) as copy, copy.write() as transaction:
-            needed = backups.needed_numbers(transaction)
+            needed = backups.needed_instance_ids(transaction)
             backups.mark_unneeded_reclaimed(transaction, needed, as_of)
             copier.delete(copier.keys.keys() - needed)
             backups.set_storage_keys(transaction, copier.keys)
@@ -174,7 +174,7 @@ class Backup:
             storage_id="" if marker is None else marker.identity,
             instances=len(copier.keys),
             size_bytes=size,
-            not_copied=tuple(self._not_copied[number] for number in sorted(needed & self._not_copied.keys())),
+            not_copied=tuple(self._not_copied[each] for each in sorted(needed & self._not_copied.keys())),
         )
 
     # --- other files ------------------------------------------------------------------------------------------------

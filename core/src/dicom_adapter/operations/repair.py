@@ -88,17 +88,17 @@ class Repair:
 
     def _finish_reclaim(self, finding: Finding) -> str:
         """Mark a released instance as reclaimed: no job needs it, and its object is deleted."""
-        number = _number(finding)
+        instance_id = _instance_id(finding)
         with self._ledger.write() as transaction:
-            instances.mark_reclaimed(transaction, [number], self._clock.now())
+            instances.mark_reclaimed(transaction, [instance_id], self._clock.now())
             self._record(
                 transaction,
                 "instance_reclaimed",
                 finding.ae_title,
-                number,
+                instance_id,
                 "the audit found that its object was deleted",
             )
-        return f"instance {number}: marked as reclaimed"
+        return f"instance {instance_id}: marked as reclaimed"
 
     def _quarantine(self, finding: Finding) -> str:
         """Quarantine a pending instance whose object is missing."""
@@ -106,22 +106,22 @@ class Repair:
             raise NotRepairable(
                 f"{finding.text}: restore it from a copy of the storage (a backup does not contain attachments)"
             )
-        number = finding.instance_id
+        instance_id = finding.instance_id
         with self._ledger.write() as transaction:
-            if not instances.quarantine(transaction, number, WITHOUT_OBJECT, self._clock.now()):
+            if not instances.quarantine(transaction, instance_id, WITHOUT_OBJECT, self._clock.now()):
                 raise NotRepairable(
                     f"{finding.text}: restore its object from a backup, or discard it if it is quarantined, "
                     "or cancel its jobs"
                 )
-            self._record(transaction, "instance_quarantined", finding.ae_title, number, WITHOUT_OBJECT)
-        return f"instance {number}: quarantined, because it has no object"
+            self._record(transaction, "instance_quarantined", finding.ae_title, instance_id, WITHOUT_OBJECT)
+        return f"instance {instance_id}: quarantined, because it has no object"
 
     def _delete_object(self, finding: Finding) -> str:
         """Delete the object of a reclaimed instance."""
-        number = _number(finding)
+        instance_id = _instance_id(finding)
         assert finding.storage_key is not None  # findings of this kind have one
         with self._ledger.read() as transaction:
-            if balance.is_needed(transaction, number):
+            if balance.is_needed(transaction, instance_id):
                 raise NotRepairable(f"{finding.text}: it is kept, because a job needs it")
         self._storage.delete([finding.storage_key])
         with self._ledger.write() as transaction:
@@ -129,10 +129,10 @@ class Repair:
                 transaction,
                 "object_deleted",
                 finding.ae_title,
-                number,
+                instance_id,
                 "the audit found the object of a reclaimed instance",
             )
-        return f"instance {number}: object deleted"
+        return f"instance {instance_id}: object deleted"
 
     # --- objects without rows ---------------------------------------------------------------------------------------
 
@@ -169,8 +169,8 @@ class Repair:
         """
         found = orphan.file
         with self._ledger.read() as transaction:
-            numbers = results.with_content(transaction, found.size_bytes, found.checksum)
-            rows = balance.object_rows(transaction, numbers)
+            instance_ids = results.with_content(transaction, found.size_bytes, found.checksum)
+            rows = balance.object_rows(transaction, instance_ids)
             copies = attachments.with_content(transaction, found.size_bytes, found.checksum)
         for row in rows:
             if self._makes_redundant(row):
@@ -192,9 +192,9 @@ class Repair:
         of_series = ArrivedSeries(*uids, instance.patient_id, **orphan.file.identity.look_up)
         with self._ledger.write() as transaction:
             series.enter(transaction, [of_series], instance.received_at)
-            number = balance.insert_quarantined(transaction, instance, WITHOUT_ROW)
-            self._record(transaction, "instance_quarantined", instance.ae_title, number, WITHOUT_ROW)
-        return f"object {key}: quarantined as instance {number} of {instance.ae_title}"
+            instance_id = balance.insert_quarantined(transaction, instance, WITHOUT_ROW)
+            self._record(transaction, "instance_quarantined", instance.ae_title, instance_id, WITHOUT_ROW)
+        return f"object {key}: quarantined as instance {instance_id} of {instance.ae_title}"
 
     def _find_arrival(self, orphan: _Orphan) -> ObjectRow | None:
         """Return another arrival of this data set at the same AE title that makes the object redundant, or None."""
@@ -225,13 +225,13 @@ class Repair:
             return False
         return True
 
-    def _record(self, transaction: Transaction, event: str, ae_title: str, number: int, reason: str) -> None:
+    def _record(self, transaction: Transaction, event: str, ae_title: str, instance_id: int, reason: str) -> None:
         detail = {"reason": reason}
-        entry = Event(at=self._clock.now(), event=event, ae_title=ae_title, instance_id=number, detail=detail)
+        entry = Event(at=self._clock.now(), event=event, ae_title=ae_title, instance_id=instance_id, detail=detail)
         events.record(transaction, [entry])
 
 
-def _number(finding: Finding) -> int:
+def _instance_id(finding: Finding) -> int:
     assert finding.instance_id is not None  # findings of this kind have one
     return finding.instance_id
 

@@ -128,7 +128,7 @@ class Restore:
     def _copy_objects(self, backup: Path, manifest: Manifest, ledger: Ledger) -> tuple[ObjectCopier, list[NotCopied]]:
         not_restored = []
         with ledger.read() as transaction:
-            needed = sorted(backups.needed_numbers(transaction))
+            needed = sorted(backups.needed_instance_ids(transaction))
         with closing(open_objects(backup)) as objects, closing(self.open_storage()) as storage:
             _require_space(storage, manifest)
             copier = ObjectCopier(objects, storage)

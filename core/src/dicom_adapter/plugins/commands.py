@@ -14,7 +14,7 @@ from dicom_adapter.api.errors import Refused
 def check(command: Any, reserved: Collection[str] = ()) -> None:
     """Raise if typer cannot add the command, or if its name is one of the `reserved` names."""
     probe = typer.Typer()
-    probe.callback()(lambda: None)
+    probe.callback()(lambda: None)  # so that typer makes a group, even of one command
     add(probe, command)
     group: Any = typer.main.get_command(probe)
     conflicts = sorted(group.commands.keys() & set(reserved))

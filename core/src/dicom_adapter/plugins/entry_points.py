@@ -91,11 +91,11 @@ class PluginSelection:
     def unknown(self, names: Iterable[str]) -> list[str]:
         """Return one sentence for each selected name that is not among the installed `names`."""
         known = set(names)
-        there = ", ".join(sorted(known)) or "none"
+        listed = ", ".join(sorted(known)) or "none"
         selected = [("[plugins] disable", name) for name in self.disable]
         selected += [(f"the environment variable {VARIABLE}", name) for name in self.allowed or ()]
         return [
-            f"{where} names '{name}', and no such plugin is installed (installed: {there}); correct or remove the name"
+            f"{where} names '{name}', and no such plugin is installed (installed: {listed}); correct or remove the name"
             for where, name in dict.fromkeys(selected)
             if name not in known
         ]

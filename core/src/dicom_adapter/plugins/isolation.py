@@ -23,7 +23,7 @@ from dicom_adapter.runtime.parts import Part, lane_part, submitter_part
 
 log = structlog.get_logger("dicom_adapter.host")
 
-CALL_SECONDS = 10.0  # limit for constructors and `describe`, which must not wait for anything
+CALL_SECONDS = 10.0  # limit for constructors and methods that describe settings: none of them may wait for anything
 CLOSE_SECONDS = 5.0  # limit for closing one part; a stop of the service has half a minute for all parts
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ def log_hook_failure(plugin: PluginInfo, hook: str, failure: BaseException) -> N
 
 
 def _message(failure: BaseException) -> str:
-    """Return the message of this module's errors, but type and location of others: messages may have patient data."""
+    """Return the message of the adapter's own error, but type and location of others: they may contain patient data."""
     return str(failure) if isinstance(failure, (TookTooLong, InvalidHookResult)) else describe_failure(failure)
 
 

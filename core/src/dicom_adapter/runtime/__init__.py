@@ -1,1 +1,1 @@
-"""Common parts of all processes: clock, workers, watch, logs, channel and data folder."""
+"""Code that all processes share: clock, workers, watch, logs, channel and data folder."""

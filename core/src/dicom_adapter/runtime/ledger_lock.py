@@ -18,7 +18,7 @@ from attrs import frozen
 
 FILE_MODE = 0o600
 LOCK_TRIES = 10  # number of attempts, because a process that is ending may still hold the lock
-LOCK_PAUSE_SECONDS = 0.1
+LOCK_PAUSE_SECONDS = 0.1  # between two attempts
 
 
 @frozen

@@ -25,7 +25,7 @@ log = structlog.get_logger("dicom_adapter.workers")
 Step = Callable[[], "datetime | None"]  # does pending work; returns the time of the next call, or None: when woken
 SLICE_SECONDS = 0.5  # real time after which a step with more work returns: a step that takes longer may hang
 FIRST_PAUSE = 1.0  # pause in seconds after a failed step; doubles up to LONGEST_PAUSE
-LONGEST_PAUSE = 30.0
+LONGEST_PAUSE = 30.0  # seconds
 LONGEST_WAIT = 3600.0  # seconds until the next step: the wait of a thread has an upper limit
 
 T = TypeVar("T")

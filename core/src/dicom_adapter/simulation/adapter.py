@@ -127,7 +127,8 @@ class SimulatedAdapter:
 
         With OPEN the association remains open, and a later call with its `association_id` continues it. `failed`:
         number of C-STOREs that fail in addition, by status, such as {"OUT_OF_RESOURCES": 60}. `cut_off`: number of data
-        sets that are incomplete at the end. `studies`: the Study Instance UIDs of these instances; empty if unknown.
+        sets that are incomplete when the association ends. `studies`: the Study Instance UIDs of the failed and
+        incomplete instances; empty if unknown.
         """
         association_id = association_id or uuid4().hex
         results = [

@@ -19,8 +19,8 @@ from dicom_adapter.testing.stored_objects import INVALID_KEYS, confirm_records, 
 
 MakeBackend = Callable[[], StorageBackend[Any]]
 MIB = 1 << 20
-LARGE = 64 * MIB
-MAX_MEMORY = 16 * MIB  # maximum memory for writing and reading an object of LARGE bytes
+LARGE = 64 * MIB  # size in bytes of an object that does not fit into MAX_MEMORY
+MAX_MEMORY = 16 * MIB  # bytes; maximum memory for writing and reading this object
 
 
 class BaseStorageBackendTests:

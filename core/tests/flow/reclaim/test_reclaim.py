@@ -1,4 +1,4 @@
-"""Reclaim on a simulated clock: finished instances are deleted, and needed ones are kept."""
+"""Reclaim on a simulated clock: instances that no job needs are deleted, and the others are kept."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def test_a_faulted_job_keeps_only_its_instances(make_adapter: MakeAdapter) -> No
     assert (2, {"released": 2, "reclaimed": 1}) == (stored(adapter), adapter.states)
 
 
-def test_instances_released_by_another_process_are_reclaimed_without_a_restart(make_adapter: MakeAdapter) -> None:
-    """An operator cancels the faulted job, or a receiver replaces an instance. The host checks every minute."""
+def test_instances_of_a_job_that_another_process_cancels_are_reclaimed(make_adapter: MakeAdapter) -> None:
+    """Nothing notifies the host of a cancelled faulted job. The host checks every minute."""
     adapter = make_adapter(THREE_PIPELINES)
     adapter.platform.fail("start", Permanent("refused"), pipeline_id="p2")
     with_a_study(adapter)
@@ -172,8 +172,7 @@ def test_an_object_that_cannot_be_deleted_does_not_block_others(
 ) -> None:
     """Other objects are deleted, in the same batch and in later ones. The log names the object, which is deleted later.
 
-    Verified to fail when the batch is deleted as a whole, or the sweep ends with a batch without deletions (then all
-    three stay).
+    Verified to fail when a failed batch is not deleted one by one, and when `reclaim_all` stops after a failed batch.
     """
     adapter = make_adapter(THREE_PIPELINES)
     monkeypatch.setattr(reclaim, "BATCH", batch)
@@ -189,13 +188,13 @@ def test_an_object_that_cannot_be_deleted_does_not_block_others(
 
     with monkeypatch.context() as patch, capture_logs() as logged:
         patch.setattr(adapter.storage, "delete", refuse)
-        patch.setattr(adapter.host, "_add_candidates", lambda numbers: None)  # so that only the sweep deletes
+        patch.setattr(adapter.host, "_add_candidates", lambda _instance_ids: None)  # so that only `reclaim_all` deletes
         with_a_study(adapter, 3)
         with suppress(PermissionError):
             adapter.advance(60)
         assert (1, {"released": 1, "reclaimed": 2}) == (stored(adapter), adapter.states)
     not_reclaimed = [entry for entry in logged if entry["event"] == "instances_not_reclaimed"]
-    if batch > 1:  # an object that is alone in its batch is an error of the whole batch
+    if batch > 1:  # if the object is alone in its batch, the error is raised, not logged
         assert [(1, 1)] == [(entry["count"], entry["first"]) for entry in not_reclaimed]
     adapter.advance(60)
     assert (0, {"reclaimed": 3}) == (stored(adapter), adapter.states)

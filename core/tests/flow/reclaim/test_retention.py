@@ -119,9 +119,9 @@ def test_series_is_kept_if_an_instance_arrives_before_it_is_deleted(make_adapter
     with adapter.ledger.write() as transaction:
         series.enter(transaction, [ArrivedSeries("2.25.1", "2.25.2", "P1")], now)
         page = history.old_series(transaction, now + timedelta(seconds=1), BEGINNING, 10)
-        assert 1 == len(page.numbers)
+        assert 1 == len(page.keys)
         instances.insert(transaction, evolve(an_instance(adapter.clock), study_instance_uid="2.25.2"))
-        assert 0 == history.delete_series(transaction, page.numbers)
+        assert 0 == history.delete_series(transaction, page.keys)
 
 
 def test_old_rejections_are_deleted(make_adapter: MakeAdapter) -> None:

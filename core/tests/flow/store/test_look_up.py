@@ -13,7 +13,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_adapter.api.receiving import StoreOutcome, StoreRequest
 from dicom_adapter.flow.store.commit import Store
-from dicom_adapter.flow.store.known_series import SECONDS, KnownSeries
+from dicom_adapter.flow.store.known_series import RELIED_SECONDS, KnownSeries
 from dicom_adapter.flow.store.received_instance import ReceivedInstance
 from dicom_adapter.flow.store.recovery_records import VERSION, read_recovery_record
 from dicom_adapter.ledger import instance_rows
@@ -138,5 +138,5 @@ def test_the_row_of_a_series_is_entered_again_after_a_while() -> None:
     known = KnownSeries(lambda: now)
     known.add([known_patient])
     assert [another_patient] == known.unknown([known_patient, another_patient])
-    now += SECONDS
+    now += RELIED_SECONDS
     assert [known_patient, another_patient] == known.unknown([known_patient, another_patient])

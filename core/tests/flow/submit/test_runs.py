@@ -291,7 +291,7 @@ def test_jobs_are_held_back_at_the_limit(
     `begun`: number, rank (0 is the most urgent) and whether the job runs; `starting`: numbers; `creating`: ranks.
     """
     jobs = [BegunJob(number=number, rank=rank, is_running=is_running) for number, rank, is_running in begun]
-    assert expected == hold_back(jobs, starting, creating, running=2, parallel=2)
+    assert expected == hold_back(jobs, starting, creating, max_running=2, parallel=2)
 
 
 def test_a_job_that_exceeds_its_time_is_cancelled_and_failed(make_adapter: MakeAdapter) -> None:

@@ -11,8 +11,8 @@ import attrs
 from dicom_adapter import JobPriority, PipelineReference, at_least, setting
 from dicom_adapter_aetitle.attribute import BUILT_IN, Attribute, find_attribute
 
-DEFAULT_QUIET_SECONDS = 5.0
-DEFAULT_INTERRUPTED_WAIT = 600.0
+DEFAULT_TIMEOUT_SECONDS = 5.0
+DEFAULT_INTERRUPTED_WAIT_SECONDS = 600.0
 LONGEST_SECONDS = 365 * 24 * 3600  # a year: a longer time is a mistake; TOML also accepts `inf` and `nan`
 
 
@@ -106,7 +106,7 @@ class AeTitleSettings:
         ),
     )
     interrupted_wait: float = setting(
-        default=DEFAULT_INTERRUPTED_WAIT,
+        default=DEFAULT_INTERRUPTED_WAIT_SECONDS,
         validator=[_positive, _within_a_year],
         help="Seconds after the interruption during which a group waits for the sender. `max-wait` does not limit it.",
     )
@@ -121,7 +121,7 @@ class AeTitleSettings:
     @property
     def quiet_seconds(self) -> float:
         """Seconds without a new instance after which a group becomes jobs."""
-        return DEFAULT_QUIET_SECONDS if self.timeout is None else self.timeout
+        return DEFAULT_TIMEOUT_SECONDS if self.timeout is None else self.timeout
 
     @property
     def effective_group_by(self) -> str:

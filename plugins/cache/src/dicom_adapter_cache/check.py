@@ -35,15 +35,15 @@ class IndexCheck:
 
     def agrees(self, delivered: InstanceStorageInfo) -> bool:
         """Return whether the index has the values of a delivered instance. Call this in the order of arrival."""
-        number = delivered.instance_id
-        if number not in self._ahead:
-            self._ahead = {each.instance_id: each for each in self._index.instances_from(number, READ_AHEAD)}
-        return self._ahead.pop(number, None) == as_indexed(delivered)
+        instance_id = delivered.instance_id
+        if instance_id not in self._ahead:
+            self._ahead = {each.instance_id: each for each in self._index.instances_from(instance_id, READ_AHEAD)}
+        return self._ahead.pop(instance_id, None) == as_indexed(delivered)
 
     def step(self) -> bool:
         """Check the next headers, repair wrong ones, and return whether more headers follow."""
         newest = self._index.recount(self._last_header, HEADERS_PER_STEP)
-        wrong = [header_id for header_id, (instance, digest) in newest.items() if self._differs(instance, digest)]
+        wrong = [header_id for header_id, (instance, indexed) in newest.items() if self._differs(instance, indexed)]
         if wrong:
             self._read_again(self._index.of_headers(wrong))
         self._last_header = max(newest, default=0)

@@ -11,7 +11,7 @@ import tomli
 
 from dicom_adapter import Refused, find_configuration
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 60.0  # for one request
 DEFAULT_PORT = 8042  # of [http]
 
 

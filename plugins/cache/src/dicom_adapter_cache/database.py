@@ -1,4 +1,4 @@
-"""Access to the index database. Writers wait for each other; readers do not wait. A broken file is replaced."""
+"""Access to the index database. A broken file is replaced."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dicom_adapter_cache import schema
 
 log = structlog.get_logger("dicom_adapter_cache")
 
-BUSY_TIMEOUT_S = 30.0  # longest wait of a writer for another one
+BUSY_TIMEOUT_S = 30.0  # longest wait for a write lock in SQLite: AE titles with the same `index-url` share a file
 BROKEN = ("malformed", "not a database")  # parts of SQLite's messages about a broken file
 
 Transaction: TypeAlias = Connection
@@ -26,7 +26,7 @@ class Database:
     """A database of the index. Thread-safe; keep transactions short."""
 
     def __init__(self, url: str | URL, *, writes: bool) -> None:
-        """Create the engine, without a connection. `writes`: True for the processor, which is the only writer."""
+        """Create the engine, without a connection. `writes`: True for the processor, False for readers."""
         self._url = make_url(url)
         self._writes = writes
         self._is_sqlite = self._url.get_backend_name() == "sqlite"

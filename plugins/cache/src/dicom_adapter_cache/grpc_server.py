@@ -20,7 +20,7 @@ from dicom_adapter_cache.wire import cache_pb2, cache_pb2_grpc
 log = structlog.get_logger("dicom_adapter_cache")
 
 SERVICE = cache_pb2.DESCRIPTOR.services_by_name["Cache"].full_name
-THREADS = 16
+THREADS = 16  # calls that run at the same time; more calls are queued
 MAX_CALLS = 64  # maximum number of concurrent calls, including queued calls; more calls are refused
 MAX_MESSAGE_BYTES = 2**20  # requests contain UIDs and texts, no images
 GRACE_S = 3.0  # time limit for running calls when the server stops

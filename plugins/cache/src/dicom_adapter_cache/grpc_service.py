@@ -28,7 +28,7 @@ CODES: dict[type[CacheError], grpc.StatusCode] = {
     errors.PatientConflict: grpc.StatusCode.FAILED_PRECONDITION,
     errors.KeyReused: grpc.StatusCode.ALREADY_EXISTS,
 }
-PIECE_BYTES = 256 * 1024
+PIECE_BYTES = 256 * 1024  # content of one message of a download
 KEY = re.compile(values.KEY_PATTERN)
 
 T = TypeVar("T")

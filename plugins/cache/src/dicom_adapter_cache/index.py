@@ -1,4 +1,4 @@
-"""Changes and queries of the index by the processor: kept instances, pinned studies and composed jobs.
+"""Changes and queries of the index by the processor: instances, pinned studies and composed jobs.
 
 The ledger is authoritative for instances and jobs. The index is committed before the turn that changes it. If that turn
 fails, a new processor compares the index with the instances that are delivered again. Therefore the index must never
@@ -116,9 +116,9 @@ class Index:
         """Return the ids of the instances with these SOP Instance UIDs."""
         query = _at_ae_title(select(instances.c.instance_id), self._ae_title)
         return {
-            number
+            instance_id
             for chunk in chunks(uids)
-            for number in transaction.execute(query.where(instances.c.sop_instance_uid.in_(chunk))).scalars()
+            for instance_id in transaction.execute(query.where(instances.c.sop_instance_uid.in_(chunk))).scalars()
         }
 
     def remove(self, instance_ids: Iterable[int]) -> None:
@@ -136,15 +136,14 @@ class Index:
         is_next = (studies.c.ae_title == self._ae_title) & (headers.c.header_id > after)
         query = select(headers.c.header_id, headers.c.newest, *columns).join(studies).where(is_next)
         with self._database.write() as transaction:
-            numbers = list(transaction.execute(query.order_by(headers.c.header_id).limit(limit)).scalars())
-            update_summaries(transaction, numbers)
-            rows = transaction.execute(query.where(headers.c.header_id.in_(numbers))).all()
+            header_ids = list(transaction.execute(query.order_by(headers.c.header_id).limit(limit)).scalars())
+            update_summaries(transaction, header_ids)
+            rows = transaction.execute(query.where(headers.c.header_id.in_(header_ids))).all()
             newest = [row.newest for row in rows]
             newest_instances = read_instances(transaction, self._ae_title, instances.c.instance_id, newest)
-        by_number = {instance.instance_id: instance for instance in newest_instances}
+        by_id = {instance.instance_id: instance for instance in newest_instances}
         return {
-            row.header_id: (by_number[row.newest], Attributes(**{c.name: row._mapping[c] for c in columns}))
-            for row in rows
+            row.header_id: (by_id[row.newest], Attributes(**{c.name: row._mapping[c] for c in columns})) for row in rows
         }
 
     def of_headers(self, header_ids: Sequence[int]) -> list[InstanceStorageInfo]:
@@ -162,7 +161,7 @@ class Index:
         """Return the instances of studies in order of arrival."""
         return self._infos(headers.c.study_id, study_ids)
 
-    def of_numbers(self, instance_ids: Sequence[int]) -> list[InstanceStorageInfo]:
+    def with_ids(self, instance_ids: Sequence[int]) -> list[InstanceStorageInfo]:
         """Return the instances with these ids. Ids without an instance are omitted."""
         return self._infos(instances.c.instance_id, instance_ids)
 
@@ -223,9 +222,9 @@ class Index:
         query = _at_ae_title(select(instances.c.instance_id), self._ae_title).where(studies.c.pinned)
         with self._database.read() as transaction:
             return {
-                number
+                instance_id
                 for chunk in chunks(instance_ids)
-                for number in transaction.execute(query.where(instances.c.instance_id.in_(chunk))).scalars()
+                for instance_id in transaction.execute(query.where(instances.c.instance_id.in_(chunk))).scalars()
             }
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
@@ -233,7 +232,7 @@ class Index:
     def add_job(self, job: KeptJob, instance_ids: Iterable[int], at: datetime) -> None:
         """Insert a job and its instances."""
         row = {"ae_title": self._ae_title, "created_at": at, "job_id": job.job_id, "keep": job.keep}
-        rows = [{"job_id": job.job_id, "instance_id": number} for number in instance_ids]
+        rows = [{"job_id": job.job_id, "instance_id": instance_id} for instance_id in instance_ids]
         with self._database.write() as transaction:
             transaction.execute(delete(jobs).where(jobs.c.job_id == job.job_id))  # the row of a turn that failed
             transaction.execute(jobs.insert().values(**row, fingerprint=job.fingerprint, finished=job.finished))

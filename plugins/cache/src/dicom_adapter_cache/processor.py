@@ -83,17 +83,17 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         self._opened.close()
 
     def handle_instance(self, instance: InstanceStorageInfo) -> None:
-        number = instance.instance_id
-        is_known = number in self._known
+        instance_id = instance.instance_id
+        is_known = instance_id in self._known
         if is_known and self._check.agrees(instance):
-            self._undelivered.discard(number)
+            self._undelivered.discard(instance_id)
             return
         arrival = DescribedInstance(instance, self._read(instance))
         if is_known:
-            self._undelivered.discard(number)
-            self._wrong.add(number)
+            self._undelivered.discard(instance_id)
+            self._wrong.add(instance_id)
         else:
-            self._known.add(number)
+            self._known.add(instance_id)
             self._bytes += instance.size_bytes
         self._write_later(arrival)
         self._keep_to_size()
@@ -164,17 +164,17 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
 
     def _clean_up(self, kept: KeptJob) -> None:
         """Delete the instances of a job, except those of pinned studies. Later arrivals are not part of the job."""
-        numbers = [number for number in self._index.of_job(kept.job_id) if number in self._known]
-        pinned = self._index.pinned_among(numbers)
-        self._remove(self._index.of_numbers([number for number in numbers if number not in pinned]))
+        instance_ids = [each for each in self._index.of_job(kept.job_id) if each in self._known]
+        pinned = self._index.pinned_among(instance_ids)
+        self._remove(self._index.with_ids([each for each in instance_ids if each not in pinned]))
 
     def _remove(self, instances: Sequence[InstanceStorageInfo]) -> None:
         if not instances:
             return
         self.remove_instances(instances)
-        numbers = {instance.instance_id for instance in instances}
-        self._index.remove(numbers)
-        self._known -= numbers
+        instance_ids = {instance.instance_id for instance in instances}
+        self._index.remove(instance_ids)
+        self._known -= instance_ids
         self._bytes = self._index.total_bytes()
 
     # --- limits -------------------------------------------------------------------------------------------------------

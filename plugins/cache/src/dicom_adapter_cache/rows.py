@@ -126,8 +126,8 @@ def _ensure_series(transaction: Transaction, study_id: int, uid: str) -> int:
 def _insert(transaction: Transaction, table: Any, row: dict[str, Any]) -> int:
     """Insert a row and return its primary key."""
     key: Any = transaction.execute(table.insert().values(row)).inserted_primary_key
-    number: int = key[0]
-    return number
+    row_id: int = key[0]
+    return row_id
 
 
 def note_arrivals(transaction: Transaction, arrived: Iterable[tuple[int, InstanceStorageInfo]]) -> None:
@@ -137,8 +137,8 @@ def note_arrivals(transaction: Transaction, arrived: Iterable[tuple[int, Instanc
         last[study_id] = max(instance.received_at, last.get(study_id, instance.received_at))
     at = bindparam("at", type_=studies.c.last_use.type)
     times = {name: case((studies.c[name] < at, at), else_=studies.c[name]) for name in ("last_arrival", "last_use")}
-    statement = update(studies).where(studies.c.study_id == bindparam("number")).values(times)
-    transaction.execute(statement, [{"number": number, "at": when} for number, when in last.items()])
+    statement = update(studies).where(studies.c.study_id == bindparam("row_id")).values(times)
+    transaction.execute(statement, [{"row_id": study_id, "at": when} for study_id, when in last.items()])
 
 
 def limit_times(transaction: Transaction, ae_title: str, latest: datetime) -> None:
@@ -185,7 +185,7 @@ def _count(transaction: Transaction, header_ids: list[int]) -> None:
     """Update the counts of headers that have instances."""
     query = (
         select(
-            instances.c.header_id.label("number"),
+            instances.c.header_id.label("row_id"),
             func.count().label("instance_count"),
             func.sum(instances.c.size_bytes).label("size_bytes"),
             func.max(instances.c.instance_id).label("newest"),
@@ -195,8 +195,8 @@ def _count(transaction: Transaction, header_ids: list[int]) -> None:
     )
     counts = [dict(row._mapping) for row in transaction.execute(query)]
     if counts:
-        statement = update(headers).where(headers.c.header_id == bindparam("number"))
+        statement = update(headers).where(headers.c.header_id == bindparam("row_id"))
         names = ("instance_count", "size_bytes", "newest")
         values = {name: bindparam(f"new_{name}", type_=headers.c[name].type) for name in names}
-        rows = [{"number": row["number"], **{f"new_{name}": row[name] for name in names}} for row in counts]
+        rows = [{"row_id": row["row_id"], **{f"new_{name}": row[name] for name in names}} for row in counts]
         transaction.execute(statement.values(values), rows)

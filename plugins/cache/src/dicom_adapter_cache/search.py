@@ -35,6 +35,7 @@ class Reader:
     """Read-only access to the index of one AE title. Thread-safe."""
 
     def __init__(self, url: str, ae_title: str, settle: timedelta) -> None:
+        """`settle`: a study is arriving until this long after its last instance."""
         self._database = Database(url, writes=False)
         self._ae_title = ae_title
         self._settle = settle
@@ -44,10 +45,10 @@ class Reader:
     def studies(self, study_filter: values.StudyFilter, limit: int, now: datetime) -> tuple[list[values.Study], int]:
         """Return the first matching studies, the most recent first, and the number of matches."""
         conditions = [studies.c.ae_title == self._ae_title, *_conditions(study_filter)]
-        order = (studies.c.last_arrival.desc(), studies.c.study_instance_uid)
+        sorting = (studies.c.last_arrival.desc(), studies.c.study_instance_uid)
         with self._database.read() as transaction:
             total = transaction.execute(select(func.count()).select_from(studies).where(*conditions)).scalar_one()
-            rows = transaction.execute(select(*_STUDY).where(*conditions).order_by(*order).limit(limit)).all()
+            rows = transaction.execute(select(*_STUDY).where(*conditions).order_by(*sorting).limit(limit)).all()
             return self._studies(transaction, rows, now), total
 
     def _studies(self, transaction: Transaction, rows: Any, now: datetime) -> list[values.Study]:
@@ -90,18 +91,18 @@ class Reader:
             func.sum(headers.c.instance_count).label("instances"),
             func.sum(headers.c.size_bytes).label("size_bytes"),
             func.max(studies.c.last_arrival, type_=studies.c.last_arrival.type).label("last_arrival"),
-            # The newest instance that has the patient's name; 0 if none has it.
+            # The id of the newest instance that has the patient's name; 0 if none has it.
             func.max(case((headers.c.patient_name != "", headers.c.newest), else_=0)).label("named_in"),
         ).group_by(*patient_columns)
         with self._database.read() as transaction:
             count = select(func.count()).select_from(of_patients.distinct().subquery())
             total = transaction.execute(count).scalar_one()
             rows = transaction.execute(grouped.order_by(*patient_columns).limit(limit)).all()
-            names = _names(transaction, [row.named_in for row in rows])
-        return [self._patient(row, names) for row in rows], total
+            demographics = _demographics(transaction, [row.named_in for row in rows])
+        return [self._patient(row, demographics) for row in rows], total
 
-    def _patient(self, row: Row[Any], names: Mapping[int, Mapping[str, str]]) -> values.Patient:
-        row_values = {**names.get(row.named_in, UNKNOWN_PATIENT), **row._mapping}
+    def _patient(self, row: Row[Any], demographics: Mapping[int, Mapping[str, str]]) -> values.Patient:
+        row_values = {**demographics.get(row.named_in, UNKNOWN_PATIENT), **row._mapping}
         del row_values["named_in"]
         return values.Patient(ae_title=self._ae_title, **row_values)
 
@@ -129,7 +130,7 @@ class Reader:
         return matching[0] if matching else None
 
     def has_any(self, order: values.Order) -> bool:
-        """Return whether at least one object of the order is in the index."""
+        """Return whether the index has an object that the order (a request to compose a job) selects."""
         at_this_ae_title = studies.c.ae_title == self._ae_title
         queries = [
             *(
@@ -176,7 +177,7 @@ def is_patient(patient: values.PatientRef) -> ColumnElement[bool]:
 def _conditions(study_filter: values.StudyFilter) -> list[ColumnElement[bool]]:
     """Return the conditions of a filter for studies. An empty filter has no conditions.
 
-    A study with a patient conflict matches each of its patients.
+    If the instances of a study disagree about the patient, the study is found by each of these patients.
     """
     of_patient = _patient_conditions(study_filter)
     if not of_patient:
@@ -266,7 +267,7 @@ def _patients_of(transaction: Transaction, study_id: int) -> list[values.StudyPa
     return [values.StudyPatient(**row._mapping) for row in rows]
 
 
-def _names(transaction: Transaction, instance_ids: list[int]) -> dict[int, dict[str, str]]:
+def _demographics(transaction: Transaction, instance_ids: list[int]) -> dict[int, dict[str, str]]:
     """Return the patient's name, birth date and sex for each of these instances, by instance id."""
     query = select(instances.c.instance_id, *(headers.c[name] for name in UNKNOWN_PATIENT)).join(
         headers, headers.c.header_id == instances.c.header_id

@@ -140,8 +140,8 @@ class _Lookup:
         """Return the instances with the collected headers, and the collected single instances."""
         whole = read_instances(self._transaction, self._ae_title, instances.c.header_id, self._header_ids)
         single = read_instances(self._transaction, self._ae_title, instances.c.instance_id, self._instance_ids)
-        by_number = {instance.instance_id: instance for instance in [*whole, *single]}
-        return [by_number[number] for number in sorted(by_number)]
+        by_id = {instance.instance_id: instance for instance in [*whole, *single]}
+        return [by_id[instance_id] for instance_id in sorted(by_id)]
 
 
 def _headers(ae_title: str) -> Select[Any]:

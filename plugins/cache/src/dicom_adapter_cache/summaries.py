@@ -43,10 +43,10 @@ def refresh(transaction: Transaction, study_ids: Sequence[int]) -> None:
 def _update(transaction: Transaction, table: Any, key: Any, rows: Sequence[dict[str, Any]]) -> None:
     if rows:
         values = {name: bindparam(f"new_{name}", type_=table.c[name].type) for name in rows[0] if name != key.name}
-        statement = update(table).where(key == bindparam("number")).values(values)
+        statement = update(table).where(key == bindparam("row_id")).values(values)
         transaction.execute(
             statement,
-            [{"number": row[key.name], **{f"new_{name}": row[name] for name in values}} for row in rows],
+            [{"row_id": row[key.name], **{f"new_{name}": row[name] for name in values}} for row in rows],
         )
 
 

@@ -10,8 +10,8 @@ from msgspec import Meta, Struct, field
 
 from dicom_adapter import Job, JobPriority
 
-LARGEST_PAGE = 1000
-LARGEST_OFFSET = 1_000_000
+LARGEST_PAGE = 1000  # entries
+LARGEST_OFFSET = 1_000_000  # entries
 LONGEST_TEXT = 1024  # maximum number of characters of a filter
 # In Python, `$` also matches before a newline at the end; in JSON Schema it does not. This pattern is the same in both.
 END = r"$(?!\n)"
@@ -38,7 +38,7 @@ class Value(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fi
 
 
 class Patient(Value, frozen=True, kw_only=True):
-    """A patient with kept studies, identified by AE title, Patient ID and issuer of the Patient ID."""
+    """A patient with studies in the cache, identified by AE title, Patient ID and issuer of the Patient ID."""
 
     ae_title: str
     patient_id: str
@@ -53,7 +53,7 @@ class Patient(Value, frozen=True, kw_only=True):
 
 
 class Study(Value, frozen=True, kw_only=True):
-    """A kept study."""
+    """A study in the cache."""
 
     ae_title: str
     study_instance_uid: str
@@ -81,7 +81,7 @@ class Study(Value, frozen=True, kw_only=True):
 
 
 class Series(Value, frozen=True, kw_only=True):
-    """A series of a kept study."""
+    """A series of a study in the cache."""
 
     series_instance_uid: str
     modality: str
@@ -111,7 +111,7 @@ class StudyDetail(Value, frozen=True, kw_only=True):
 
 
 class KeptInstance(Value, frozen=True, kw_only=True):
-    """A kept instance."""
+    """An instance in the cache."""
 
     study_instance_uid: str
     series_instance_uid: str

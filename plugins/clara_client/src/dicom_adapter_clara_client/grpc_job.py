@@ -28,7 +28,7 @@ STATUSES = {
     jobs_pb2.JOB_STATUS_TERMINATED: "terminated",
 }
 STOPPED_EARLY = {"canceled", "evicted"}  # possible statuses of a job that was stopped before it was started
-MAX_MESSAGES = 10
+MAX_MESSAGES = 10  # messages of a job that are kept
 MAX_MESSAGE_CHARACTERS = 500  # of all messages of a job together
 
 

@@ -27,7 +27,7 @@ def file_request(subject: str, payload_id: str, file: ListedFile) -> RestRequest
 
 
 def files_of(subject: str, answer: RestAnswer) -> list[ListedFile]:
-    """Return the files in the description of a payload. Raises Retriable if the response is not one."""
+    """Return the files in the description of a payload. Raises Retriable for another response."""
     try:
         return _files(json_object(answer).get("files"))
     except ValueError as why:

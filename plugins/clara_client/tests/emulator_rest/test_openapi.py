@@ -16,7 +16,7 @@ from openapi_spec_validator.readers import read_from_filename
 from dicom_adapter_clara_client.emulator import rest_problems
 from dicom_adapter_clara_client.emulator.faults import Faults
 from dicom_adapter_clara_client.emulator.rest_operations import operations
-from dicom_adapter_clara_client.emulator.rest_server import FILE, serve
+from dicom_adapter_clara_client.emulator.rest_server import FILE_PATH, serve
 from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
 
 DOCUMENT = Path(__file__).parents[4] / "docs" / "clara-rest-openapi.yaml"
@@ -40,7 +40,7 @@ def test_the_document_is_valid(document: dict[str, Any]) -> None:
 def test_document_and_emulator_have_the_same_operations(document: dict[str, Any]) -> None:
     """The document has exactly the emulator's methods and paths."""
     served = {(operation.method.lower(), _documented(operation.path)) for operation in operations()}
-    served |= {(method, _documented(FILE)) for method in ("get", "put")}
+    served |= {(method, _documented(FILE_PATH)) for method in ("get", "put")}
     described = {(method, path) for path, item in document["paths"].items() for method in METHODS & set(item)}
     assert described == served
 

@@ -31,7 +31,7 @@ from dicom_adapter import Permanent, Retriable
 from dicom_adapter_delivery.dicom_statuses import describe_store_status
 from dicom_adapter_delivery.dicom_wire import Pair
 
-COMMITMENT = Pair("1.2.840.10008.1.20.1", "1.2.840.10008.1.2")  # Storage Commitment Push Model, default transfer syntax
+COMMITMENT = Pair("1.2.840.10008.1.20.1", "1.2.840.10008.1.2")  # SOP class and transfer syntax
 WELL_KNOWN_INSTANCE = "1.2.840.10008.1.20.1.1"
 REQUEST_COMMITMENT = 1  # action type ID (PS3.4 section J.3.2)
 PROCESSING_FAILURE, NO_SUCH_INSTANCE, RESOURCE_LIMITATION = 0x0110, 0x0112, 0x0213  # failure reasons
@@ -121,6 +121,7 @@ class CommitmentFiles:
         with self._lock, _as_retriable():
             path = self._folder(run_id) / "references"
             lines = path.read_text(encoding="ascii").split("\n")[:-1] if path.exists() else []
+        # After a crash, lines may be incomplete.
         pairs = (line.split(" ") for line in lines)
         return {pair[1]: pair[0] for pair in pairs if len(pair) == 2}
 
@@ -190,7 +191,7 @@ class CommitmentFiles:
 
 @contextmanager
 def _as_retriable() -> Iterator[None]:
-    """Turn errors of the file system into Retriable."""
+    """Turn errors of the file system, and those of damaged files, into Retriable."""
     try:
         yield
     except (OSError, ValueError, KeyError) as failure:

@@ -23,7 +23,7 @@ from dicom_adapter_delivery.dicomweb_settings import TOKEN, DicomwebSettings
 
 PIECE_BYTES = 1 << 18  # an upload has two pieces in memory
 LONGEST_BODY_BYTES = 1_000_000  # the response about one instance has a few hundred bytes
-LONGEST_TOKEN_BYTES = 16_384
+LONGEST_TOKEN_BYTES = 16_384  # of the file with the bearer token
 LONGEST_QUOTE = 200  # characters of a network error in a message
 CONNECTIONS = 1000  # far more than the concurrent calls, which the core limits
 DICOM_JSON = "application/dicom+json"

@@ -119,7 +119,7 @@ def _opened_folder(path: str, parent: int | None = None) -> Iterator[int]:
 def _walk(folder: int, prefix: str, levels: int, *, skip_errors: bool = False) -> Iterator[tuple[str, os.stat_result]]:
     """Yield everything below a folder that is not a folder itself, at most `levels` folders down."""
     if not levels:
-        raise OutputRefused("the output has too many folders in each other", prefix)
+        raise OutputRefused("the output has too many nested folders", prefix)
     for name in os.listdir(folder):
         try:
             info = os.stat(name, dir_fd=folder, follow_symlinks=False)

@@ -1,1 +1,1 @@
-"""Step 7 (`reclaim`) of the flow: delete stored objects and history that are not needed any more, and limit space."""
+"""Step 7 (`reclaim`) of the flow: delete stored objects and history that are not needed, and limit the used space."""

@@ -116,8 +116,8 @@ class Retention:
             if page.end == place:
                 return
             deleted = 0
-            if page.numbers:
+            if page.keys:
                 with self._ledger.write() as transaction:
-                    deleted = delete_rows(transaction, page.numbers)
+                    deleted = delete_rows(transaction, page.keys)
             yield deleted
             place = page.end

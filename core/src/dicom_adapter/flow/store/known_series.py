@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from dicom_adapter.flow.store.received_instance import ReceivedInstance
 
-# How long the receiver relies on a row. `flow.reclaim.retention` deletes no row that was entered more recently.
-SECONDS = 600.0
-MOST = 10_000  # number of remembered series, so that the memory has a limit
+# Time for which the receiver relies on a row. `flow.reclaim.retention` deletes no row that was entered more recently.
+RELIED_SECONDS = 600.0
+MAX_SERIES = 10_000  # maximum number of remembered series: limits the memory
 
 
 class _Known(NamedTuple):
@@ -51,9 +51,9 @@ class KnownSeries:
 
     def add(self, entered: Sequence[ReceivedInstance]) -> None:
         """Remember the rows of these instances. Call this after the transaction with the rows was committed."""
-        if len(self._known) + len(entered) > MOST:
+        if len(self._known) + len(entered) > MAX_SERIES:
             self._known.clear()
-        until = self._monotonic() + SECONDS
+        until = self._monotonic() + RELIED_SECONDS
         for instance in entered:
             series = instance.series()
             self._known[series.series_instance_uid] = _Known(

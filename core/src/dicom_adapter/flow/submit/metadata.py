@@ -22,7 +22,7 @@ class Omitted:
 
     instance_ids: set[int] = Factory(set)
     keywords: set[str] = Factory(set)  # DICOM keywords of the omitted attributes
-    first: int = 0  # id of the first of the instances
+    first: int = 0  # id of the first instance with an omitted value
     reason: str = ""  # reason for the first omitted value, without patient data
 
     def add(self, instance_id: int, keyword: str, reason: str) -> None:
@@ -40,36 +40,40 @@ class Omitted:
         }
 
 
-OnOmitted = Callable[[int, str, str], None]  # position of the file, from 0; keyword; reason without patient data
+OnOmitted = Callable[
+    [int, str, str], None
+]  # position of the file, from 0 (not an instance id); keyword; reason without patient data
 
 
-def _ignore(_number: int, _keyword: str, _reason: str) -> None: ...
+def _ignore(_position: int, _keyword: str, _reason: str) -> None: ...
 
 
 def read_metadata(
     files: Iterable[BinaryIO], keywords: Sequence[str], on_omitted: OnOmitted = _ignore
 ) -> dict[str, str]:
-    """Return the value of each attribute by its tag, `GGGGEEEE`; several values as `GGGGEEEE-0`, `GGGGEEEE-1`, …
+    """Return the value of each attribute by its tag, `GGGGEEEE`; different values as `GGGGEEEE-0`, `GGGGEEEE-1`, …
 
-    Values that cannot be parsed are omitted and reported to `on_omitted`. Raises OSError if a file cannot be read.
+    Files may have different values. Multiple values of one file are joined with backslashes. Values that cannot be
+    parsed are omitted and reported to `on_omitted`. Raises OSError if a file cannot be read.
     """
     found: dict[str, dict[str, None]] = {keyword: {} for keyword in keywords}  # ordered sets
-    for number, file in enumerate(files):
+    for position, file in enumerate(files):
         try:
             with file:
                 header = read_header(file, specific_tags=list(keywords))
         except UnreadableDataSet as failure:
             for keyword in keywords:
-                on_omitted(number, keyword, str(failure))
+                on_omitted(position, keyword, str(failure))
             continue
         for keyword in keywords:
             try:
                 text = _text(header.get(keyword))
             except Exception as failure:  # noqa: BLE001 - pydicom raises many types for malformed values
-                on_omitted(number, keyword, f"its value cannot be parsed ({type(failure).__name__})")
+                on_omitted(position, keyword, f"its value cannot be parsed ({type(failure).__name__})")
             else:
-                found[keyword][text] = None
-    return {name: text for keyword, texts in found.items() for name, text in _named(keyword, list(filter(None, texts)))}
+                if text:
+                    found[keyword][text] = None
+    return {name: text for keyword, texts in found.items() for name, text in _named(keyword, list(texts))}
 
 
 def _text(value: object) -> str:

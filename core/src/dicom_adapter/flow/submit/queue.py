@@ -65,25 +65,27 @@ class JobQueue:
         resources: Resources,
         poll_every: timedelta = POLL_EVERY,
         in_flight: InFlight | None = None,
-        running: int | None = None,
+        max_running: int | None = None,
         parallel: int = 1,
     ) -> None:
         """Create a queue. `in_flight` is that of the replaced queue, which still completes its steps in progress.
 
-        `running`: number of jobs that may run at the same time; None: no limit. `parallel`: number of jobs that may
-        wait for their start then.
+        `max_running`: number of jobs that may run at the same time; None: no limit. `parallel`: number of jobs that may
+        be prepared (uploaded, but not started) while `max_running` jobs run.
         """
         self._name = name
         self._submission = submission
         self._retries = retries
         self._poll_every = poll_every
-        self._running, self._parallel = running, parallel
+        self._max_running, self._parallel = max_running, parallel
         self._ledger, self._clock = resources.ledger, resources.clock
         self.in_flight = in_flight or InFlight()
-        self._served: dict[str, int] = {}  # for each AE title, the number of the last choice of one of its jobs
+        self._served: dict[str, int] = {}  # by AE title: the value of `_choices` when one of its jobs was last chosen
         self._choices = 0  # number of choices so far
         self._breaker = Breaker()
-        self._tried_at = self._clock.now()  # end of the last call of the platform, or choice of a postponed job
+        self._tried_at = (
+            self._clock.now()
+        )  # time of the last try: the end of a call of the platform, or the choice of a postponed job
 
     def step(self) -> datetime | None:
         """Run one step of one job. Return the time of the next call. Raises the errors of `Submitter.open`."""
@@ -136,16 +138,18 @@ class JobQueue:
 
     def _held_back(self, transaction: Transaction) -> HeldBack | None:
         """Return which jobs have to wait because too many jobs run; None if no job has to."""
-        if self._running is None:
+        if self._max_running is None:
             return None
         steps = self.in_flight.steps
+        # The next step of a job in state UPLOADED starts it; that of a job in state QUEUED creates it on the platform.
         starting = [number for number, step in steps.items() if step.state is JobState.UPLOADED]
         creating = [step.rank for step in steps.values() if step.state is JobState.QUEUED]
-        return hold_back(begun(transaction, self._name), starting, creating, self._running, self._parallel)
+        return hold_back(begun(transaction, self._name), starting, creating, self._max_running, self._parallel)
 
     def _choose(self, transaction: Transaction, now: datetime, held: HeldBack | None) -> JobRow | None:
-        """Choose a job that is due; a postponed job if the platform was not called for PROBE_EVERY."""
-        latest = now + self._retries.longest  # no retry waits longer, unless the clock was put back
+        """Choose a job that is due; or a postponed job, if the last try is at least PROBE_EVERY ago."""
+        # A job whose next attempt is later than this is due now: the clock was put back.
+        latest = now + self._retries.longest
         busy = list(self.in_flight.steps)
         row = self._most_urgent(jobs.queue_heads(transaction, self._name, now, busy, latest, unless=held))
         if row is None and not self.in_flight.steps and now >= self._tried_at + PROBE_EVERY:
@@ -154,7 +158,7 @@ class JobQueue:
         return row
 
     def _choose_in_turn(self, transaction: Transaction, held: HeldBack | None) -> JobRow | None:
-        """Choose the next job in the order of the queue: only the pause of the breaker counts."""
+        """Choose the jobs one after another while the breaker is open. Its pause replaces the pauses of the jobs."""
         tried = self._breaker.tried
         row = self._most_urgent(jobs.queue_heads(transaction, self._name, None, tried, unless=held))
         if row is None:
@@ -183,7 +187,7 @@ class JobQueue:
                 self._breaker.step_failed(row.number, self._clock.now(), pause, result.error)
             else:
                 self._breaker.inconclusive(self._clock.now(), pause)
-        self._postpone_until_retry(result)
+        self._record_next_attempt(result)
 
     def _close_breaker(self) -> None:
         with self.in_flight.lock:
@@ -192,16 +196,16 @@ class JobQueue:
             with self._ledger.write() as transaction:
                 jobs.clear_backoff(transaction, self._name)
 
-    def _postpone_until_retry(self, result: StepResult) -> None:
+    def _record_next_attempt(self, result: StepResult) -> None:
         """Record the time of the actual next attempt: operators see it, and a restart uses it."""
-        now, own, latest = self._clock.now(), result.row.job.next_attempt_at, self._breaker.open_until
-        if own is None:
+        now, planned, actual = self._clock.now(), result.row.job.next_attempt_at, self._breaker.open_until
+        if planned is None:
             return
-        if latest is None and (self._breaker.health.is_down or result.platform is PlatformContact.UNKNOWN):
-            latest = min(own, now + PROBE_EVERY)  # the cause may end at any time
-        if latest is not None and own != latest:
+        if actual is None and (self._breaker.health.is_down or result.platform is PlatformContact.UNKNOWN):
+            actual = min(planned, now + PROBE_EVERY)  # perhaps earlier: the cause may end at any time
+        if actual is not None and actual != planned:
             with self._ledger.write() as transaction:
-                jobs.change(transaction, result.row, next_attempt_at=latest)
+                jobs.change(transaction, result.row, next_attempt_at=actual)
 
     def _next_poll(self) -> datetime:
         """Return the time of the next poll: requests of operators appear in the ledger without a notification."""

@@ -38,16 +38,16 @@ def choose(candidates: Iterable[JobRow], served: Mapping[str, int], number: int)
 
 
 def hold_back(
-    begun: Collection[BegunJob], starting: Collection[int], creating: Sequence[int], running: int, parallel: int
+    begun: Collection[BegunJob], starting: Collection[int], creating: Sequence[int], max_running: int, parallel: int
 ) -> HeldBack | None:
-    """Return which jobs have to wait because `running` jobs run already; None if another job may be started.
+    """Return which jobs have to wait because `max_running` jobs run already; None if another job may be started.
 
     No further job is started. Jobs are prepared, so that they can be started at once, but not more than `parallel` of
     the same or a more urgent priority. `starting`: the numbers of the jobs whose `start` is being called; `creating`:
     the ranks of the jobs whose `create_job` is being called.
     """
     are_running = {job.number for job in begun if job.is_running} | set(starting)
-    if len(are_running) < running:
+    if len(are_running) < max_running:
         return None
     prepared = sorted([*creating, *(job.rank for job in begun if job.number not in are_running)])
     first_rank = prepared[parallel - 1] if len(prepared) >= parallel else None

@@ -143,8 +143,8 @@ class Steps:
             members = instances.of_job(transaction, row.number, missing_only=False)
         files = (self._open(instance) for _position, instance in members)
 
-        def note(number: int, keyword: str, reason: str) -> None:
-            omitted.add(members[number][1].instance_id, keyword, reason)
+        def note(position: int, keyword: str, reason: str) -> None:
+            omitted.add(members[position][1].instance_id, keyword, reason)
 
         try:
             return read_metadata(files, keywords, note)

@@ -1,4 +1,4 @@
-"""Store of the emulated platform in a folder. Everything survives the process, except the modes of files.
+"""Store of the emulated platform in a folder. Everything except the modes of uploaded files survives a restart.
 
     <folder>/jobs/<id>.json             one job
     <folder>/payload-records/<id>.json  one payload without its files
@@ -114,7 +114,7 @@ class FolderStore(PlatformStore):
         return [_read(path, ClaraPipeline) for path in paths]
 
     def _saved_payloads(self, job_ids: set[str]) -> Iterator[ClaraPayload]:
-        """Return the payloads with their files, and delete those whose job was not saved before a crash."""
+        """Yield the payloads with their files; delete each payload whose job was not saved before a crash."""
         for record in _read_all(self._records, ClaraPayload):
             root = self._payloads / record.payload_id
             if record.job_id is not None and record.job_id not in job_ids:

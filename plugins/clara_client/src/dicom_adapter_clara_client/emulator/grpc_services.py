@@ -95,7 +95,7 @@ class JobsService(JobsServicer):
     def ReadLogs(
         self, request: jobs_pb2.JobsReadLogsRequest, context: Context
     ) -> Iterator[jobs_pb2.JobsReadLogsResponse]:
-        """Return empty logs, because emulated jobs have no operators."""
+        """Return empty logs: emulated jobs do not run the operators (programs) of their pipeline."""
         job = self._platform.jobs.status(request.job_id.value)
         yield jobs_pb2.JobsReadLogsResponse(
             header=convert.success_header(), job_id=convert.identifier(job.job_id), operator_name=request.operator_name

@@ -90,7 +90,7 @@ def cancel_job(platform: EmulatedPlatform, request: OperationRequest) -> Reply:
 
 def read_logs(platform: EmulatedPlatform, request: OperationRequest) -> Reply:
     platform.jobs.status(request.path_parameters["job"])
-    return Reply(body="")  # emulated jobs have no operators
+    return Reply(body="")  # emulated jobs do not run the operators (programs) of their pipeline
 
 
 # --- metadata of jobs -------------------------------------------------------------------------------------------------

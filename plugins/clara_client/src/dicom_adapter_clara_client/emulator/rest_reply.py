@@ -21,7 +21,7 @@ class Reply:
 
 
 def job_json(job: ClaraJob, inputs: Iterable[str] | None = None) -> dict[str, Any]:
-    """Return a job. `inputs`: the input payloads of its creation, if known."""
+    """Return a job. `inputs`: its input payloads, in the response to its creation only."""
     known_inputs = {} if inputs is None else {"inputPayloads": list(inputs)}
     return {
         "jobId": job.job_id,

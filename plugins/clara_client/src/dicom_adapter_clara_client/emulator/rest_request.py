@@ -16,7 +16,7 @@ from dicom_adapter_clara_client.emulator.rest_problems import BAD_REQUEST, METAD
 EnumT = TypeVar("EnumT", bound=Enum)
 LARGEST_BODY_BYTES = 8 << 20  # JSON body: twice the limit of a job's metadata
 PAGE_SIZES = range(1, 1001)
-PAGE_SIZE = 100
+DEFAULT_PAGE_SIZE = 100
 
 
 @frozen(kw_only=True)
@@ -85,11 +85,12 @@ class OperationRequest:
         return frozenset(choice(value, type_, key) for value in self.all_of(key))
 
     def moment(self, key: str) -> datetime | None:
-        """Return a time of the query."""
+        """Return a time of the query; None if missing."""
         texts = self.all_of(key)
         if not texts:
             return None
         try:
+            # A `+` that the client did not encode is decoded as a space.
             time = datetime.fromisoformat(texts[-1].strip().replace("Z", "+00:00").replace(" ", "+"))
             return time.replace(tzinfo=time.tzinfo or timezone.utc).astimezone(timezone.utc)
         except (ValueError, OverflowError):
@@ -97,7 +98,7 @@ class OperationRequest:
 
     def page(self, items: Sequence[Any]) -> tuple[Sequence[Any], dict[str, str]]:
         """Return the requested page of `items`, and the member of the response with the token of the next page."""
-        size = self._number("pageSize", PAGE_SIZE)
+        size = self._number("pageSize", DEFAULT_PAGE_SIZE)
         start = self._number("pageToken", 0)
         if size not in PAGE_SIZES or start < 0:
             raise ProblemAnswer(

@@ -26,17 +26,17 @@ from dicom_adapter_clara_client.emulator.rest_operations import operations
 from dicom_adapter_clara_client.emulator.rest_problems import FAILED, STATUSES, ProblemAnswer
 from dicom_adapter_clara_client.emulator.state import EmulatedPlatform, utc_now
 
-FILE = "/v1/payloads/{payload}/files/{file:path}"
+FILE_PATH = "/v1/payloads/{payload}/files/{file:path}"
 LAST_PORT = 65535
 BACKLOG = 128  # connections that wait to be accepted
 KEEP_ALIVE_S = 75  # longer than the clients' limits, so that clients close idle connections
-TICKS_PER_S = 10  # uvicorn's unit of time
+TICKS_PER_S = 10  # in uvicorn; this server calls `on_tick` only once per second
 GRACE_S = 1.0  # time for running calls to finish when the server stops
 STOP_S = 10.0  # limit for stopping; exceeding it is a bug
 
 
 class _Server(uvicorn.Server):
-    """A server that stops immediately on request, without polling, even if clients are still connected."""
+    """A server that begins to stop immediately on request, without polling, even if clients are still connected."""
 
     def __init__(self, app: Starlette) -> None:
         self._connections = Connections()
@@ -150,7 +150,7 @@ def application(
     calls = RestCalls(platform, faults or Faults(), log or CallLog(), token, clock)
     files = FileTransfers(calls, largest_file_bytes)
     routes = [Route(known.path, calls.endpoint(known), methods=[known.method]) for known in operations()]
-    routes += [Route(FILE, files.put, methods=["PUT"]), Route(FILE, files.get, methods=["GET"])]
+    routes += [Route(FILE_PATH, files.put, methods=["PUT"]), Route(FILE_PATH, files.get, methods=["GET"])]
     return Starlette(routes=routes, exception_handlers={HTTPException: _no_such, Exception: _failed})
 
 

@@ -18,10 +18,10 @@ JOB_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 # The name in a pipeline's definition, which is YAML.
 PIPELINE_NAME = re.compile(r"^name:[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
 JOB_NAME_CHARACTERS = 63  # limit of a DNS label: Kubernetes uses the name as one
-KEY_BYTES = 128
-VALUE_BYTES = 256
+KEY_BYTES = 128  # maximum length of a metadata key in UTF-8
+VALUE_BYTES = 256  # maximum length of a metadata value in UTF-8
 METADATA_BYTES = 4 << 20  # documented as 4 MB
-PATH_BYTES = 2048
+PATH_BYTES = 2048  # maximum length of a file's name with its folders
 SEGMENT_BYTES = 255  # limit of Linux file systems
 
 
