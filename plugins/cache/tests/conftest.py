@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from types import SimpleNamespace
 from typing import Any
 
@@ -87,21 +87,41 @@ MakeCache = Callable[..., CacheSite]
 ServeGrpc = Callable[..., SimpleNamespace]
 
 
+OpenCache = Callable[[Adapter, ExitStack], CacheSite]
+
+
+@pytest.fixture(scope="session")
+def open_cache() -> OpenCache:
+    """Return a function that opens clients of the cache of an adapter. The stack closes them."""
+
+    def connect(adapter: Adapter, clients: ExitStack) -> CacheSite:
+        lanes = {name: ImmediateHandle(adapter, name) for name in adapter.host.handles}
+        cache = Cache(lanes)  # type: ignore[arg-type] # delegates to a LaneHandle
+        green = Health(health="green", service="running", problems=[])
+        app = make_app({"cache": handlers(cache)}, lambda: green, None, "1.0")
+        client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)  # type: ignore[arg-type] # any ASGI application
+        return CacheSite(adapter, lanes, cache, app, clients.enter_context(client))
+
+    return connect
+
+
 @pytest.fixture
-def make_cache(make_adapter: Callable[[str], Adapter]) -> Iterator[MakeCache]:
+def make_cache(make_adapter: Callable[[str], Adapter], open_cache: OpenCache) -> Iterator[MakeCache]:
     """Return a factory of adapters; `settings` are those of the AE title CACHE, `more` are lines after them."""
     with ExitStack() as clients:
 
         def make(settings: str = "", more: str = "") -> CacheSite:
             adapter = make_adapter(f"{CONFIGURATION}[ae-titles.CACHE.settings]\n{settings}\n{more}")
-            lanes = {name: ImmediateHandle(adapter, name) for name in adapter.host.handles}
-            cache = Cache(lanes)  # type: ignore[arg-type] # delegates to a LaneHandle
-            green = Health(health="green", service="running", problems=[])
-            app = make_app({"cache": handlers(cache)}, lambda: green, None, "1.0")
-            client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)  # type: ignore[arg-type] # any ASGI application
-            return CacheSite(adapter, lanes, cache, app, clients.enter_context(client))
+            return open_cache(adapter, clients)
 
         yield make
+
+
+@pytest.fixture(scope="module")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory, open_cache: OpenCache) -> Iterator[CacheSite]:
+    """A cache for the tests of a module that only read."""
+    with closing(Adapter(tmp_path_factory.mktemp("shared"), CONFIGURATION)) as adapter, ExitStack() as clients:
+        yield open_cache(adapter, clients)
 
 
 @pytest.fixture(params=["'; DROP TABLE cache_studies; --", '" OR 1=1 --', "../../etc/passwd", "%", "\\", "$(id)*?|"])

@@ -10,10 +10,10 @@ import pytest
 from dicom_adapter.testing import make_instance, make_study
 
 
-@pytest.fixture
-def hospital(make_cache: Any) -> Any:
-    """Three studies, the oldest first: A and B of one patient, C of another."""
-    site = make_cache()
+@pytest.fixture(scope="module")
+def hospital(shared_cache: Any) -> Any:
+    """Three studies, the oldest first: A and B of one patient, C of another. No test changes them."""
+    site = shared_cache
     anna = {"patient_id": "P-1", "patient_name": "Müller^Anna"}
     site.receive(*make_study(**anna, study_uid="1.1", StudyDate="20250131", accession_number="A%1", instances=2))
     site.receive(
