@@ -29,7 +29,7 @@ help:
 	@echo "make bench   measure the adapter and other receivers that are installed (20 minutes; writes docs/performance.md)"
 	@echo "make bench QUICK=1   the same in four minutes, only with the receivers that have targets (writes nothing)"
 	@echo "make bench WHAT=uploads|delivery|stow|replay|due|pending|look_up|cache|isolation ARGS=...  measure something else"
-	@echo "make faults  kill the adapter, let platform, disk and network fail at random, and check that nothing is lost"
+	@echo "make faults  kill the adapter, let platform, destinations, disk and network fail, and check that nothing is lost"
 	@echo "             (MINUTES=10 SEED=1)"
 	@echo "make corpus  send odd data sets and associations to the adapter and other receivers (ARGS=--write: update the page)"
 	@echo "make fuzz    fuzz the network code, guided by coverage (TARGET=acceptor|identity|proxy MINUTES=5)"
@@ -115,7 +115,7 @@ bench: $(STAMP)
 faults: MINUTES ?= 10
 faults: SEED ?= 1
 faults: $(STAMP)
-	@cd tests && $(abspath $(BIN))/python -m faults --minutes $(MINUTES) --seed $(SEED) $(ARGS)
+	@cd tests && PYTHONPATH=$(abspath bench) $(abspath $(BIN))/python -m faults --minutes $(MINUTES) --seed $(SEED) $(ARGS)
 
 corpus: $(STAMP)
 	@cd tests && PYTHONPATH=$(abspath bench) $(abspath $(BIN))/python -m corpus $(ARGS)

@@ -1,4 +1,4 @@
-"""The fault harness: a real adapter, real senders and a faulty platform, with repeated kills, and a count at the end.
+"""The fault harness: a real adapter, real senders, a faulty platform and real destinations, and a count at the end.
 
     make faults MINUTES=10 SEED=1
 
@@ -11,6 +11,9 @@
     log_reader the reader of the service's log, which stops for a while or for good
     silence    many connections that send nothing
     surroundings   the choice of the last four faults: clock, mount, log_reader, silence
+    destination   a product that receives results, DCMTK's storescp or Orthanc (C-STORE, DICOMweb), and its faults
+    products   how these products are started, and what they have
+    link, disk the network and the disk of a destination
     platform   the platform emulator, with injected faults, which is killed and restarted
     commands   the command that the jobs of one AE title run, and the folder for its results
     kept       the content of the cache before it is stopped
@@ -24,7 +27,8 @@
 **Reproducibility.** A seed decides every choice: the studies of each sender with all UIDs, sizes and bytes, their AE
 titles, associations and pauses, and where a connection breaks; the sequence of the composer's requests; which process
 is killed after which pause; which faults the platform has in each run, and how long each run is; which clock steps,
-lost mounts, stopped log readers and silent connections there are. It does not decide how processes are scheduled, or
-the UIDs of results. Therefore the instance that a kill or a fault interrupts, the number of studies, and the requests
-that are repeated differ between runs. To reproduce a failure, run its seed for longer or several times.
+lost mounts, stopped log readers and silent connections there are; the sequence of each destination's faults. It does
+not decide how processes are scheduled, or the UIDs of results. Therefore the instance that a kill or a fault
+interrupts, the number of studies, and the requests that are repeated differ between runs. To reproduce a failure, run
+its seed for longer or several times.
 """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from random import Random, SystemRandom
+from random import Random
 from typing import Any
 
 from attrs import frozen
@@ -23,9 +22,9 @@ from faults.clock import ServiceClock
 from faults.commands import DESTINATION, Commands
 from faults.log_reader import ServiceWithLogReader
 from faults.mount import Mount
+from support.restartable import free_ports
 
 START_SECONDS = 60.0  # limit until the service listens, on a slow machine
-BELOW_EPHEMERAL_PORTS = range(20_000, 32_768)  # ports that Linux does not assign automatically
 
 
 @frozen(kw_only=True)
@@ -55,7 +54,7 @@ def _pipelines(number: int, count: int) -> tuple[str, ...]:
 WAIT = "interrupted-wait = 15"
 DISK = "disk"  # the mount point, in the folder of the adapter
 CACHE = "CACHE"
-COMMANDS = "COMMANDS"  # its jobs run a command, and their results are delivered to a folder
+COMMANDS = "COMMANDS"  # its jobs run a command, and their results are delivered to a folder and to products
 SETTLE_SECONDS = 3  # the largest value; reloads change the setting
 AE_TITLES: Mapping[str, AeTitle] = {
     "STUDIES": AeTitle(submitter="grpc", settings=WAIT, pipelines=_pipelines(1, 3)),
@@ -103,20 +102,16 @@ class Ports:
 
     @classmethod
     def free(cls) -> Ports:
-        candidates = SystemRandom().sample(BELOW_EPHEMERAL_PORTS, 100)
-        return cls(*[port for port in candidates if _is_free(port)][:4])
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
+        return cls(*free_ports(4))
 
 
 class Adapter:
     """The service in `folder`: one process tree at a time, always with the same port."""
 
-    def __init__(self, folder: Path, ports: Ports, random: Random) -> None:
+    def __init__(self, folder: Path, ports: Ports, random: Random, destinations: Mapping[str, str]) -> None:
+        """`destinations`: the products that receive results, with the tables of their submitters."""
         folder.mkdir()
+        self._destinations = destinations
         self.commands = Commands(folder)
         self.commands.prepare()
         self.clock = ServiceClock(folder / "clock", random)
@@ -206,8 +201,9 @@ class Adapter:
         self._write(self._text())
 
     def _text(self, left_out: Sequence[str] = ()) -> str:
-        text = _configuration(self._ports, left_out)
-        return text + self.commands.configuration(AE_TITLES[COMMANDS].pipelines, RETRIES)
+        text = _configuration(self._ports, [DESTINATION, *self._destinations], left_out)
+        text += self.commands.configuration(AE_TITLES[COMMANDS].pipelines, RETRIES)
+        return text + "".join(self._destinations.values())
 
     def _write(self, text: str) -> None:
         new = self._configuration.with_suffix(".new")
@@ -261,7 +257,7 @@ def _kill(pid: int | None) -> bool:
     return True
 
 
-def _configuration(ports: Ports, left_out: Sequence[str] = ()) -> str:
+def _configuration(ports: Ports, destinations: Sequence[str], left_out: Sequence[str]) -> str:
     return f"""
 [dicom]
 bind = "127.0.0.1"
@@ -289,17 +285,10 @@ timeout = 2
 upload-timeout = 4
 follow = false
 {RETRIES}
-""" + "".join(_ae_title(name) for name in AE_TITLES if name not in left_out)
+""" + "".join(_ae_title(name, destinations) for name in AE_TITLES if name not in left_out)
 
 
-RESULTS = f"""
-[ae-titles.{COMMANDS}.results]
-to = ["{DESTINATION}"]
-expect-results = true
-"""
-
-
-def _ae_title(name: str) -> str:
+def _ae_title(name: str, destinations: Sequence[str]) -> str:
     table = AE_TITLES[name]
     pipelines = "\n".join(f'pipeline-{number} = "{key}"' for number, key in enumerate(table.pipelines, 1))
     return f"""
@@ -311,4 +300,12 @@ overwrite-same-instance = {str(table.overwrites).lower()}
 [ae-titles.{name}.settings]
 {table.settings}
 {pipelines}
-""" + (RESULTS if name == COMMANDS else "")
+""" + (_results(destinations) if name == COMMANDS else "")
+
+
+def _results(destinations: Sequence[str]) -> str:
+    return f"""
+[ae-titles.{COMMANDS}.results]
+to = {json.dumps(list(destinations))}
+expect-results = true
+"""

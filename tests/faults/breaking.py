@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+import time
 
 ABORTED = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends a reset
 PIECE = 16384  # bytes
@@ -38,36 +39,46 @@ class BreakingConnection:
             except OSError:
                 return  # the adapter is down: the sender's connection is closed
             with far:
-                self._pass_on(near, far)
-
-    def _pass_on(self, near: socket.socket, far: socket.socket) -> None:
-        for side in (near, far):
-            side.settimeout(None)
-            side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        back = threading.Thread(target=_pump, args=(far, near, self._back), daemon=True)
-        back.start()
-        _pump(near, far, self._there)
-        back.join()
+                connect_both(near, far, there=self._there, back=self._back)
 
 
-def _pump(source: socket.socket, target: socket.socket, most: int | None) -> None:
+def connect_both(
+    near: socket.socket, far: socket.socket, *, there: int | None, back: int | None, pause: float = 0.0
+) -> None:
+    """Forward bytes in both directions until both have ended, or a limit is reached.
+
+    `there`: limit of the bytes sent to `far`. `back`: limit of the bytes received from it. None: no limit. `pause`:
+    seconds before each piece is sent.
+    """
+    for side in (near, far):
+        side.settimeout(None)
+        side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    other = threading.Thread(target=_pump, args=(far, near, back, pause), daemon=True)
+    other.start()
+    _pump(near, far, there, pause)
+    other.join()
+
+
+def _pump(source: socket.socket, target: socket.socket, most: int | None, pause: float) -> None:
     """Forward bytes up to the end of the stream. Reset both sides after `most` bytes, or when one side is reset."""
     left = most
     try:
         while data := source.recv(PIECE):
+            time.sleep(pause)
             target.sendall(data[:left])
             if left is not None and (left := left - len(data)) <= 0:
                 raise ConnectionResetError
         target.shutdown(socket.SHUT_WR)
     except OSError:
         for side in (source, target):
-            _reset(side)
+            reset(side)
 
 
-def _reset(side: socket.socket) -> None:
+def reset(side: socket.socket) -> None:
+    """Close a connection so that the peer sees a reset."""
     try:
         side.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORTED)
-        side.shutdown(socket.SHUT_RDWR)  # wakes a thread in recv, in contrast to `close`
+        side.shutdown(socket.SHUT_RD)  # wakes a thread in recv, in contrast to `close`; SHUT_RDWR would send a FIN
     except OSError:
         pass  # the socket was reset, or closed by the other direction
     side.close()

@@ -1,13 +1,13 @@
-"""A whole run: the adapter is reloaded and killed while the platform fails.
+"""A whole run: the adapter is reloaded and killed while the platform and the destinations fail.
 
-Afterwards the adapter drains, and the count follows.
+Afterwards the adapter drains, first with the failing destinations. The count follows.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from random import Random
 
@@ -18,10 +18,11 @@ from dicom_adapter.ledger import Ledger
 from dicom_adapter.runtime.clock import SystemClock
 from faults import count_results, outcomes
 from faults import evidence as files
-from faults.adapter import Adapter, Ports, Victim
+from faults.adapter import RETRIES, Adapter, Ports, Victim
 from faults.clients import Client
 from faults.count import count, orphans
-from faults.evidence import Evidence, LedgerFile
+from faults.destination import Destination, make_destinations
+from faults.evidence import Evidence, LedgerFile, LedgerJob, PlatformFile
 from faults.kept import Kept, read_kept, wait_for_lane
 from faults.orders import Call, Deletion, Orders, read_orders
 from faults.platform import Platform
@@ -40,8 +41,10 @@ RELOAD_SECONDS = (0.0, 8.0)
 DISTURBED_SECONDS = (0.0, 3.0)  # from a kill to the end of a lost mount
 PROGRESS_SECONDS = 10.0  # between two lines of progress
 POLL_SECONDS = 0.2  # between two queries of the ledger while the adapter drains
+LONGEST_DELIVERING_SECONDS = 20.0  # from the last kill of the adapter to the end of the faults of the destinations
 # The states of a drained adapter.
 DRAINED = {"instances kept", "instances quarantined", "instances reclaimed", "jobs submitted", "jobs succeeded"}
+HELD = {"instances released", "jobs faulted"}  # further states if deliveries are held
 
 
 @frozen(kw_only=True)
@@ -59,8 +62,10 @@ def run(plan: Plan, report_progress: Callable[[str], None]) -> Report:
     """Run a plan. `report_progress` is called with a line of progress every PROGRESS_SECONDS."""
     plan.folder.mkdir(parents=True, exist_ok=True)
     ports = Ports.free()
+    destinations, left_out = make_destinations(plan.folder / "destinations", plan.seed)
     platform = Platform(plan.folder / "platform", ports, Random(f"{plan.seed}/platform"))
-    adapter = Adapter(plan.folder / "adapter", ports, Random(f"{plan.seed}/clock"))
+    tables = {destination.name: destination.configuration(RETRIES) for destination in destinations}
+    adapter = Adapter(plan.folder / "adapter", ports, Random(f"{plan.seed}/clock"), tables)
     senders = Senders(plan.folder / "senders", plan.seed, plan.senders)
     (plan.folder / "composer").mkdir()
     composer = Client("composer", plan.folder / "composer", "COMPOSER", plan.seed)
@@ -68,6 +73,8 @@ def run(plan: Plan, report_progress: Callable[[str], None]) -> Report:
         plan=plan,
         platform=platform,
         adapter=adapter,
+        destinations=destinations,
+        left_out=left_out,
         senders=senders,
         composer=composer,
         surroundings=Surroundings(adapter, Random(f"{plan.seed}/surroundings")),
@@ -76,7 +83,7 @@ def run(plan: Plan, report_progress: Callable[[str], None]) -> Report:
     try:
         return campaign.run()
     finally:
-        for party in (composer, senders, adapter, platform):
+        for party in (composer, senders, adapter, platform, *destinations):
             party.end()
 
 
@@ -87,6 +94,8 @@ class _Campaign:
     plan: Plan
     platform: Platform
     adapter: Adapter
+    destinations: list[Destination]
+    left_out: list[str]
     senders: Senders
     composer: Client
     surroundings: Surroundings
@@ -96,19 +105,23 @@ class _Campaign:
 
     def run(self) -> Report:
         self.platform.start()
+        for destination in self.destinations:
+            destination.start()
         self.adapter.wait_until_it_listens()
         self.senders.start(self.adapter.port)
         self.composer.start(self.adapter.http_port, "--senders", str(self.senders.folder))
         self._kill_for(self.plan.seconds)
         faults_ended = time.monotonic()
         self._calm_down()
+        self._deliver_with_faults()
         drained_in = time.monotonic() - faults_ended if self._drain() else None
         kept = read_kept(self.adapter.http_port, self.plan.folder)
         status = self.adapter.stop()
         if status != 0:
             raise RuntimeError(f"the adapter ended with status {status}: see {self.adapter.log}")
         self.platform.end()
-        return self._report(drained_in, kept)
+        arrived = {destination.name: destination.files() for destination in self.destinations}
+        return self._report(drained_in, kept, arrived)
 
     def _kill_for(self, seconds: float) -> None:
         random = Random(f"{self.plan.seed}/killer")
@@ -144,27 +157,51 @@ class _Campaign:
         if any(statuses):
             raise RuntimeError(f"senders and composer ended with {statuses}: see {self.plan.folder}")
 
+    def _deliver_with_faults(self) -> None:
+        """Wait until everything is delivered, but only for some seconds, and end the faults of the destinations."""
+        deadline = time.monotonic() + min(LONGEST_DELIVERING_SECONDS, self.plan.seconds / 4)
+        while time.monotonic() < deadline and not self._is_drained():
+            time.sleep(POLL_SECONDS)
+        for destination in self.destinations:
+            destination.calm_down()
+
     def _drain(self) -> bool:
         """Wait until the adapter is drained. Returns False at the time limit."""
         deadline = time.monotonic() + self.plan.drain_seconds
         while not self._is_drained():
             if time.monotonic() > deadline or not self._retry_faulted_jobs():
                 return False
-            self.platform.ensure_running()
+            for server in (self.platform, *self.destinations):
+                server.ensure_running()
             self._report_progress()
             time.sleep(POLL_SECONDS)
         return True
 
     def _is_drained(self) -> bool:
         is_cleaned_up = files.jobs_to_clean_up_after(self.adapter.data) == 0
-        return is_cleaned_up and self._ledger.counts().keys() <= DRAINED
+        counts = self._ledger.counts()
+        if held := self._held_deliveries(counts):
+            held_results = len({number for job in held for number in job.instances})
+            is_exact = (len(held), held_results) == (counts["jobs faulted"], counts["instances released"])
+            return is_cleaned_up and is_exact and counts.keys() <= DRAINED | HELD
+        return is_cleaned_up and counts.keys() <= DRAINED
+
+    def _held_deliveries(self, counts: Mapping[str, int]) -> list[LedgerJob]:
+        """Return the deliveries to products that are faulted again after they were retried."""
+        if not counts.get("jobs faulted"):
+            return []
+        jobs = filter(count_results.is_delivery_to_product, self._ledger.jobs())
+        return [job for job in jobs if job.state == "faulted" and job.job_id in self.retried]
 
     def _retry_faulted_jobs(self) -> bool:
-        """Retry faulted jobs, as an operator after an outage of the platform.
+        """Retry faulted jobs, as an operator after an outage of the platform or of a destination.
 
-        Returns False if a job is faulted a second time.
+        Returns False if a job is faulted a second time, unless it is a delivery to a product: this delivery is held.
         """
+        held = {job.job_id for job in self._held_deliveries(self._ledger.counts())}
         for job_id in self._ledger.faulted():
+            if job_id in held:
+                continue
             if job_id in self.retried:
                 return False
             ledger = Ledger(f"sqlite:///{self.adapter.data / 'ledger.sqlite'}")
@@ -193,9 +230,11 @@ class _Campaign:
 
     # --- the end ----------------------------------------------------------------------------------------------------
 
-    def _report(self, drained_in: float | None, kept: tuple[Kept, ...]) -> Report:
+    def _report(
+        self, drained_in: float | None, kept: tuple[Kept, ...], arrived: Mapping[str, tuple[PlatformFile, ...]]
+    ) -> Report:
         records, orders = self.senders.records(), read_orders(self.composer.record)
-        evidence = self._evidence(records, orders, kept)
+        evidence = self._evidence(records, orders, kept, arrived)
         started = sum(job.is_started for job in evidence.platform_jobs)
         return Report(
             seed=self.plan.seed,
@@ -218,12 +257,21 @@ class _Campaign:
             started_jobs=started,
             jobs_never_started=len(evidence.platform_jobs) - started,
             results=count_results.by_state(evidence),
+            destinations={one.name: (len(arrived[one.name]), one.faults) for one in self.destinations},
+            held=tuple(count_results.held(evidence)),
+            left_out=tuple(self.left_out),
             retried=len(self.retried),
             orphans=len(orphans(evidence)),
             findings=tuple(count(evidence)),
         )
 
-    def _evidence(self, records: Records, orders: Orders, kept: tuple[Kept, ...]) -> Evidence:
+    def _evidence(
+        self,
+        records: Records,
+        orders: Orders,
+        kept: tuple[Kept, ...],
+        arrived: Mapping[str, tuple[PlatformFile, ...]],
+    ) -> Evidence:
         return Evidence(
             sent=records.sent,
             platform_jobs=(
@@ -232,6 +280,7 @@ class _Campaign:
                 *outcomes.deliveries(self.adapter.commands),
             ),
             results=outcomes.results(self.adapter.commands),
+            arrived=arrived,
             instances=tuple(self._ledger.instances()),
             jobs=tuple(self._ledger.jobs()),
             stored=files.stored_keys(self.adapter.data),

@@ -16,7 +16,7 @@
     mount          nothing was created on the mount point of the disk while it was not mounted
 
 The first two rules do not apply to an AE title of the cache, whose rules are in `count_cache`. The runs of commands and
-the folders of deliveries are jobs of a platform, too; the rule about results is in `count_results`.
+the folders of deliveries are jobs of a platform, too; the rules about results are in `count_results`.
 
 A finding may show UIDs and ids, because they are synthetic: no patient has them.
 """
@@ -82,6 +82,7 @@ def count(evidence: Evidence) -> list[Finding]:
         "health": _defects,
         "mount": _on_mount_point,
         "results": count_results.wrong_results,
+        "arrived": count_results.wrong_arrivals,
     }
     findings = [(name, what) for name, rule in rules.items() for what in rule(evidence, lookup)]
     return [Finding(rule=name, what=what) for name, what in (*findings, *count_cache.findings(evidence, lookup))]
@@ -155,6 +156,8 @@ def _rows_and_jobs(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
 def _wrong_jobs(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
     times = Counter(job.adapter_job for job in lookup.started)
     for ledger_job in evidence.jobs:
+        if count_results.is_delivery_to_product(ledger_job):
+            continue  # a product has no jobs: a rule about results
         if ledger_job.state != _last_state(ledger_job):
             yield f"job {ledger_job.job_id} is {ledger_job.state}"
         if times[ledger_job.job_id] != 1:

@@ -28,6 +28,7 @@ BLOCK = 4096  # bytes; each object of a segment begins at a multiple of it
 HEADER = struct.Struct("<16sQIB3xI")  # of an object in a segment: see `_blocks`
 KEPT = 1  # flag of an object that is not deleted
 MICROSECONDS = 1e6  # the ledger's unit of time
+SOURCE_JOB = "SourceJob"  # the key of a delivery job's metadata that has the id of the job with the results
 ADAPTER_JOB = "dicom-adapter-job"  # the key of a platform job's metadata that has the adapter's job id
 
 
@@ -78,6 +79,9 @@ class LedgerJob:
     state: str
     platform_job: str
     instances: tuple[int, ...]  # numbers
+    submitter: str = ""
+    source_job: str = ""  # id of the job whose results it delivers; "" for other jobs
+    last_error: str = ""
 
 
 @frozen(kw_only=True)
@@ -97,6 +101,7 @@ class Evidence:
     clock: ClockRange = field(factory=ClockRange)  # the clock of the service
     outages: tuple[Outage, ...] = ()  # times without the disk
     results: Mapping[str, tuple[PlatformFile, ...]] = field(factory=dict)  # written by commands, by job id
+    arrived: Mapping[str, tuple[PlatformFile, ...]] = field(factory=dict)  # instances of the products, by destination
     on_mount_point: tuple[str, ...] = ()  # what was created on the mount point without the disk
 
 
@@ -166,8 +171,9 @@ class LedgerFile:
         members: dict[int, list[int]] = {}
         for job, instance in self._rows("SELECT job_number, instance_id FROM job_instances ORDER BY position"):
             members.setdefault(job, []).append(instance)
-        query = "SELECT job_number, job_id, name, ae_title, pipeline_id, state, platform_job_id FROM jobs"
-        for number, job_id, name, ae_title, pipeline, state, platform_job in self._rows(query):
+        columns = "job_number, job_id, name, ae_title, pipeline_id, state, platform_job_id, submitter, last_error"
+        for row in self._rows(f"SELECT {columns}, metadata FROM jobs"):
+            number, job_id, name, ae_title, pipeline, state, platform_job, submitter, last_error, metadata = row
             yield LedgerJob(
                 job_id=job_id,
                 name=name,
@@ -176,6 +182,9 @@ class LedgerFile:
                 state=state,
                 platform_job=platform_job,
                 instances=tuple(members.get(number, ())),
+                submitter=submitter,
+                source_job=json.loads(metadata).get(SOURCE_JOB, ""),
+                last_error=last_error,
             )
 
     def _rows(self, query: str) -> list[Any]:

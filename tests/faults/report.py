@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from attrs import field, frozen
 
 from faults.count import Finding
+from faults.evidence import LedgerJob
 
 MAX_SHOWN = 40  # findings that are printed
+GOOD = (
+    "  nothing acknowledged was lost, nothing was started twice; each destination has each result once, or it is held"
+)
 
 
 @frozen(kw_only=True)
@@ -36,6 +40,9 @@ class Report:
     started_jobs: int
     jobs_never_started: int  # created on the platform, but the response was lost
     results: Mapping[str, int]  # results of commands by state
+    destinations: Mapping[str, tuple[int, Mapping[str, int]]]  # instances and faults of each product
+    held: tuple[LedgerJob, ...]  # deliveries to products that are not finished
+    left_out: tuple[str, ...]  # products and faults that this machine lacks, with the reason
     retried: int  # faulted jobs that were retried
     orphans: int
     findings: tuple[Finding, ...] = field(default=())
@@ -59,12 +66,32 @@ class Report:
             f"  ledger         {_counted(self.ledger, 'rows')}; {self.retried} faulted jobs retried",
             f"  started jobs   {self.started_jobs}; created and never started: {self.jobs_never_started}",
             f"  results        {_counted(self.results, 'collected')}",
+            *_labelled("destinations", map(_destination, self.destinations.items())),
+            *_labelled("held", map(_held_job, self.held)),
+            *_labelled("left out", self.left_out),
             f"  orphans        {self.orphans} stored objects without a row",
             f"  findings       {_counted(Counter(finding.rule for finding in self.findings), 'in total')}",
             *(f"    {finding}" for finding in self.findings[:MAX_SHOWN]),
-            "  nothing acknowledged was lost, nothing was started twice" if self.is_good else "  FAILED",
+            GOOD if self.is_good else "  FAILED",
         ]
         return "\n".join(lines)
+
+
+def _labelled(label: str, lines: Iterable[str]) -> Iterator[str]:
+    """Yield the lines of a list, the first one with a label."""
+    for number, line in enumerate(lines):
+        yield f"  {'' if number else label:<13}  {line}"
+
+
+def _destination(item: tuple[str, tuple[int, Mapping[str, int]]]) -> str:
+    name, (instances, faults) = item
+    return f"{name}: {instances} instances; {_counted(faults, 'faults')}"
+
+
+def _held_job(job: LedgerJob) -> str:
+    results = "1 result" if len(job.instances) == 1 else f"{len(job.instances)} results"
+    reason = f": {job.last_error}" if job.last_error else ""
+    return f"job {job.job_id} ({results} to {job.submitter}) is {job.state}{reason}"
 
 
 def _counted(numbers: Mapping[str, int], word: str) -> str:

@@ -8,8 +8,9 @@ import pytest
 from attrs import evolve
 
 from faults.adapter import AE_TITLES, COMMANDS
+from faults.commands import DESTINATION
 from faults.count import count
-from faults.count_results import DELIVERY, by_state
+from faults.count_results import DELIVERY, by_state, held
 from faults.evidence import Evidence, LedgerInstance, LedgerJob, PlatformFile, PlatformJob
 from faults.lookup import look_up
 from faults.records import Sent
@@ -46,8 +47,16 @@ JOB = LedgerJob(
     instances=(1,),
 )
 DELIVERED = evolve(
-    JOB, job_id="job-2", pipeline=DELIVERY, state="submitted", platform_job="COMMANDS-1-to-drop-job-2", instances=(2,)
+    JOB,
+    job_id="job-2",
+    pipeline=DELIVERY,
+    state="submitted",
+    platform_job="COMMANDS-1-to-drop-job-2",
+    instances=(2,),
+    submitter=DESTINATION,
+    source_job="job-1",
 )
+TO_WEB = evolve(DELIVERED, job_id="job-3", platform_job="job-3-1", submitter="web")
 RUN = PlatformJob(
     job_id="job-1",
     adapter_job="job-1",
@@ -63,11 +72,13 @@ GOOD = Evidence(
     sent=(SENT,),
     platform_jobs=(RUN, FOLDER),
     instances=(INPUT, RESULT, HELD),
-    jobs=(JOB, DELIVERED),
+    jobs=(JOB, DELIVERED, TO_WEB),
     stored=frozenset({"k3"}),
     results={"job-1": (WRITTEN, WRITTEN_WRONG)},
+    arrived={"web": (WRITTEN,)},
 )
 OTHER = PlatformFile(sop_instance_uid="2.25.2", digest="d9")
+INPUT_FILE = RUN.files[0]
 
 
 def changed(**changes: Any) -> Evidence:
@@ -77,8 +88,11 @@ def changed(**changes: Any) -> Evidence:
 WRONG: dict[str, tuple[Evidence, str]] = {
     "a command ran twice": (changed(platform_jobs=(RUN, RUN, FOLDER)), "one job"),
     "a command never ran": (changed(platform_jobs=(FOLDER,)), "one job"),
-    "a job of a command is only submitted": (changed(jobs=(evolve(JOB, state="submitted"), DELIVERED)), "one job"),
-    "a command failed": (changed(jobs=(evolve(JOB, state="failed"), DELIVERED)), "one job"),
+    "a job of a command is only submitted": (
+        changed(jobs=(evolve(JOB, state="submitted"), DELIVERED, TO_WEB)),
+        "one job",
+    ),
+    "a command failed": (changed(jobs=(evolve(JOB, state="failed"), DELIVERED, TO_WEB)), "one job"),
     "the input has other bytes": (
         changed(platform_jobs=(evolve(RUN, files=(evolve(RUN.files[0], digest="d9"),)), FOLDER)),
         "payloads",
@@ -91,7 +105,7 @@ WRONG: dict[str, tuple[Evidence, str]] = {
     ),
     "a result is twice in a folder": (changed(platform_jobs=(RUN, evolve(FOLDER, files=(WRITTEN,) * 2))), "results"),
     "a folder is delivered twice": (changed(platform_jobs=(RUN, FOLDER, FOLDER)), "one job"),
-    "a delivery is faulted": (changed(jobs=(JOB, evolve(DELIVERED, state="faulted"))), "one job"),
+    "a delivery is faulted": (changed(jobs=(JOB, evolve(DELIVERED, state="faulted"), TO_WEB)), "one job"),
     "a result is delivered with other bytes": (
         changed(platform_jobs=(RUN, evolve(FOLDER, files=(OTHER,)))),
         "results",
@@ -103,6 +117,24 @@ WRONG: dict[str, tuple[Evidence, str]] = {
     "a quarantined result was lost": (changed(instances=(INPUT, RESULT)), "results"),
     "a delivered instance is no result": (changed(results={"job-1": (WRITTEN_WRONG,)}), "results"),
     "a quarantined result lacks its object": (changed(stored=frozenset()), "objects"),
+    "a product lacks a result": (changed(arrived={"web": ()}), "arrived"),
+    "a product lacks a result, whose delivery was cancelled": (
+        changed(arrived={"web": ()}, jobs=(JOB, DELIVERED, evolve(TO_WEB, state="cancelled"))),
+        "arrived",
+    ),
+    "a product has a result twice": (changed(arrived={"web": (WRITTEN, WRITTEN)}), "arrived"),
+    "a product has a result with another data set": (changed(arrived={"web": (OTHER,)}), "arrived"),
+    "a product has a quarantined result": (changed(arrived={"web": (WRITTEN, WRITTEN_WRONG)}), "arrived"),
+    "a product has another instance": (changed(arrived={"web": (WRITTEN, INPUT_FILE)}), "arrived"),
+    "a product has a result of a job that has not succeeded": (
+        changed(jobs=(evolve(JOB, state="running"), DELIVERED, TO_WEB)),
+        "arrived",
+    ),
+    "no delivery to a product": (changed(jobs=(JOB, DELIVERED)), "arrived"),
+    "two deliveries to a product": (
+        changed(jobs=(JOB, DELIVERED, TO_WEB, evolve(TO_WEB, job_id="job-4"))),
+        "arrived",
+    ),
 }
 
 
@@ -125,6 +157,17 @@ def test_a_quarantined_copy_does_not_count_as_the_instance_that_was_sent() -> No
     assert "acknowledged" in {finding.rule for finding in count(lost)}
 
 
+@pytest.mark.parametrize("state", ["faulted", "failed", "queued", "uploaded"])
+@pytest.mark.parametrize("arrived", [(), (WRITTEN,)])
+def test_delivery_to_a_product_may_be_held(state: str, arrived: tuple[PlatformFile, ...]) -> None:
+    """The product may have the result already: its response was lost. The report names the delivery."""
+    delivery = evolve(TO_WEB, state=state)
+    evidence = changed(arrived={"web": arrived}, jobs=(JOB, DELIVERED, delivery))
+    assert [] == count(evidence)
+    assert [delivery] == held(evidence)
+
+
 def test_delivered_and_quarantined_results_are_no_finding() -> None:
     assert [] == count(GOOD)
     assert {"reclaimed": 1, "quarantined": 1} == by_state(GOOD)
+    assert [] == held(GOOD)

@@ -1,4 +1,7 @@
-"""A site for results: a command that makes two results for each job, and the destinations `folder` and `dicom`."""
+"""A site for results: a command that makes two results for each job, and the destinations `folder` and `dicom`.
+
+`CommandSite` is the same for other destinations.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from attrs import field, frozen
@@ -16,12 +19,13 @@ from pynetdicom import AE, evt
 
 from dicom_adapter_pipelines import example
 
-# The command of the jobs. It notes its start, the SOP Instance UID of each result, and its end, with the AE title.
+# The command of the jobs. It notes its start, the SOP Instance UID of each result, and its end, with the AE title. It
+# waits while the test holds the AE title, and keeps a copy of each result.
 PROGRAM = """
-import json, os, sys, time
+import json, os, shutil, sys, time
 from pathlib import Path
 
-folder, source, output, job, notes = map(Path, sys.argv[1:])
+folder, source, output, job, notes, held, copies = map(Path, sys.argv[1:])
 ae_title = json.loads(job.read_bytes())["ae-title"]
 
 
@@ -37,9 +41,12 @@ sys.path.insert(0, str(folder))
 import example
 from pydicom import dcmwrite
 
+while (held / ae_title).exists():
+    time.sleep(0.02)
 made = [result for instances in example.studies(source) for _kind, result in example.results(instances)]
 for number, result in enumerate(made):
     dcmwrite(output / f"{number}.dcm", result, enforce_file_format=True)
+    shutil.copy(output / f"{number}.dcm", copies / f"{result.SOPInstanceUID}.dcm")
     note("written", uid=str(result.SOPInstanceUID))
     time.sleep(0.1)
 note("ended")
@@ -52,15 +59,16 @@ reserve = 0
 
 [submitters.local]
 type = "command"
-running = 2
+running = {running}
 status-every = 0.2
 retry-first = 0.1
 retry-most = 0.5
 
 [submitters.local.pipelines.example]
-command = ["{python}", "{program}", "{example}", "{{input}}", "{{output}}", "{{job}}", "{notes}"]
+command = ["{python}", "{program}", "{example}", "{{input}}", "{{output}}", "{{job}}", "{notes}", "{held}", "{copies}"]
 time-limit = 300
-
+"""
+DESTINATIONS = """
 [submitters.drop]
 type = "folder"
 path = "{drop}"
@@ -87,7 +95,7 @@ interrupted = "submit"
 pipeline-example = "example"
 
 [ae-titles.{name}.results]
-to = ["drop", "pacs"]
+to = {to}
 expect-results = true
 """
 RESULTS = 2  # of each job
@@ -142,13 +150,18 @@ class Pacs:
         self._server.shutdown()
 
 
-class ResultsSite:
-    """The folders of a site, its configuration, and what the command and the destinations have."""
+class CommandSite:
+    """The folders of a site, its configuration, and what the command has noted.
 
-    def __init__(self, folder: Path, pacs: Pacs, ae_titles: Iterable[str]) -> None:
-        self.pacs = pacs
-        self.drop = folder / "drop"
-        self.drop.mkdir()
+    `destinations`: tables of the submitters. `to`: names of the destinations, by AE title. `running`: number of jobs
+    that run at the same time.
+    """
+
+    def __init__(self, folder: Path, destinations: str, to: Mapping[str, Sequence[str]], running: int = 2) -> None:
+        self.copies = folder / "copies"
+        self._held = folder / "held"
+        for created in (self.copies, self._held):
+            created.mkdir()
         self._notes = folder / "notes.jsonl"
         program = folder / "program.py"
         program.write_text(PROGRAM, encoding="utf-8")
@@ -157,9 +170,20 @@ class ResultsSite:
             program=program,
             example=Path(example.__file__).parent,
             notes=self._notes,
-            drop=self.drop,
-            port=pacs.port,
-        ) + "".join(AE_TITLE.format(name=name) for name in ae_titles)
+            held=self._held,
+            copies=self.copies,
+            running=running,
+        )
+        self.configuration += destinations
+        self.configuration += "".join(AE_TITLE.format(name=name, to=json.dumps(list(to[name]))) for name in to)
+
+    def hold(self, ae_title: str) -> None:
+        """Let the command of the AE title's jobs wait before it makes results."""
+        (self._held / ae_title).touch()
+
+    def release(self, ae_title: str) -> None:
+        """Let the command continue."""
+        (self._held / ae_title).unlink()
 
     def noted(self, what: str) -> list[dict[str, str]]:
         """Return the notes of the command of one kind, of all jobs."""
@@ -169,6 +193,17 @@ class ResultsSite:
     def runs(self, what: str) -> Counter[str]:
         """Return the number of notes of one kind by AE title."""
         return Counter(entry["aeTitle"] for entry in self.noted(what))
+
+
+class ResultsSite(CommandSite):
+    """A site with the destinations `drop`, a folder, and `pacs`."""
+
+    def __init__(self, folder: Path, pacs: Pacs, ae_titles: Iterable[str]) -> None:
+        self.pacs = pacs
+        self.drop = folder / "drop"
+        self.drop.mkdir()
+        destinations = DESTINATIONS.format(drop=self.drop, port=pacs.port)
+        super().__init__(folder, destinations, dict.fromkeys(ae_titles, ("drop", "pacs")))
 
     def dropped(self) -> list[str]:
         """Return the SOP Instance UIDs in the folder destination. Each folder has a manifest of exactly its files."""
