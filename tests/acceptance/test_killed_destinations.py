@@ -2,6 +2,8 @@
 
 The destinations are products: one Orthanc, over C-STORE and over STOW-RS, and DCMTK's storescp. A result that is sent
 again, because its response was lost, is the same instance: Orthanc keeps the first one, storescp replaces its file.
+
+Verified to fail when `dicom` reports an instance as delivered although the association was refused or lost.
 """
 
 from __future__ import annotations
@@ -9,15 +11,16 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from enum import Enum
 from io import BytesIO
 from pathlib import Path
 
 import pytest
-from attrs import define
+from attrs import define, field, frozen
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from dicom_adapter.api.values import JobState
+from dicom_adapter.api.values import SOURCE_JOB, Job, JobState
 from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
 from support import jobs_in_ledger, send, write_study
@@ -59,7 +62,15 @@ retry-most = 0.5
 
 # Waits. The mapping has the numbers of instances and events before the job ended.
 Moment = Callable[["Parties", str, Mapping[str, int]], object]
-EVENTS = ("results_collected", "job_uploaded", "job_submitted")
+EVENTS = ("job_metadata_sent", "job_uploaded", "job_submitted")
+
+
+class Destinations(Enum):
+    """The state of the destinations before a job ends."""
+
+    UP = "up"
+    DOWN = "down"  # connections are refused
+    PAUSED = "paused"  # connections are accepted, and nothing is answered
 
 
 @define(kw_only=True)
@@ -82,18 +93,26 @@ class Parties:
         events = {event: len(self.service.logged(event, ae_title=ae_title)) for event in EVENTS}
         return {**self.arrived(), **events}
 
+    def disturb(self, destinations: Destinations) -> None:
+        """Kill or pause Orthanc and storescp, or do nothing."""
+        for process in (self.orthanc, self.storescp):
+            if destinations is Destinations.DOWN:
+                process.kill()
+            elif destinations is Destinations.PAUSED:
+                process.pause()
+
     def kill(self, victims: Sequence[str]) -> None:
-        """Kill the victims, and start them again. Destinations are down while the service tries to deliver."""
+        """Kill the victims. Then start again what is down, and resume what is paused."""
         processes = {"service": self.service, "orthanc": self.orthanc, "storescp": self.storescp}
         for victim in victims:
             processes[victim].kill()
         if "service" in victims:
             self.service = self.launch()
-        if "orthanc" in victims:
-            self.orthanc.start()
-            self.orthanc.wait()
-        if "storescp" in victims:
-            self.storescp.start()
+        for process in (self.orthanc, self.storescp):
+            process.resume()
+            if not process.is_running:
+                process.start()
+        self.orthanc.wait()
 
 
 def logged(event: str, times: int = 1) -> Moment:
@@ -103,6 +122,9 @@ def logged(event: str, times: int = 1) -> Moment:
     )
 
 
+ATTEMPTED = logged("job_metadata_sent", 2)  # both deliveries send, and get no answer
+
+
 def arrived(destination: str) -> Moment:
     """Return a moment: a destination has just stored the first result. Its response is on the way, or lost."""
     return lambda parties, _ae_title, before: wait_until(
@@ -110,17 +132,34 @@ def arrived(destination: str) -> Moment:
     )
 
 
-# For each AE title, the destination besides storescp, the moment of the kill, and its victims.
-KILLS: Mapping[str, tuple[str, Moment, tuple[str, ...]]] = {
-    "COLLECTED-1": ("web", logged("results_collected"), ("orthanc", "storescp")),
-    "COLLECTED-2": ("orthanc", logged("results_collected"), ("service", "orthanc", "storescp")),
-    "ARRIVED-1": ("orthanc", arrived("orthanc"), ("service",)),
-    "ARRIVED-2": ("web", arrived("orthanc"), ("service",)),
-    "ARRIVED-3": ("orthanc", arrived("orthanc"), ("orthanc",)),
-    "ARRIVED-4": ("web", arrived("orthanc"), ("orthanc",)),
-    "ARRIVED-5": ("web", arrived("storescp"), ("storescp",)),
-    "UPLOADED": ("orthanc", logged("job_uploaded"), ("service",)),
-    "SUBMITTED": ("web", logged("job_submitted"), ("service", "orthanc")),
+def failed(parties: Parties, ae_title: str, _before: Mapping[str, int]) -> None:
+    """Wait until the delivery to each destination has failed once, because it is down."""
+    wait_until(
+        lambda: [True, True] == [bool(job.last_error) for job in deliveries(parties.service, ae_title)],
+        f"failures of the deliveries of {ae_title}",
+    )
+
+
+@frozen(kw_only=True)
+class Kill:
+    """A kill during the deliveries of one AE title."""
+
+    to: str  # the destination besides storescp
+    moment: Moment = field(repr=False)
+    victims: tuple[str, ...] = ()
+    destinations: Destinations = Destinations.UP  # both of them, before the deliveries begin
+
+
+KILLS: Mapping[str, Kill] = {  # by AE title
+    "DOWN-1": Kill(to="orthanc", destinations=Destinations.DOWN, moment=failed),
+    "DOWN-2": Kill(to="web", destinations=Destinations.DOWN, moment=failed, victims=("service",)),
+    "PAUSED-1": Kill(to="orthanc", destinations=Destinations.PAUSED, moment=ATTEMPTED, victims=("orthanc", "storescp")),
+    "PAUSED-2": Kill(to="web", destinations=Destinations.PAUSED, moment=ATTEMPTED, victims=("orthanc", "storescp")),
+    "PAUSED-3": Kill(to="web", destinations=Destinations.PAUSED, moment=ATTEMPTED, victims=("service",)),
+    "ARRIVED-1": Kill(to="orthanc", moment=arrived("orthanc"), victims=("service",)),
+    "ARRIVED-2": Kill(to="web", moment=arrived("orthanc"), victims=("service", "orthanc")),
+    "UPLOADED": Kill(to="orthanc", moment=logged("job_uploaded"), victims=("service",)),
+    "SUBMITTED": Kill(to="web", moment=logged("job_submitted"), victims=("service", "storescp")),
 }
 
 
@@ -146,7 +185,7 @@ def parties(launch_service: LaunchService, orthanc: OrthancArchive, storescp: St
         port=storescp.port,
         storescp=STORESCP,
     )
-    to = {name: (destination, "storescp") for name, (destination, _moment, _victims) in KILLS.items()}
+    to = {name: (kill.to, "storescp") for name, kill in KILLS.items()}
     site = CommandSite(tmp_path, destinations, to, running=len(KILLS))
     return Parties(
         site=site,
@@ -168,14 +207,20 @@ def test_a_kill_of_the_service_or_of_a_destination_neither_loses_nor_changes_a_r
         parties.site.hold(name)
         paths = write_study(tmp_path / "studies" / name, instances=INSTANCES, patient_id=name)
         assert [True] * INSTANCES == [result.ok for result in send(paths, parties.service, name)]
-    for name, (_destination, moment, victims) in KILLS.items():
+    for name, kill in KILLS.items():
         wait_until(lambda name=name: parties.site.runs("started")[name], f"the command of {name}")
         before = parties.count(name)
+        parties.disturb(kill.destinations)
         parties.site.release(name)
-        moment(parties, name, before)
-        parties.kill(victims)
+        kill.moment(parties, name, before)
+        parties.kill(kill.victims)
         wait_until(lambda name=name: is_done(parties.service, name), f"the end of the jobs of {name}")
     check_destinations(parties)
+
+
+def deliveries(service: LaunchedService, ae_title: str) -> list[Job]:
+    """Return the delivery jobs of an AE title."""
+    return [job for job in jobs_in_ledger(service) if job.ae_title == ae_title and SOURCE_JOB in job.metadata]
 
 
 def is_done(service: LaunchedService, ae_title: str) -> bool:

@@ -41,6 +41,7 @@ RELOAD_SECONDS = (0.0, 8.0)
 DISTURBED_SECONDS = (0.0, 3.0)  # from a kill to the end of a lost mount
 PROGRESS_SECONDS = 10.0  # between two lines of progress
 POLL_SECONDS = 0.2  # between two queries of the ledger while the adapter drains
+FIRST_INSTANCE_SECONDS = 60.0  # longest wait for the first acknowledged instance
 LONGEST_DELIVERING_SECONDS = 20.0  # from the last kill of the adapter to the end of the faults of the destinations
 # The states of a drained adapter.
 DRAINED = {"instances kept", "instances quarantined", "instances reclaimed", "jobs submitted", "jobs succeeded"}
@@ -110,6 +111,7 @@ class _Campaign:
         self.adapter.wait_until_it_listens()
         self.senders.start(self.adapter.port)
         self.composer.start(self.adapter.http_port, "--senders", str(self.senders.folder))
+        self._wait_for_first_instance()
         self._kill_for(self.plan.seconds)
         faults_ended = time.monotonic()
         self._calm_down()
@@ -122,6 +124,12 @@ class _Campaign:
         self.platform.end()
         arrived = {destination.name: destination.files() for destination in self.destinations}
         return self._report(drained_in, kept, arrived)
+
+    def _wait_for_first_instance(self) -> None:
+        """Wait until the adapter has acknowledged an instance: on a busy machine, senders need some time to start."""
+        deadline = time.monotonic() + FIRST_INSTANCE_SECONDS
+        while not self.senders.records().acknowledged and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
 
     def _kill_for(self, seconds: float) -> None:
         random = Random(f"{self.plan.seed}/killer")
