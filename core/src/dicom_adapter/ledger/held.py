@@ -32,7 +32,7 @@ class Held:
 class HeldBytes:
     """Space that instances of an AE title use until an operator decides about them, in bytes."""
 
-    quarantined: int
+    quarantined: int  # including results
     in_jobs: int  # space of released instances that only faulted and failed jobs need
 
     @property
@@ -69,6 +69,14 @@ def count_held_bytes(transaction: Transaction, ae_title: str) -> HeldBytes:
     return HeldBytes(
         quarantined=transaction.execute(quarantined).scalar_one(), in_jobs=transaction.execute(of_jobs).scalar_one()
     )
+
+
+def count_held_results(transaction: Transaction, ae_title: str) -> int:
+    """Return the part of `HeldBytes.quarantined` that quarantined results use, in bytes. Reads these rows."""
+    is_result = (instances.c.source_job + 0).is_not(None)  # "+ 0": SQLite uses the index of quarantined instances
+    query = select(func.coalesce(func.sum(instances.c.size_bytes), 0))
+    query = query.where(IS_QUARANTINED, instances.c.ae_title == ae_title, is_result)
+    return int(transaction.execute(query).scalar_one())
 
 
 def _count(transaction: Transaction, condition: ColumnElement[bool]) -> dict[str, int]:

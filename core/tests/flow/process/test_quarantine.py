@@ -385,9 +385,10 @@ def test_associations_with_an_ae_title_at_its_quota_are_rejected(adapter: Adapte
     assert total >= QUOTA > total - held[-1].size_bytes
     assert (Rejection.LOCAL_LIMIT_EXCEEDED, None) == (rejection(adapter), rejection(adapter, "B"))
     full, faulted = adapter.lanes["A"].full, sum(instance.size_bytes for instance in held[:2])
-    assert full.startswith(
-        f"quarantine-quota = {QUOTA} bytes is used up: quarantined instances use {total - faulted} bytes, those of "
-        f"faulted and failed jobs {faulted}; free space with `dicom-adapter instances requeue` or `discard`, or with "
+    assert full == (
+        f"quarantine-quota = {QUOTA} bytes is used up: {total - faulted} bytes by quarantined instances, "
+        f"{faulted} bytes by instances of faulted and failed jobs; free space with `dicom-adapter instances requeue` "
+        "or `discard`, or with `dicom-adapter jobs retry` or `cancel`"
     )
     assert LaneState.RUNNING is adapter.lanes["A"].state
     adapter.restart()

@@ -315,6 +315,27 @@ def test_results_leave_the_reserve_of_the_storage_free(
     assert JobState.SUCCEEDED is site.job(job).state
 
 
+# --- the quarantine quota ---------------------------------------------------------------------------------------------
+
+
+def test_the_reason_of_a_full_ae_title_names_the_commands_for_what_is_held(make_adapter: MakeAdapter) -> None:
+    """Only results are quarantined, so the commands for instances would free no space."""
+    adapter = make_adapter('[storage]\npath = "data"\nreserve = 0\nquarantine-quota = "5 kB"\n' + CONFIGURATION)
+    site = Site(adapter)
+    bad = output(1, patient_id="OTHER")
+    site.end_job({"a.dcm": bad})
+    adapter.advance(60)
+    assert adapter.lanes["LUNG"].full == (
+        f"quarantine-quota = 5000 bytes is used up: {len(bad)} bytes by quarantined results; "
+        "free space with `dicom-adapter results requeue` or `discard`"
+    )
+    without = CONFIGURATION.replace("[ae-titles.LUNG", "[ae-titles.HEAD")
+    adapter.restart('[storage]\npath = "data"\n' + without)
+    assert adapter.lanes["LUNG"].reason.startswith(
+        "it is not configured; 0 pending, 0 quarantined instances and 1 quarantined results are held: "
+    )
+
+
 # --- deliveries -------------------------------------------------------------------------------------------------------
 
 

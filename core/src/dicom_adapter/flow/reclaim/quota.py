@@ -14,7 +14,7 @@ import structlog
 
 from dicom_adapter.ledger import Ledger, Transaction, events, lanes
 from dicom_adapter.ledger.events import Event
-from dicom_adapter.ledger.held import Held, HeldBytes, count_held, count_held_bytes
+from dicom_adapter.ledger.held import Held, HeldBytes, count_held, count_held_bytes, count_held_results
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import LaneState
 from dicom_adapter.runtime.clock import Clock
@@ -75,8 +75,9 @@ class Quota:
         with self._ledger.read() as transaction:
             held = count_held_bytes(transaction, ae_title)
             before = lanes.full(transaction).get(ae_title, "")
-        is_full = reaches_quota(held.total, self._quota_bytes, was_full=bool(before))
-        reason = _quota_reason(held, self._quota_bytes) if is_full else ""
+            is_full = reaches_quota(held.total, self._quota_bytes, was_full=bool(before))
+            of_results = count_held_results(transaction, ae_title) if is_full else 0
+        reason = _quota_reason(held, of_results, self._quota_bytes) if is_full else ""
         if reason != before:
             self._report(ae_title, reason, held, changed=is_full is not bool(before))
 
@@ -111,16 +112,23 @@ def describe_unconfigured(transaction: Transaction, ae_titles: Collection[str], 
             lanes.save(transaction, LaneReport(ae_title=ae_title, state=LaneState.STOPPED, reason=reason, since=since))
 
 
-def _quota_reason(held: HeldBytes, quota: int) -> str:
-    return (
-        f"quarantine-quota = {quota} bytes is used up: quarantined instances use {held.quarantined} bytes, those of "
-        f"faulted and failed jobs {held.in_jobs}; free space with `dicom-adapter instances requeue` or `discard`, or "
-        "with `dicom-adapter jobs retry` or `cancel`"
-    )
+def _quota_reason(held: HeldBytes, of_results: int, quota: int) -> str:
+    """Return why an AE title is full, with the commands that free space: only those for what is held."""
+    parts = [
+        (held.quarantined - of_results, "quarantined instances", "`dicom-adapter instances requeue` or `discard`"),
+        (of_results, "quarantined results", "`dicom-adapter results requeue` or `discard`"),
+        (held.in_jobs, "instances of faulted and failed jobs", "`dicom-adapter jobs retry` or `cancel`"),
+    ]
+    uses = ", ".join(f"{size} bytes by {what}" for size, what, _commands in parts if size)
+    commands = ", or with ".join(commands for size, _what, commands in parts if size)
+    return f"quarantine-quota = {quota} bytes is used up: {uses}; free space with {commands}"
 
 
-def _unconfigured_reason(held: Held) -> str:
+def _unconfigured_reason(count: Held) -> str:
+    kinds = [f"{count.pending} pending", f"{count.quarantined} quarantined instances"]
+    if count.results:
+        kinds.append(f"{count.results} quarantined results")
     return (
-        f"it is not configured; {held.pending} pending and {held.quarantined} quarantined instances are held: "
+        f"it is not configured; {', '.join(kinds[:-1])} and {kinds[-1]} are held: "
         "configure it again, or export and discard them"
     )
