@@ -78,6 +78,56 @@ def test_only_the_beginning_of_a_large_file_is_read() -> None:
     assert file.tell() <= 2**16
 
 
+LONG = 70_000  # bytes: more than the limit for a value
+
+
+def read_omitting(content: bytes, syntax: str, *keywords: str) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """Return the texts, and the omitted attributes with the reasons."""
+    omitted: list[tuple[str, str]] = []
+    file = BytesIO(file_header("1.2", "1.3", syntax, "SENDER") + content)
+    return read_texts(file, syntax, keywords, lambda *one: omitted.append(one)), omitted
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+@pytest.mark.parametrize("length", [LONG, 3 << 20])
+def test_a_text_that_is_too_long_is_omitted_and_later_texts_are_read(syntax: str, length: int) -> None:
+    """Verified to fail when the long text is decisive for the scanner."""
+    data_set = instance(transfer_syntax=syntax, RetrieveURL="x" * length)  # (0008,1190), before the other texts
+    found, omitted = read_omitting(encode(data_set), syntax, "RetrieveURL", "PatientName", "BodyPartExamined")
+    assert {"RetrieveURL": "", "PatientName": "A^B", "BodyPartExamined": ""} == found
+    assert [("RetrieveURL", f"its value has {length} bytes, more than 65536")] == omitted
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+def test_texts_after_a_very_long_value_are_read(syntax: str) -> None:
+    """The value itself is not read. Verified to fail when reading ends at a value of more than 1 MiB."""
+    data_set = instance(transfer_syntax=syntax)
+    data_set.add_new(0x00091001, "UN", b"x" * (5 << 20))
+    data_set.add_new(0x00090010, "LO", "VENDOR")
+    file = Counted(file_header("1.2", "1.3", syntax, "SENDER") + encode(data_set))
+    assert "A^B" == read_texts(file, syntax, ["PatientName"])["PatientName"]
+    assert file.bytes_read < 1 << 18
+
+
+class Counted(BytesIO):
+    """A file that counts the bytes that were read."""
+
+    bytes_read = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        piece = super().read(size)
+        self.bytes_read += len(piece)
+        return piece
+
+
+def test_of_several_values_the_first_is_read_and_later_texts_are_read() -> None:
+    """An attribute must not occur twice. Verified to fail when all wanted values are decisive."""
+    content = encode(instance())
+    twice = b"\x08\x00\x30\x10LO\x04\x00" + b"BODY"  # (0008,1030) Study Description
+    place = content.index(b"\x10\x00\x10\x00PN")
+    assert EXPECTED == texts(content[:place] + twice + content[place:])
+
+
 def test_unreadable_files_and_wrong_keywords_are_refused() -> None:
     """The bytes are not a DICOM file, the data set is deflated, or a keyword has no text value."""
     with pytest.raises(UnreadableDataSet, match="not a DICOM file"):

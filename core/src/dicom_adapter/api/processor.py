@@ -215,8 +215,9 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
     def read_texts(self, instance: InstanceStorageInfo, keywords: Iterable[str]) -> Mapping[str, str]:
         """Read the values of some attributes with text values, by keyword. Much faster than `read_header`.
 
-        A missing value is "". Multiple values are separated by backslashes. The texts are patient data. Raises as
-        `read_header`, and ValueError for a keyword of an attribute without a text value.
+        A missing value is "". So is a value of more than 64 KiB, with a warning in the log (`text_omitted`). Multiple
+        values are separated by backslashes. The texts are patient data. Raises as `read_header`, and ValueError for a
+        keyword of an attribute without a text value.
         """
         return self.context.read_texts(instance, keywords)
 

@@ -78,6 +78,7 @@ class ElementScanner:
     decisive: frozenset[int] = field(default=Factory(lambda scanner: scanner.wanted, takes_self=True))
     needs_more: bool = True  # False: the rest of the data set cannot change the result
     values: dict[int, bytes] = field(factory=dict)  # the wanted values found so far
+    too_long: dict[int, int] = field(factory=dict)  # lengths of the wanted values that were skipped, in bytes
     # All tags up to the greatest of `wanted` were read in ascending order, and all of `required` are among them.
     is_past_wanted: bool = False
     # Reason why the rest of the data set cannot be scanned; unimportant if `is_past_wanted` or `is_complete`
@@ -112,6 +113,12 @@ class ElementScanner:
     def to_skip(self) -> int:
         """Number of the next bytes that do not matter, because they belong to a value that is not wanted."""
         return self._skip
+
+    def skip(self) -> int:
+        """Return `to_skip`. The caller skips these bytes: they are not fed."""
+        count, self._skip = self._skip, 0
+        self._start += count
+        return count
 
     def feed(self, piece: bytes | memoryview) -> None:
         """Scan the next piece."""
@@ -231,6 +238,8 @@ class ElementScanner:
             if element.value + element.length > len(data):
                 return False
             self._keep(place, bytes(data[element.value : element.value + element.length]))
+        elif element.tag in self.wanted:
+            self.too_long.setdefault(element.tag, element.length)
         elif element.tag == PIXEL_DATA and element.length:
             self._check_pixels(element.length == UNDEFINED_LENGTH)
         if element.tag <= self.last.tag:

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
+import structlog
+
 from dicom_adapter.api.errors import NO_RESOURCES_TEXT, StoredObjectMissing, Unprocessable, reports_no_resources
 from dicom_adapter.api.processor import Timer
 from dicom_adapter.api.values import InstanceStorageInfo, Job, JobRequest
@@ -20,6 +22,8 @@ from dicom_adapter.runtime.resources import Resources
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
+
+log = structlog.get_logger("dicom_adapter.process")
 
 T = TypeVar("T")
 
@@ -97,7 +101,16 @@ class Context:
     def read_texts(self, instance: InstanceStorageInfo, keywords: Iterable[str]) -> Mapping[str, str]:
         from dicom_adapter.dicom.texts import read_texts
 
-        return self._read(instance, lambda file: read_texts(file, instance.transfer_syntax_uid, keywords))
+        def warn(keyword: str, reason: str) -> None:
+            log.warning(
+                "text_omitted",
+                ae_title=self.ae_title,
+                instance_id=instance.instance_id,
+                attribute=keyword,
+                reason=reason,
+            )
+
+        return self._read(instance, lambda file: read_texts(file, instance.transfer_syntax_uid, keywords, warn))
 
     def _read(self, instance: InstanceStorageInfo, read: Callable[[BinaryIO], T]) -> T:
         try:

@@ -48,6 +48,7 @@ LIMITS: Mapping[str, Limit] = {
     "proxy_header_refused": REFUSAL,
     "request_failed": Limit("ae_title", burst=50, per_second=2),
     "store_failed": REFUSAL,
+    "text_omitted": Limit("ae_title", burst=50, per_second=2),
     "tls_handshake_failed": REFUSAL,
 }
 Key = tuple[str, "str | None"]  # an event, and the value of `Limit.field`; None: the limit of all peers together
