@@ -41,6 +41,7 @@ from dicom_adapter_delivery.dicom_association import (
     OutgoingAssociation,
     connect,
 )
+from dicom_adapter_delivery.dicom_comments import shown_comment
 from dicom_adapter_delivery.dicom_commitment import CommitmentFiles
 from dicom_adapter_delivery.dicom_committing import StorageCommitment
 from dicom_adapter_delivery.dicom_file import data_set_pieces
@@ -53,8 +54,6 @@ from dicom_adapter_delivery.dicom_wire import ERROR_COMMENT, STATUS, Message, Pa
 log = structlog.get_logger("dicom_adapter_delivery")
 
 SENDABLE_UID = re.compile(r"[0-9A-Za-z.]{1,64}")  # some devices write letters, and many nodes accept them
-LONGEST_COMMENT = 64  # characters of VR LO
-SHORTEST_SEARCHED_ID = 3  # characters; shorter Patient IDs occur by chance in any comment
 
 
 class DicomSubmitter(Submitter[DicomSettings]):
@@ -130,7 +129,7 @@ class DicomSubmitter(Submitter[DicomSettings]):
     def _evaluate(self, response: Message, subject: str, job: Job, instance: InstanceStorageInfo) -> None:
         """Raise the error for the status of the response, or log its warning."""
         status = response.number(STATUS)
-        result, words = judge(status), describe_store_status(status) + _comment(response, instance)
+        result, words = judge(status), describe_store_status(status) + _comment(response)
         if result is StoreVerdict.FAILED_FOR_NOW:
             raise Retriable(f"{self._peer} answered {words} for {subject}")
         if result is StoreVerdict.REFUSED:
@@ -188,11 +187,7 @@ def _described(pair: Pair) -> str:
     return f"{UID(pair.sop_class_uid).name} in {UID(pair.transfer_syntax_uid).name}"
 
 
-def _comment(response: Message, instance: InstanceStorageInfo) -> str:
-    """Return the peer's comment for an error message; "" if there is none, or if it contains the Patient ID."""
-    text = response.text(ERROR_COMMENT)
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())[:LONGEST_COMMENT]
-    patient = instance.patient_id
-    if not line or (len(patient) >= SHORTEST_SEARCHED_ID and patient.casefold() in line.casefold()):
-        return ""
-    return f': "{line}"'
+def _comment(response: Message) -> str:
+    """Return the node's comment for an error message, without words that may be patient data; "" if nothing is left."""
+    comment = shown_comment(response.text(ERROR_COMMENT))
+    return f': "{comment}"' if comment else ""

@@ -137,7 +137,7 @@ def test_refused_instance_faults_the_job_after_the_others_were_delivered(
         reply = Dataset()
         is_refused = event.request.AffectedSOPInstanceUID == refused and not is_corrected
         reply.Status = 0xC000 if is_refused else 0
-        reply.ErrorComment = "no such ward"
+        reply.ErrorComment = "unknown ward"
         return reply
 
     is_corrected, node.answer = False, answer
@@ -145,7 +145,7 @@ def test_refused_instance_faults_the_job_after_the_others_were_delivered(
     adapter.advance(60)
     [job] = adapter.jobs
     assert JobState.FAULTED is job.state
-    assert f'refused instance {refused} with 0xC000 (cannot understand): "no such ward"' in job.last_error
+    assert f'refused instance {refused} with 0xC000 (cannot understand): "unknown …"' in job.last_error
     assert uids(study) == set(node.received)
     is_corrected = True
     operators.retry(adapter.resources.ledger, adapter.clock, job.job_id)

@@ -17,6 +17,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless
 from dicom_adapter import DicomAdapterError, Permanent, Retriable, StoredObjectMissing
 from dicom_adapter.testing import make_instance
 from dicom_adapter.testing.submitter_jobs import PATIENT_ID, make_job, open_failing
+from dicom_adapter_delivery.dicom_comments import shown_comment
 from dicom_adapter_delivery.dicom_statuses import StoreVerdict, judge
 from dicom_adapter_delivery.dicom_submitter import DicomSubmitter
 
@@ -100,18 +101,50 @@ def test_failure_is_reported_with_status_and_comment(
         f"PACS@127.0.0.1:{node.port}",
         f"0x{status:04X}",
         words,
-        ': "disk 3 is full"',
+        ': "disk … is full"',
         upload.instance.sop_instance_uid,
     ):
         assert part in str(raised.value)
 
 
-def test_comment_with_the_patient_id_is_not_quoted(node: ScriptedNode, connect: Connect) -> None:
-    """Errors are logged, and they must not contain patient data."""
-    node.answer = lambda _event: response(0xC000, f"patient {PATIENT_ID.lower()} unknown")
-    with pytest.raises(Permanent) as raised:
-        connect(node.port).upload(JOB, uploads_of_study(1)[0])
-    assert str(raised.value).endswith("(cannot understand)")
+@pytest.mark.parametrize("status", [0xC000, 0xB000], ids=["error", "warning"])
+@pytest.mark.parametrize(
+    "subject",
+    [PATIENT_ID.lower(), "DOE^JOHN", "John DOE", "doe, john", "JOHN.DOE", "Dr. J. Doe", "1970-01-01", "DOE/19700101"],
+)
+def test_patient_data_in_a_comment_is_not_shown(
+    node: ScriptedNode, connect: Connect, status: int, subject: str
+) -> None:
+    """Errors and warnings are logged, and the submitter does not know the name: it shows only words of a list.
+
+    Verified to fail when words that are not in the list are shown.
+    """
+    node.answer = lambda _event: response(status, f"patient {subject} unknown")
+    with structlog.testing.capture_logs() as logged:
+        try:
+            connect(node.port).upload(JOB, uploads_of_study(1)[0])
+        except Permanent as failure:
+            text = str(failure)
+        else:
+            text = logged[-1]["status"]
+    assert text.endswith(': "patient … unknown"')
+
+
+@pytest.mark.parametrize(
+    ("comment", "shown"),
+    [
+        ("", ""),
+        ("DOE^JOHN", ""),
+        ("DOE JOHN", ""),
+        ("Out of Resources: quota exceeded.", "out … resources quota exceeded"),
+        ("not authorized", "not authorized"),
+        ("an do lee", ""),
+        ("unknown\nmüller\0", "unknown …"),
+        ("ſerver", ""),  # a letter whose lower case is not ASCII
+    ],
+)
+def test_only_known_words_of_a_comment_are_shown(comment: str, shown: str) -> None:
+    assert shown == shown_comment(comment)
 
 
 # --- presentation contexts --------------------------------------------------------------------------------------------
