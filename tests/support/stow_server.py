@@ -83,6 +83,7 @@ class StowServer:
     context: ssl.SSLContext | None = None
     requests: list[SeenRequest] = Factory(list)
     checksums: set[str] = Factory(set)  # SHA-256 of the instances that have arrived completely
+    ended: threading.Event = Factory(threading.Event)  # set when a connection that had a request has ended
     _server: ThreadingHTTPServer = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -119,6 +120,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._respond(b"")
+
+    def finish(self) -> None:
+        super().finish()
+        if getattr(self, "command", None):
+            self.stow.ended.set()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name of the base class
         """Write nothing to stderr."""

@@ -12,6 +12,7 @@ from attrs import define
 from dicom_adapter import Permanent, Retriable
 from dicom_adapter_delivery.dicom_association import OutgoingAssociation
 from dicom_adapter_delivery.dicom_wire import MAX_CONTEXTS, Pair
+from dicom_adapter_delivery.tls_files import FileVersions
 
 RECENT_S = 60.0  # a new association also proposes the accepted pairs of uploads in the last 60 seconds
 REFUSAL_S = 10.0  # after this time, a refused pair is proposed again: the node's configuration may have changed
@@ -33,20 +34,33 @@ class ContextRefused(Permanent):
 class _Unused:
     association: OutgoingAssociation
     since: float  # monotonic time
+    versions: FileVersions  # of the TLS files with which it was opened
 
 
 class AssociationPool:
-    """At most `most` associations; one that is not used for `idle_s` seconds is released. Thread-safe."""
+    """At most `most` associations; one that is not used for `idle_s` seconds is released. Thread-safe.
 
-    def __init__(self, connect: Callable[[Sequence[Pair]], OutgoingAssociation], most: int, idle_s: float) -> None:
+    When the TLS files are renewed, associations that were opened with the old files are released after their upload: an
+    operator may have replaced a certificate because its key was stolen, or an authority that is not trusted any more.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[Sequence[Pair]], OutgoingAssociation],
+        most: int,
+        idle_s: float,
+        versions: Callable[[], FileVersions] = tuple,
+    ) -> None:
+        """`versions` returns the present versions of the TLS files."""
         self._connect = connect
+        self._versions = versions
         self._most = most
         self._idle_s = idle_s
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)  # for the thread that releases unused associations
         self._available = threading.Condition(self._lock)  # for uploads that wait for an association
         self._unused: list[_Unused] = []  # the one that was used last is at the end
-        self._in_use: set[OutgoingAssociation] = set()
+        self._in_use: dict[OutgoingAssociation, FileVersions] = {}  # with the TLS files of each one
         self._count = 0  # associations that are open, being opened, or being released
         self._recent: dict[Pair, float] = {}  # accepted pairs with the monotonic time of their last use
         # Error of the last attempt to open an association, and the monotonic time until which it is valid.
@@ -84,6 +98,7 @@ class AssociationPool:
 
         Raises ContextRefused, or Retriable if no association can be opened.
         """
+        self._release_outdated()
         association = self._take(pair, new=new)
         try:
             if pair in association.refused:
@@ -99,8 +114,8 @@ class AssociationPool:
                 self._raise_if_unavailable()
                 found = None if new else self._find(pair)
                 if found is not None:
-                    self._in_use.add(found)
-                    return found
+                    self._in_use[found.association] = found.versions
+                    return found.association
                 if self._count < self._most:
                     self._count += 1
                     superfluous = None
@@ -118,7 +133,7 @@ class AssociationPool:
         if self._failure is not None and time.monotonic() < self._failure[0]:
             raise Retriable(str(self._failure[1]))
 
-    def _find(self, pair: Pair) -> OutgoingAssociation | None:
+    def _find(self, pair: Pair) -> _Unused | None:
         """Return an unused association that accepts the pair, or has refused it a short time ago.
 
         Discards associations that the peer has ended.
@@ -130,7 +145,7 @@ class AssociationPool:
                 continue
             self._unused.remove(entry)
             if association.is_alive():
-                return association
+                return entry
             association.close_connection()
             self._count -= 1
         return None
@@ -142,7 +157,7 @@ class AssociationPool:
         return [pair, *others[: MAX_CONTEXTS - 1]]
 
     def _open(self, pair: Pair, pairs: Sequence[Pair], superfluous: OutgoingAssociation | None) -> OutgoingAssociation:
-        began = time.monotonic()
+        began, versions = time.monotonic(), self._versions()  # before the files are read
         try:
             if superfluous is not None:
                 superfluous.release()
@@ -162,23 +177,39 @@ class AssociationPool:
                 self._count -= 1
                 association.abort()
                 raise Retriable("the submitter is closed")
-            self._in_use.add(association)
+            self._in_use[association] = versions
             if association.accepts(pair):
                 self._recent[pair] = time.monotonic()
         return association
 
     def _put_back(self, association: OutgoingAssociation) -> None:
         with self._changed:
-            self._in_use.discard(association)
+            versions = self._in_use.pop(association)
             now = time.monotonic()
             if association.is_usable and not self._is_closed:
-                self._unused.append(_Unused(association, now))
+                self._unused.append(_Unused(association, now, versions))
             else:
                 self._count -= 1
                 association.close_connection()
             self._available.notify()  # one is enough: an upload that cannot use this association replaces it
             if self._waits_for_first:
                 self._changed.notify()
+
+    def _release_outdated(self) -> None:
+        """Release the unused associations that were opened with other TLS files than the present ones."""
+        versions = self._versions()
+        with self._changed:
+            outdated = [entry for entry in self._unused if entry.versions != versions]
+            self._unused = [entry for entry in self._unused if entry.versions == versions]
+        if not outdated:
+            return
+        try:
+            for entry in outdated:
+                entry.association.release()
+        finally:
+            with self._changed:
+                self._count -= len(outdated)
+                self._available.notify_all()
 
     def note_use(self, pair: Pair) -> None:
         """Record the use of a pair: the next new association proposes it, too."""

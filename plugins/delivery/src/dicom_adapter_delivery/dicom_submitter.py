@@ -48,7 +48,7 @@ from dicom_adapter_delivery.dicom_file import data_set_pieces
 from dicom_adapter_delivery.dicom_pool import AssociationPool, ContextRefused
 from dicom_adapter_delivery.dicom_settings import DicomSettings
 from dicom_adapter_delivery.dicom_statuses import StoreVerdict, describe_store_status, judge
-from dicom_adapter_delivery.dicom_tls import node_certificates
+from dicom_adapter_delivery.dicom_tls import node_certificates, tls_versions
 from dicom_adapter_delivery.dicom_wire import ERROR_COMMENT, STATUS, Message, Pair
 
 log = structlog.get_logger("dicom_adapter_delivery")
@@ -66,7 +66,10 @@ class DicomSubmitter(Submitter[DicomSettings]):
         super().__init__(settings, context)
         self._peer = DicomPeer(settings=settings)
         self._pool = AssociationPool(
-            lambda pairs: connect(self._peer, pairs), settings.associations, settings.idle_timeout
+            lambda pairs: connect(self._peer, pairs),
+            settings.associations,
+            settings.idle_timeout,
+            lambda: tls_versions(settings),
         )
         self.follows_jobs = settings.storage_commitment
         self.node_ae_title = settings.ae_title

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from dicom_adapter import Certificate, Retriable, certificate_of_server, certificates_in_file
 from dicom_adapter_delivery.dicom_settings import DicomPeerTls, DicomSettings
+from dicom_adapter_delivery.tls_files import FileVersions, file_versions
 
 # Suites of TLS 1.2 of the profile BCP 195: the recommended ones, and those that it permits for older peers.
 CIPHERS = (
@@ -39,6 +40,12 @@ def tls_table(settings: DicomSettings) -> DicomPeerTls | None:
     if isinstance(settings.tls, DicomPeerTls):
         return settings.tls
     return DicomPeerTls() if settings.tls else None
+
+
+def tls_versions(settings: DicomSettings) -> FileVersions:
+    """Return the versions of the TLS files: associations that were opened with others are not used any more."""
+    tls = tls_table(settings)
+    return () if tls is None else file_versions((tls.ca_file, tls.client_certificate, tls.client_key))
 
 
 def node_certificates(settings: DicomSettings) -> Iterator[Certificate]:

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import re
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from http import HTTPStatus
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import structlog
@@ -42,6 +43,7 @@ from dicom_adapter_delivery.dicomweb_outcome import (
     refusal,
 )
 from dicom_adapter_delivery.dicomweb_settings import DicomwebSettings
+from dicom_adapter_delivery.tls_files import FileVersions, file_versions
 
 log = structlog.get_logger("dicom_adapter_delivery")
 
@@ -63,8 +65,8 @@ class DicomwebSubmitter(Submitter[DicomwebSettings]):
     def __init__(self, settings: DicomwebSettings, context: SubmitterContext) -> None:
         super().__init__(settings, context)
         self._reused_connection: DicomwebConnection | None = None
-        self._versions: list[tuple[int, int]] = []  # of the TLS files of the reused connection
-        self._replaced: list[DicomwebConnection] = []  # connections with older TLS files; uploads may use them
+        self._versions: FileVersions = ()  # of the TLS files of the reused connection
+        self._calls: Counter[DicomwebConnection] = Counter()  # number of uploads that use each connection
         self._is_open = False
         self._lock = threading.Lock()
 
@@ -75,8 +77,8 @@ class DicomwebSubmitter(Submitter[DicomwebSettings]):
     def close(self) -> None:
         with self._lock:
             self._is_open = False
-            closing = [*self._replaced, *([self._reused_connection] if self._reused_connection else [])]
-            self._replaced, self._reused_connection = [], None
+            closing = {*self._calls, *([self._reused_connection] if self._reused_connection else [])}
+            self._reused_connection = None
         for connection in closing:
             connection.close()
 
@@ -88,12 +90,12 @@ class DicomwebSubmitter(Submitter[DicomwebSettings]):
 
     def upload(self, job: Job, upload: Upload) -> None:
         subject = f"job {job.job_id}: upload of instance {upload.instance.instance_id}"
-        connection = self._connection
-        with upload.open() as source:
-            response = connection.store(StowBody(subject=subject, source=source, size_bytes=upload.size_bytes))
-        judgement = judge_store(subject, response, upload.instance.sop_instance_uid)
-        if not judgement.is_delivered:
-            self._look_up(connection, subject, upload.instance, judgement)
+        with self._connection() as connection:
+            with upload.open() as source:
+                response = connection.store(StowBody(subject=subject, source=source, size_bytes=upload.size_bytes))
+            judgement = judge_store(subject, response, upload.instance.sop_instance_uid)
+            if not judgement.is_delivered:
+                self._look_up(connection, subject, upload.instance, judgement)
         if judgement.words:
             log.info(
                 "instance_delivered_with_status",
@@ -103,22 +105,40 @@ class DicomwebSubmitter(Submitter[DicomwebSettings]):
                 status=judgement.words,
             )
 
-    @property
-    def _connection(self) -> DicomwebConnection:
+    @contextmanager
+    def _connection(self) -> Iterator[DicomwebConnection]:
+        """Context manager: return the connection with the present TLS files.
+
+        After the files were renewed, the connection with the old ones is closed when no upload uses it any more.
+        """
+        tls = self.settings.tls
         with self._lock:
             if not self._is_open:
                 raise Retriable("the submitter is closed")
-            versions = [_version(path) for path in self._tls_files]
+            versions = file_versions((tls.ca_file, tls.client_certificate, tls.client_key))
+            replaced = None
             if self._reused_connection is None or versions != self._versions:
-                if self._reused_connection is not None:
-                    self._replaced.append(self._reused_connection)
+                replaced = self._reused_connection
                 self._reused_connection, self._versions = DicomwebConnection(self.settings), versions
-            return self._reused_connection
+            connection = self._reused_connection
+            self._calls[connection] += 1
+        try:
+            if replaced is not None:
+                self._close_if_replaced(replaced)
+            yield connection
+        finally:
+            with self._lock:
+                self._calls[connection] -= 1
+            self._close_if_replaced(connection)
 
-    @property
-    def _tls_files(self) -> list[Path]:
-        tls = self.settings.tls
-        return [path for path in (tls.ca_file, tls.client_certificate, tls.client_key) if path is not None]
+    def _close_if_replaced(self, connection: DicomwebConnection) -> None:
+        with self._lock:
+            if self._calls[connection]:
+                return
+            del self._calls[connection]
+            if connection is self._reused_connection:
+                return
+        connection.close()
 
     def _look_up(
         self, connection: DicomwebConnection, subject: str, instance: InstanceStorageInfo, judgement: StowJudgement
@@ -184,15 +204,6 @@ class DicomwebSubmitter(Submitter[DicomwebSettings]):
     @staticmethod
     def _accepts_storing(response: DicomwebResponse) -> bool:
         return 200 <= response.status < 300 or response.status in EMPTY_REFUSED
-
-
-def _version(path: Path) -> tuple[int, int]:
-    """Return a value that changes when the file is replaced; (0, 0) for a missing file."""
-    try:
-        status = path.stat()
-    except OSError:
-        return (0, 0)  # opening the next connection reports the missing file
-    return (status.st_mtime_ns, status.st_ino)
 
 
 def _has_valid_uids(instance: InstanceStorageInfo) -> bool:

@@ -25,6 +25,7 @@ from .conftest import uploads_of_study
 
 JOB = make_job(1, "results")
 Connect = Callable[..., DicomSubmitter]
+SECONDS = 20.0  # limit of a wait, long enough for a busy machine
 
 
 # --- TLS --------------------------------------------------------------------------------------------------------------
@@ -38,9 +39,18 @@ class TlsNode:
         entity = AE()
         entity.supported_contexts = AllStoragePresentationContexts
         entity.add_supported_context("1.2.840.10008.1.1")
-        handlers = [(evt.EVT_C_STORE, self._store)]
+        self.associations = 0
+        self.released = threading.Event()
+        handlers = [
+            (evt.EVT_C_STORE, self._store),
+            (evt.EVT_ACCEPTED, self._accept),
+            (evt.EVT_RELEASED, lambda _event: self.released.set()),
+        ]
         self._server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers, ssl_context=context)
         self.port: int = self._server.server_address[1]
+
+    def _accept(self, _event: evt.Event) -> None:
+        self.associations += 1
 
     def _store(self, event: evt.Event) -> int:
         self.received.append(str(event.request.AffectedSOPInstanceUID))
@@ -90,6 +100,27 @@ def test_client_certificate_is_presented(start_tls_node: Callable[..., TlsNode],
     connect(node.port, tls=own).check_connection()
     with pytest.raises(Retriable):
         connect(node.port, tls=DicomPeerTls(ca_file=pki.authority)).check_connection()
+
+
+def test_associations_with_old_certificates_are_released(
+    start_tls_node: Callable[..., TlsNode], pki: Pki, connect: Connect
+) -> None:
+    """The key of the old certificate may be stolen. Without a renewal, the association is reused.
+
+    Verified to fail when the pool does not compare the files.
+    """
+    node = start_tls_node(client_ca=pki.authority)
+    certificate, key = pki.issue("adapter", "adapter.example")
+    own = DicomPeerTls(ca_file=pki.authority, client_certificate=certificate, client_key=key)
+    submitter = connect(node.port, tls=own)
+    first, second, third = uploads_of_study(3)
+    submitter.upload(JOB, first)
+    submitter.upload(JOB, second)
+    assert 1 == node.associations
+    pki.issue("adapter", "adapter.example")
+    submitter.upload(JOB, third)
+    assert 2 == node.associations
+    assert node.released.wait(SECONDS)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ from dicom_adapter_delivery.dicomweb_submitter import DicomwebSubmitter
 from support.certificates import Pki
 from support.stow_server import Answer, SeenRequest, StowServer, found, part_of, serving
 
+from .conftest import SECONDS
+
 JOB = make_job(1, "results")
 Connect = Callable[..., DicomwebSubmitter]
 
@@ -201,7 +203,10 @@ def test_tls_with_a_client_certificate(secure_server: StowServer, connect: Conne
 def test_renewed_certificate_is_used_without_a_restart(
     secure_server: StowServer, connect: Connect, pki: Pki, tmp_path: Path
 ) -> None:
-    """The authority arrives, and the client certificate is renewed, while the submitter is open."""
+    """The authority arrives, and the client certificate is renewed, while the submitter is open.
+
+    The connection with the old certificate is closed. Verified to fail when replaced connections are kept.
+    """
     certificate, key = pki.issue("client", "adapter.example")
     authority = tmp_path / "authority.pem"
     authority.write_bytes(Pki(tmp_path / "other").authority.read_bytes())
@@ -215,6 +220,7 @@ def test_renewed_certificate_is_used_without_a_restart(
     pki.issue("client", "adapter.example")
     upload(submitter)
     assert 2 == len({request.connection for request in secure_server.requests})
+    assert secure_server.ended.wait(SECONDS)
 
 
 def test_untrusted_server_gets_nothing(secure_server: StowServer, connect: Connect) -> None:
