@@ -187,3 +187,81 @@ def test_a_destination_that_runs_pipelines_is_a_warning(monkeypatch: pytest.Monk
         "AE title 'LUNG': results.to names submitter 'gpu' of type 'memory-followed', which runs pipelines" in warning
     )
     assert "for example of type 'dicom', 'dicomweb' or 'folder'" in warning
+
+
+PIPELINES = """
+[storage]
+path = "data"
+[submitters.gpu]
+type = "memory"
+[submitters.other]
+type = "memory-followed"
+[ae-titles.LUNG]
+processor = "by-study"
+submitter = "gpu"
+[ae-titles.LUNG.settings]
+pipeline-one = "lung"
+pipeline-two = "lnug"
+pipeline-three = { id = "anything", submitter = "other" }
+pipeline-four = { id = "heart", submitter = "gpu" }
+"""
+UNKNOWN = [
+    f"submitter 'gpu' has no pipeline '{name}'{hint} (there are: lung): its jobs would be faulted; correct the id, or "
+    "configure the pipeline at the submitter"
+    for name, hint in (("lnug", "; did you mean 'lung'?"), ("heart", ""))
+]
+
+
+class PipelinesPlugin(MemoryPlugin):
+    """The submitters in memory; `memory` knows its pipelines."""
+
+    def __init__(self, pipelines: Any) -> None:
+        super().__init__()
+        self.submitter.pipeline_ids = lambda _self: pipelines  # type: ignore[method-assign] # of this object's class
+
+
+def test_pipelines_that_a_submitter_does_not_have_are_errors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A submitter that does not know its pipelines may have any.
+
+    Verified to fail when the pipelines are not compared.
+    """
+    plugin = Plugin(PipelinesPlugin({"lung"}), name="memory")
+    monkeypatch.setattr(registry, "discover", partial(registry.discover, plugin))
+    file = tmp_path / "adapter.toml"
+    file.write_text(PIPELINES, encoding="utf-8")
+    checked = CliRunner().invoke(app, ["check", "--json", "--file-only", str(file)])
+    assert (1, [f"AE title 'LUNG': {problem}" for problem in UNKNOWN]) == (
+        checked.exit_code,
+        json.loads(checked.stdout)["problems"],
+    )
+
+
+def test_a_submitter_that_lists_no_pipelines_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    plugin = Plugin(PipelinesPlugin(7), name="memory")
+    monkeypatch.setattr(registry, "discover", partial(registry.discover, plugin))
+    file = tmp_path / "adapter.toml"
+    file.write_text(PIPELINES, encoding="utf-8")
+    (problem,) = json.loads(CliRunner().invoke(app, ["check", "--json", "--file-only", str(file)]).stdout)["problems"]
+    assert problem.endswith("submitter 'gpu' cannot list its pipelines: pipeline_ids() must return strings, or None")
+
+
+@pytest.mark.parametrize(("pipelines", "expected"), [({"lung"}, UNKNOWN), (None, []), (7, [])])
+def test_the_host_serves_ae_titles_with_unknown_pipelines(
+    make_adapter: MakeAdapter, pipelines: Any, expected: list[str]
+) -> None:
+    """The log has a notice. Instances are received: their jobs can be retried when the configuration is correct."""
+    text = PIPELINES.replace('"memory"', '"listing"').replace('[storage]\npath = "data"\n', "")
+
+    class ListingPlugin:
+        @hookimpl
+        def dicom_adapter_submitters(self) -> list[type[Submitter[NoSettings]]]:
+            class Listing(MemoryPlugin().submitter):  # type: ignore[misc] # a class of this object
+                name = "listing"
+
+                def pipeline_ids(self) -> Any:
+                    return pipelines
+
+            return [Listing]
+
+    adapter = make_adapter(text, Plugin(ListingPlugin(), name="listing"))
+    assert {"LUNG": expected} == adapter.host.notices

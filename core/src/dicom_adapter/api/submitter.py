@@ -8,7 +8,7 @@ returns the job that the first call created.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO, ClassVar, Generic, TypeVar
 
@@ -85,6 +85,14 @@ class Submitter(ABC, Generic[SettingsT]):
 
     def open(self) -> None:
         """Prepare for use. The method must not wait for the platform, which may be down for hours."""
+
+    def pipeline_ids(self) -> Collection[str] | None:
+        """Return the ids of all pipelines that jobs may name; None if only the platform has them.
+
+        Called by `check` and at the start of the service, before `open`: the method must not call the platform. A
+        pipeline of an AE title that is not among them is reported, because its jobs would be faulted.
+        """
+        return None
 
     @abstractmethod
     def create_job(self, job: Job) -> PlatformJob:

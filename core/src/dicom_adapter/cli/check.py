@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -23,7 +23,14 @@ from dicom_adapter.net.tls import server_context
 from dicom_adapter.operations.certificates import certificates_of_listener, certificates_of_submitters, describe
 from dicom_adapter.operations.connections import ConnectionTrial, try_connections
 from dicom_adapter.operations.preflight import Listener, Preflight, try_start
-from dicom_adapter.plugins.isolation import describe_settings, list_addresses, list_notices, make_submitter
+from dicom_adapter.plugins.isolation import (
+    describe_settings,
+    list_addresses,
+    list_notices,
+    list_pipelines,
+    make_submitter,
+)
+from dicom_adapter.plugins.pipelines import find_unknown_pipelines
 from dicom_adapter.plugins.registry import PROCESSOR, SUBMITTER, ComponentKind, PluginInfo
 from dicom_adapter.runtime.clock import SystemClock
 
@@ -127,13 +134,15 @@ def try_plugins(found: CheckedConfiguration) -> PluginTrials:
             except Refused as refusal:
                 trials.broken[name] = str(refusal)
                 trials.problems.append(f"{_provider(found, SUBMITTER, submitter.type)}: {refusal}")
-    known = known_destinations(trials.submitters)
+    known, pipelines = known_destinations(trials.submitters), _pipelines(found, config, trials)
     for name, table in config.ae_titles.items():
         if not table.unavailable:
             try:
                 notices = [*list_notices(config, plugins, name), *list_sender_notices(table.results, known)]
                 trials.notices.extend(f"AE title '{name}': {notice}" for notice in notices)
                 trials.described[name] = describe_settings(config, plugins, name)
+                unknown = find_unknown_pipelines(config, name, pipelines)
+                trials.problems.extend(f"AE title '{name}': {problem}" for problem in unknown)
             except Refused as refusal:
                 trials.undescribed[name] = str(refusal)
                 trials.problems.append(_of_processor(found, config, name, refusal))
@@ -145,6 +154,20 @@ def try_plugins(found: CheckedConfiguration) -> PluginTrials:
         except Refused as refusal:  # the AE title is served nevertheless
             trials.problems.append(_of_processor(found, config, name, refusal))
     return trials
+
+
+def _pipelines(found: CheckedConfiguration, config: Config, trials: PluginTrials) -> dict[str, Collection[str]]:
+    """Return the ids of the pipelines of each submitter that knows all of them."""
+    known: dict[str, Collection[str]] = {}
+    for name, submitter in trials.submitters.items():
+        try:
+            ids = list_pipelines(name, submitter)
+        except Refused as refusal:
+            trials.problems.append(f"{_provider(found, SUBMITTER, config.submitters[name].type)}: {refusal}")
+        else:
+            if ids is not None:
+                known[name] = ids
+    return known
 
 
 def _unable_to_deliver(config: Config, submitters: Mapping[str, Submitter[Any]]) -> Iterator[str]:

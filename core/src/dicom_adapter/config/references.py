@@ -46,11 +46,20 @@ def pipeline_reference(converter: Converter, value: Any, cls: type) -> PipelineR
 
 def referenced_submitters(settings: Any) -> Iterator[str]:
     """Yield the submitters to which the settings of a plugin refer; a name may occur several times."""
-    if isinstance(settings, SubmitterReference):
-        yield str(settings)
-    elif attrs.has(type(settings)):
+    return (str(part) for part in _parts(settings) if isinstance(part, SubmitterReference))
+
+
+def referenced_pipelines(settings: Any) -> Iterator[PipelineReference]:
+    """Yield the pipelines to which the settings of a plugin refer."""
+    return (part for part in _parts(settings) if isinstance(part, PipelineReference))
+
+
+def _parts(settings: Any) -> Iterator[Any]:
+    """Yield the settings and everything that they contain."""
+    yield settings
+    if attrs.has(type(settings)):
         for field in attrs.fields(type(settings)):
-            yield from referenced_submitters(getattr(settings, field.name, None))
+            yield from _parts(getattr(settings, field.name, None))
     elif isinstance(settings, (Mapping, Sequence, set, frozenset)) and not isinstance(settings, (str, bytes)):
         for part in settings.values() if isinstance(settings, Mapping) else settings:
-            yield from referenced_submitters(part)
+            yield from _parts(part)

@@ -115,7 +115,7 @@ class Host:
         self._submitters = Submitters(resources, uploads, self._on_job_changed, poll_every, self._on_commit, self._wake)
         self._lanes = Lanes(resources, self._on_commit, self._wake)
         new_submitters = self._submitters.make(config, plugins)
-        decisions = decide_ae_titles(config, plugins, new_submitters.broken)
+        decisions = decide_ae_titles(config, plugins, new_submitters.broken, new_submitters.pipelines)
         self._lanes.announce(config, decisions)
         self._apply(config, new_submitters, decisions, draining)
         with ledger.read() as transaction:
@@ -130,7 +130,7 @@ class Host:
         Only one thread may call this method. Raises Refused, and changes nothing, if an AE title cannot be served.
         """
         new_submitters = self._submitters.make(config, self._plugins)
-        decisions = decide_ae_titles(config, self._plugins, new_submitters.broken)
+        decisions = decide_ae_titles(config, self._plugins, new_submitters.broken, new_submitters.pipelines)
         refused = {name: reason for name, reason in decisions.refused.items() if name not in draining.ae_titles}
         if refused:
             raise Refused("; ".join(f"AE title '{name}': {reason}" for name, reason in refused.items()))

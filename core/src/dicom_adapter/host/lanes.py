@@ -21,6 +21,7 @@ from dicom_adapter.ledger import lanes
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import LaneState
 from dicom_adapter.plugins.isolation import describe_settings, list_notices
+from dicom_adapter.plugins.pipelines import find_unknown_pipelines
 from dicom_adapter.plugins.registry import PROCESSOR, Plugins
 from dicom_adapter.runtime.parts import Part, PartWork, lane_part
 from dicom_adapter.runtime.resources import Resources
@@ -123,17 +124,23 @@ class Lanes:
         return {lane_part(name): PartWork(served.lane.step) for name, served in self._served.items()}
 
 
-def decide_ae_titles(config: Config, plugins: Plugins, broken: Mapping[str, str]) -> AeTitleDecisions:
+def decide_ae_titles(
+    config: Config, plugins: Plugins, broken: Mapping[str, str], pipelines: Mapping[str, Collection[str]]
+) -> AeTitleDecisions:
     """Decide which AE titles can be served.
 
-    `broken` are the submitters that cannot be created, with the reasons.
+    `broken` are the submitters that cannot be created, with the reasons. `pipelines` are the ids of pipelines by
+    submitter. An AE title with an unknown pipeline is served, because its jobs can be retried after a correction.
     """
     served, notices, refused = {}, {}, {}
     for name in config.ae_titles:
         reason = config.unavailable(name) or _first_reason(broken, config.submitters_of(name))
         if not reason:
             try:
-                notices[name] = list_notices(config, plugins, name)
+                notices[name] = [
+                    *list_notices(config, plugins, name),
+                    *find_unknown_pipelines(config, name, pipelines),
+                ]
                 served[name] = describe_settings(config, plugins, name)
             except Refused as refusal:
                 reason = str(refusal)

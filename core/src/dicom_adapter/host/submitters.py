@@ -28,7 +28,7 @@ from dicom_adapter.flow.submit.time_limit import TimeLimit
 from dicom_adapter.ledger import clean_ups, jobs
 from dicom_adapter.ledger.begun_jobs import begun
 from dicom_adapter.ledger.health import PartState
-from dicom_adapter.plugins.isolation import close_within, make_submitter
+from dicom_adapter.plugins.isolation import close_within, list_pipelines, make_submitter
 from dicom_adapter.plugins.registry import Plugins
 from dicom_adapter.runtime.parts import Part, PartKind, PartWork, submitter_part
 from dicom_adapter.runtime.resources import Resources
@@ -47,6 +47,8 @@ class NewSubmitters:
 
     submitters: Mapping[str, Submitter[Any]]
     broken: Mapping[str, str]  # the submitters that cannot be created, with the reasons
+    # The ids of the pipelines of each submitter, also of those in use, that knows all of them.
+    pipelines: Mapping[str, Collection[str]]
 
 
 @frozen(kw_only=True)
@@ -110,7 +112,16 @@ class Submitters:
                 submitters[name] = make_submitter(config, plugins, name)
             except Refused as refusal:
                 broken[name] = str(refusal)
-        return NewSubmitters(submitters=submitters, broken=broken)
+        pipelines = {}
+        for name, submitter in {**self.in_use, **submitters}.items():
+            try:
+                ids = list_pipelines(name, submitter)
+            except Refused as refusal:
+                log.warning("pipelines_unknown", submitter=name, error=str(refusal))
+            else:
+                if ids is not None:
+                    pipelines[name] = ids
+        return NewSubmitters(submitters=submitters, broken=broken, pipelines=pipelines)
 
     def apply(self, config: Config, made: NewSubmitters) -> dict[Part, Close]:
         """Use the new submitters. Return a function for each removed or replaced submitter, which closes it."""

@@ -5,7 +5,7 @@ The code for turns, for the steps of jobs and for observers has its own error bo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
 from ipaddress import ip_address
@@ -85,6 +85,17 @@ def make_submitters(config: Config, plugins: Plugins) -> dict[str, Submitter[Any
             with suppress(Refused):
                 made[name] = make_submitter(config, plugins, name)
     return made
+
+
+def list_pipelines(name: str, submitter: Submitter[Any]) -> frozenset[str] | None:
+    """Return the ids of all pipelines of a submitter, or None if it does not know them. Raises Refused."""
+    problem = f"submitter '{name}' cannot list its pipelines"
+    ids: object = _call_plugin(problem, submitter.pipeline_ids)
+    if ids is None:
+        return None
+    if isinstance(ids, str) or not isinstance(ids, Collection) or not all(isinstance(one, str) for one in ids):
+        raise Refused(f"{problem}: pipeline_ids() must return strings, or None")
+    return frozenset(ids)
 
 
 def describe_settings(config: Config, plugins: Plugins, ae_title: str) -> str:

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -84,6 +84,9 @@ class JobFolderSubmitter(Submitter[JobFolderSettingsT]):
 
     def open(self) -> None:
         self._sweep(also_results=False)  # perhaps the service was down, and old results are collected only now
+
+    def pipeline_ids(self) -> Collection[str]:
+        return self.pipelines.keys()
 
     def create_job(self, job: Job) -> PlatformJob:
         pipeline_of(self.pipelines, job)
