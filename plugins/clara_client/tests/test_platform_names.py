@@ -45,8 +45,11 @@ def upload_of(uid: str, position: int = 0, patient_id: str = "P1") -> Upload:
         ("--LUNG--", "lung"),
         ("LÜNGE", "l-nge"),
         ("\N{KELVIN SIGN}1", "1"),  # not ASCII and therefore removed, although its lower case is the ASCII letter k
-        (70 * "a", 63 * "a"),
-        (62 * "a" + "-b", 62 * "a"),
+        (63 * "a", 63 * "a"),
+        (70 * "a", 41 * "a" + "-" + 21 * "a"),
+        (62 * "a" + "-b", 41 * "a" + "-" + 19 * "a" + "-b"),
+        (40 * "a" + "-" + 22 * "b" + "-c", 40 * "a" + "-" + 19 * "b" + "-c"),
+        (50 * "a" + "--" + 20 * "b", 42 * "a" + "-" + 20 * "b"),
         ("", "job"),
         ("___", "job"),
     ],
@@ -57,6 +60,20 @@ def test_a_jobs_name_is_converted_to_a_valid_name(name: str, expected: str) -> N
     Each run of characters other than a-z and 0-9 becomes one dash. Dashes at the ends are removed.
     """
     assert expected == job_name(name)
+
+
+def test_long_names_of_one_group_differ() -> None:
+    """The processor distinguishes jobs at the ends of their names.
+
+    Verified to fail when a long name is cut at its end.
+    """
+    pipelines = [f"{'segmentation-of-lobes-' * 3}{number}" for number in (1, 2)]
+    names = [
+        f"LUNG-{pipeline}-20240501120000-{digits}"
+        for pipeline, digits in zip(pipelines, ("a1b2c3", "d4e5f6"), strict=True)
+    ]
+    assert ["a1b2c3", "d4e5f6"] == [job_name(name).rpartition("-")[2] for name in names]
+    assert [63, 63] == [len(job_name(name)) for name in names]
 
 
 @given(st.text())

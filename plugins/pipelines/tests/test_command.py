@@ -322,21 +322,28 @@ def test_clean_up_keeps_the_log(pipelines: Pipelines) -> None:
 
 
 def test_old_logs_are_deleted(pipelines: Pipelines) -> None:
-    """At the start of the service, a job whose results were not collected is kept: the service may have been down.
+    """A folder is kept, however old it is, until its results are collected, or the adapter has read of the failure.
 
-    A later job deletes it, too.
+    Verified to fail when every folder with an outcome is deleted after some time.
     """
-    pipelines.configure(("true",), expect_results=False)
-    old, kept = pipelines.start(1), pipelines.start(2)
-    for job in (old, kept):
-        pipelines.end(job)
-        if job is old:
-            pipelines.submitter().clean_up(job)
-        os.utime(pipelines.of(job).path, (0, 0))
-    pipelines.submitter().open()
-    assert [kept.run_id] == [folder.path.name for folder in pipelines.submitter().folders.all()]
-    pipelines.submitter().create_job(make_job(3, "lung"))  # of a new submitter, which has not deleted anything yet
-    assert [make_job(3, "lung").run_id] == [folder.path.name for folder in pipelines.submitter().folders.all()]
+    pipelines.configure(shell('touch "$2/result"'))
+    collected, succeeded = pipelines.start(1), pipelines.start(2)
+    pipelines.configure(("false",))
+    known, unknown = pipelines.start(3), pipelines.start(4)
+    jobs = (collected, succeeded, known, unknown)
+    wait_until(lambda: all(pipelines.of(job).outcome() and not pipelines.of(job).is_running for job in jobs), "the end")
+    pipelines.submitter().clean_up(collected)
+    assert False is pipelines.submitter().status(known).succeeded
+    new = make_job(5, "lung")
+    for step in (lambda submitter: submitter.open(), lambda submitter: submitter.create_job(new)):
+        for job in jobs:
+            if pipelines.of(job).exists:
+                os.utime(pipelines.of(job).path, (0, 0))
+        step(pipelines.submitter())  # a new submitter, which has not deleted anything yet
+        left = {folder.path.name for folder in pipelines.submitter().folders.all()}
+        assert {succeeded.run_id, unknown.run_id} == left - {new.run_id}
+    assert ["result"] == [output.name for output in pipelines.submitter().results(succeeded)]
+    assert (True, False) == tuple(pipelines.submitter().status(job).succeeded for job in (succeeded, unknown))
 
 
 def test_retry_keeps_only_the_log_of_the_earlier_run(pipelines: Pipelines) -> None:

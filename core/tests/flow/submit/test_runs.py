@@ -16,6 +16,7 @@ from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.flow.submit import operators
 from dicom_adapter.flow.submit.scheduling import hold_back
 from dicom_adapter.ledger.begun_jobs import BegunJob, HeldBack
+from dicom_adapter.ledger.health import PartState
 from dicom_adapter.runtime.parts import Part, PartKind
 from dicom_adapter.simulation.platform import FollowedMemorySubmitter, ReceivedJob
 from dicom_adapter.testing import Adapter
@@ -248,6 +249,29 @@ def test_a_cancelled_job_makes_way_for_the_next_one(make_adapter: MakeAdapter) -
         operators.cancel(adapter.ledger, adapter.clock, by_state[state].job_id)
     adapter.advance(STATUS_EVERY_S)
     assert {"running": 2, "uploaded": 1, "cancelled": 2} == count_states(adapter)
+
+
+def test_jobs_that_are_held_back_are_no_sign_of_an_available_platform(make_adapter: MakeAdapter) -> None:
+    """The platform is down until a call has succeeded, although no other job may be attempted at the limit.
+
+    Verified to fail when a queue whose jobs are all held back closes the circuit breaker.
+    """
+    limits = "running = 1\nparallel = 4\nretry-first = 1\nretry-most = 1\nretry-for = 20"
+    adapter = make_adapter(FOLLOWED.replace("retry-first = 2", limits))
+    for number in range(2):
+        adapter.receive(make_instance(seed=f"study {number}"), ae_title="LUNG")
+        adapter.advance(WAIT_S)
+    adapter.platform.fail("create_job", Retriable("connection refused"), times=1000)
+    for number in range(2, 5):
+        adapter.receive(make_instance(seed=f"study {number}"), ae_title="LUNG")
+    platform = Part(PartKind.PLATFORM, "platform")
+    adapter.advance(300)
+    assert {"running": 1, "uploaded": 1, "faulted": 3} == count_states(adapter)
+    assert PartState.FAILING is adapter.host.findings()[platform].state
+    adapter.platform.end(adapter.jobs[0])
+    adapter.advance(STATUS_EVERY_S)
+    assert {"succeeded": 1, "running": 1, "faulted": 3} == count_states(adapter)
+    assert PartState.OK is adapter.host.findings()[platform].state
 
 
 def test_an_interrupted_start_counts_as_running(make_adapter: MakeAdapter) -> None:

@@ -7,6 +7,7 @@ import re
 from dicom_adapter import Upload
 
 JOB_NAME_CHARACTERS = 63  # limit of a DNS label: Kubernetes uses the job's name as one
+END_CHARACTERS = 21  # at the end of a long name that are kept: time and digits, with which a processor tells jobs apart
 NAMELESS = "job"  # replaces a name without letters and digits
 NOT_IN_JOB_NAMES = re.compile(r"[^a-z0-9]+")
 FOLDER = "dcm"  # below the input folder of a job's payload, as in NVIDIA's own adapter
@@ -16,11 +17,16 @@ UID = re.compile(r"[0-9.]{1,64}")  # PS3.5 section 9.1, only length and characte
 def job_name(name: str) -> str:
     """Return the name in the form that the platform accepts: 1 to 63 of a-z, 0-9 and single dashes, none at the ends.
 
-    All other characters become dashes. Names need not be unique, because the platform identifies jobs by their ids.
+    All other characters become dashes. Of a longer name, the middle is removed: names of jobs differ at their ends.
+    They need not be unique, because the platform identifies jobs by their ids.
     """
     # Encode first: lower() would turn a few other characters, such as the Kelvin sign, into ASCII letters.
     plain = name.encode("ascii", "replace").decode("ascii").lower()
-    return NOT_IN_JOB_NAMES.sub("-", plain).strip("-")[:JOB_NAME_CHARACTERS].rstrip("-") or NAMELESS
+    valid = NOT_IN_JOB_NAMES.sub("-", plain).strip("-")
+    if len(valid) > JOB_NAME_CHARACTERS:
+        end = valid[-END_CHARACTERS:].strip("-")
+        valid = f"{valid[: JOB_NAME_CHARACTERS - len(end) - 1].rstrip('-')}-{end}"
+    return valid or NAMELESS
 
 
 def file_name(upload: Upload) -> str:

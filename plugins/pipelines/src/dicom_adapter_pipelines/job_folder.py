@@ -12,12 +12,15 @@
       cancel         exists if the job was cancelled
       log            what the command printed, see `bounded_log.py`
       outcome.json   how the run ended
+      waiting        exists while the run waits for a GPU
+      reported       exists if the adapter has read that the run has failed
 
 A file or folder has its name only if it is complete, so every step may be repeated after a crash or a power loss.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -41,7 +44,6 @@ from dicom_adapter_pipelines.users import grant
 RUN_ID = re.compile(r"[0-9a-f]{32}(-[0-9]{1,6})?")  # form of the core's run ids, safe as a name of a folder
 UID = re.compile(r"[0-9.]{1,64}")
 UPLOAD = re.compile(r"([0-9]+)_([0-9.]+)_([0-9.]+)\.dcm")
-UNCOLLECTED_S = 7 * 86_400  # results that nobody collected are kept for so many seconds longer than logs
 POLL_S = 0.02  # pause between two looks at the lock
 PIECE_BYTES = 1 << 18  # memory of one upload
 FOLDER_MODE = 0o700  # instances are patient data
@@ -75,6 +77,7 @@ class JobFolder:
         self.attempts_file = path / "attempts.json"
         self.lock_file, self.cancel_file = path / "lock", path / "cancel"
         self.log_file = path / "log"
+        self.waiting_file, self.reported_file = path / "waiting", path / "reported"
 
     # --- the steps of a job
 
@@ -153,6 +156,15 @@ class JobFolder:
         """Record that the job must not run; a runner ends the command when it sees the file."""
         if not self.cancel_file.exists():
             write_file(self.cancel_file, b"")
+
+    def mark_reported(self) -> None:
+        """Record that the adapter has read the outcome of a failed run, which it runs again only in another folder.
+
+        If the disk is full, there is no mark, and the folder is kept until the job is retried or cancelled.
+        """
+        with contextlib.suppress(OSError):
+            if not self.reported_file.exists():
+                write_file(self.reported_file, b"")
 
     # --- the state of a job
 
@@ -233,18 +245,16 @@ class JobFolders:
         """Return the folders of runs that were started and have no outcome."""
         return [folder for folder in self.all() if folder.launch_file.exists() and folder.outcome() is None]
 
-    def sweep(self, older_than: float, *, also_results: bool) -> None:
-        """Delete the cleaned-up folders of runs that ended before `older_than`, in seconds since the epoch.
+    def sweep(self, older_than: float) -> None:
+        """Delete the folders that the adapter does not need since `older_than`, in seconds since the epoch.
 
-        With `also_results`, delete also folders with results, of runs that ended another week earlier: results are
-        collected within seconds, so the adapter does not have these jobs any more.
+        These are the cleaned-up folders, and those of failed runs of which the adapter knows. All other folders are
+        needed, however old they are: the adapter will collect their results, or read their outcome.
         """
         for folder in self.all():
-            ended_at = folder.path.stat().st_mtime
-            if ended_at >= older_than or folder.is_running:
-                continue
-            is_forgotten = also_results and ended_at < older_than - UNCOLLECTED_S and folder.outcome() is not None
-            if folder.is_clean or is_forgotten:
+            is_unneeded = folder.is_clean or folder.reported_file.exists()
+            # Cleaning up, and the marker, have changed the entries of the folder.
+            if is_unneeded and folder.path.stat().st_mtime < older_than and not folder.is_running:
                 remove_tree(folder.path)
 
 

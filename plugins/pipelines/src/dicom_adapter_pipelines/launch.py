@@ -24,6 +24,7 @@ class Launch:
     environment: Mapping[str, str] = field(repr=False)  # the whole environment of the process; may contain secrets
     user: str = ""  # name or number of the user that runs the process; "": the user of the adapter
     time_limit: float | None = None  # seconds of one run; then all processes of the job are ended
+    may_wait: bool = False  # the time for which the process has a file `waiting` in the job folder is not limited
     grace: float = 10.0  # seconds from SIGTERM to SIGKILL
     linger: float = 1.0  # seconds for which other processes of the job may run after the process, before they are ended
     success: tuple[int, ...] = (0,)  # exit statuses of a process that has done its work

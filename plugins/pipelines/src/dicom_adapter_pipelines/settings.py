@@ -75,7 +75,7 @@ class PipelineSettings:
     time_limit: float | None = setting(
         default=3600.0,
         validator=at_least(0.1, "seconds"),
-        help="Seconds after which a run is ended and its job fails.",
+        help="Seconds after which a run is ended and its job fails. Waiting for a GPU does not count.",
     )
     grace: float = setting(
         default=10.0,

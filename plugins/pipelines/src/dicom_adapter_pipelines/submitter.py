@@ -83,7 +83,7 @@ class JobFolderSubmitter(Submitter[JobFolderSettingsT]):
         return JobFolders((self.settings.folder or self.context.data_folder).absolute())
 
     def open(self) -> None:
-        self._sweep(also_results=False)  # perhaps the service was down, and old results are collected only now
+        self._sweep()
 
     def pipeline_ids(self) -> Collection[str]:
         return self.pipelines.keys()
@@ -92,7 +92,7 @@ class JobFolderSubmitter(Submitter[JobFolderSettingsT]):
         pipeline_of(self.pipelines, job)
         with _reporting_files():
             if time.monotonic() - self._swept_at > SWEEP_EVERY_S:
-                self._sweep(also_results=True)
+                self._sweep()
             for run in range(1, job.run):  # the runs that the operator has retried: only their logs are kept
                 earlier = self.folders.of(evolve(job, run=run).run_id)
                 if earlier.exists and not earlier.is_running:
@@ -139,8 +139,11 @@ class JobFolderSubmitter(Submitter[JobFolderSettingsT]):
             if outcome is None and runs:
                 return PlatformStatus(state="cancelling" if folder.is_cancelled else "running", finished=False)
             if folder.is_cancelled:
+                folder.mark_reported()
                 return PlatformStatus(state="cancelled", finished=True, succeeded=False)
             if outcome is not None:
+                if outcome.state is not OutcomeState.SUCCEEDED:
+                    folder.mark_reported()
                 return _status_of(outcome)
             if folder.launch() is None:
                 return PlatformStatus(state="not started", finished=False)
@@ -204,11 +207,14 @@ class JobFolderSubmitter(Submitter[JobFolderSettingsT]):
             raise Permanent(f"job {job.run_id}: its folder was deleted; {_give_up(job)}")
         return folder
 
-    def _sweep(self, *, also_results: bool) -> None:
-        """Delete the folders of jobs that ended long ago. A failure is not important: the next sweep follows."""
+    def _sweep(self) -> None:
+        """Delete the folders that were needed last more than `keep-logs-days` ago.
+
+        A failure is not important: the next sweep follows.
+        """
         self._swept_at = time.monotonic()
         try:
-            self.folders.sweep(time.time() - self.settings.keep_logs_days * DAY_S, also_results=also_results)
+            self.folders.sweep(time.time() - self.settings.keep_logs_days * DAY_S)
         except OSError:
             pass  # the steps of jobs report a folder that cannot be used
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from dicom_adapter_pipelines.bounded_log import BoundedLog
 from dicom_adapter_pipelines.container.gpu_slots import record_holder, take_gpu
+from dicom_adapter_pipelines.job_folder import JobFolder
+from dicom_adapter_pipelines.launch import Launch
+from dicom_adapter_pipelines.runner.run import CommandRun
 from support.container_jobs import Containers, kill_clients, kill_runner, wait_until
 
 GPUS = ("0", "GPU-5f3a")
@@ -74,10 +79,47 @@ def test_running_containers_have_different_gpus(gpus: Containers, wrapped_engine
         assert f"--device nvidia.com/gpu={gpu}" in wrapped_engine.read_text()
     assert "GPU 0" in gpus.submitter().status(jobs[0]).detail
     third = gpus.start(3)  # more than `most_running`: it waits for a GPU
+    wait_until(lambda: gpus.submitter().status(third).state == "waiting for a GPU", "the wait")
     assert not (gpus.of(third).output / "gpu").exists()
     (gpus.of(jobs[0]).work / "go").touch()
     first = gpus.output("gpu", jobs[0])
     assert first == gpus.output("gpu", third)
+    assert "running" == gpus.submitter().status(third).state
+
+
+@pytest.fixture
+def limited(tmp_path: Path) -> Iterator[Callable[[bool], CommandRun]]:
+    """Return a factory of runs in `tmp_path` with a time limit of one second; they may wait for a GPU or not."""
+    folder = JobFolder(tmp_path)
+    folder.output.mkdir()
+    folder.work.mkdir()
+    log = BoundedLog(folder.log_file, 1000)
+
+    def make(may_wait: bool) -> CommandRun:
+        launch = Launch(job_id="1", arguments=("true",), environment={}, time_limit=1.0, may_wait=may_wait)
+        return CommandRun(folder, launch, log)
+
+    yield make
+    log.close()
+
+
+def test_the_time_of_a_run_does_not_include_its_wait_for_a_gpu(
+    limited: Callable[[bool], CommandRun], tmp_path: Path
+) -> None:
+    """Verified to fail when the time limit is compared with the time since the start."""
+    run, waiting = limited(True), JobFolder(tmp_path).waiting_file
+    assert "" == run._reason_to_end(0.5)
+    waiting.touch()
+    assert "" == run._reason_to_end(100)
+    waiting.unlink()
+    assert "" == run._reason_to_end(100.4)
+    assert "it has run longer than time-limit = 1 seconds" == run._reason_to_end(100.6)
+
+
+def test_a_command_cannot_avoid_its_time_limit(limited: Callable[[bool], CommandRun], tmp_path: Path) -> None:
+    """Only a run that may wait for a GPU is allowed to wait: a command could create the file itself."""
+    JobFolder(tmp_path).waiting_file.touch()
+    assert "it has run longer than time-limit = 1 seconds" == limited(False)._reason_to_end(2)
 
 
 @pytest.mark.podman

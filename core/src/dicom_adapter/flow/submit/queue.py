@@ -164,11 +164,15 @@ class JobQueue:
         if row is None:
             tried.clear()
             row = self._most_urgent(jobs.queue_heads(transaction, self._name, None, unless=held))
-        if row is None:
-            self._breaker.succeeded()  # no job waits for the platform
-        else:
+        if row is not None:
             tried.add(row.number)
+        elif not self._has_work(transaction):
+            self._breaker.succeeded()  # no job waits for the platform
         return row
+
+    def _has_work(self, transaction: Transaction) -> bool:
+        """Return whether a job has a step to do, even if it is held back or postponed."""
+        return bool(jobs.queue_heads(transaction, self._name, None))
 
     def _most_urgent(self, candidates: Iterable[JobRow]) -> JobRow | None:
         return choose(candidates, self._served, self._choices)
@@ -212,10 +216,11 @@ class JobQueue:
         now = self._clock.now()
         with self._ledger.read() as transaction:
             postponed = jobs.next_attempt(transaction, self._name, now)
+            has_work = postponed is not None or (self._breaker.health.failures > 0 and self._has_work(transaction))
         with self.in_flight.lock:
             if postponed is not None:
                 self._breaker.health.check(now)
-            elif not (self._breaker.is_open or self.in_flight.steps):
+            elif not (self._breaker.is_open or self.in_flight.steps or has_work):
                 self._breaker.succeeded()  # no job waits for the platform
         probe = None if postponed is None else self._tried_at + PROBE_EVERY
         times = (postponed, probe, self._breaker.open_until, self._breaker.health.down_at)

@@ -97,14 +97,20 @@ class ContainerRun:
     def _gpu(self) -> Iterator[GpuSlot | None]:
         """Take a GPU, if the plan has any, and remove a container that still uses it after a crash."""
         gpus, folder = self._plan.gpus, Path(self._plan.gpu_folder)
-        taken = take_gpu(folder, gpus, lambda: not self._is_ended) if gpus else nullcontext()
+        taken = take_gpu(folder, gpus, self._keep_waiting) if gpus else nullcontext()
         with taken as slot:
             if slot is not None:
+                self._plan.folder.waiting_file.unlink(missing_ok=True)
                 if slot.previous and self._engine.label_of(slot.previous, GPU_LABEL) == slot.gpu:
                     self._engine.remove(slot.previous)
                 record_holder(slot, self._plan.name)
                 self._save(gpu=slot.gpu)
             yield slot
+
+    def _keep_waiting(self) -> bool:
+        """Return whether to wait for a GPU, and record that the run waits: its time limit does not count the wait."""
+        self._plan.folder.waiting_file.touch()
+        return not self._is_ended
 
     def _run(self, image: Image, manifest: MapManifest | None, slot: GpuSlot | None) -> int:
         self._engine.remove(self._plan.name)  # of an interrupted run

@@ -67,6 +67,7 @@ class ContainerSubmitter(JobFolderSubmitter[ContainerSettings]):
             arguments=(*program, "run", str(folder.path.absolute())),
             environment={**variables, JOB_VARIABLE: str(folder.manifest)},
             end_arguments=(*program, "end", str(folder.path.absolute())),
+            may_wait=bool(plan.gpus),
             details=plan.details(),
             **limits_of(pipeline),
         )
@@ -107,8 +108,10 @@ class ContainerSubmitter(JobFolderSubmitter[ContainerSettings]):
 
     def status(self, job: Job) -> PlatformStatus:
         """Return the status, with the digest of the image, and the reason if the container could not run."""
-        status = super().status(job)
-        report = report_of(self.folders.of(job.run_id))
+        status, folder = super().status(job), self.folders.of(job.run_id)
+        report = report_of(folder)
+        if status.state == "running" and folder.waiting_file.exists():
+            status = evolve(status, state="waiting for a GPU")
         reason = report.problem if status.finished and not status.succeeded and report.problem else status.detail
         image = f"image {report.digest}" if report.digest else ""
         gpu = f"GPU {report.gpu}" if report.gpu else ""

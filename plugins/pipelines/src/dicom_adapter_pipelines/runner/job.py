@@ -62,6 +62,7 @@ def _attempt(folder: JobFolder, launch: Launch, before: Attempts | None, ready: 
         count = before.count + 1
         log.note(f"start number {count}: {_interruption(before)}")
         folder.empty_writable_folders(launch.user)
+    folder.waiting_file.unlink(missing_ok=True)  # of an interrupted run
     started_at = utc_now()
     Attempts(count=count, boot_id=boot_id(), started_at=started_at).save(folder.attempts_file)
     run = CommandRun(folder, launch, log)

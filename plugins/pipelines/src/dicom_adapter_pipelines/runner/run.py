@@ -36,6 +36,9 @@ class CommandRun:
         self._folder, self._launch, self._log = folder, launch, log
         self._process: subprocess.Popen[bytes] | None = None
         self._began = self._exited_at = self._measured = self._pause = 0.0
+        self._looked_at = self._waited = (
+            0.0  # time of the last look at the file `waiting`; seconds for which it existed
+        )
         self._signalled_at: float | None = None  # time of the first SIGTERM
         self._stop_requested = False
         self.exit_status: int | None = None  # negative: the number of the signal that ended the command
@@ -58,7 +61,7 @@ class CommandRun:
             on_start()
             selector.register(wake, selectors.EVENT_READ)
             selector.register(reading, selectors.EVENT_READ)
-            self._began = time.monotonic()
+            self._began = self._looked_at = time.monotonic()
             while self._reap():
                 self._decide()
                 self._wait(selector, wake, reading)
@@ -145,7 +148,8 @@ class CommandRun:
             return CANCELLED
         if self.exit_status is not None:
             return ""
-        if launch.time_limit is not None and now - self._began > launch.time_limit:
+        self._note_wait(now)
+        if launch.time_limit is not None and now - self._began - self._waited > launch.time_limit:
             return f"it has run longer than time-limit = {launch.time_limit:g} seconds"
         if now - self._measured < self._pause:
             return ""
@@ -153,6 +157,12 @@ class CommandRun:
         self._measured = time.monotonic()
         self._pause = max(TICK, MEASURE_PAUSE * (self._measured - now))
         return problem
+
+    def _note_wait(self, now: float) -> None:
+        """Add up the time for which the process waits for a GPU: it is not part of the run's time."""
+        if self._launch.may_wait and self._folder.waiting_file.exists():
+            self._waited += now - self._looked_at
+        self._looked_at = now
 
     def _continue_to_end(self, now: float) -> None:
         assert self._signalled_at is not None
