@@ -270,11 +270,10 @@ def deliveries(transaction: Transaction, instance_id: int) -> list[tuple[str, st
 
 def release(transaction: Transaction, instance_ids: Iterable[int], at: datetime, reasons: Mapping[int, str]) -> None:
     """Change quarantined results to released. `reasons`: the reasons to keep, of results that failed the check."""
-    rows = [
-        {"instance_id": instance_id, "at": at, "kept": reasons.get(instance_id, "")} for instance_id in instance_ids
-    ]
+    # SQLAlchemy refuses parameters of an UPDATE that have the name of a column.
+    rows = [{"id": instance_id, "at": at, "kept": reasons.get(instance_id, "")} for instance_id in instance_ids]
     if rows:
-        change = update(instances).where(instances.c.instance_id == bindparam("instance_id"), IS_QUARANTINED, IS_RESULT)
+        change = update(instances).where(instances.c.instance_id == bindparam("id"), IS_QUARANTINED, IS_RESULT)
         transaction.execute(
             change.values(
                 state=InstanceState.RELEASED.value,
