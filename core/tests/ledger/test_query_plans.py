@@ -234,7 +234,7 @@ def test_old_rows_are_found_without_sorting(large_ledger: Ledger, query: Query, 
 @pytest.mark.parametrize(
     "query",
     [
-        lambda t: [history.delete_jobs(t, [2, 3], ["other"], NOW), history.delete_instances(t, [2, 3])],
+        lambda t: [history.delete_jobs(t, [2, 3], ["other"], NOW, ["other"]), history.delete_instances(t, [2, 3])],
         lambda t: history.delete_events(t, [1, 2]),
         lambda t: balance.object_rows_after(t, 100, 1000),
         lambda t: balance.object_rows(t, [1, 2]),
