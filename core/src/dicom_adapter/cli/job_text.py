@@ -16,6 +16,7 @@ from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.health import PartHealth, PartState
 from dicom_adapter.ledger.jobs import HELD, UNFINISHED, JobStudies, is_on_platform
 from dicom_adapter.operations.story.jobs import STEPS
+from dicom_adapter.operations.waiting_jobs import why_waits
 
 SHORT_ID = 8  # number of characters of a job id in a command to type; commands accept such a prefix
 COLOURS = {
@@ -87,7 +88,8 @@ class JobWriter:
         platform = self.parts.get(f"platform {job.submitter}")
         if platform is not None and platform.state in (PartState.FAILING, PartState.HANGS):
             return f"waits for the platform of submitter {job.submitter} to {step}"
-        return f"next step: {step}"
+        reason = why_waits(job, self.parts, self.now)
+        return f"waits: {reason}" if reason else f"next step: {step}"
 
     def line(self, job: Job) -> str:
         """Return one line about the state of a job, for `jobs watch`."""

@@ -14,6 +14,7 @@ from attrs import frozen
 
 from dicom_adapter.api.errors import StorageUnavailable, describe_failure
 from dicom_adapter.api.hookspecs import Catalogue
+from dicom_adapter.api.values import Job
 from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, config_option, find_file, open_service
 from dicom_adapter.cli.senders import rejection_as_json
 from dicom_adapter.cli.times import Times, Utc
@@ -23,6 +24,7 @@ from dicom_adapter.flow.acceptance import measure_space
 from dicom_adapter.ledger import Ledger
 from dicom_adapter.ledger.configurations import Configuration, ConfigurationState
 from dicom_adapter.ledger.health import processes
+from dicom_adapter.ledger.jobs import is_on_platform
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.operations.senders import describe, name_of
 from dicom_adapter.operations.status import (
@@ -154,6 +156,9 @@ def _show(report: StatusReport, times: Times, options: str) -> None:
         write("processes", ", ".join(f"{name} (PID {pid})" for name, pid in report.pids.items()))
     write("configuration", _configuration(report.facts))
     write("storage", _storage(report))
+    for number, one in enumerate(report.facts.waiting_jobs):
+        verb = "waits" if one.count == 1 else "wait"
+        write("" if number else "waiting", f"{counted(one.count, 'job')} {verb}: {one.reason}")
     for number, line in enumerate(_rejected(report.facts)):
         write("" if number else "rejected", line)
     for status in report.facts.ae_titles:
@@ -224,7 +229,15 @@ def _contents(status: AeTitleStatus) -> Iterator[str]:
     yield f"jobs: {counts or 'none'}"
     if status.oldest is not None:
         job = status.oldest
-        yield f"oldest unfinished job: {job.job_id[:8]} ({job.state.value}), created at {_time(job.created_at)}"
+        yield f"oldest unfinished job: {job.job_id[:8]} ({_state_of(job)}), created at {_time(job.created_at)}"
+
+
+def _state_of(job: Job) -> str:
+    """Return the state of a job, of a started one also what the platform reports, such as the wait for a GPU."""
+    if not is_on_platform(job) or not job.platform_state:
+        return job.state.value
+    detail = f", {job.platform_detail}" if job.platform_detail else ""
+    return f"{job.state.value}; the platform reports: {job.platform_state}{detail}"
 
 
 def _waiting(lane: LaneReport) -> str:
@@ -275,6 +288,9 @@ def _as_json(report: StatusReport) -> dict[str, Any]:
             "watermarkPercent": storage.watermark_percent,
             "reserveBytes": storage.reserve,
         },
+        "waitingJobs": [
+            {"submitter": one.submitter, "jobs": one.count, "reason": one.reason} for one in report.facts.waiting_jobs
+        ],
         "rejections": [rejection_as_json(one) for one in report.facts.rejected],
         "aeTitles": [_ae_title_as_json(status, report) for status in report.facts.ae_titles],
     }

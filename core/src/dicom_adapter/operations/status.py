@@ -23,6 +23,7 @@ from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import LaneState
 from dicom_adapter.ledger.senders import DAY, Rejected
 from dicom_adapter.operations.senders import describe, merged, name_of, rejected_for_long
+from dicom_adapter.operations.waiting_jobs import HELD_BACK, limit_reached
 from dicom_adapter.runtime.parts import PartKind
 from dicom_adapter.runtime.peer_health import DOWN_AFTER
 
@@ -84,6 +85,15 @@ class AeTitleStatus:
 
 
 @frozen(kw_only=True)
+class WaitingJobs:
+    """The jobs of one submitter that wait although nothing fails."""
+
+    submitter: str
+    count: int
+    reason: str  # the limit that is reached
+
+
+@frozen(kw_only=True)
 class LedgerStatus:
     """The contents of the ledger that concern the status, at one time."""
 
@@ -92,6 +102,7 @@ class LedgerStatus:
     ae_titles: Sequence[AeTitleStatus]
     jobs_without_submitter: Mapping[str, int]  # unfinished jobs, by name of a submitter that is not available
     failing_jobs: Sequence[FailingJobs] = ()
+    waiting_jobs: Sequence[WaitingJobs] = ()
     running: Configuration | None = None  # the configuration that the service uses
     newest: Configuration | None = None  # the configuration that was requested last
     rejected: Sequence[Rejected] = ()  # rejections of the last 24 hours, by sender and kind
@@ -122,10 +133,11 @@ def gather(transaction: Transaction, config: Config, now: datetime) -> LedgerSta
     counts, oldest = jobs.count(transaction), jobs.oldest_unfinished(transaction)
     draining = configurations.draining(transaction)
     waiting = {count.ae_title for count in counts if count.state in (*UNFINISHED, *HELD)}
+    parts = health.load(transaction)
     names = [*config.ae_titles, *sorted((held.keys() | waiting) - config.ae_titles.keys())]
     return LedgerStatus(
         at=now,
-        parts=health.load(transaction),
+        parts=parts,
         ae_titles=[
             AeTitleStatus(
                 ae_title=name,
@@ -144,6 +156,7 @@ def gather(transaction: Transaction, config: Config, now: datetime) -> LedgerSta
             [count for count in counts if count.submitter not in draining.submitters], config
         ),
         failing_jobs=jobs.failing(transaction),
+        waiting_jobs=list(_waiting_jobs(counts, parts, now)),
         running=configurations.running(transaction),
         newest=configurations.newest(transaction),
         rejected=merged(senders.rejected(transaction, now - DAY)),
@@ -155,6 +168,14 @@ def _by_state(counts: Iterator[JobCount]) -> dict[JobState, int]:
     for count in counts:
         found[count.state] = found.get(count.state, 0) + count.count
     return {state: found[state] for state in JobState if state in found}
+
+
+def _waiting_jobs(counts: Sequence[JobCount], parts: Mapping[str, PartHealth], now: datetime) -> Iterator[WaitingJobs]:
+    for name in sorted({count.submitter for count in counts}):
+        reason = limit_reached(name, parts, now)
+        waiting = sum(one.count for one in counts if one.submitter == name and one.state in HELD_BACK)
+        if reason and waiting:
+            yield WaitingJobs(submitter=name, count=waiting, reason=reason)
 
 
 def _count_jobs_without_submitter(counts: Sequence[JobCount], config: Config) -> dict[str, int]:

@@ -82,6 +82,7 @@ class JobQueue:
         self.in_flight = in_flight or InFlight()
         self._served: dict[str, int] = {}  # by AE title: the value of `_choices` when one of its jobs was last chosen
         self._choices = 0  # number of choices so far
+        self._at_limit = ""  # why no further job is started; "" if another one may be started
         self._breaker = Breaker()
         self._tried_at = (
             self._clock.now()
@@ -106,7 +107,10 @@ class JobQueue:
         return self._clock.now()
 
     def finding(self) -> PartFinding:
-        """Return whether the platform is down, or does not answer a call in progress. Returns at once. Thread-safe."""
+        """Return whether the platform is down, or does not answer a call in progress. Returns at once. Thread-safe.
+
+        If the limit of running jobs is reached, the reason says so, and the state is OK.
+        """
         problem = self._breaker.health.problem
         if problem:
             return PartFinding(state=PartState.FAILING, reason=problem)
@@ -117,7 +121,7 @@ class JobQueue:
                 since = f"{step.since:%Y-%m-%d %H:%M:%S} UTC"
                 reason = f"a step of job {step.job_id} ({step.state.value}) has been in progress since {since}"
                 return PartFinding(state=state, reason=reason)
-        return PartFinding()
+        return PartFinding(reason=self._at_limit)
 
     def _acquire(self) -> JobRow | None:
         now = self._clock.now()
@@ -144,7 +148,13 @@ class JobQueue:
         # The next step of a job in state UPLOADED starts it; that of a job in state QUEUED creates it on the platform.
         starting = [number for number, step in steps.items() if step.state is JobState.UPLOADED]
         creating = [step.rank for step in steps.values() if step.state is JobState.QUEUED]
-        return hold_back(begun(transaction, self._name), starting, creating, self._max_running, self._parallel)
+        held = hold_back(begun(transaction, self._name), starting, creating, self._max_running, self._parallel)
+        self._at_limit = "" if held is None else self._describe_limit(len(held.may_start))
+        return held
+
+    def _describe_limit(self, count: int) -> str:
+        jobs_are = "job of submitter {} is" if self._max_running == 1 else "jobs of submitter {} are"
+        return f"{count} of {self._max_running} {jobs_are.format(self._name)} running"
 
     def _choose(self, transaction: Transaction, now: datetime, held: HeldBack | None) -> JobRow | None:
         """Choose a job that is due; or a postponed job, if the last try is at least PROBE_EVERY ago."""

@@ -12,6 +12,7 @@ from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.jobs import HELD, UNFINISHED, JobRow, is_on_platform
 from dicom_adapter.operations.story.values import Entry, StoryFacts
 from dicom_adapter.operations.story.words import clock, counted, due, listed, sentence, short, until
+from dicom_adapter.operations.waiting_jobs import why_waits
 
 MAX_JOBS = 6  # number of jobs of an AE title with separate entries; if there are more, jobs without failures share one
 
@@ -57,14 +58,17 @@ def standing(facts: StoryFacts) -> Iterator[Entry]:
     single, _quiet, _rest = _select(facts)
     for row, _count in single:
         job = row.job
-        fields = {"jobId": job.job_id, "state": job.state.value, "nextAttemptAt": job.next_attempt_at}
+        fields: dict[str, object] = {"jobId": job.job_id, "state": job.state.value}
+        fields["nextAttemptAt"] = job.next_attempt_at
         if job.state in HELD:
             yield Entry(
                 kind=f"job_{job.state.value}", at=None, text=_commands(job), fields={**fields, "error": job.last_error}
             )
         elif job.state in UNFINISHED:
-            text = _next_step(job, facts.now, facts.uploaded.get(job.job_id, 0))
-            yield Entry(kind="job_unfinished", at=None, text=text, fields={**fields, "error": job.last_error})
+            waits = why_waits(job, facts.parts, facts.now)
+            text = _next_step(job, facts.now, facts.uploaded.get(job.job_id, 0), waits)
+            fields |= {"error": job.last_error, "waitsFor": waits}
+            yield Entry(kind="job_unfinished", at=None, text=text, fields=fields)
 
 
 # --- selection --------------------------------------------------------------------------------------------------------
@@ -251,7 +255,7 @@ def _reported(job: Job) -> str:
     return f". The platform reports it as {job.platform_state}{message}"
 
 
-def _next_step(job: Job, now: datetime, uploaded: int) -> str:
+def _next_step(job: Job, now: datetime, uploaded: int, waits: str) -> str:
     step = "stop it on the platform" if job.cancel_requested else STEPS[job.state]
     text = f"Job {short(job.job_id)} is {job.state.value}"
     if job.cancel_requested:
@@ -260,6 +264,8 @@ def _next_step(job: Job, now: datetime, uploaded: int) -> str:
         text += f". {uploaded} of {job.instance_count} files are uploaded"
     if is_on_platform(job):
         return f"{text}{_reported(job)}."
+    if waits:
+        return f"{text} and waits: {sentence(waits)}"
     if job.next_attempt_at is None:
         return f"{text}. The next step is to {step}."
     return f"{text}. The next attempt to {step} is {due(job.next_attempt_at, now)}."

@@ -9,7 +9,7 @@ from attrs import frozen
 
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.values import SOURCE_JOB, JobState
-from dicom_adapter.ledger import Transaction, lanes, traces
+from dicom_adapter.ledger import Transaction, health, lanes, traces
 from dicom_adapter.ledger import jobs as ledger_jobs
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.jobs import JobRow
@@ -104,7 +104,7 @@ def _gather(
     instance_events = traces.instance_events(transaction, which)
     associations = {str(end.association_id): end for end in traces.association_ends(transaction, which)}
     moved = traces.studies_of_newer(transaction, which)
-    lane_reports = lanes.load(transaction)
+    lane_reports, parts = lanes.load(transaction), health.load(transaction)
     sources = traces.sources(transaction, {one.source_job for one in arrivals if one.source_job is not None})
     facts = []
     for ae_title in dict.fromkeys(arrival.ae_title for arrival in arrivals):
@@ -127,6 +127,7 @@ def _gather(
             uploaded=_uploaded(transaction, own_jobs),
             moved_to=[study for moved_at, study in moved if moved_at == ae_title],
             lane=lane_reports.get(ae_title),
+            parts=parts,
         )
         facts.append(one)
     return facts

@@ -8,6 +8,7 @@ from datetime import datetime
 from attrs import field, frozen
 
 from dicom_adapter.ledger.events import Event
+from dicom_adapter.ledger.health import PartHealth
 from dicom_adapter.ledger.jobs import JobRow
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.traces import InstanceTrace
@@ -62,4 +63,5 @@ class StoryFacts:
     job_events: Mapping[str, Sequence[Event]]  # events of jobs, by job id
     uploaded: Mapping[str, int]  # for each job in upload, the number of uploaded files
     moved_to: Sequence[str]  # other studies, to which newer arrivals of these instances belong
+    parts: Mapping[str, PartHealth] = field(factory=dict)  # health of the parts of the service
     lane: LaneReport | None  # None: no host has served this AE title yet
