@@ -516,7 +516,7 @@ def test_the_command_sends_a_folder(tmp_path: Path) -> None:
     with peer() as lung:
         status, out, err = run("send", tmp_path, "--to", lung.address, "--from", "ME")
     assert (0, "") == (status, err)
-    assert f"4 of 4 files sent to {lung.address}, 1 other files skipped" in out
+    assert f"4 of 4 files sent to {lung.address}, 1 other file skipped" in out
 
 
 def test_the_command_lists_files_that_could_not_be_sent(tmp_path: Path) -> None:

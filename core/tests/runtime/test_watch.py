@@ -226,7 +226,7 @@ def test_a_process_whose_log_misses_lines_is_degraded(site: Site) -> None:
     Verified to fail when the problem of the log is ignored.
     """
     site.examine()
-    site.log_problem = "3 lines are missing from the log"
+    site.log_problem = "3 lines of the log are missing"
     assert [("part_degraded", "host")] == site.examine()
     site.watch.write()
     assert (PartState.DEGRADED, site.log_problem) == (site.written["host"].state, site.written["host"].reason)

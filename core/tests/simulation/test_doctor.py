@@ -146,7 +146,7 @@ def test_a_setting_needs_a_key_and_one_plugin(arguments: list[str]) -> None:
         (
             "threading.Thread(target=threading.Event().wait, daemon=True).start()",
             "leaks",
-            "7 threads still run",
+            "close() has left 7 running threads",
         ),
     ],
 )

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dicom_adapter.api.counts import counted
 from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_ledger, open_service
 from dicom_adapter.cli.messages import fail, warn
 from dicom_adapter.cli.operator_name import operator_name
@@ -53,7 +54,7 @@ def list_ae_titles(
         colour = typer.colors.GREEN if lane.state is LaneState.RUNNING else typer.colors.RED
         state = typer.style(lane.state.value, fg=colour)
         typer.echo(f"{lane.ae_title}  {state} since {times.full(lane.since)}")
-        typer.echo(f"    {lane.groups} groups, {count.pending} pending, {count.quarantined} quarantined")
+        typer.echo(f"    {counted(lane.groups, 'group')}, {count.pending} pending, {count.quarantined} quarantined")
         for line in wrapped(times.in_text(lane.reason or lane.full)):
             typer.echo(line)
     if not rows:

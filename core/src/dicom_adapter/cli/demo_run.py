@@ -20,6 +20,7 @@ from pydicom.dataset import Dataset
 from rich.console import Console
 from rich.live import Live
 
+from dicom_adapter.api.counts import counted
 from dicom_adapter.cli.configuration import require_valid
 from dicom_adapter.cli.demo_view import DemoState, View, print_news, read_view, render, table_of_jobs
 from dicom_adapter.cli.messages import fail
@@ -195,5 +196,5 @@ def _send_studies(demo: DemoState, to: str, studies: Sequence[Sequence[Path]]) -
     address = parse_address(to)
     paths = [path for study in studies for path in study]
     summary = scu.send(paths, address, calling_ae_title="DEMO-SCU", timeout=TIMEOUT_S, on_result=lambda _result: None)
-    count = "1 study" if len(studies) == 1 else f"{len(studies)} studies"
-    demo.add_message(f"{count}, {summary.sent} instances sent to {address.ae_title} in one association")
+    count = counted(len(studies), "study")
+    demo.add_message(f"{count}, {counted(summary.sent, 'instance')} sent to {address.ae_title} in one association")

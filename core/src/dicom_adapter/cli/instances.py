@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
+from dicom_adapter.api.counts import counted
 from dicom_adapter.api.errors import Permanent, StorageUnavailable
 from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.cli.configuration import (
@@ -169,7 +170,7 @@ def discard(
     with ledger.read() as transaction:
         chosen = _chosen(transaction, ids, everything, state, (InstanceState.QUARANTINED,), filters, reason)
     if chosen and not yes:
-        typer.confirm(f"Discard {_counted(chosen)} permanently?", abort=True, err=True)
+        typer.confirm(f"Discard {counted(len(chosen), 'instance')} permanently?", abort=True, err=True)
     served = [name for name in settings.ae_titles if not settings.unavailable(name)]
     _report("discarded", quarantine.discard(ledger, SystemClock(), chosen, operator_name(), served), as_json)
 
@@ -276,13 +277,9 @@ def _report(done: str, result: Intervention, as_json: bool) -> None:
     else:
         for number, why in sorted(result.refused.items()):
             warn(f"instance {number} is not {done}: {why}")
-        typer.echo(f"{_counted(result.done)} {done}")
+        typer.echo(f"{counted(len(result.done), 'instance')} {done}")
     if result.refused:
         raise typer.Exit(1)
-
-
-def _counted(numbers: list[int]) -> str:
-    return "1 instance" if len(numbers) == 1 else f"{len(numbers)} instances"
 
 
 def _lines(row: InstanceRow, stopped: Mapping[str, str], times: Times) -> str:

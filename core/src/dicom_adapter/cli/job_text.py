@@ -8,6 +8,7 @@ from datetime import datetime
 import typer
 from attrs import field, frozen
 
+from dicom_adapter.api.counts import counted
 from dicom_adapter.api.values import INTERRUPTED, Job, JobState
 from dicom_adapter.cli.times import Times, iso
 from dicom_adapter.cli.wrapping import titled, wrapped
@@ -43,8 +44,8 @@ class JobWriter:
         yield f"{job.job_id}  {state} since {self.times.full(job.changed_at)}"
         yield from wrapped(job.name)
         yield from wrapped(f"AE title {job.ae_title}, pipeline {job.pipeline_id}, priority {job.priority.value}")
-        study = f"study {studies.first}" if studies.count == 1 else f"{studies.count} studies"
-        yield from wrapped(f"{_counted(job.instance_count)} of {study}")
+        study = f"study {studies.first}" if studies.count == 1 else counted(studies.count, "study")
+        yield from wrapped(f"{counted(job.instance_count, 'instance')} of {study}")
         for line in (self.missing(job), self.problem(job), self.outlook(job)):
             yield from wrapped(line)
 
@@ -120,7 +121,7 @@ class JobWriter:
         yield from titled("priority", job.priority.value)
         yield from titled("instances", str(job.instance_count))
         for number, (study, count) in enumerate(studies.items()):
-            yield from titled("" if number else "studies", f"{study} ({_counted(count)})")
+            yield from titled("" if number else "studies", f"{study} ({counted(count, 'instance')})")
         yield from titled("created", self.times.full(job.created_at))
         yield from titled("run", str(job.run) if job.run > 1 else "")
         yield from titled("state", f"{job.state.value} since {self.times.full(job.changed_at)}")
@@ -165,7 +166,3 @@ def _reported(job: Job) -> str:
     """Return the status that the platform has reported; "" if it has not reported any."""
     detail = f" ({job.platform_detail})" if job.platform_detail else ""
     return f": {job.platform_state}{detail}" if job.platform_state else ""
-
-
-def _counted(instances: int) -> str:
-    return "1 instance" if instances == 1 else f"{instances} instances"

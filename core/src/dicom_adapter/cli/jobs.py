@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from attrs import evolve
 
+from dicom_adapter.api.counts import counted
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.values import Job, JobState
 from dicom_adapter.cli.configuration import (
@@ -182,7 +183,7 @@ def cancel(
     with ledger.read() as transaction:
         chosen = _chosen(transaction, job_ids, everything, state or [], HELD, filters, submitter, reason)
     if everything and chosen and not yes:
-        typer.confirm(f"Cancel {_counted(chosen)}?", abort=True, err=True)
+        typer.confirm(f"Cancel {counted(len(chosen), 'job')}?", abort=True, err=True)
     _intervene(ledger, chosen, operators.cancel, "will be cancelled", config_option(config))
 
 
@@ -340,16 +341,12 @@ def _intervene(
     if len(chosen) == 1 and not refused:
         typer.echo(f"`dicom-adapter jobs show {chosen[0].job_id[:SHORT_ID]}{options}` shows the result")
     if len(chosen) != 1:
-        typer.echo(f"{_counted(chosen[refused:])} {outcome}")
+        typer.echo(f"{counted(len(chosen) - refused, 'job')} {outcome}")
     if refused:
         raise typer.Exit(1)
 
 
 # --- output -----------------------------------------------------------------------------------------------------------
-
-
-def _counted(chosen: list[Job]) -> str:
-    return "1 job" if len(chosen) == 1 else f"{len(chosen)} jobs"
 
 
 def _writer(transaction: Transaction, utc: bool, named: Path | None) -> JobWriter:

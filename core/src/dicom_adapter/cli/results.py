@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dicom_adapter.api.counts import counted
 from dicom_adapter.cli.configuration import (
     ConfigArgument,
     ConfigOption,
@@ -224,7 +225,7 @@ def discard(
         source = _find_job(transaction, job)
         chosen = _chosen(transaction, ids, everything, (InstanceState.QUARANTINED,), source, filters, reason)
     if chosen and not yes:
-        typer.confirm(f"Discard {_counted(len(chosen))} permanently?", abort=True, err=True)
+        typer.confirm(f"Discard {counted(len(chosen), 'result')} permanently?", abort=True, err=True)
     _report("discarded", operators.discard(ledger, SystemClock(), chosen, operator_name()), as_json)
 
 
@@ -302,9 +303,9 @@ def _report(
             warn(f"result {number} is not {done}: {why}")
         for number, why in sorted((problems or {}).items()):
             warn(f"attachment {number} is not {done}: {why}")
-        text = f"{_counted(len(changes.done))} {done}"
+        text = f"{counted(len(changes.done), 'result')} {done}"
         if attachments:
-            text += f", and {len(attachments)} attachment{'' if len(attachments) == 1 else 's'}"
+            text += f", and {counted(len(attachments), 'attachment')}"
         typer.echo(text)
         if done == "requeued":
             _report_deliveries(changes)
@@ -320,7 +321,3 @@ def _report_deliveries(changes: ResultChanges) -> None:
         warn(f"nothing is delivered to {senders}, because no submitter sends there; {ADD_SENDER}")
     elif changes.done and not changes.jobs:
         typer.echo("\n".join(wrapped("no destination is configured: `to` in [ae-titles.<AE title>.results]")))
-
-
-def _counted(count: int) -> str:
-    return "1 result" if count == 1 else f"{count} results"

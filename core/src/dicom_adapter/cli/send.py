@@ -14,6 +14,7 @@ from attrs import define, field
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dicom_adapter.api.counts import counted
 from dicom_adapter.api.errors import DicomAdapterError
 from dicom_adapter.dicom.files import SkippedFile, find_dicom
 from dicom_adapter.net.address import Address, InvalidAddress, parse_address, parse_ae_title
@@ -234,18 +235,19 @@ class _Report:
             typer.echo(f"not sent: {len(individual) - LISTED} more", err=True)
         if self.summary.gave_up:  # one line for all files that share this reason
             typer.echo(
-                f"stopped; {len(self.failures) - len(individual)} files not sent: {self.summary.gave_up}", err=True
+                f"stopped; {counted(len(self.failures) - len(individual), 'file')} not sent: {self.summary.gave_up}",
+                err=True,
             )
         typer.echo(self._line())
 
     def _line(self) -> str:
         if not self.found.files:
-            return f"nothing to send: no DICOM files found, {self.found.skipped} other files skipped"
+            return f"nothing to send: no DICOM files found, {counted(self.found.skipped, 'other file')} skipped"
         parts = [f"{self.summary.sent} of {len(self.found.files) + len(self.found.invalid)} files sent to {self.to}"]
         if self.summary.warnings:
             parts.append(f"{self.summary.warnings} with a warning")
         if self.found.skipped:
-            parts.append(f"{self.found.skipped} other files skipped")
+            parts.append(f"{counted(self.found.skipped, 'other file')} skipped")
         parts.append(f"{self.seconds:.1f} s")
         return ", ".join(parts)
 

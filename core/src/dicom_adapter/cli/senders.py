@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dicom_adapter.api.counts import counted
 from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, config_option, find_file, open_ledger
 from dicom_adapter.cli.filters import takes_some_filters
 from dicom_adapter.cli.times import Times, Utc, iso
@@ -75,7 +76,7 @@ def _lines(one: SenderReport, times: Times, now: datetime, options: str) -> Iter
     yield from wrapped(f"first seen {times.full(one.first_at)}, last {times.full(one.last_at)}")
     for sender in one.accepted:
         refused = f", {sender.refused} refused" if sender.refused else ""
-        counts = f"{_counted(sender.associations, 'association')}, {_counted(sender.instances, 'instance')}{refused}"
+        counts = f"{counted(sender.associations, 'association')}, {counted(sender.instances, 'instance')}{refused}"
         at = f" from {sender.peer_address}" if len(one.peers) > 1 else ""
         yield from wrapped(f"to {sender.ae_title}{at}: {counts}")
     for rejected in one.rejected:
@@ -96,10 +97,6 @@ def duration(time: timedelta) -> str:
     if days:
         return f"{days} d {hours} h"
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _as_json(one: SenderReport, now: datetime) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from dicom_adapter.api.counts import counted
 from dicom_adapter.api.errors import ConfigurationError, Refused
 from dicom_adapter.cli.configuration import ConfigOption, find_file, open_ledger, require_valid
 from dicom_adapter.cli.messages import fail, warn
@@ -109,6 +110,7 @@ def _record(path: Path, schedule: Path) -> None:
         raise fail(f"{schedule}: the file already exists; name a new file") from None
     except OSError as failure:
         raise fail(f"{schedule}: {failure.strerror}") from None
-    typer.echo(f"{schedule}: {sum(arrival.count for arrival in arrivals)} instances in {len(arrivals)} lines")
+    instances = counted(sum(arrival.count for arrival in arrivals), "instance")
+    typer.echo(f"{schedule}: {instances} in {counted(len(arrivals), 'line')}")
     if recording.has_other_sop_classes:
         warn("some SOP classes have no synthetic instances; their arrivals are recorded as OT (secondary capture)")

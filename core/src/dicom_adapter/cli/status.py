@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from attrs import frozen
 
+from dicom_adapter.api.counts import counted
 from dicom_adapter.api.errors import StorageUnavailable, describe_failure
 from dicom_adapter.api.hookspecs import Catalogue
 from dicom_adapter.api.values import Job
@@ -35,7 +36,6 @@ from dicom_adapter.operations.status import (
     ServiceState,
     StorageStatus,
     assess,
-    counted,
     gather,
     refusal_of,
     service_state,

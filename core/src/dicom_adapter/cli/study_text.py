@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from dicom_adapter.api.counts import counted
 from dicom_adapter.cli.senders import rejection_as_json
 from dicom_adapter.cli.times import Times, iso
 from dicom_adapter.cli.wrapping import wrapped
@@ -47,7 +48,7 @@ def match_lines(matches: Matches, times: Times, options: str, *, shows_patient: 
 
 def _study_lines(study: StudySummary, times: Times, options: str, *, shows_patient: bool) -> Iterator[str]:
     yield f"Study {study.study_instance_uid}"
-    count = f"{study.instances} instance{'' if study.instances == 1 else 's'}"
+    count = counted(study.instances, "instance")
     modalities = f" ({', '.join(map(printable, study.modalities))})" if study.modalities else ""
     senders, ae_titles = ", ".join(study.calling_ae_titles), ", ".join(study.ae_titles)
     yield from wrapped(f"{count}{modalities} from {senders} to {ae_titles}")
@@ -103,7 +104,7 @@ def absence_lines(absence: Absence, times: Times, sender: str | None, options: s
 
 def _refusal(refused: RefusedInstances) -> str:
     name = name_of(refused.calling_ae_title, [refused.peer_address])
-    count = f"{refused.count} instance{'' if refused.count == 1 else 's'}"
+    count = counted(refused.count, "instance")
     status = f"0x{CStoreStatus[refused.status]:04X} ({refused.status.lower().replace('_', ' ')})"
     return f"{name}: {count} refused at {refused.ae_title} with {status}"
 

@@ -12,10 +12,10 @@ import typer
 from attrs import frozen
 from pydicom.dataset import Dataset
 
+from dicom_adapter.api.counts import counted
 from dicom_adapter.cli.messages import fail
 from dicom_adapter.cli.progress import progress_bars
 from dicom_adapter.dicom import synthetic
-from dicom_adapter.operations.story.words import counted
 
 FIRST_DAY = date(2024, 1, 1)  # date of a patient's first study; each following study is one day later
 LARGEST_SIDE = 8192  # pixels

@@ -9,6 +9,7 @@ from typing import Any
 from attrs import evolve
 
 from dicom_adapter.api.certificates import Certificate, certificates_in_file
+from dicom_adapter.api.counts import counted
 from dicom_adapter.api.errors import describe_failure
 from dicom_adapter.api.submitter import Submitter
 from dicom_adapter.config.model import Config
@@ -57,7 +58,7 @@ def describe(certificate: Certificate, now: datetime) -> str:
     if certificate.expires_at <= now:
         return f"{certificate.subject}: expired on {day}"
     days = (certificate.expires_at - now).days
-    return f"{certificate.subject}: {days} day{'' if days == 1 else 's'} left (until {day})"
+    return f"{certificate.subject}: {counted(days, 'day')} left (until {day})"
 
 
 def assess_certificates(certificates: Iterable[Certificate], now: datetime) -> PartFinding:

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from attrs import evolve, frozen
 
+from dicom_adapter.api.counts import counted
 from dicom_adapter.api.receiving import RejectionCause
 from dicom_adapter.ledger.senders import Rejected, Sender
 
@@ -134,4 +135,4 @@ def describe(one: Rejected) -> str:
     what = "connection" if is_connection else "association"
     to = f" to {one.ae_title}" if one.ae_title else ""
     reason = f"{KINDS[one.cause]}: {one.reason}" if one.cause in KINDS else one.reason
-    return f"{one.count} {what}{'' if one.count == 1 else 's'}{to}: {reason}"
+    return f"{counted(one.count, what)}{to}: {reason}"

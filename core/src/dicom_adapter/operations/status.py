@@ -11,6 +11,7 @@ from enum import Enum
 
 from attrs import field, frozen
 
+from dicom_adapter.api.counts import counted
 from dicom_adapter.api.values import Capacity, Job, JobState
 from dicom_adapter.config.model import Config
 from dicom_adapter.flow.acceptance import LocalRefusal, Space, association_refusal
@@ -327,7 +328,7 @@ def _interruptions(status: AeTitleStatus, lane: LaneReport) -> Iterator[Problem]
         command = f"`dicom-adapter ae-titles end-wait {status.ae_title} --study {study}` submits it at once"
         yield _yellow(status.ae_title, f"{what}{until}: {group.problem}; {command}")
     if len(groups) > MAX_GROUPS:
-        yield _yellow(status.ae_title, f"{len(groups) - MAX_GROUPS} more groups wait for missing instances")
+        yield _yellow(status.ae_title, f"{counted(len(groups) - MAX_GROUPS, 'more group')} with missing instances")
     if status.incomplete_jobs:
         what = counted(status.incomplete_jobs, "job")
         where = f"`dicom-adapter jobs list --ae-title {status.ae_title}` shows what is known"
@@ -375,11 +376,6 @@ def _red(part: str, reason: str) -> Problem:
 
 def _yellow(ae_title: str, reason: str) -> Problem:
     return Problem(level=Level.YELLOW, part=f"AE title {ae_title}", reason=reason)
-
-
-def counted(count: int, noun: str) -> str:
-    """Return for example `1 job` or `2 jobs`."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _time(moment: datetime) -> str:

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 from attrs import define, field
 
+from dicom_adapter.api.counts import counted
 from dicom_adapter.ledger.health import PartState
 from dicom_adapter.runtime.watch import PartFinding
 
@@ -84,7 +85,7 @@ class RecentRefusals:
             texts += [f"{sender}: {_describe(entry)}" for sender, entry in self._limits.items()]
         if not texts:
             return PartFinding()
-        more = [f"and {len(texts) - MAX_LISTED} other senders"] if len(texts) > MAX_LISTED else []
+        more = [f"and {counted(len(texts) - MAX_LISTED, 'other sender')}"] if len(texts) > MAX_LISTED else []
         return PartFinding(state=state, reason="; ".join([*texts[:MAX_LISTED], *more]))
 
 
@@ -93,6 +94,6 @@ def _is_old(entry: _Refused, now: datetime, *, cause_exists: bool) -> bool:
 
 
 def _describe(entry: _Refused) -> str:
-    counts = " and ".join(f"{count} {what}{'' if count == 1 else 's'}" for what, count in entry.counts.items())
+    counts = " and ".join(counted(count, what) for what, count in entry.counts.items())
     largest = f"; the largest data set has {entry.largest} bytes" if entry.largest else ""
     return f"{counts} refused since {entry.first:%Y-%m-%d %H:%M:%S} UTC: {entry.reason}{largest}"

@@ -15,6 +15,7 @@ from typing import Any
 from attrs import define, evolve, field, frozen
 from pydicom.dataset import Dataset
 
+from dicom_adapter.api.counts import counted
 from dicom_adapter.api.declare import NoSettings
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.settings import ByteSize
@@ -23,7 +24,6 @@ from dicom_adapter.config.model import Config, Durability, LedgerConfig, Storage
 from dicom_adapter.dicom.synthetic import make_instance, make_uid
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.net.codes import CStoreStatus
-from dicom_adapter.operations.story.words import counted
 from dicom_adapter.plugins.registry import discover
 from dicom_adapter.simulation.adapter import Plugin, SimulatedAdapter
 from dicom_adapter.simulation.clock import VirtualClock

@@ -8,6 +8,8 @@ from typing import Any
 
 from attrs import field, frozen
 
+from dicom_adapter.api.counts import counted
+
 WIDTHS = (8, 16)  # widths of the columns with the kind and the AE title, in characters
 
 
@@ -39,7 +41,7 @@ class Timeline:
         jobs = sum(entry.kind == "job" for entry in self.entries)
         states = ", ".join(f"{count} {state}" for state, count in sorted(self.states.items()))
         yield ""
-        yield f"{jobs} job{'' if jobs == 1 else 's'}; instances: {states or 'none'}"
+        yield f"{counted(jobs, 'job')}; instances: {states or 'none'}"
         for entry in self.waiting:
             yield f"still waiting at {entry.ae_title}: {entry.text}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
+from dicom_adapter.api.counts import counted
 from dicom_adapter.api.receiving import StoreResult
 from dicom_adapter.ledger import instances
 from dicom_adapter.ledger.lanes import LaneReport
@@ -41,7 +42,7 @@ def _describe_lane(adapter: SimulatedAdapter, lane: LaneReport, started_at: date
     yield f"  instances: {', '.join(states) or 'none'}"
     for group in lane.waiting:
         until = "" if group.until is None else f", until {(group.until - started_at).total_seconds():.10g} s"
-        yield f"  waiting: {group.label}, {group.instance_count} instances{until}"
+        yield f"  waiting: {group.label}, {counted(group.instance_count, 'instance')}{until}"
     yield from _describe_failures(adapter, lane.ae_title, started_at)
 
 

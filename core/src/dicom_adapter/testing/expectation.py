@@ -11,6 +11,7 @@ from typing import TypeVar
 from attrs import field, frozen
 from pydicom.dataset import Dataset
 
+from dicom_adapter.api.counts import counted
 from dicom_adapter.api.values import InstanceStorageInfo, Job, JobPriority, JobState
 
 EnumT = TypeVar("EnumT", bound=Enum)
@@ -102,7 +103,7 @@ def find_differences(expected: Sequence[ExpectedJob], actual: Sequence[ActualJob
             differences += [f"job {number}: {difference}" for difference in _compare(wanted, seen)]
     if not differences:
         return []
-    counts = f"{len(expected)} job{'' if len(expected) == 1 else 's'} expected, {len(actual)} found"
+    counts = f"{counted(len(expected), 'job')} expected, {len(actual)} found"
     return [f"the jobs are not as expected ({counts}):", *differences]
 
 
@@ -135,13 +136,14 @@ def _compare_instances(wanted: ExpectedJob, seen: ActualJob) -> Iterator[str]:
         return
     if isinstance(wanted.instances, int):
         if wanted.instances != len(actual):
-            yield f"{len(actual)} instances instead of {wanted.instances}"
+            yield f"{counted(len(actual), 'instance')} instead of {wanted.instances}"
         return
     expected = [str(data_set.SOPInstanceUID) for data_set in wanted.instances]
     if expected == actual:
         return
     missing, surplus = [uid for uid in expected if uid not in actual], [uid for uid in actual if uid not in expected]
     if missing or surplus:
-        yield f"{len(actual)} instances instead of {len(expected)}: missing {missing}, not expected {surplus}"
+        found = f"{counted(len(actual), 'instance')} instead of {len(expected)}"
+        yield f"{found}: missing {missing}, not expected {surplus}"
     else:
         yield f"the instances are in another order: {actual} instead of {expected}"

@@ -9,6 +9,7 @@ from typing import Any
 from attrs import frozen
 from pydicom.dataset import Dataset
 
+from dicom_adapter.api.counts import counted
 from dicom_adapter.api.values import AssociationStatus, Job
 from dicom_adapter.dicom.synthetic import make_instance, make_study
 from dicom_adapter.testing.adapter import Adapter
@@ -50,7 +51,7 @@ class JobSummary:
     metadata: Sequence[tuple[str, str]]
 
     def __str__(self) -> str:
-        return f"{self.at:%H:%M:%S.%f} {self.name} for {self.pipeline_id}: {len(self.instances)} instances"
+        return f"{self.at:%H:%M:%S.%f} {self.name} for {self.pipeline_id}: {counted(len(self.instances), 'instance')}"
 
 
 def usual_traffic(modality: str) -> list[Arrival]:

@@ -330,7 +330,7 @@ def test_many_refusals_are_summed_up(make_adapter: MakeAdapter, platform: Platfo
     for number in range(6):
         platform.fail(f"upload {number}", Permanent(f"refused for reason {max(number - 1, 0)}"))
     adapter = with_jobs(make_adapter, platform, instances=7)
-    words = "refused for reason 0; refused for reason 1; refused for reason 2; and 2 more different errors"
+    words = "refused for reason 0; refused for reason 1; refused for reason 2; and 2 other errors"
     assert f"6 of 7 instances could not be uploaded: {words}" == adapter.jobs[0].last_error
 
 

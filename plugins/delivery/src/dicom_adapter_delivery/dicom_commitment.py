@@ -202,6 +202,8 @@ def describe_missing(reasons: Mapping[str, int]) -> str:
     """Return why instances are not committed, for operators."""
     uid, reason = next(iter(reasons.items()))
     words = describe_store_status(reason) if reason else "it is not in the report"
+    if len(reasons) == 1:
+        return f"instance {uid} is not committed: {words}"
     return f"{len(reasons)} instances are not committed, such as {uid}: {words}"
 
 

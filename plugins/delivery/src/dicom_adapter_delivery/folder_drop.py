@@ -206,7 +206,7 @@ class FolderDrop:
         )
         if wrong:
             raise Permanent(
-                f"{self.subject}: {len(wrong)} files in {self.work} are not as they were written, such as {wrong[0]}; "
+                f"{self.subject}: files in {self.work} were changed ({len(wrong)}, such as {wrong[0]}); "
                 "cancel the job and submit its instances again"
             )
         return [recorded[name] for name in sorted(recorded)]

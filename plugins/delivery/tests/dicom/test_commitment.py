@@ -129,7 +129,7 @@ def test_instance_that_is_not_committed_fails_the_job_with_the_reason(
     submitter = connect(committing.port, storage_commitment=True)
     status = end_of(submitter, delivered(submitter, uploads))
     assert status.succeeded is False
-    assert f"1 instances are not committed, such as {uid}: 0x0122 (SOP class not supported)" == status.detail
+    assert f"instance {uid} is not committed: 0x0122 (SOP class not supported)" == status.detail
 
 
 def test_next_run_deletes_the_files_of_the_failed_run(

@@ -317,7 +317,7 @@ def test_file_that_disappeared_faults_the_job(drop_box: DropBox, steps: JobSteps
     """A job is never delivered without one of its instances."""
     job = uploaded(drop_box.connect(), steps)
     next((drop_box.path / ".incoming").rglob("000003.dcm")).unlink()
-    with pytest.raises(Permanent, match=r"1 files in .* are not as they were written, such as 000003\.dcm"):
+    with pytest.raises(Permanent, match=r"files in .* were changed \(1, such as 000003\.dcm\)"):
         drop_box.connect().start(job)
     assert [] == drop_box.visible()
 

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 from attrs import Factory, define
 
+from dicom_adapter.api.counts import counted
 from dicom_adapter.api.errors import LedgerError, Permanent, Retriable, reports_no_resources
 from dicom_adapter.api.submitter import Submitter, Upload
 from dicom_adapter.api.values import InstanceStorageInfo, Job
@@ -49,7 +50,7 @@ class UploadPass:
         errors = Counter(self.refused.values())
         words = "; ".join(error for error, _count in errors.most_common(MAX_ERRORS))
         if len(errors) > MAX_ERRORS:
-            words += f"; and {len(errors) - MAX_ERRORS} more different errors"
+            words += f"; and {counted(len(errors) - MAX_ERRORS, 'other error')}"
         if job.instance_count == 1:
             return words
         return f"{len(self.refused)} of {job.instance_count} instances could not be uploaded: {words}"

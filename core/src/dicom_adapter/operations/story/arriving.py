@@ -10,12 +10,13 @@ from itertools import groupby
 
 from attrs import frozen
 
+from dicom_adapter.api.counts import counted
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.schema import InstanceOutcome, InstanceState
 from dicom_adapter.ledger.traces import InstanceTrace
 from dicom_adapter.net.codes import CStoreStatus
 from dicom_adapter.operations.story.values import Entry, StoryFacts
-from dicom_adapter.operations.story.words import clock, counted, listed, sentence, short, until, was
+from dicom_adapter.operations.story.words import clock, listed, sentence, short, until, was
 
 MAX_SINGLE = 3  # number of associations of a visit with separate entries; more are merged into one entry
 MAX_VISITS = 8  # number of visits with separate entries; more are merged into one visit for each sender

@@ -7,11 +7,12 @@ from datetime import datetime
 from itertools import groupby
 from typing import cast
 
+from dicom_adapter.api.counts import counted
 from dicom_adapter.api.values import INTERRUPTED, SOURCE_JOB, Job, JobState
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.jobs import HELD, UNFINISHED, JobRow, is_on_platform
 from dicom_adapter.operations.story.values import Entry, StoryFacts
-from dicom_adapter.operations.story.words import clock, counted, due, listed, sentence, short, until
+from dicom_adapter.operations.story.words import clock, due, listed, sentence, short, until
 from dicom_adapter.operations.waiting_jobs import why_waits
 
 MAX_JOBS = 6  # number of jobs of an AE title with separate entries; if there are more, jobs without failures share one

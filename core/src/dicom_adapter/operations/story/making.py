@@ -7,6 +7,7 @@ from datetime import datetime
 
 from attrs import frozen
 
+from dicom_adapter.api.counts import counted
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.values import SOURCE_JOB, JobState
 from dicom_adapter.ledger import Transaction, health, lanes, traces
@@ -17,7 +18,7 @@ from dicom_adapter.ledger.schema import InstanceState
 from dicom_adapter.ledger.traces import InstanceSelection, InstanceTrace
 from dicom_adapter.operations.story import arriving, jobs, results, waiting
 from dicom_adapter.operations.story.values import Entry, Section, Story, StoryFacts
-from dicom_adapter.operations.story.words import counted, listed
+from dicom_adapter.operations.story.words import listed
 
 
 class Unknown(Refused):

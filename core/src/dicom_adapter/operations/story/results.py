@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import cast
 
+from dicom_adapter.api.counts import counted
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.schema import InstanceOutcome, InstanceState
 from dicom_adapter.operations.story.values import Entry, StoryFacts
-from dicom_adapter.operations.story.words import clock, counted, listed, sentence, short, until, was
+from dicom_adapter.operations.story.words import clock, listed, sentence, short, until, was
 
 MAX_NAMED = 3  # number of results that are named in a sentence
 ACTIONS = {  # by event: the action, and the addition if the event has a reason, {}

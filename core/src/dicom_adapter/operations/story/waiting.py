@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
+from dicom_adapter.api.counts import counted
 from dicom_adapter.api.values import Waiting
 from dicom_adapter.ledger.events import JOB_INCOMPLETE, Event
 from dicom_adapter.ledger.jobs import FINISHED
@@ -12,7 +13,7 @@ from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import InstanceState, LaneState
 from dicom_adapter.ledger.traces import InstanceTrace
 from dicom_adapter.operations.story.values import Entry, StoryFacts
-from dicom_adapter.operations.story.words import clock, counted, due, listed, sentence, short, until
+from dicom_adapter.operations.story.words import clock, due, listed, sentence, short, until
 
 EVENTS = {
     "lane_stopped": "AE title {} was stopped",

@@ -40,13 +40,6 @@ def until(first: datetime, last: datetime) -> str:
     return "" if clock(last, first) == clock(first, first) else f" until {clock(last, first)}"
 
 
-def counted(number: int, noun: str) -> str:
-    """Return for example `1 instance`, `2 instances` or `3 studies`."""
-    if number == 1:
-        return f"1 {noun}"
-    return f"{number} {noun[:-1]}ies" if noun.endswith("y") else f"{number} {noun}s"
-
-
 def was(number: int) -> str:
     return "was" if number == 1 else "were"
 

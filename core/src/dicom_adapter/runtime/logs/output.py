@@ -17,6 +17,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from dicom_adapter.api.counts import counted
+
 MAX_WAITING = 10_000  # maximum number of lines in the queue, about 3 MB
 MAX_PIPE_BYTES = select.PIPE_BUF  # a longer write to a pipe may be mixed with the lines of other processes
 MAX_FILE_BYTES = 1 << 16  # maximum number of bytes of one write to a file
@@ -78,7 +80,7 @@ class LogOutput:
         if not self._dropped:
             return ""
         reason = "it cannot be written" if self._fails else "its reader is too slow, or has stopped reading"
-        return f"{self._dropped} lines are missing from the log: {reason}"
+        return f"{counted(self._dropped, 'line')} of the log {'is' if self._dropped == 1 else 'are'} missing: {reason}"
 
     def flush(self, seconds: float) -> None:
         """Wait up to `seconds` until no line waits."""

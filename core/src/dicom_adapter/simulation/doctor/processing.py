@@ -9,6 +9,7 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
+from dicom_adapter.api.counts import counted
 from dicom_adapter.api.declare import NoSettings
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.hookspecs import hookimpl
@@ -16,7 +17,6 @@ from dicom_adapter.api.processor import JobProcessorBase
 from dicom_adapter.api.values import AssociationStatus, InstanceStorageInfo, JobPriority
 from dicom_adapter.config import Config
 from dicom_adapter.dicom.synthetic import make_study
-from dicom_adapter.operations.story.words import counted
 from dicom_adapter.plugins.registry import Plugins
 from dicom_adapter.simulation.adapter import SimulatedAdapter
 from dicom_adapter.simulation.clock import VirtualClock

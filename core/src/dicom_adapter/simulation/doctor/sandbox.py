@@ -13,6 +13,7 @@ from typing import Any
 
 from attrs import evolve
 
+from dicom_adapter.api.counts import counted
 from dicom_adapter.api.errors import DicomAdapterError, Refused, describe_failure
 from dicom_adapter.config import Config, prefixes_of, structure
 from dicom_adapter.config.tables import sets_field
@@ -163,7 +164,7 @@ class Sandbox:
         slow = self._plugins.statistics.slow_calls()
         if left:
             names = ", ".join(sorted({thread.name for thread in left})[:5])
-            raise Refused(f"{len(left)} threads still run ({names}); stop them in close()")
+            raise Refused(f"close() has left {counted(len(left), 'running thread')} ({names}); end each of them there")
         if slow:
             raise Refused(f"{'; '.join(slow.values())}; the adapter waits for these calls")
         return "no threads, no slow calls"
