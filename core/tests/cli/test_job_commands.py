@@ -267,8 +267,15 @@ def watch(monkeypatch: pytest.MonkeyPatch, command: Command, *steps: Callable[[]
         step()
 
     monkeypatch.setattr(commands.time, "sleep", run_step)
-    lines = command("jobs", "watch").stdout.splitlines()
-    return [line for line in lines if re.match(r"\d\d:\d\d:\d\d  ", line)]  # without the log of the adapter
+    shown: list[str] = []
+    for line in command("jobs", "watch").stdout.splitlines():
+        assert len(line) <= COLUMNS or not line.startswith(" "), line
+        if re.match(r"\d\d:\d\d:\d\d  ", line):  # not a line of the adapter's log
+            assert len(line) <= COLUMNS, line
+            shown.append(line)
+        elif shown and line.startswith("    "):  # the line before was too long
+            shown[-1] += f" {line.strip()}"
+    return shown
 
 
 def test_watch_prints_each_state_once(

@@ -115,3 +115,30 @@ def test_a_full_disk_ends_the_command_with_the_number_of_studies(
     monkeypatch.setattr(synthetic, "write", write)
     refused = synthesize(tmp_path / "out", "--studies", "3", status=1)
     assert refused.stderr.endswith("0001.dcm: No space left on device; 1 of 3 studies written\n")
+
+
+@pytest.mark.parametrize(
+    ("configuration", "expected"),
+    [
+        (
+            "[dicom]\nport = 4711\n[ae-titles.HEAD.settings]\npipeline-a = 'b'\n[ae-titles.LUNG]\n",
+            "HEAD@localhost:4711",
+        ),
+        ("[ae-titles.'CT HEAD']\n", "'CT HEAD@localhost:11112'"),
+        ("[dicom]\nbind = '::1'\n[ae-titles.HEAD]\n", "HEAD@[::1]:11112"),
+        ("[dicom]\nport = 0\n[ae-titles.HEAD]\n", "AET@HOST:PORT"),
+        ("dicom = 1\n", "AET@HOST:PORT"),
+        ("[dicom\n", "AET@HOST:PORT"),
+        (None, "AET@HOST:PORT"),
+    ],
+)
+def test_the_next_command_has_the_address_of_the_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configuration: str | None, expected: str
+) -> None:
+    """The command itself needs no configuration: a file that is damaged does not matter."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DICOM_ADAPTER_CONFIG", raising=False)
+    if configuration is not None:
+        Path("dicom-adapter.toml").write_text(configuration, encoding="utf-8")
+    result = CliRunner().invoke(app, ["synthesize", "studies", "--instances", "1", "--size", "8"])
+    assert result.stdout.splitlines()[-1] == f"Send them: dicom-adapter send studies --to {expected}"

@@ -24,6 +24,7 @@ from dicom_adapter.api.counts import counted
 from dicom_adapter.cli.configuration import require_valid
 from dicom_adapter.cli.demo_view import DemoState, View, print_news, read_view, render, table_of_jobs
 from dicom_adapter.cli.messages import fail
+from dicom_adapter.cli.wrapping import wrapped
 from dicom_adapter.dicom import synthetic
 from dicom_adapter.ledger import Ledger
 from dicom_adapter.net import scu
@@ -111,29 +112,29 @@ def _print_result(view: View, folder: Path, *, keep: bool) -> None:
             f"{view.archived} of {view.delivered} results arrived"
         )
         raise fail(f"{found}; see {folder / 'adapter' / 'service.log'}")
-    console.print(
-        f"\n[bold green]Done.[/bold green] {STUDIES} studies became {jobs} jobs. The pipeline made an image "
-        f"and a report for each study,\nand the PACS has all {view.delivered} results. They are in "
-        f"{folder / RESULTS}{_explain(jobs)}\n\nTry next:\n",
-        soft_wrap=True,
-        highlight=False,
+    done = (
+        f"Done. {STUDIES} studies became {counted(jobs, 'job')}. The pipeline made an image and a report for each "
+        f"study, and the PACS has all {view.delivered} results."
     )
-    for command in _next_commands():
-        console.print(f"  {command}", highlight=False, soft_wrap=True)
+    where = f"They are in {folder / RESULTS}"
+    lines = ["", *wrapped(done, "", ""), where, *_explain(jobs), "", "Try next:", "", *_next_commands()]
     if keep:
-        console.print(f"\nThe folder of this demo: {folder}", soft_wrap=True)
-    else:
-        _delete_all_but(folder, RESULTS)
+        lines += ["", f"The folder of this demo: {folder}"]
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    if keep:
+        return
+    _delete_all_but(folder, RESULTS)
 
 
-def _explain(jobs: int) -> str:
-    """Return the reason why there are more jobs than usual; "" for the usual number."""
+def _explain(jobs: int) -> list[str]:
+    """Return lines with the reason why there are more jobs than usual; [] for the usual number."""
     if jobs == EXPECTED_JOBS:
-        return ""
-    return (
-        f"\n\nUsually there are {EXPECTED_JOBS} jobs. This machine is busy: more time passed between two "
-        "instances than their group waits,\nor an instance was sent again because its response was late."
+        return []
+    text = (
+        f"Usually there are {EXPECTED_JOBS} jobs. This machine is busy: more time passed between two instances than "
+        "their group waits, or an instance was sent again because its response was late."
     )
+    return ["", *wrapped(text, "", "")]
 
 
 def _delete_all_but(folder: Path, name: str) -> None:
@@ -147,13 +148,17 @@ def _delete_all_but(folder: Path, name: str) -> None:
 
 
 def _next_commands() -> Iterator[str]:
+    """Yield the lines with the next commands, each after its purpose."""
     program = sys.argv[0] if Path(sys.argv[0]).name == "dicom-adapter" else "dicom-adapter"
-    yield f"{program} init                      # asks for AE titles, your command or image, and your PACS"
-    yield f"{program} run"
-    yield f"{program} synthesize studies        # in another terminal"
-    yield f"{program} send studies --to DICOM-ADAPTER@localhost:11112"
-    yield f"{program} jobs list"
-    yield f"{program} results list"
+    yield "  # write a configuration: asks for AE titles, your pipeline and your PACS"
+    yield f"  {program} init"
+    yield "  # start the service"
+    yield f"  {program} run"
+    yield "  # in another terminal: send synthetic studies, then look at jobs and results"
+    yield f"  {program} synthesize studies"
+    yield f"  {program} send studies --to DICOM-ADAPTER@localhost:11112"
+    yield f"  {program} jobs list"
+    yield f"  {program} results list"
 
 
 # --- sending ----------------------------------------------------------------------------------------------------------

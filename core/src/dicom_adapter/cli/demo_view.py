@@ -12,12 +12,14 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from dicom_adapter.api.values import Job, JobState
+from dicom_adapter.api.counts import counted
+from dicom_adapter.api.values import Job, JobState, Waiting
 from dicom_adapter.ledger import Ledger, instances, jobs, lanes
 from dicom_adapter.ledger.lanes import LaneReport
 
 RESULTS = "results"  # pipeline id of the jobs that deliver results
 MOST_JOBS = 100  # number of jobs that are read from a ledger; the demo has fewer
+LONGEST_LABEL = 32  # characters of a group's label that are shown: a line fits in 80 columns
 
 
 @define
@@ -125,15 +127,15 @@ def render(demo: DemoState, view: View) -> Group:
 
 
 def print_news(demo: DemoState, view: View) -> None:
-    """Print a line for each change; used if the output is not a terminal."""
+    """Print a line for each change, but not for each second of a wait; used if the output is not a terminal."""
     for line in list(demo.messages):
         _once(demo, line, line)
     for ae_title, report in view.lanes.items():
         for group in report.waiting:
-            line = f"{ae_title} waits: {group.label[:40]}, {group.instance_count} instances{_countdown(group.until)}"
-            _once(demo, line, f"{demo.seconds:5.1f} s  {line}")
+            line = f"{ae_title}: {_describe_group(group)}"
+            _once(demo, line, f"{demo.seconds:5.1f} s  {line}{_countdown(group.until)}")
     for job in view.jobs:
-        line = f"job {job.name}, pipeline {job.pipeline_id}, {job.instance_count} instances: {job.state.value}"
+        line = f"{job.name}: {_contents(job)}, {job.state.value}"
         _once(demo, job.job_id + job.state.value, f"{demo.seconds:5.1f} s  {line}")
     if view.received:
         _once(demo, _pacs(view), f"{demo.seconds:5.1f} s  {_pacs(view)}")
@@ -149,21 +151,28 @@ def table_of_jobs(found: Sequence[Job]) -> Table:
     """Return a table with a row for each job."""
     table = Table.grid(padding=(0, 2, 0, 0))
     for job in found:
-        table.add_row(escape(job.name), f"{job.instance_count} instances", job.state.value)
+        table.add_row(escape(job.name), _contents(job), job.state.value)
     return table
 
 
 def _pacs(view: View) -> str:
-    return f"PACS: {view.received} results received, {view.archived} in its folder"
+    return f"PACS: {counted(view.received, 'result')} received, {view.archived} in its folder"
+
+
+def _contents(job: Job) -> str:
+    return counted(job.instance_count, "result" if is_delivery(job) else "instance")
+
+
+def _describe_group(group: Waiting) -> str:
+    label = group.label if len(group.label) <= LONGEST_LABEL else f"{group.label[: LONGEST_LABEL - 1]}…"
+    return f"{label}, {counted(group.instance_count, 'instance')}"
 
 
 def _lanes(reports: dict[str, LaneReport], counts: dict[tuple[str, str], int]) -> Table:
     table = Table("AE title", "Instances", "Pending", "Reclaimed", "Groups and when they become jobs")
     for ae_title, report in reports.items():
         of = {state: count for (name, state), count in counts.items() if name == ae_title}
-        groups = "\n".join(
-            f"{group.label[:40]}: {group.instance_count} instances{_countdown(group.until)}" for group in report.waiting
-        )
+        groups = "\n".join(f"{_describe_group(group)}{_countdown(group.until)}" for group in report.waiting)
         numbers = (sum(of.values()), of.get("pending", 0), of.get("reclaimed", 0))
         table.add_row(ae_title, *map(str, numbers), groups)
     return table
@@ -172,4 +181,4 @@ def _lanes(reports: dict[str, LaneReport], counts: dict[tuple[str, str], int]) -
 def _countdown(until: datetime | None) -> str:
     if until is None:
         return ""
-    return f", in {max(0.0, (until - datetime.now(timezone.utc)).total_seconds()):.0f} s"
+    return f", due in {max(0.0, (until - datetime.now(timezone.utc)).total_seconds()):.0f} s"

@@ -93,12 +93,13 @@ class JobWriter:
         return f"waits: {reason}" if reason else f"next step: {step}"
 
     def line(self, job: Job) -> str:
-        """Return one line about the state of a job, for `jobs watch`."""
-        state = f"{job.state.value} ({job.platform_state})" if job.platform_state else job.state.value
+        """Return the state of a job for `jobs watch`: one line, or several if it is wider than the terminal."""
+        reported = job.platform_state if job.platform_state != job.state.value else ""
+        state = f"{job.state.value} ({reported})" if reported else job.state.value
         if job.cancel_requested and job.state in UNFINISHED:
             state = f"{state}, is being cancelled"
         words = (self.times.clock(job.changed_at), job.job_id[:SHORT_ID], job.name, state, self.problem(job))
-        return "  ".join(word for word in words if word)
+        return "\n".join(wrapped("  ".join(word for word in words if word), first=""))
 
     def clean_up(self, job: Job, waiting: CleanUp) -> str:
         """Return what the platform still has to delete, and why it has not been deleted yet."""

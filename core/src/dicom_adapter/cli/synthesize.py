@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,13 +14,19 @@ import typer
 from attrs import frozen
 from pydicom.dataset import Dataset
 
+from dicom_adapter.api.configuration_file import find_configuration
 from dicom_adapter.api.counts import counted
+from dicom_adapter.api.errors import Refused
 from dicom_adapter.cli.messages import fail
 from dicom_adapter.cli.progress import progress_bars
+from dicom_adapter.config.listening import DicomConfig
+from dicom_adapter.config.load import tables_of
 from dicom_adapter.dicom import synthetic
+from dicom_adapter.net.address import InvalidAddress, parse_address
 
 FIRST_DAY = date(2024, 1, 1)  # date of a patient's first study; each following study is one day later
 LARGEST_SIDE = 8192  # pixels
+PLACEHOLDER = "AET@HOST:PORT"
 
 
 @frozen(kw_only=True)
@@ -147,5 +155,26 @@ def _summary(folder: Path, written: Sequence[dict[str, Any]]) -> str:
     size = sum(study["bytes"] for study in written) / 10**6
     return (
         f"{studies} of {counted(patients, 'patient')} with {instances} ({size:.1f} MB) written to {folder}\n"
-        f"Send them: dicom-adapter send {folder} --to LUNG@localhost:11112"
+        f"Send them: dicom-adapter send {shlex.quote(str(folder))} --to {_own_address()}"
     )
+
+
+def _own_address() -> str:
+    """Return the address of the first AE title in the configuration that commands use by default.
+
+    Without a configuration, or with one that cannot be read, return a placeholder. The command needs no configuration.
+    """
+    try:
+        tables = tables_of(find_configuration().read_text(encoding="utf-8"))
+    except (Refused, OSError, UnicodeDecodeError):
+        return PLACEHOLDER
+    listener, called = tables.get("dicom", {}), tables.get("ae-titles", {})
+    if not (isinstance(listener, dict) and isinstance(called, dict) and called):
+        return PLACEHOLDER
+    default = DicomConfig()
+    host, port = listener.get("bind", default.bind), listener.get("port", default.port)
+    try:
+        host = "localhost" if ip_address(host).is_unspecified else f"[{host}]" if ":" in host else host
+        return shlex.quote(str(parse_address(f"{next(iter(called))}@{host}:{port}")))
+    except (ValueError, InvalidAddress):  # also if the port is 0: any free port
+        return PLACEHOLDER
