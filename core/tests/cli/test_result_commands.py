@@ -102,6 +102,45 @@ def test_an_unknown_job_is_an_error(command: Command, site: Site) -> None:
     assert "there is no job" in command("results", "list", "--job", "unknown", status=1).output
 
 
+def test_the_id_of_a_job_is_not_that_of_a_result(command: Command, job: Job) -> None:
+    error = shown(command("results", "show", job.job_id[:8], status=1))
+    assert f"'{job.job_id[:8]}' is the id of a job, not of a result: `dicom-adapter results list --job" in error
+    for unknown in ("99", "nothing", "9" * 30):
+        error = shown(command("results", "show", unknown, status=1))
+        assert f"there is no result '{unknown}'; `dicom-adapter results list -c" in error
+
+
+def test_jobs_with_attachments_only_are_listed(make_adapter: Callable[[str], Adapter], tmp_path: Path) -> None:
+    """With the command to export them. Verified to fail when only results are listed."""
+    (tmp_path / "adapter.toml").write_text(STORED + CONFIGURATION, encoding="utf-8")
+    site = Site(make_adapter(STORED + CONFIGURATION))
+    site.end_job({"a.json": b"{}", "b.json": b"[1]"})
+    [job] = site.adapter.jobs
+    for options, line in (
+        ([], f"job {job.job_id}  2 attachments, 5 bytes"),
+        (["--job", job.job_id], "attachment 2  3 bytes"),
+    ):
+        words = ["results", "list", *options, "-c", str(tmp_path / "adapter.toml")]
+        listed = CliRunner().invoke(app, words, env={"COLUMNS": "80"}).output
+        assert line in listed.splitlines()
+        assert f"results export --all --job {job.job_id[:8]} --to FOLDER -c" in " ".join(listed.split())
+        assert "No results" not in listed
+
+
+def test_what_cannot_be_undone_needs_an_answer(command: Command, job: Job) -> None:
+    """Ids are checked before the question. Without a terminal, the error names `--yes`."""
+    unknown = command("results", "discard", "99", status=1)
+    assert "result 99 is not discarded: there is no such result" in unknown.output
+    assert "permanently?" not in unknown.output
+    assert "instance 99 is not discarded" in (of_instances := command("instances", "discard", "99", status=1)).output
+    assert "permanently?" not in of_instances.output
+    refused = shown(command("results", "discard", BAD, 99, status=1))
+    assert "Discard 1 result permanently? [y/N]" in refused
+    assert "error: nothing was changed, because there was no answer: use a terminal, or add --yes" in refused
+    assert "error: nothing was changed" in command("results", "discard", BAD, status=1, answer="n\n").output
+    assert "1 result discarded" in command("results", "discard", BAD, answer="y\n").output
+
+
 def test_a_result_is_shown_with_its_deliveries_and_events(command: Command, job: Job) -> None:
     text = shown(command("results", "show", GOOD, "--utc"))
     for expected in (f"job {job.job_id}", "deliveries pacs: delivered at", "archive: delivered at", "2.25.771"):

@@ -24,6 +24,7 @@ from dicom_adapter.cli.configuration import (
     open_ledger,
     open_service,
 )
+from dicom_adapter.cli.confirmation import confirm
 from dicom_adapter.cli.filters import nothing_found_lines, takes_filters
 from dicom_adapter.cli.job_text import event_lines
 from dicom_adapter.cli.messages import fail, warn
@@ -169,8 +170,9 @@ def discard(
     assert settings is not None  # `open_service` has checked it
     with ledger.read() as transaction:
         chosen = _chosen(transaction, ids, everything, state, (InstanceState.QUARANTINED,), filters, reason)
-    if chosen and not yes:
-        typer.confirm(f"Discard {counted(len(chosen), 'instance')} permanently?", abort=True, err=True)
+        known = instance_rows.find(transaction, chosen)
+    if known and not yes:
+        confirm(f"Discard {counted(len(known), 'instance')} permanently?")
     served = [name for name in settings.ae_titles if not settings.unavailable(name)]
     _report("discarded", quarantine.discard(ledger, SystemClock(), chosen, operator_name(), served), as_json)
 

@@ -22,6 +22,7 @@ from dicom_adapter.cli.configuration import (
     open_ledger,
     open_service,
 )
+from dicom_adapter.cli.confirmation import confirm
 from dicom_adapter.cli.filters import nothing_found_lines, takes_filters
 from dicom_adapter.cli.job_text import SHORT_ID, JobWriter, clean_up_as_json
 from dicom_adapter.cli.messages import fail, warn
@@ -183,7 +184,7 @@ def cancel(
     with ledger.read() as transaction:
         chosen = _chosen(transaction, job_ids, everything, state or [], HELD, filters, submitter, reason)
     if everything and chosen and not yes:
-        typer.confirm(f"Cancel {counted(len(chosen), 'job')}?", abort=True, err=True)
+        confirm(f"Cancel {counted(len(chosen), 'job')}?")
     _intervene(ledger, chosen, operators.cancel, "will be cancelled", config_option(config))
 
 

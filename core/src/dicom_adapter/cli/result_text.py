@@ -7,11 +7,12 @@ from typing import Any
 
 from attrs import frozen
 
+from dicom_adapter.api.counts import counted
 from dicom_adapter.api.values import Job, JobState
 from dicom_adapter.cli.job_text import SHORT_ID
 from dicom_adapter.cli.times import Times, iso
 from dicom_adapter.cli.wrapping import titled, wrapped
-from dicom_adapter.ledger.attachments import Attachment
+from dicom_adapter.ledger.attachments import Attachment, JobAttachments
 from dicom_adapter.ledger.jobs import FINISHED
 from dicom_adapter.ledger.results import ResultRow
 from dicom_adapter.ledger.schema import InstanceOutcome, InstanceState
@@ -40,11 +41,10 @@ class JobOfResult:
 def lines(
     rows: Sequence[ResultRow],
     delivered: Mapping[int, Sequence[JobOfResult]],
-    attachments: Sequence[Attachment],
     times: Times,
     options: str,
 ) -> Iterator[str]:
-    """Yield the lines of `results list`."""
+    """Yield the lines of `results list` about results."""
     for row in rows:
         instance = row.instance
         yield f"{instance.instance_id}  {instance.ae_title}  {row.state.value} since {times.full(row.changed_at)}"
@@ -57,8 +57,24 @@ def lines(
         for delivery in delivered[instance.instance_id]:
             yield from wrapped(delivery.describe(times))
         yield from wrapped(_next_step(row, options))
+
+
+def attachment_lines(
+    of_jobs: Sequence[JobAttachments], source: Job | None, attachments: Sequence[Attachment], options: str
+) -> Iterator[str]:
+    """Yield the lines of `results list` about attachments: of several jobs, or each attachment of the job `source`."""
+    for one in of_jobs:
+        yield f"job {one.job_id}  {counted(one.count, 'attachment')}, {counted(one.size_bytes, 'byte')}"
+        yield from wrapped(_export_attachments(one.job_id, options))
     for attachment in attachments:
-        yield f"attachment {attachment.instance_id}  {attachment.size_bytes} bytes"
+        yield f"attachment {attachment.instance_id}  {counted(attachment.size_bytes, 'byte')}"
+    if source is not None and attachments:
+        yield from wrapped(_export_attachments(source.job_id, options))
+
+
+def _export_attachments(job_id: str, options: str) -> str:
+    command = f"dicom-adapter results export --all --job {job_id[:SHORT_ID]} --to FOLDER{options}"
+    return f"copy them: `{command}`"
 
 
 def show_lines(row: ResultRow, delivered: Sequence[JobOfResult], times: Times, options: str) -> Iterator[str]:

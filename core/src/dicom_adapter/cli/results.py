@@ -18,12 +18,20 @@ from dicom_adapter.cli.configuration import (
     open_ledger,
     open_service,
 )
+from dicom_adapter.cli.confirmation import confirm
 from dicom_adapter.cli.filters import nothing_found_lines, takes_filters
 from dicom_adapter.cli.instances import AsJson, Ids, Reason
-from dicom_adapter.cli.job_text import event_lines
+from dicom_adapter.cli.job_text import SHORT_ID, event_lines
 from dicom_adapter.cli.messages import fail, warn
 from dicom_adapter.cli.operator_name import operator_name
-from dicom_adapter.cli.result_text import JobOfResult, attachment_as_json, lines, result_as_json, show_lines
+from dicom_adapter.cli.result_text import (
+    JobOfResult,
+    attachment_as_json,
+    attachment_lines,
+    lines,
+    result_as_json,
+    show_lines,
+)
 from dicom_adapter.cli.stored_files import open_stored_files
 from dicom_adapter.cli.times import Times, Utc, iso
 from dicom_adapter.cli.wrapping import wrapped
@@ -51,6 +59,7 @@ results = typer.Typer(
 STATES = "quarantined, released, reclaimed"
 # The states of results that have a stored object
 STORED = (InstanceState.QUARANTINED, InstanceState.RELEASED)
+LARGEST_ID = 2**63 - 1  # of a row in the ledger
 
 JobOption = Annotated[str, typer.Option("--job", metavar="JOB", help="Only results of this job: its id or a prefix.")]
 All = Annotated[bool, typer.Option("--all", help="All results that match the filters, instead of ids.")]
@@ -74,7 +83,8 @@ def list_results(
 ) -> None:
     """List results, the newest first: their jobs, their destinations, and why they are quarantined.
 
-    With --job, its attachments are listed, too. Exit status: 0, even if there are no results; 1 if there is no ledger.
+    Files that are not DICOM are attachments. Without filters, their number is shown for each job; with --job, each of
+    them. Exit status: 0, even if there are no results; 1 if there is no ledger.
     """
     ledger = open_ledger(find_file(file, config))
     with ledger.read() as transaction:
@@ -82,21 +92,25 @@ def list_results(
         number = None if source is None else source.number
         rows = ledger_results.newest(transaction, limit, state=state, job_number=number, filters=filters, reason=reason)
         attachments = [] if number is None else ledger_attachments.of_job(transaction, number)
+        is_filtered = source is not None or state is not None or filters != NO_FILTERS or bool(reason)
+        of_jobs = [] if is_filtered else ledger_attachments.count_by_job(transaction, limit)
         delivered = {row.instance.instance_id: _deliveries(transaction, row.instance.instance_id) for row in rows}
     if as_json:
         found = [result_as_json(row, delivered[row.instance.instance_id]) for row in rows]
         typer.echo(json.dumps(found + [attachment_as_json(one, job) for one in attachments], indent=2))
         return
     options = config_option(file or config)
-    for line in lines(rows, delivered, attachments, Times.chosen(utc), options):
+    for line in lines(rows, delivered, Times.chosen(utc), options):
         typer.echo(line)
-    if not rows and not attachments:
+    for line in attachment_lines(of_jobs, source and source.job, attachments, options):
+        typer.echo(line)
+    if not rows and not attachments and not of_jobs:
         typer.echo("\n".join(nothing_found_lines("No results", filters, options)))
 
 
 @results.command()
 def show(
-    number: Annotated[int, typer.Argument(metavar="ID", help="The id of the result.")],
+    name: Annotated[str, typer.Argument(metavar="ID", help="The id of the result, as `results list` shows it.")],
     config: ConfigOption = None,
     utc: Utc = False,
     as_json: AsJson = False,
@@ -104,20 +118,17 @@ def show(
     """Show one result (no patient data): its job, its destinations, and its events."""
     ledger = open_ledger(find_file(config))
     with ledger.read() as transaction:
-        rows = ledger_results.find(transaction, [number])
-        if not rows:
-            raise fail(f"there is no result {number}; `dicom-adapter results list` shows them")
+        number = _number_of_result(transaction, name, config_option(config))
+        [row] = ledger_results.find(transaction, [number])
         delivered = _deliveries(transaction, number)
         story = events.of_instance(transaction, number)
     if as_json:
-        found = result_as_json(rows[0], delivered)
+        found = result_as_json(row, delivered)
         found["events"] = [{"at": iso(event.at), "event": event.event, **event.detail} for event in story]
         typer.echo(json.dumps(found, indent=2))
         return
     times = Times.chosen(utc)
-    typer.echo(
-        "\n".join([*show_lines(rows[0], delivered, times, config_option(config)), "", *event_lines(story, times)])
-    )
+    typer.echo("\n".join([*show_lines(row, delivered, times, config_option(config)), "", *event_lines(story, times)]))
 
 
 @results.command()
@@ -224,9 +235,21 @@ def discard(
     with ledger.read() as transaction:
         source = _find_job(transaction, job)
         chosen = _chosen(transaction, ids, everything, (InstanceState.QUARANTINED,), source, filters, reason)
-    if chosen and not yes:
-        typer.confirm(f"Discard {counted(len(chosen), 'result')} permanently?", abort=True, err=True)
+        known = ledger_results.find(transaction, chosen)
+    if known and not yes:
+        confirm(f"Discard {counted(len(known), 'result')} permanently?")
     _report("discarded", operators.discard(ledger, SystemClock(), chosen, operator_name()), as_json)
+
+
+def _number_of_result(transaction: Transaction, name: str, options: str) -> int:
+    """Return the id of a result that exists. Otherwise, end the command with the next step; `name` may be a job."""
+    if name.isdecimal() and int(name) <= LARGEST_ID and ledger_results.find(transaction, [int(name)]):
+        return int(name)
+    may_be_job = not name.isdecimal() or len(name) >= SHORT_ID
+    if may_be_job and jobs.with_prefix(transaction, name.lower(), 1):
+        step = f"`dicom-adapter results list --job {name}{options}` shows the ids of its results"
+        raise fail(f"'{name}' is the id of a job, not of a result: {step}")
+    raise fail(f"there is no result '{name}'; `dicom-adapter results list{options}` shows the results with their ids")
 
 
 # --- selection --------------------------------------------------------------------------------------------------------

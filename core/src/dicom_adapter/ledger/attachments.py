@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from attrs import asdict, field, frozen
-from sqlalchemy import ColumnElement, delete, select
+from sqlalchemy import ColumnElement, delete, func, select
 
 from dicom_adapter.ledger.connection import Transaction
 from dicom_adapter.ledger.results import storable
-from dicom_adapter.ledger.schema import attachments
+from dicom_adapter.ledger.schema import attachments, jobs
 
 
 @frozen(kw_only=True)
@@ -72,3 +72,24 @@ def _select(transaction: Transaction, condition: ColumnElement[bool], limit: int
         )
         for row in rows
     ]
+
+
+@frozen(kw_only=True)
+class JobAttachments:
+    """The attachments of one job, counted."""
+
+    job_id: str
+    count: int
+    size_bytes: int  # together
+
+
+def count_by_job(transaction: Transaction, limit: int) -> list[JobAttachments]:
+    """Count the attachments of up to `limit` jobs that have any, the newest job first."""
+    query = (
+        select(jobs.c.job_id, func.count(), func.sum(attachments.c.size_bytes))
+        .join_from(attachments, jobs, attachments.c.job_number == jobs.c.job_number)
+        .group_by(attachments.c.job_number)
+        .order_by(attachments.c.job_number.desc())
+        .limit(limit)
+    )
+    return [JobAttachments(job_id=row[0], count=row[1], size_bytes=row[2]) for row in transaction.execute(query)]
