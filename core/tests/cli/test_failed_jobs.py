@@ -55,6 +55,28 @@ def test_a_failed_job_is_shown_with_its_reason_and_the_commands(adapter: Adapter
     assert f"then `dicom-adapter jobs retry {name}" in shown
 
 
+def test_the_command_for_the_log_is_shown_once(make_adapter: Callable[..., Adapter], tmp_path: Path) -> None:
+    """The reason of the submitters on this machine has it already, but without the configuration file.
+
+    Verified to fail when the next step has it as well.
+    """
+    (tmp_path / "adapter.toml").write_text(CONFIGURATION, encoding="utf-8")
+    adapter = make_adapter(CONFIGURATION)
+    adapter.receive(make_instance())
+    adapter.advance(6)
+    (job,) = adapter.jobs
+    detail = f"exit status 3; see `dicom-adapter jobs show {job.job_id} --log`"
+    adapter.platform.end(job, succeeded=False, detail=detail)
+    adapter.advance(10)
+    listed = run(tmp_path, "jobs", "list")
+    assert 1 == listed.count("--log")
+    assert f"jobs show {job.job_id} --log -c {tmp_path}" in listed
+    assert 1 == run(tmp_path, "explain", job.job_id).partition("is failed and keeps")[2].count(
+        "`dicom-adapter jobs retry"
+    )
+    assert "To see its log" not in run(tmp_path, "explain", job.job_id)
+
+
 def test_all_failed_jobs_are_run_again(adapter: Adapter, tmp_path: Path) -> None:
     assert "will be retried" in run(tmp_path, "jobs", "retry", "--all", "--state", "failed")
     adapter.advance(10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,13 +28,14 @@ def commands_of(group: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]
 def test_help_shows_every_name_in_full_and_no_type_of_a_flag(path: tuple[str, ...], command: Any) -> None:
     """Every option and command has its whole name, no summary is cut, and all lines fit in 80 columns.
 
-    Verified to fail with the boxes of rich, which show `--association-per-s…` and `<bool>`.
+    Verified to fail with the boxes of rich, which show `--association-per-s…` and `<bool>`, and with the class of
+    commands of typer, which shows `<list[str]>`, `[[CONFIG]]` and `1<=x<=9999`.
     """
     shown = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": str(COLUMNS)}).stdout
     words = shown.replace(",", " ").split()
     names = [name for parameter in command.params for name in parameter.opts if name.startswith("-")]
     assert [] == [name for name in [*names, *getattr(command, "commands", {})] if name not in words]
-    assert "bool" not in shown
+    assert [] == re.findall(r"<[a-z]|[\[{]{2}|\b(?:bool|INTEGER|FLOAT)\b|x[<>]=", shown)  # types of Python
     assert not shown.rstrip().endswith("...")
     assert [] == [line for line in shown.splitlines() if line.endswith(("...", "…")) and not line.startswith("Usage")]
     assert [] == [line for line in shown.splitlines() if len(line) > COLUMNS]

@@ -107,7 +107,7 @@ def test_the_id_of_a_job_is_not_that_of_a_result(command: Command, job: Job) -> 
     assert f"'{job.job_id[:8]}' is the id of a job, not of a result: `dicom-adapter results list --job" in error
     for unknown in ("99", "nothing", "9" * 30):
         error = shown(command("results", "show", unknown, status=1))
-        assert f"there is no result '{unknown}'; `dicom-adapter results list -c" in error
+        assert f"there is no result {unknown}; `dicom-adapter results list -c" in error
 
 
 def test_jobs_with_attachments_only_are_listed(make_adapter: Callable[[str], Adapter], tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_a_full_disk_ends_the_command_with_the_number_of_studies(
             "HEAD@localhost:4711",
         ),
         ("[ae-titles.'CT HEAD']\n", "'CT HEAD@localhost:11112'"),
-        ("[dicom]\nbind = '::1'\n[ae-titles.HEAD]\n", "HEAD@[::1]:11112"),
+        ("[dicom]\nbind = '::1'\n[ae-titles.HEAD]\n", "'HEAD@[::1]:11112'"),
         ("[dicom]\nport = 0\n[ae-titles.HEAD]\n", "AET@HOST:PORT"),
         ("dicom = 1\n", "AET@HOST:PORT"),
         ("[dicom\n", "AET@HOST:PORT"),

@@ -12,7 +12,7 @@ import typer
 from attrs import frozen
 
 from dicom_adapter import __version__
-from dicom_adapter.cli import core_dumps, early_signals
+from dicom_adapter.cli import core_dumps, early_signals, help_text
 from dicom_adapter.cli.streams import OutputFailed, failures_on_one_line, open_streams
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def make_app(is_wanted: Callable[[str], bool]) -> typer.Typer:
         else:
             made.command(name=entry.name, short_help=entry.summary)(loaded)
     _keep_summaries(made)
+    help_text.use(made)
     return made
 
 
@@ -137,6 +138,7 @@ def _call(wanted: str | None) -> None:
 
         add_commands(made, discover(kinds=()), CORE_COMMANDS)
         _keep_summaries(made)
+        help_text.use(made)
     made()
 
 

@@ -34,7 +34,9 @@ SHOWN = 20  # number of instances without an object that the text shows; `--json
 
 
 def backup(
-    destination: Annotated[Path, typer.Argument(help="A new or empty folder for the backup.", show_default=False)],
+    destination: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="A new or empty folder for the backup.", show_default=False)
+    ],
     config: ConfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
     utc: Utc = False,
@@ -62,7 +64,7 @@ def backup(
 
 
 def restore(
-    backup: Annotated[Path, typer.Argument(help="The folder of the backup.", show_default=False)],
+    backup: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of the backup.", show_default=False)],
     config: ConfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
     utc: Utc = False,

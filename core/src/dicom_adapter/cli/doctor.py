@@ -29,7 +29,9 @@ def doctor(
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of text.")] = False,
-    seconds: Annotated[float, typer.Option("--seconds", min=1, max=3600, help="Time limit of each trial.")] = SECONDS,
+    seconds: Annotated[
+        float, typer.Option("--seconds", metavar="SECONDS", min=1, max=3600, help="Time limit of each trial.")
+    ] = SECONDS,
 ) -> None:
     """Test plugins, each in a separate process, with synthetic instances, a virtual clock and a platform in memory.
 

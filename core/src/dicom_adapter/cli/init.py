@@ -36,22 +36,33 @@ def init(
     ] = None,
     ae_title: Annotated[
         list[str] | None,
-        typer.Option(help=f"AE title to which studies are sent; repeatable. Default: {DEFAULT_AE_TITLE}."),
+        typer.Option(
+            metavar="AET", help=f"AE title to which studies are sent; repeatable. Default: {DEFAULT_AE_TITLE}."
+        ),
     ] = None,
     port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help=f"TCP port for DICOM. Default: {DEFAULT_PORT}.")
+        int | None, typer.Option(metavar="PORT", min=1, max=65535, help=f"TCP port for DICOM. Default: {DEFAULT_PORT}.")
     ] = None,
     command: Annotated[
         str | None,
-        typer.Option(help="Pipeline: a command and its arguments; {input} and {output} are the folders of a job."),
+        typer.Option(
+            metavar="COMMAND",
+            help="Pipeline: a command and its arguments; {input} and {output} are the folders of a job.",
+        ),
     ] = None,
-    image: Annotated[str | None, typer.Option(help="Pipeline: the name of a container image.")] = None,
+    image: Annotated[str | None, typer.Option(metavar="IMAGE", help="Pipeline: the name of a container image.")] = None,
     pacs: Annotated[
-        str | None, typer.Option(metavar="AET@HOST:PORT", help="DICOM node that gets the results. Default: none.")
+        str | None,
+        typer.Option(
+            metavar="AET@HOST:PORT",
+            help="DICOM node that gets the results. Default: none; then `results` lists and exports them.",
+        ),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help=f"Data folder, relative to the folder of the file. Default: {DEFAULT_FOLDER}."),
+        typer.Option(
+            metavar="FOLDER", help=f"Data folder, relative to the folder of the file. Default: {DEFAULT_FOLDER}."
+        ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing: omitted options have their defaults.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,

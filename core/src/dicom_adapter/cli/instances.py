@@ -71,7 +71,7 @@ def list_instances(
     ] = None,
     filters: Filters = NO_FILTERS,
     reason: Reason = "",
-    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Maximum number of instances.")] = 50,
+    limit: Annotated[int, typer.Option(metavar="NUMBER", min=1, max=100_000, help="Maximum number of instances.")] = 50,
     utc: Utc = False,
     as_json: AsJson = False,
 ) -> None:

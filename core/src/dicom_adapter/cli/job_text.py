@@ -11,12 +11,12 @@ from attrs import field, frozen
 from dicom_adapter.api.counts import counted
 from dicom_adapter.api.values import INTERRUPTED, Job, JobState
 from dicom_adapter.cli.times import Times, iso
-from dicom_adapter.cli.wrapping import titled, wrapped
+from dicom_adapter.cli.wrapping import titled, with_options, wrapped
 from dicom_adapter.ledger.clean_ups import CleanUp
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.health import PartHealth, PartState
 from dicom_adapter.ledger.jobs import HELD, UNFINISHED, JobStudies, is_on_platform
-from dicom_adapter.operations.story.jobs import STEPS
+from dicom_adapter.operations.story.jobs import STEPS, names_log
 from dicom_adapter.operations.waiting_jobs import why_waits
 
 SHORT_ID = 8  # number of characters of a job id in a command to type; commands accept such a prefix
@@ -59,18 +59,16 @@ class JobWriter:
         if not job.last_error:
             return ""
         tried = f"attempt {job.attempts} failed" if job.attempts else "failed"
-        return f"{tried}: {self.times.in_text(' '.join(job.last_error.split()))}"
+        error = with_options(self.times.in_text(" ".join(job.last_error.split())), self.options)
+        return f"{tried}: {error}"
 
     def outlook(self, job: Job) -> str:
         """Return what happens next with a job, with the command to type if an operator has to decide; "" if nothing."""
         name = job.job_id[:SHORT_ID]
         if job.state in HELD:
-            if job.state is JobState.FAILED:
-                return (
-                    f"waits for an operator: `dicom-adapter jobs show {name} --log{self.options}` shows its log; "
-                    + (f"then `dicom-adapter jobs retry {name}{self.options}`, or `jobs cancel`")
-                )
-            return f"waits for an operator: `dicom-adapter jobs retry {name}{self.options}`, or `jobs cancel`"
+            shows_log = job.state is JobState.FAILED and not names_log(job)
+            log = f"`dicom-adapter jobs show {name} --log{self.options}` shows its log; then " if shows_log else ""
+            return f"waits for an operator: {log}`dicom-adapter jobs retry {name}{self.options}`, or `jobs cancel`"
         if job.state in UNFINISHED:
             return self._next_step(job)
         if job.state is JobState.SUBMITTED and job.platform_state:

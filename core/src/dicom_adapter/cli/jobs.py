@@ -64,7 +64,7 @@ def list_jobs(
     filters: Filters = NO_FILTERS,
     submitter: SubmitterName = None,
     reason: Reason = "",
-    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Maximum number of jobs.")] = 50,
+    limit: Annotated[int, typer.Option(metavar="NUMBER", min=1, max=100_000, help="Maximum number of jobs.")] = 50,
     utc: Utc = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of text.")] = False,
 ) -> None:
@@ -93,10 +93,12 @@ def list_jobs(
 
 @jobs.command()
 def show(
-    job_id: Annotated[str, typer.Argument(help="The job id, or its prefix.")],
+    job_id: Annotated[str, typer.Argument(metavar="JOB_ID", help="The job id, or its prefix.")],
     config: ConfigOption = None,
     log: Annotated[bool, typer.Option("--log", help="Print the log of the job's last run on the platform.")] = False,
-    lines: Annotated[int, typer.Option(min=1, max=1_000_000, help="With --log: number of last lines.")] = 100,
+    lines: Annotated[
+        int, typer.Option(metavar="NUMBER", min=1, max=1_000_000, help="With --log: number of last lines.")
+    ] = 100,
     utc: Utc = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
@@ -192,7 +194,9 @@ def cancel(
 def watch(
     file: ConfigArgument = None,
     config: ConfigOption = None,
-    limit: Annotated[int, typer.Option(min=0, max=1000, help="Number of newest jobs to show at the start.")] = 10,
+    limit: Annotated[
+        int, typer.Option(metavar="NUMBER", min=0, max=1000, help="Number of newest jobs to show at the start.")
+    ] = 10,
     utc: Utc = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print each change as a line with a JSON object.")] = False,
 ) -> None:

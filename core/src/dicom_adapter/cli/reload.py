@@ -60,12 +60,16 @@ def reload(
     removed: Annotated[
         RemovalPolicy,
         typer.Option(
+            metavar="keep|drain",
             help="Instances and jobs of removed AE titles and submitters: keep them until the AE titles and submitters "
-            "are configured again, or finish them first (drain)."
+            "are configured again, or finish them first (drain).",
         ),
     ] = RemovalPolicy.KEEP,
     seconds: Annotated[
-        float, typer.Option("--wait", min=0, help="Seconds to wait until the service has applied the file.")
+        float,
+        typer.Option(
+            "--wait", metavar="SECONDS", min=0, help="Seconds to wait until the service has applied the file."
+        ),
     ] = 120.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:

@@ -20,7 +20,7 @@ from dicom_adapter.cli.configuration import (
 )
 from dicom_adapter.cli.confirmation import confirm
 from dicom_adapter.cli.filters import nothing_found_lines, takes_filters
-from dicom_adapter.cli.instances import AsJson, Ids, Reason
+from dicom_adapter.cli.instances import AsJson
 from dicom_adapter.cli.job_text import SHORT_ID, event_lines
 from dicom_adapter.cli.messages import fail, warn
 from dicom_adapter.cli.operator_name import operator_name
@@ -52,7 +52,8 @@ from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.resources import Resources
 
 results = typer.Typer(
-    help="List, show, export, requeue and discard results of jobs. The service may be running or stopped.",
+    help="List, show, export, requeue and discard results: the DICOM files that jobs have made. The service may be "
+    "running or stopped.",
     no_args_is_help=True,
 )
 
@@ -61,6 +62,10 @@ STATES = "quarantined, released, reclaimed"
 STORED = (InstanceState.QUARANTINED, InstanceState.RELEASED)
 LARGEST_ID = 2**63 - 1  # of a row in the ledger
 
+Ids = Annotated[list[int] | None, typer.Argument(metavar="[ID]", help="Ids of results, as `results list` shows them.")]
+Reason = Annotated[
+    str, typer.Option("--reason", metavar="TEXT", help="Only results quarantined for a reason that contains TEXT.")
+]
 JobOption = Annotated[str, typer.Option("--job", metavar="JOB", help="Only results of this job: its id or a prefix.")]
 All = Annotated[bool, typer.Option("--all", help="All results that match the filters, instead of ids.")]
 State = Annotated[
@@ -77,7 +82,7 @@ def list_results(
     job: JobOption = "",
     filters: Filters = NO_FILTERS,
     reason: Reason = "",
-    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Maximum number of results.")] = 50,
+    limit: Annotated[int, typer.Option(metavar="NUMBER", min=1, max=100_000, help="Maximum number of results.")] = 50,
     utc: Utc = False,
     as_json: AsJson = False,
 ) -> None:
@@ -102,7 +107,7 @@ def list_results(
     options = config_option(file or config)
     for line in lines(rows, delivered, Times.chosen(utc), options):
         typer.echo(line)
-    for line in attachment_lines(of_jobs, source and source.job, attachments, options):
+    for line in attachment_lines(of_jobs, None if source is None else source.job, attachments, options):
         typer.echo(line)
     if not rows and not attachments and not of_jobs:
         typer.echo("\n".join(nothing_found_lines("No results", filters, options)))
@@ -249,7 +254,7 @@ def _number_of_result(transaction: Transaction, name: str, options: str) -> int:
     if may_be_job and jobs.with_prefix(transaction, name.lower(), 1):
         step = f"`dicom-adapter results list --job {name}{options}` shows the ids of its results"
         raise fail(f"'{name}' is the id of a job, not of a result: {step}")
-    raise fail(f"there is no result '{name}'; `dicom-adapter results list{options}` shows the results with their ids")
+    raise fail(f"there is no result {name}; `dicom-adapter results list{options}` shows the results with their ids")
 
 
 # --- selection --------------------------------------------------------------------------------------------------------

@@ -31,7 +31,12 @@ def run(
     strict: Annotated[bool, typer.Option("--strict", help="Do not start if a plugin is broken or missing.")] = False,
     port: Annotated[
         int | None,
-        typer.Option(min=0, max=65535, help="Listen on this port instead of the configured port; 0: any free port."),
+        typer.Option(
+            metavar="PORT",
+            min=0,
+            max=65535,
+            help="Listen on this port instead of the configured port; 0: any free port.",
+        ),
     ] = None,
     trace_hooks: Annotated[
         bool,

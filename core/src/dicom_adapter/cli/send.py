@@ -51,21 +51,25 @@ Caller = Annotated[
     Any,
     typer.Option("--from", parser=_parser(parse_ae_title), metavar="AET", help="The calling AE title."),
 ]
-Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds to wait for a connection and for each response.")]
+Timeout = Annotated[
+    float, typer.Option(metavar="SECONDS", min=0.1, help="Seconds to wait for a connection and for each response.")
+]
 Tls = Annotated[bool, typer.Option("--tls", help="Connect with TLS.")]
 TlsCa = Annotated[
     Path | None,
     typer.Option(
+        metavar="FILE",
         help="With --tls: PEM file of the trusted certificate authorities, instead of the system's authorities.",
         dir_okay=False,
     ),
 ]
 TlsCertificate = Annotated[
-    Path | None, typer.Option(help="With --tls: PEM file of the client certificate.", dir_okay=False)
+    Path | None, typer.Option(metavar="FILE", help="With --tls: PEM file of the client certificate.", dir_okay=False)
 ]
 TlsKey = Annotated[
     Path | None,
     typer.Option(
+        metavar="FILE",
         help="PEM file of the client certificate's private key. Default: the key is in --tls-certificate.",
         dir_okay=False,
     ),

@@ -31,7 +31,10 @@ def simulate(
         bool, typer.Option("--record", help="Do not simulate: write SCHEDULE (.csv) with the arrivals in the ledger.")
     ] = False,
     seconds_after: Annotated[
-        float, typer.Option("--for", min=0, max=366 * 86_400, help="Simulated seconds after the last arrival.")
+        float,
+        typer.Option(
+            "--for", metavar="SECONDS", min=0, max=366 * 86_400, help="Simulated seconds after the last arrival."
+        ),
     ] = 3600.0,
 ) -> None:
     """Replay a schedule of arrivals through the configured processors on a simulated clock, and print the events.

@@ -72,19 +72,28 @@ def synthesize(
     modality: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="MODALITY",
             help=f"Modality: {', '.join(synthetic.MODALITIES)}. Default: CT. Repeat it, and the studies of a patient "
             "take the modalities in turn.",
             show_default=False,
         ),
     ] = None,
-    patients: Annotated[int, typer.Option(min=1, max=9999, help="Number of patients.")] = 1,
-    studies: Annotated[int, typer.Option(min=1, max=9999, help="Number of studies of each patient.")] = 1,
-    series: Annotated[int, typer.Option(min=1, max=9999, help="Number of series in each study.")] = 1,
-    instances: Annotated[int, typer.Option(min=1, max=9999, help="Number of instances in each series.")] = 10,
-    size: Annotated[int, typer.Option(min=2, max=LARGEST_SIDE, help="Rows and columns of each image.")] = 256,
+    patients: Annotated[int, typer.Option(metavar="NUMBER", min=1, max=9999, help="Number of patients.")] = 1,
+    studies: Annotated[
+        int, typer.Option(metavar="NUMBER", min=1, max=9999, help="Number of studies of each patient.")
+    ] = 1,
+    series: Annotated[int, typer.Option(metavar="NUMBER", min=1, max=9999, help="Number of series in each study.")] = 1,
+    instances: Annotated[
+        int, typer.Option(metavar="NUMBER", min=1, max=9999, help="Number of instances in each series.")
+    ] = 10,
+    size: Annotated[
+        int, typer.Option(metavar="PIXELS", min=2, max=LARGEST_SIDE, help="Rows and columns of each image.")
+    ] = 256,
     seed: Annotated[
         str | None,
-        typer.Option(help="Any text: the same text gives the same files. Default: new UIDs.", show_default=False),
+        typer.Option(
+            metavar="TEXT", help="Any text: the same text gives the same files. Default: new UIDs.", show_default=False
+        ),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Write to a folder that is not empty. Files of the same names are replaced.")

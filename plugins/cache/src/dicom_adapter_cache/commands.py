@@ -27,10 +27,12 @@ CONFIG = typer.Option(
     show_default=False,
 )
 URL = typer.Option(
-    envvar="DICOM_ADAPTER_URL", help="URL of the service, such as http://127.0.0.1:8042; overrides the configuration."
+    metavar="URL",
+    envvar="DICOM_ADAPTER_URL",
+    help="URL of the service, such as http://127.0.0.1:8042; overrides the configuration.",
 )
 JSON = typer.Option("--json", help="Print JSON instead of a table.")
-AE_TITLE = typer.Option(help="The AE title; required if several have the study.")
+AE_TITLE = typer.Option(metavar="AET", help="The AE title; required if several have the study.")
 
 # Text for each member of a study that is true
 MARKS = {"patientConflict": "more than one patient", "pinned": "pinned", "arriving": "arriving"}
@@ -52,16 +54,21 @@ CleanUp = Annotated[
 def studies(
     config: Config = None,
     url: Url = None,
-    ae_title: Annotated[str | None, typer.Option(help="Only studies of this AE title.")] = None,
-    patient_id: Annotated[str | None, typer.Option(help="Patient ID; * and ? are wildcards.")] = None,
-    patient_name: Annotated[str | None, typer.Option(help="Patient's name; * and ? are wildcards.")] = None,
-    study_date: Annotated[
-        str | None, typer.Option(help="YYYYMMDD, or a range such as 20250101-20251231, 20250101- or -20251231.")
+    ae_title: Annotated[str | None, typer.Option(metavar="AET", help="Only studies of this AE title.")] = None,
+    patient_id: Annotated[str | None, typer.Option(metavar="ID", help="Patient ID; * and ? are wildcards.")] = None,
+    patient_name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Patient's name; * and ? are wildcards.")
     ] = None,
-    accession_number: Annotated[str | None, typer.Option(help="Accession number; * and ? are wildcards.")] = None,
-    modality: Annotated[str | None, typer.Option(help="A modality in the study.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number of studies.")] = 50,
-    offset: Annotated[int, typer.Option(min=0, help="Number of studies to skip.")] = 0,
+    study_date: Annotated[
+        str | None,
+        typer.Option(metavar="DATE", help="YYYYMMDD, or a range such as 20250101-20251231, 20250101- or -20251231."),
+    ] = None,
+    accession_number: Annotated[
+        str | None, typer.Option(metavar="NUMBER", help="Accession number; * and ? are wildcards.")
+    ] = None,
+    modality: Annotated[str | None, typer.Option(metavar="MODALITY", help="A modality in the study.")] = None,
+    limit: Annotated[int, typer.Option(metavar="NUMBER", min=1, max=1000, help="Maximum number of studies.")] = 50,
+    offset: Annotated[int, typer.Option(metavar="NUMBER", min=0, help="Number of studies to skip.")] = 0,
     as_json: Json = False,
 ) -> None:
     """List kept studies, the most recent arrival first.
@@ -90,16 +97,26 @@ def studies(
 
 @cache.command()
 def compose(
-    pipeline: Annotated[str, typer.Option(help="The pipeline's name or id.")],
-    name: Annotated[str, typer.Option(help="The job's name.")],
-    study: Annotated[list[str] | None, typer.Option(help="A Study Instance UID; may be repeated.")] = None,
-    series: Annotated[list[str] | None, typer.Option(help="A Series Instance UID; may be repeated.")] = None,
-    instance: Annotated[list[str] | None, typer.Option(help="A SOP Instance UID; may be repeated.")] = None,
-    patient: Annotated[list[str] | None, typer.Option(help="A Patient ID; may be repeated.")] = None,
-    issuer: Annotated[str, typer.Option(help="Issuer of these Patient IDs.")] = "",
+    pipeline: Annotated[str, typer.Option(metavar="PIPELINE", help="The pipeline's name or id.")],
+    name: Annotated[str, typer.Option(metavar="NAME", help="The job's name.")],
+    study: Annotated[
+        list[str] | None, typer.Option(metavar="UID", help="A Study Instance UID; may be repeated.")
+    ] = None,
+    series: Annotated[
+        list[str] | None, typer.Option(metavar="UID", help="A Series Instance UID; may be repeated.")
+    ] = None,
+    instance: Annotated[
+        list[str] | None, typer.Option(metavar="UID", help="A SOP Instance UID; may be repeated.")
+    ] = None,
+    patient: Annotated[list[str] | None, typer.Option(metavar="ID", help="A Patient ID; may be repeated.")] = None,
+    issuer: Annotated[str, typer.Option(metavar="TEXT", help="Issuer of these Patient IDs.")] = "",
     ae_title: AeTitle = None,
-    priority: Annotated[JobPriority, typer.Option(help="Priority of the job.")] = JobPriority.NORMAL,
-    submitter: Annotated[str | None, typer.Option(help="The submitter; default: the AE title's.")] = None,
+    priority: Annotated[
+        JobPriority, typer.Option(metavar="lower|normal|higher|immediate", help="Priority of the job.")
+    ] = JobPriority.NORMAL,
+    submitter: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The submitter; default: the AE title's.")
+    ] = None,
     metadata: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="May be repeated.")] = None,
     clean_up: CleanUp = False,
     insist: Annotated[bool, typer.Option("--insist", help="Compose even if a study is still arriving.")] = False,
@@ -107,7 +124,9 @@ def compose(
         bool,
         typer.Option("--mix-patients", help="Compose even if the instances of a study disagree about the patient."),
     ] = False,
-    key: Annotated[str | None, typer.Option(help="Idempotency key: a repeated call returns the first job.")] = None,
+    key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Idempotency key: a repeated call returns the first job.")
+    ] = None,
     config: Config = None,
     url: Url = None,
     as_json: Json = False,
@@ -141,7 +160,7 @@ def compose(
 
 @cache.command()
 def pin(
-    studies: Annotated[list[str], typer.Argument(help="Study Instance UIDs.")],
+    studies: Annotated[list[str], typer.Argument(metavar="UID", help="Study Instance UIDs.")],
     undo: Annotated[bool, typer.Option("--undo", help="Unpin them.")] = False,
     ae_title: AeTitle = None,
     config: Config = None,
@@ -165,7 +184,7 @@ def pin(
 
 @cache.command()
 def delete(
-    studies: Annotated[list[str], typer.Argument(help="Study Instance UIDs.")],
+    studies: Annotated[list[str], typer.Argument(metavar="UID", help="Study Instance UIDs.")],
     ae_title: AeTitle = None,
     config: Config = None,
     url: Url = None,

@@ -241,11 +241,17 @@ def _of_job(job: Job, kind: str, events: Sequence[Event], text: str, **fields: o
 
 def _commands(job: Job) -> str:
     name = short(job.job_id)
-    log = f" To see its log, run `dicom-adapter jobs show {name} --log`." if job.state is JobState.FAILED else ""
+    shows_log = job.state is JobState.FAILED and not names_log(job)
+    log = f" To see its log, run `dicom-adapter jobs show {name} --log`." if shows_log else ""
     return (
         f"Job {name} is {job.state.value} and keeps its instances.{log} Fix the cause, then run `dicom-adapter jobs "
         f"retry {name}`. To give up the job, run `dicom-adapter jobs cancel {name}`."
     )
+
+
+def names_log(job: Job) -> bool:
+    """Return whether the last error of a job already contains the command that shows its log."""
+    return f"jobs show {job.job_id} --log" in job.last_error
 
 
 def _reported(job: Job) -> str:

@@ -28,7 +28,9 @@ FAULT_HELP = (
 
 OutputFolder = Annotated[
     Path | None,
-    typer.Option(exists=True, file_okay=False, help="Folder whose files are outputs of each job that succeeds."),
+    typer.Option(
+        metavar="FOLDER", exists=True, file_okay=False, help="Folder whose files are outputs of each job that succeeds."
+    ),
 ]
 SecondaryCapture = Annotated[
     bool,
@@ -50,22 +52,32 @@ def emulate_platform(
         str | None, typer.Option(metavar="HOST:PORT", help="Serve the REST API over HTTP; port 0 for any free port.")
     ] = None,
     folder: Annotated[
-        Path | None, typer.Option(file_okay=False, help="Folder for jobs and payloads; default: in memory.")
+        Path | None,
+        typer.Option(metavar="FOLDER", file_okay=False, help="Folder for jobs and payloads; default: in memory."),
     ] = None,
     pipeline: Annotated[
         list[str] | None,
-        typer.Option(help="Id of a registered pipeline; may be repeated. Default: every id is accepted."),
+        typer.Option(metavar="ID", help="Id of a registered pipeline; may be repeated. Default: every id is accepted."),
     ] = None,
-    run_seconds: Annotated[float, typer.Option(min=0, help="Seconds from a job's start to its end.")] = 2.0,
-    ends: Annotated[ClaraJobStatus, typer.Option(help="How jobs end.")] = ClaraJobStatus.HEALTHY,
+    run_seconds: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, help="Seconds from a job's start to its end.")
+    ] = 2.0,
+    ends: Annotated[
+        ClaraJobStatus,
+        typer.Option(
+            metavar="STATUS", help=f"How jobs end: {', '.join(status.value.lower() for status in ClaraJobStatus)}."
+        ),
+    ] = ClaraJobStatus.HEALTHY,
     output_folder: OutputFolder = None,
     secondary_capture: SecondaryCapture = False,
     fault: FaultOption = None,
     log: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="File to which a JSON line is appended for each call.")
+        Path | None,
+        typer.Option(metavar="FILE", dir_okay=False, help="File to which a JSON line is appended for each call."),
     ] = None,
     token: Annotated[
-        str | None, typer.Option(envvar="EMULATOR_TOKEN", help="Bearer token that REST clients must send.")
+        str | None,
+        typer.Option(metavar="TOKEN", envvar="EMULATOR_TOKEN", help="Bearer token that REST clients must send."),
     ] = None,
 ) -> None:
     """Emulate an inference platform over gRPC and REST with one shared state, until SIGTERM or Ctrl-C.
