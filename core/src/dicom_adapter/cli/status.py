@@ -234,7 +234,7 @@ def _contents(status: AeTitleStatus) -> Iterator[str]:
 
 def _state_of(job: Job) -> str:
     """Return the state of a job, of a started one also what the platform reports, such as the wait for a GPU."""
-    if not is_on_platform(job) or not job.platform_state:
+    if not is_on_platform(job) or job.platform_state in ("", job.state.value):
         return job.state.value
     detail = f", {job.platform_detail}" if job.platform_detail else ""
     return f"{job.state.value}; the platform reports: {job.platform_state}{detail}"
