@@ -12,7 +12,7 @@ BOTH_LIMITS = re.compile(r"(\d[\d.]*)<=x<=(\d[\d.]*)")
 LOWER_LIMIT = re.compile(r"x>=(\d[\d.]*)")
 
 
-class Command(TyperCommand):
+class PlainCommand(TyperCommand):
     """A command whose help shows neither types of Python nor nested brackets, in every version of typer."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
@@ -38,7 +38,7 @@ def use(group: typer.Typer) -> None:
     """Let all commands of a group be of this class."""
     for command in group.registered_commands:
         if command.cls in (None, TyperCommand):
-            command.cls = Command
+            command.cls = PlainCommand
     for inner in group.registered_groups:
         if inner.typer_instance is not None:
             use(inner.typer_instance)
