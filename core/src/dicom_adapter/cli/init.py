@@ -30,40 +30,44 @@ FILE_HELP = f"The file to write. Default: {VARIABLE}, or {DEFAULT_NAME} in the c
 T = TypeVar("T")
 
 
+FileArgument = Annotated[
+    Path | None, typer.Argument(metavar="[FILE]", help=FILE_HELP, dir_okay=False, show_default=False)
+]
+AeTitleOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="AET", help=f"AE title to which studies are sent; repeatable. Default: {DEFAULT_AE_TITLE}."),
+]
+PortOption = Annotated[
+    int | None, typer.Option(metavar="PORT", min=1, max=65535, help=f"TCP port for DICOM. Default: {DEFAULT_PORT}.")
+]
+CommandOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COMMAND",
+        help="Pipeline: a command and its arguments; {input} and {output} are the folders of a job.",
+    ),
+]
+PacsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="AET@HOST:PORT",
+        help="DICOM node that gets the results. Default: none; then `results` lists and exports them.",
+    ),
+]
+DataOption = Annotated[
+    str | None,
+    typer.Option(metavar="FOLDER", help=f"Data folder, relative to the folder of the file. Default: {DEFAULT_FOLDER}."),
+]
+
+
 def init(
-    file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help=FILE_HELP, dir_okay=False, show_default=False)
-    ] = None,
-    ae_title: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="AET", help=f"AE title to which studies are sent; repeatable. Default: {DEFAULT_AE_TITLE}."
-        ),
-    ] = None,
-    port: Annotated[
-        int | None, typer.Option(metavar="PORT", min=1, max=65535, help=f"TCP port for DICOM. Default: {DEFAULT_PORT}.")
-    ] = None,
-    command: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COMMAND",
-            help="Pipeline: a command and its arguments; {input} and {output} are the folders of a job.",
-        ),
-    ] = None,
+    file: FileArgument = None,
+    ae_title: AeTitleOption = None,
+    port: PortOption = None,
+    command: CommandOption = None,
     image: Annotated[str | None, typer.Option(metavar="IMAGE", help="Pipeline: the name of a container image.")] = None,
-    pacs: Annotated[
-        str | None,
-        typer.Option(
-            metavar="AET@HOST:PORT",
-            help="DICOM node that gets the results. Default: none; then `results` lists and exports them.",
-        ),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FOLDER", help=f"Data folder, relative to the folder of the file. Default: {DEFAULT_FOLDER}."
-        ),
-    ] = None,
+    pacs: PacsOption = None,
+    data: DataOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing: omitted options have their defaults.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> None:

@@ -67,37 +67,45 @@ class SyntheticStudy:
         )
 
 
+ModalityOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="MODALITY",
+        help=f"Modality: {', '.join(synthetic.MODALITIES)}. Default: CT. Repeat it, and the studies of a patient "
+        "take the modalities in turn.",
+        show_default=False,
+    ),
+]
+StudiesOption = Annotated[
+    int, typer.Option(metavar="NUMBER", min=1, max=9999, help="Number of studies of each patient.")
+]
+InstancesOption = Annotated[
+    int, typer.Option(metavar="NUMBER", min=1, max=9999, help="Number of instances in each series.")
+]
+SizeOption = Annotated[
+    int, typer.Option(metavar="PIXELS", min=2, max=LARGEST_SIDE, help="Rows and columns of each image.")
+]
+SeedOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT", help="Any text: the same text gives the same files. Default: new UIDs.", show_default=False
+    ),
+]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Write to a folder that is not empty. Files of the same names are replaced.")
+]
+
+
 def synthesize(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder for the files.", file_okay=False)],
-    modality: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="MODALITY",
-            help=f"Modality: {', '.join(synthetic.MODALITIES)}. Default: CT. Repeat it, and the studies of a patient "
-            "take the modalities in turn.",
-            show_default=False,
-        ),
-    ] = None,
+    modality: ModalityOption = None,
     patients: Annotated[int, typer.Option(metavar="NUMBER", min=1, max=9999, help="Number of patients.")] = 1,
-    studies: Annotated[
-        int, typer.Option(metavar="NUMBER", min=1, max=9999, help="Number of studies of each patient.")
-    ] = 1,
+    studies: StudiesOption = 1,
     series: Annotated[int, typer.Option(metavar="NUMBER", min=1, max=9999, help="Number of series in each study.")] = 1,
-    instances: Annotated[
-        int, typer.Option(metavar="NUMBER", min=1, max=9999, help="Number of instances in each series.")
-    ] = 10,
-    size: Annotated[
-        int, typer.Option(metavar="PIXELS", min=2, max=LARGEST_SIDE, help="Rows and columns of each image.")
-    ] = 256,
-    seed: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TEXT", help="Any text: the same text gives the same files. Default: new UIDs.", show_default=False
-        ),
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Write to a folder that is not empty. Files of the same names are replaced.")
-    ] = False,
+    instances: InstancesOption = 10,
+    size: SizeOption = 256,
+    seed: SeedOption = None,
+    force: ForceOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object with the studies.")] = False,
 ) -> None:
     """Write synthetic studies as DICOM files, to send them to the adapter.

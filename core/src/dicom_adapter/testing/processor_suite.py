@@ -177,7 +177,7 @@ class BaseProcessorTests:
         assert adapter.jobs, f"no job was submitted within {self.all_jobs_after:g} s\n{adapter.describe()}"
         pending = adapter.states.get("pending", 0)
         assert 0 == pending, (
-            f"{counted(pending, 'instance')} never removed: call remove_instances()\n{adapter.describe()}"
+            f"{counted(pending, 'instance')} never removed: use remove_instances()\n{adapter.describe()}"
         )
 
     def test_no_turn_fails(self, make: Callable[..., Adapter]) -> None:

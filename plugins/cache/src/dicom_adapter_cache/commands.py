@@ -95,38 +95,39 @@ def studies(
         _show(page)
 
 
+StudyOption = Annotated[list[str] | None, typer.Option(metavar="UID", help="A Study Instance UID; may be repeated.")]
+SeriesOption = Annotated[list[str] | None, typer.Option(metavar="UID", help="A Series Instance UID; may be repeated.")]
+InstanceOption = Annotated[list[str] | None, typer.Option(metavar="UID", help="A SOP Instance UID; may be repeated.")]
+PriorityOption = Annotated[
+    JobPriority, typer.Option(metavar="lower|normal|higher|immediate", help="Priority of the job.")
+]
+SubmitterOption = Annotated[str | None, typer.Option(metavar="NAME", help="The submitter; default: the AE title's.")]
+MixPatientsOption = Annotated[
+    bool,
+    typer.Option("--mix-patients", help="Compose even if the instances of a study disagree about the patient."),
+]
+KeyOption = Annotated[
+    str | None, typer.Option(metavar="KEY", help="Idempotency key: a repeated call returns the first job.")
+]
+
+
 @cache.command()
 def compose(
     pipeline: Annotated[str, typer.Option(metavar="PIPELINE", help="The pipeline's name or id.")],
     name: Annotated[str, typer.Option(metavar="NAME", help="The job's name.")],
-    study: Annotated[
-        list[str] | None, typer.Option(metavar="UID", help="A Study Instance UID; may be repeated.")
-    ] = None,
-    series: Annotated[
-        list[str] | None, typer.Option(metavar="UID", help="A Series Instance UID; may be repeated.")
-    ] = None,
-    instance: Annotated[
-        list[str] | None, typer.Option(metavar="UID", help="A SOP Instance UID; may be repeated.")
-    ] = None,
+    study: StudyOption = None,
+    series: SeriesOption = None,
+    instance: InstanceOption = None,
     patient: Annotated[list[str] | None, typer.Option(metavar="ID", help="A Patient ID; may be repeated.")] = None,
     issuer: Annotated[str, typer.Option(metavar="TEXT", help="Issuer of these Patient IDs.")] = "",
     ae_title: AeTitle = None,
-    priority: Annotated[
-        JobPriority, typer.Option(metavar="lower|normal|higher|immediate", help="Priority of the job.")
-    ] = JobPriority.NORMAL,
-    submitter: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The submitter; default: the AE title's.")
-    ] = None,
+    priority: PriorityOption = JobPriority.NORMAL,
+    submitter: SubmitterOption = None,
     metadata: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="May be repeated.")] = None,
     clean_up: CleanUp = False,
     insist: Annotated[bool, typer.Option("--insist", help="Compose even if a study is still arriving.")] = False,
-    mix_patients: Annotated[
-        bool,
-        typer.Option("--mix-patients", help="Compose even if the instances of a study disagree about the patient."),
-    ] = False,
-    key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Idempotency key: a repeated call returns the first job.")
-    ] = None,
+    mix_patients: MixPatientsOption = False,
+    key: KeyOption = None,
     config: Config = None,
     url: Url = None,
     as_json: Json = False,

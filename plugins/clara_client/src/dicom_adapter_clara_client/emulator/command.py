@@ -43,42 +43,52 @@ SecondaryCapture = Annotated[
 FaultOption = Annotated[list[str] | None, typer.Option(metavar="CALL=KIND[,KEY=VALUE…]", help=FAULT_HELP)]
 
 
+GrpcOption = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="Serve the Clara services over gRPC; port 0 for any free port."),
+]
+RestOption = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="Serve the REST API over HTTP; port 0 for any free port.")
+]
+FolderOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", file_okay=False, help="Folder for jobs and payloads; default: in memory."),
+]
+PipelineOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="ID", help="Id of a registered pipeline; may be repeated. Default: every id is accepted."),
+]
+RunSecondsOption = Annotated[
+    float, typer.Option(metavar="SECONDS", min=0, help="Seconds from a job's start to its end.")
+]
+EndsOption = Annotated[
+    ClaraJobStatus,
+    typer.Option(
+        metavar="STATUS", help=f"How jobs end: {', '.join(status.value.lower() for status in ClaraJobStatus)}."
+    ),
+]
+LogOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", dir_okay=False, help="File to which a JSON line is appended for each call."),
+]
+TokenOption = Annotated[
+    str | None,
+    typer.Option(metavar="TOKEN", envvar="EMULATOR_TOKEN", help="Bearer token that REST clients must send."),
+]
+
+
 def emulate_platform(
-    grpc: Annotated[
-        str | None,
-        typer.Option(metavar="HOST:PORT", help="Serve the Clara services over gRPC; port 0 for any free port."),
-    ] = None,
-    rest: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Serve the REST API over HTTP; port 0 for any free port.")
-    ] = None,
-    folder: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", file_okay=False, help="Folder for jobs and payloads; default: in memory."),
-    ] = None,
-    pipeline: Annotated[
-        list[str] | None,
-        typer.Option(metavar="ID", help="Id of a registered pipeline; may be repeated. Default: every id is accepted."),
-    ] = None,
-    run_seconds: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0, help="Seconds from a job's start to its end.")
-    ] = 2.0,
-    ends: Annotated[
-        ClaraJobStatus,
-        typer.Option(
-            metavar="STATUS", help=f"How jobs end: {', '.join(status.value.lower() for status in ClaraJobStatus)}."
-        ),
-    ] = ClaraJobStatus.HEALTHY,
+    grpc: GrpcOption = None,
+    rest: RestOption = None,
+    folder: FolderOption = None,
+    pipeline: PipelineOption = None,
+    run_seconds: RunSecondsOption = 2.0,
+    ends: EndsOption = ClaraJobStatus.HEALTHY,
     output_folder: OutputFolder = None,
     secondary_capture: SecondaryCapture = False,
     fault: FaultOption = None,
-    log: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", dir_okay=False, help="File to which a JSON line is appended for each call."),
-    ] = None,
-    token: Annotated[
-        str | None,
-        typer.Option(metavar="TOKEN", envvar="EMULATOR_TOKEN", help="Bearer token that REST clients must send."),
-    ] = None,
+    log: LogOption = None,
+    token: TokenOption = None,
 ) -> None:
     """Emulate an inference platform over gRPC and REST with one shared state, until SIGTERM or Ctrl-C.
 
