@@ -193,7 +193,7 @@ for cls in [Careful, Shared, Busy, Forgetful, WallClock, OwnClock, Talkative, Tr
             "Forgetful",
             ["are_removed", "redelivery"],
             {
-                "instances_become_jobs_and_are_removed": "11 instances never removed",
+                "instances_become_jobs_and_are_removed": "instances never removed: 11",
                 "redelivery_gives_the_same_jobs": "the jobs differ when the service restarts",
             },
         ),
@@ -210,7 +210,7 @@ for cls in [Careful, Shared, Busy, Forgetful, WallClock, OwnClock, Talkative, Tr
         (
             "Impatient",
             ["reports_about"],
-            {"reports_about_associations_lose_nothing": "removed without a job"},
+            {"reports_about_associations_lose_nothing": "instances removed without a job"},
         ),
         (
             "Wrong",

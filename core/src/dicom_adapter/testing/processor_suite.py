@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 import pytest
 import structlog
 
-from dicom_adapter.api.counts import counted
 from dicom_adapter.api.hookspecs import hookimpl
 from dicom_adapter.api.processor import JobProcessorBase
 from dicom_adapter.api.values import AssociationStatus, Waiting
@@ -176,9 +175,7 @@ class BaseProcessorTests:
             return
         assert adapter.jobs, f"no job was submitted within {self.all_jobs_after:g} s\n{adapter.describe()}"
         pending = adapter.states.get("pending", 0)
-        assert 0 == pending, (
-            f"{counted(pending, 'instance')} never removed: use remove_instances()\n{adapter.describe()}"
-        )
+        assert 0 == pending, f"instances never removed: {pending}; call remove_instances()\n{adapter.describe()}"
 
     def test_no_turn_fails(self, make: Callable[..., Adapter]) -> None:
         """No turn fails, and the lane is not stopped."""
@@ -276,7 +273,7 @@ class BaseProcessorTests:
             kept = {one.sop_instance_uid for one in instances.pending_after(transaction, 0, 10_000, AE_TITLE)}
         kept.update(uid for job in summarize_jobs(adapter, AE_TITLE) for uid in job.instances)
         lost = {uid for job in expected_jobs for uid in job.instances} - kept
-        assert set() == lost, f"{counted(len(lost), 'instance')} removed without a job\n{adapter.describe()}"
+        assert set() == lost, f"instances removed without a job: {len(lost)}\n{adapter.describe()}"
 
     # --- duplicates and malformed values
 
@@ -292,7 +289,7 @@ class BaseProcessorTests:
             uids = [instance.sop_instance_uid for instance in adapter.instances_of(job)]
             assert len(uids) == len(set(uids)), f"job '{job.name}' contains an instance and its duplicate"
         pending = adapter.states.get("pending", 0)
-        assert self.holds or 0 == pending, f"{counted(pending, 'instance')} never removed\n{adapter.describe()}"
+        assert self.holds or 0 == pending, f"instances never removed: {pending}\n{adapter.describe()}"
 
     def test_missing_and_malformed_values_are_handled(self, make: Callable[..., Adapter], tmp_path: Path) -> None:
         """Each instance is handled, or quarantined with a reason (`Unprocessable`)."""
