@@ -25,7 +25,7 @@ from dicom_adapter.ledger import (
 )
 from dicom_adapter.ledger.begun_jobs import begun
 from dicom_adapter.ledger.filters import Filters
-from dicom_adapter.ledger.held import count_held, count_held_bytes
+from dicom_adapter.ledger.held import count_held, count_held_bytes, count_held_results
 from dicom_adapter.ledger.history import BEGINNING
 from dicom_adapter.ledger.schema import InstanceState
 from dicom_adapter.ledger.series import ArrivedSeries
@@ -118,6 +118,7 @@ def test_held_instances_are_counted_without_reading_the_rest(large_ledger: Ledge
     with large_ledger.write() as transaction:
         with statements(transaction) as sent:
             count_held_bytes(transaction, "LUNG")
+            count_held_results(transaction, "LUNG")
             count_held(transaction)
             events.last_number(transaction)
             events.ae_titles_after(transaction, 1000, ["job_faulted"])
