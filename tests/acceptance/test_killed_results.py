@@ -146,8 +146,9 @@ def command(service: LaunchedService, *words: str, status: int = 0) -> Any:
 def check(service: LaunchedService, site: ResultsSite, ae_titles: list[str], kills: int) -> int:
     """Check the command and both destinations after all jobs have ended. Return the number of repeated C-STOREs.
 
-    The folder has each result once. The PACS has received each result at least once. Jobs are delivered to it one after
-    the other, and all C-STORE responses of a job are recorded together: a kill repeats at most the results of one job.
+    The folder has each result and each attachment once. The PACS has received each result at least once. Jobs are
+    delivered to it one after the other, and all C-STORE responses of a job are recorded together: a kill repeats at
+    most the results of one job.
     """
     assert dict.fromkeys(ae_titles, DONE) == {name: states(service, name) for name in ae_titles}
     assert [""] * 3 * len(ae_titles) == [job.last_error for job in jobs_in_ledger(service)]
@@ -155,6 +156,8 @@ def check(service: LaunchedService, site: ResultsSite, ae_titles: list[str], kil
     written = sorted(entry["uid"] for entry in site.noted("written"))
     assert RESULTS * len(ae_titles) == len(set(written))
     assert written == sorted(site.dropped())
+    reports = [{"aeTitle": name, "result": number} for name in sorted(ae_titles) for number in range(RESULTS)]
+    assert reports == sorted(site.dropped_reports(), key=lambda report: (report["aeTitle"], report["result"]))
     assert [] == list((site.drop / ".incoming").iterdir())
     stored = Counter(uid for _patient_id, uid in site.pacs.stored)
     assert set(written) == set(stored)

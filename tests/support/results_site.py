@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import threading
@@ -12,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from attrs import field, frozen
 from pydicom import dcmread
@@ -47,6 +49,7 @@ made = [result for instances in example.studies(source) for _kind, result in exa
 for number, result in enumerate(made):
     dcmwrite(output / f"{number}.dcm", result, enforce_file_format=True)
     shutil.copy(output / f"{number}.dcm", copies / f"{result.SOPInstanceUID}.dcm")
+    (output / f"report-{number}.json").write_text(json.dumps({"aeTitle": ae_title, "result": number}))
     note("written", uid=str(result.SOPInstanceUID))
     time.sleep(0.1)
 note("ended")
@@ -209,11 +212,22 @@ class ResultsSite(CommandSite):
         """Return the SOP Instance UIDs in the folder destination. Each folder has a manifest of exactly its files."""
         found = []
         for folder in (path for path in self.drop.iterdir() if not path.name.startswith(".")):
-            entries = json.loads((folder / "manifest.json").read_bytes())["files"]
+            manifest = json.loads((folder / "manifest.json").read_bytes())
+            entries = manifest["files"]
             uids = [str(dcmread(folder / entry["name"]).SOPInstanceUID) for entry in entries]
             assert [entry["sopInstanceUid"] for entry in entries] == uids
-            assert len(entries) + 1 == len(list(folder.iterdir())), folder
+            assert len(entries) + len(manifest["attachments"]) + 1 == len(list(folder.iterdir())), folder
             found += uids
+        return found
+
+    def dropped_reports(self) -> list[dict[str, Any]]:
+        """Return the attachments in the folder destination, which are as their manifests list them."""
+        found = []
+        for path in self.drop.glob("[!.]*/manifest.json"):
+            for entry in json.loads(path.read_bytes())["attachments"]:
+                content = (path.parent / entry["name"]).read_bytes()
+                assert entry["sha256"] == hashlib.sha256(content).hexdigest()
+                found.append(json.loads(content))
         return found
 
 

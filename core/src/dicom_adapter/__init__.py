@@ -32,7 +32,7 @@ from dicom_adapter.api.settings import (
     setting,
 )
 from dicom_adapter.api.storage import InstanceWriter, StorageBackend, StorageContext
-from dicom_adapter.api.submitter import Output, Submitter, SubmitterContext, Upload
+from dicom_adapter.api.submitter import AttachmentUpload, Output, Submitter, SubmitterContext, Upload
 from dicom_adapter.api.values import (
     INTERRUPTED,
     AssociationReport,
@@ -54,6 +54,7 @@ __all__ = [
     "INTERRUPTED",
     "AssociationReport",
     "AssociationStatus",
+    "AttachmentUpload",
     "ByteSize",
     "Capacity",
     "Certificate",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO, ClassVar, Generic, TypeVar
 
-from attrs import frozen
+from attrs import field, frozen
 
 from dicom_adapter.api.certificates import Certificate
 from dicom_adapter.api.declare import set_settings_type
@@ -37,6 +37,20 @@ class Upload:
     position: int  # 0-based position in the job
     size_bytes: int  # size of the Part 10 file
     open: Callable[[], BinaryIO]  # opens a new reader of the Part 10 file; raises StoredObjectMissing
+
+
+@frozen(kw_only=True)
+class AttachmentUpload:
+    """One attachment to upload: a file that another job has produced, and that is not DICOM."""
+
+    # Relative path, as the pipeline chose it: it may have patient data. Never use it as a path.
+    name: str = field(repr=False)
+    # A name for a file, made from `name`: at most 100 letters, digits, ".", "_" and "-"; it begins with a letter or
+    # digit. Unique in the job, also if case is ignored; never `manifest.json`, and without the ending `.dcm`.
+    file_name: str = field(repr=False)
+    position: int  # 0-based position among the attachments of the job
+    size_bytes: int
+    open: Callable[[], BinaryIO]  # opens a new reader of the file; raises StoredObjectMissing
 
 
 @frozen(kw_only=True)
@@ -71,6 +85,9 @@ class Submitter(ABC, Generic[SettingsT]):
     platform_has_jobs: bool = True
     """False if the platform handles single instances and has no jobs. Then `create_job`, `add_metadata` and `cancel` do
     not call the platform, so their success does not show that the platform is available."""
+    takes_attachments: bool = False
+    """True if jobs that deliver results may have attachments, see `attach`. Set it in the class, or in the
+    constructor."""
     node_ae_title: str | None = None
     """AE title of the DICOM node to which the instances of jobs are sent; set it in the constructor. None: they are not
     sent to a DICOM node. With `to-sender = true`, the results of instances that this node has sent are sent to it."""
@@ -111,6 +128,15 @@ class Submitter(ABC, Generic[SettingsT]):
 
         The core calls this method on several threads at the same time.
         """
+
+    def attach(self, job: Job, attachment: AttachmentUpload) -> None:
+        """Upload one attachment of a job that delivers results. A repetition must not add it twice.
+
+        Called like `upload`, after the instances were uploaded, and only if `takes_attachments` is set. A job may have
+        attachments without any instance. An error must not contain the names of the attachment: they may have patient
+        data.
+        """
+        raise NotImplementedError("a submitter with takes_attachments must implement attach")
 
     @abstractmethod
     def start(self, job: Job) -> None:

@@ -83,6 +83,7 @@ class Job:
     platform_finished: bool = False  # `platform_state` is final
     run: int = 1  # number of the run on the platform: the retry of a failed job is another run
     started_at: datetime | None = None  # time in UTC at which the run was started on the platform; None before
+    attachment_count: int = 0  # number of attachments that the job delivers, besides its instances
 
     @property
     def run_id(self) -> str:

@@ -45,7 +45,10 @@ class JobWriter:
         yield from wrapped(job.name)
         yield from wrapped(f"AE title {job.ae_title}, pipeline {job.pipeline_id}, priority {job.priority.value}")
         study = f"study {studies.first}" if studies.count == 1 else counted(studies.count, "study")
-        yield from wrapped(f"{counted(job.instance_count, 'instance')} of {study}")
+        if job.instance_count or not job.attachment_count:
+            yield from wrapped(f"{counted(job.instance_count, 'instance')} of {study}")
+        if job.attachment_count:
+            yield from wrapped(counted(job.attachment_count, "attachment"))
         for line in (self.missing(job), self.problem(job), self.outlook(job)):
             yield from wrapped(line)
 
@@ -119,6 +122,7 @@ class JobWriter:
         yield from titled("submitter", job.submitter)
         yield from titled("priority", job.priority.value)
         yield from titled("instances", str(job.instance_count))
+        yield from titled("attachments", str(job.attachment_count) if job.attachment_count else "")
         for number, (study, count) in enumerate(studies.items()):
             yield from titled("" if number else "studies", f"{study} ({counted(count, 'instance')})")
         yield from titled("created", self.times.full(job.created_at))

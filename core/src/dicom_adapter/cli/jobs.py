@@ -374,6 +374,7 @@ def _as_json(job: Job, studies: JobStudies | None = None) -> dict[str, Any]:
         "submitter": job.submitter,
         "state": job.state.value,
         "instances": job.instance_count,
+        "attachments": job.attachment_count,
         "createdAt": iso(job.created_at),
         "changedAt": iso(job.changed_at),
         "attempts": job.attempts,

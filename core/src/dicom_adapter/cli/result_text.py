@@ -60,14 +60,20 @@ def lines(
 
 
 def attachment_lines(
-    of_jobs: Sequence[JobAttachments], source: Job | None, attachments: Sequence[Attachment], options: str
+    of_jobs: Sequence[JobAttachments],
+    source: Job | None,
+    attachments: Mapping[Attachment, Sequence[JobOfResult]],
+    times: Times,
+    options: str,
 ) -> Iterator[str]:
     """Yield the lines of `results list` about attachments: of several jobs, or each attachment of the job `source`."""
     for one in of_jobs:
         yield f"job {one.job_id}  {counted(one.count, 'attachment')}, {counted(one.size_bytes, 'byte')}"
         yield from wrapped(_export_attachments(one.job_id, options))
-    for attachment in attachments:
+    for attachment, sent in attachments.items():
         yield f"attachment {attachment.instance_id}  {counted(attachment.size_bytes, 'byte')}"
+        for delivery in sent:
+            yield from wrapped(delivery.describe(times))
     if source is not None and attachments:
         yield from wrapped(_export_attachments(source.job_id, options))
 
@@ -118,21 +124,11 @@ def result_as_json(row: ResultRow, delivered: Sequence[JobOfResult]) -> dict[str
         "transferSyntaxUid": instance.transfer_syntax_uid,
         "bytes": instance.size_bytes,
         "storageKey": instance.storage_key,
-        "deliveries": [
-            {
-                "destination": one.job.submitter,
-                "jobId": one.job.job_id,
-                "state": one.job.state.value,
-                "since": iso(one.job.changed_at),
-                "uploaded": one.is_uploaded,
-                "error": one.job.last_error,
-            }
-            for one in delivered
-        ],
+        "deliveries": _deliveries_as_json(delivered),
     }
 
 
-def attachment_as_json(attachment: Attachment, job_id: str) -> dict[str, Any]:
+def attachment_as_json(attachment: Attachment, job_id: str, delivered: Sequence[JobOfResult]) -> dict[str, Any]:
     """Return an attachment as JSON shows it."""
     return {
         "attachment": attachment.instance_id,
@@ -140,7 +136,22 @@ def attachment_as_json(attachment: Attachment, job_id: str) -> dict[str, Any]:
         "bytes": attachment.size_bytes,
         "checksum": f"{attachment.checksum:08x}",
         "storageKey": attachment.storage_key,
+        "deliveries": _deliveries_as_json(delivered),
     }
+
+
+def _deliveries_as_json(delivered: Sequence[JobOfResult]) -> list[dict[str, Any]]:
+    return [
+        {
+            "destination": one.job.submitter,
+            "jobId": one.job.job_id,
+            "state": one.job.state.value,
+            "since": iso(one.job.changed_at),
+            "uploaded": one.is_uploaded,
+            "error": one.job.last_error,
+        }
+        for one in delivered
+    ]
 
 
 def _source(row: ResultRow) -> str:

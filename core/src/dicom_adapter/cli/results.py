@@ -39,7 +39,7 @@ from dicom_adapter.flow.results import operators
 from dicom_adapter.flow.results.deliver import ADD_SENDER
 from dicom_adapter.flow.results.destinations import known_destinations
 from dicom_adapter.flow.results.operators import Requeue, ResultChanges
-from dicom_adapter.ledger import Transaction, events, jobs
+from dicom_adapter.ledger import Transaction, events, job_attachments, jobs
 from dicom_adapter.ledger import attachments as ledger_attachments
 from dicom_adapter.ledger import results as ledger_results
 from dicom_adapter.ledger.filters import NO_FILTERS, Filters
@@ -100,14 +100,17 @@ def list_results(
         is_filtered = source is not None or state is not None or filters != NO_FILTERS or bool(reason)
         of_jobs = [] if is_filtered else ledger_attachments.count_by_job(transaction, limit)
         delivered = {row.instance.instance_id: _deliveries(transaction, row.instance.instance_id) for row in rows}
+        sent = {one: _attachment_deliveries(transaction, one.instance_id) for one in attachments}
     if as_json:
         found = [result_as_json(row, delivered[row.instance.instance_id]) for row in rows]
-        typer.echo(json.dumps(found + [attachment_as_json(one, job) for one in attachments], indent=2))
+        found += [attachment_as_json(one, job, deliveries) for one, deliveries in sent.items()]
+        typer.echo(json.dumps(found, indent=2))
         return
     options = config_option(file or config)
-    for line in lines(rows, delivered, Times.chosen(utc), options):
+    times = Times.chosen(utc)
+    for line in lines(rows, delivered, times, options):
         typer.echo(line)
-    for line in attachment_lines(of_jobs, None if source is None else source.job, attachments, options):
+    for line in attachment_lines(of_jobs, None if source is None else source.job, sent, times, options):
         typer.echo(line)
     if not rows and not attachments and not of_jobs:
         typer.echo("\n".join(nothing_found_lines("No results", filters, options)))
@@ -301,6 +304,15 @@ def _chosen(
 def _deliveries(transaction: Transaction, number: int) -> list[JobOfResult]:
     found = []
     for job_id, _submitter, is_uploaded in ledger_results.deliveries(transaction, number):
+        row = jobs.get(transaction, job_id)
+        if row is not None:
+            found.append(JobOfResult(job=row.job, is_uploaded=is_uploaded))
+    return found
+
+
+def _attachment_deliveries(transaction: Transaction, number: int) -> list[JobOfResult]:
+    found = []
+    for job_id, is_uploaded in job_attachments.deliveries(transaction, number):
         row = jobs.get(transaction, job_id)
         if row is not None:
             found.append(JobOfResult(job=row.job, is_uploaded=is_uploaded))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 
 from attrs import asdict, field, frozen
-from sqlalchemy import ColumnElement, delete, func, select
+from sqlalchemy import ColumnElement, delete, exists, func, select
 
+from dicom_adapter.ledger.attachment_schema import job_attachments
 from dicom_adapter.ledger.connection import Transaction
 from dicom_adapter.ledger.results import storable
 from dicom_adapter.ledger.schema import attachments, jobs
@@ -24,33 +25,39 @@ class Attachment:
     checksum: int  # CRC-32 of the whole file
 
 
-def insert(transaction: Transaction, new: Iterable[Attachment]) -> None:
-    """Insert attachments. Their `instance_id` is ignored."""
+def insert(transaction: Transaction, new: Sequence[Attachment]) -> list[Attachment]:
+    """Insert attachments, and return them with their numbers. Their `instance_id` is ignored."""
     rows = [asdict(attachment) | {"name": storable(attachment.name)} for attachment in new]
     for row in rows:
         del row["instance_id"]
-    if rows:
-        transaction.execute(attachments.insert(), rows)
+    if not rows:
+        return []
+    last = transaction.execute(select(func.max(attachments.c.attachment_number))).scalar() or 0
+    transaction.execute(attachments.insert(), rows)
+    return after(transaction, last, len(rows))
 
 
 def of_job(transaction: Transaction, job_number: int) -> list[Attachment]:
     """Return the attachments of a job."""
-    return _select(transaction, attachments.c.job_number == job_number)
+    return select_attachments(transaction, attachments.c.job_number == job_number)
 
 
 def after(transaction: Transaction, number: int, limit: int) -> list[Attachment]:
     """Return up to `limit` attachments numbered above `number`, in order."""
-    return _select(transaction, attachments.c.attachment_number > number, limit)
+    return select_attachments(transaction, attachments.c.attachment_number > number, limit)
 
 
 def without_job(transaction: Transaction, limit: int) -> list[Attachment]:
-    """Return up to `limit` attachments whose jobs were deleted."""
-    return _select(transaction, attachments.c.job_number.is_(None), limit)
+    """Return up to `limit` attachments of which no job is left: those that have produced and delivered them."""
+    is_delivered = exists().where(job_attachments.c.attachment_number == attachments.c.attachment_number)
+    return select_attachments(transaction, attachments.c.job_number.is_(None) & ~is_delivered, limit)
 
 
 def with_content(transaction: Transaction, size_bytes: int, checksum: int) -> list[Attachment]:
     """Return the attachments with this size and checksum."""
-    return _select(transaction, (attachments.c.size_bytes == size_bytes) & (attachments.c.checksum == checksum))
+    return select_attachments(
+        transaction, (attachments.c.size_bytes == size_bytes) & (attachments.c.checksum == checksum)
+    )
 
 
 def delete_rows(transaction: Transaction, numbers: Collection[int]) -> None:
@@ -58,7 +65,9 @@ def delete_rows(transaction: Transaction, numbers: Collection[int]) -> None:
     transaction.execute(delete(attachments).where(attachments.c.attachment_number.in_(numbers)))
 
 
-def _select(transaction: Transaction, condition: ColumnElement[bool], limit: int | None = None) -> list[Attachment]:
+def select_attachments(
+    transaction: Transaction, condition: ColumnElement[bool], limit: int | None = None
+) -> list[Attachment]:
     query = select(attachments).where(condition)
     rows = transaction.execute(query.order_by(attachments.c.attachment_number).limit(limit))
     return [

@@ -8,11 +8,13 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
 
-from sqlalchemy import URL, bindparam, create_engine, delete, func, or_, select, text, update
+from sqlalchemy import URL, bindparam, create_engine, delete, exists, func, or_, select, text, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_adapter.api.errors import LedgerError
+from dicom_adapter.api.values import JobState
 from dicom_adapter.ledger import instances as instance_changes
+from dicom_adapter.ledger.attachment_schema import job_attachments
 from dicom_adapter.ledger.connection import Transaction
 from dicom_adapter.ledger.schema import (
     IS_HELD,
@@ -28,6 +30,9 @@ from dicom_adapter.ledger.schema import (
     jobs,
 )
 
+NO_ATTACHMENTS = (
+    "the backup from which the ledger was restored has no attachments; a retry delivers the DICOM results without them"
+)
 PAGES = 4096  # number of database pages that are copied at a time
 SQLITE_MAGIC = b"SQLite format 3\0"  # the first bytes of a database file
 
@@ -125,8 +130,17 @@ def mark_steps_attempted(transaction: Transaction) -> None:
 
 
 def delete_attachments(transaction: Transaction) -> None:
-    """Delete the rows of attachments: a backup does not contain their objects."""
-    transaction.execute(delete(attachments))
+    """Delete the rows of attachments: a backup does not contain their objects.
+
+    Jobs that still have to deliver attachments are faulted: an operator decides whether they deliver the rest.
+    """
+    is_missing = exists().where(job_attachments.c.job_number == jobs.c.job_number, ~job_attachments.c.uploaded)
+    held = update(jobs).where(IS_HELD, is_missing).values(last_error=NO_ATTACHMENTS)
+    faulted = {"state": JobState.FAULTED.value, "faulted_in": jobs.c.state, "next_attempt_at": None}
+    unfinished = update(jobs).where(IS_UNFINISHED, is_missing).values(last_error=NO_ATTACHMENTS, **faulted)
+    count = update(jobs).where(jobs.c.attachment_count > 0).values(attachment_count=0)
+    for change in (held, unfinished, count, delete(job_attachments), delete(attachments)):
+        transaction.execute(change)
 
 
 def delete_health(transaction: Transaction) -> None:

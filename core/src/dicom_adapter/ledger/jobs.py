@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Row, func, literal_column, or_, select, up
 
 from dicom_adapter.api.errors import IllegalTransition
 from dicom_adapter.api.values import Job, JobPriority, JobState
+from dicom_adapter.ledger.attachment_schema import job_attachments
 from dicom_adapter.ledger.begun_jobs import HeldBack
 from dicom_adapter.ledger.connection import Transaction, inserted_id
 from dicom_adapter.ledger.filters import NO_FILTERS, Filters
@@ -60,7 +61,8 @@ def insert(transaction: Transaction, job: Job, instance_ids: Sequence[int]) -> i
         {"job_number": number, "position": position, "instance_id": instance_id, "uploaded": False}
         for position, instance_id in enumerate(instance_ids)
     ]
-    transaction.execute(job_instances.insert(), rows)
+    if rows:  # a job that delivers only attachments has no instances
+        transaction.execute(job_instances.insert(), rows)
     return number
 
 
@@ -194,6 +196,8 @@ def begin_next_run(transaction: Transaction, row: JobRow, changed_at: datetime) 
     """Queue a failed job again, as another run: nothing of the earlier run counts, not even an upload."""
     members = update(job_instances).where(job_instances.c.job_number == row.number)
     transaction.execute(members.values(uploaded=False))
+    attachments = update(job_attachments).where(job_attachments.c.job_number == row.number)
+    transaction.execute(attachments.values(uploaded=False))
     transaction.execute(update(jobs).where(jobs.c.job_number == row.number).values(platform_asked_at=None))
     return change(
         transaction,

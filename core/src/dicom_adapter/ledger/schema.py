@@ -201,6 +201,7 @@ jobs = Table(
     Column("platform_asked_at", UtcDateTime, nullable=True),  # last poll of the status
     Column("run", Integer, nullable=False, server_default="1"),  # number of the run on the platform
     Column("started_at", UtcDateTime, nullable=True),  # time at which the run was started on the platform
+    Column("attachment_count", Integer, nullable=False, server_default="0"),  # see `attachment_schema`
     sqlite_autoincrement=True,
 )
 Index(

@@ -18,7 +18,7 @@ from attrs import Factory, define, frozen
 
 from dicom_adapter.api.errors import StoredObjectMissing
 from dicom_adapter.flow.verified_reader import StoredObjectChanged, VerifiedReader
-from dicom_adapter.ledger import attachments, balance, instances
+from dicom_adapter.ledger import attachments, balance, instances, job_attachments
 from dicom_adapter.ledger.attachments import Attachment
 from dicom_adapter.ledger.balance import Account, ObjectRow
 from dicom_adapter.ledger.schema import InstanceState
@@ -274,7 +274,7 @@ class Audit:
 
     def _report_rows(self, accounts: Sequence[Account], overdue: set[int]) -> None:
         with self._ledger.read() as transaction:
-            incomplete = balance.incomplete_jobs(transaction)
+            incomplete = balance.incomplete_jobs(transaction) + job_attachments.incomplete_jobs(transaction)
             reclaimed = balance.reclaimed_but_needed(transaction)
             replaced = balance.with_missing_replacement(transaction)
         for row in self._reload(sorted(overdue)):

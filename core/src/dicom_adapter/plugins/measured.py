@@ -40,7 +40,7 @@ SLOW_SECONDS: Mapping[str, float] = {
     ),
     # these calls wait for a platform
     **dict.fromkeys(("create_job", "add_metadata", "start", "status", "cancel"), 10.0),
-    "upload": 60.0,  # an instance may be large
+    **dict.fromkeys(("upload", "attach"), 60.0),  # a file may be large
 }
 OTHER_SLOW_SECONDS = 5.0
 MIN_SLOW_SECONDS = min(OTHER_SLOW_SECONDS, *SLOW_SECONDS.values())

@@ -62,7 +62,7 @@ SUBMITTER = ComponentKind(
     title="submitter",
     hook="dicom_adapter_submitters",
     base=Submitter,
-    methods=("open", "create_job", "add_metadata", "upload", "start", "status", "cancel", "close"),
+    methods=("open", "create_job", "add_metadata", "upload", "attach", "start", "status", "cancel", "close"),
 )
 STORAGE = ComponentKind(
     title="storage backend",

@@ -15,12 +15,12 @@ from dicom_adapter.api.errors import Permanent
 from dicom_adapter.api.hookspecs import hookimpl
 from dicom_adapter.api.settings import setting
 from dicom_adapter.api.storage import StorageBackend
-from dicom_adapter.api.submitter import Output, Submitter, SubmitterContext, Upload
+from dicom_adapter.api.submitter import AttachmentUpload, Output, Submitter, SubmitterContext, Upload
 from dicom_adapter.api.values import Job, PlatformJob, PlatformStatus
 from dicom_adapter.simulation.memory import MemoryStorage, memory_storage
 
 # Methods of a submitter that can fail on request
-CALLS = ("create_job", "add_metadata", "upload", "start", "status", "cancel", "results", "clean_up")
+CALLS = ("create_job", "add_metadata", "upload", "attach", "start", "status", "cancel", "results", "clean_up")
 
 
 @frozen(kw_only=True)
@@ -30,6 +30,7 @@ class ReceivedJob:
     job: Job  # the argument of `create_job`
     metadata: Mapping[str, str] = field(factory=dict, repr=False)
     files: Mapping[int, bytes] = field(factory=dict, repr=False)  # Part 10 files by their 0-based position in the job
+    attachments: Mapping[str, bytes] = field(factory=dict, repr=False)  # by the name of the file
     started: bool = False
     cancelled: bool = False
     succeeded: bool | None = None  # None: the job has not ended
@@ -96,6 +97,11 @@ class Platform:
             received = self._get(job)
             self.jobs[job.run_id] = evolve(received, files={**received.files, position: file})
 
+    def receive_attachment(self, job: Job, name: str, file: bytes) -> None:
+        with self._lock:
+            received = self._get(job)
+            self.jobs[job.run_id] = evolve(received, attachments={**received.attachments, name: file})
+
     def _get(self, job: Job) -> ReceivedJob:
         received = self.jobs.get(job.run_id)
         if received is None:
@@ -114,6 +120,7 @@ class MemorySettings:
     """The [submitters.<name>] table of `type = "memory"` or `"memory-followed"`."""
 
     ae_title: str | None = setting(default=None, help="AE title of the DICOM node that the platform stands for.")
+    attachments: bool = setting(default=False, help="If true, the platform takes attachments.")
 
 
 class MemorySubmitter(Submitter[MemorySettings]):
@@ -125,6 +132,7 @@ class MemorySubmitter(Submitter[MemorySettings]):
     def __init__(self, settings: MemorySettings, context: SubmitterContext) -> None:
         super().__init__(settings, context)
         self.node_ae_title = settings.ae_title
+        self.takes_attachments = settings.attachments
 
     def create_job(self, job: Job) -> PlatformJob:
         self.platform.create(job)
@@ -137,6 +145,11 @@ class MemorySubmitter(Submitter[MemorySettings]):
         self.platform.find(job, "upload")
         with upload.open() as source:
             self.platform.receive(job, upload.position, source.read())
+
+    def attach(self, job: Job, attachment: AttachmentUpload) -> None:
+        self.platform.find(job, "attach")
+        with attachment.open() as source:
+            self.platform.receive_attachment(job, attachment.file_name, source.read())
 
     def start(self, job: Job) -> None:
         self.platform.change(job, "start", started=True)

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, cast
 
 from attrs import evolve, field, frozen
 
-from dicom_adapter.api.submitter import Submitter, Upload
+from dicom_adapter.api.submitter import AttachmentUpload, Submitter, Upload
 from dicom_adapter.api.values import InstanceStorageInfo, Job, JobPriority
 
 PATIENT_ID = "NOBODY-4711"  # patient data that no error message may contain
@@ -24,6 +24,18 @@ class PlatformRecord:
     files: Sequence[bytes] = field(repr=False)  # uploaded files in the order of the job
     started: bool  # the job was started, even if it was cancelled later
     cancelled: bool
+    attachments: Mapping[str, bytes] = field(factory=dict, repr=False)  # uploaded attachments by the name of the file
+
+
+def make_attachment(position: int, name: str, data: bytes) -> AttachmentUpload:
+    """Return an upload of the attachment `data`; its name as an output of a pipeline has patient data."""
+    return AttachmentUpload(
+        name=f"{PATIENT_ID}/{name}",
+        file_name=name,
+        position=position,
+        size_bytes=len(data),
+        open=lambda: BytesIO(data),
+    )
 
 
 def make_job(number: int, pipeline_id: str, **changes: Any) -> Job:
@@ -114,6 +126,7 @@ class JobSteps:
     def __init__(self, job: Job) -> None:
         self.job = job
         self._positions: set[int] = set()  # positions of the uploads that succeeded
+        self._attached: set[int] = set()  # positions of the attachments that were uploaded
 
     def create(self, submitter: Submitter[Any], *, repeated: bool = False) -> Job:
         """Create the job on the platform. Return the job with the platform's ids."""
@@ -129,9 +142,14 @@ class JobSteps:
             submitter.upload(self._with_repeated(repeated), upload)
             self._positions.add(upload.position)
 
+    def attach(self, submitter: Submitter[Any], *attachments: AttachmentUpload, repeated: bool = False) -> None:
+        for attachment in attachments:
+            submitter.attach(self._with_repeated(repeated), attachment)
+            self._attached.add(attachment.position)
+
     def start(self, submitter: Submitter[Any], *, repeated: bool = False) -> None:
-        """Start the job. The adapter starts a job when all of its instances are uploaded."""
-        self.job = evolve(self.job, instance_count=len(self._positions))
+        """Start the job. The adapter starts a job when all of its instances and attachments are uploaded."""
+        self.job = evolve(self.job, instance_count=len(self._positions), attachment_count=len(self._attached))
         submitter.start(self._with_repeated(repeated))
 
     def all(self, submitter: Submitter[Any], uploads: Iterable[Upload]) -> None:

@@ -15,6 +15,7 @@ from attrs import evolve
 from dicom_adapter.api.errors import DicomAdapterError, Permanent, Retriable, StoredObjectMissing
 from dicom_adapter.api.submitter import Submitter
 from dicom_adapter.api.values import PlatformJob, PlatformStatus
+from dicom_adapter.testing.submitter_attachments import AttachmentTests
 from dicom_adapter.testing.submitter_ends import EndOfJobTests
 from dicom_adapter.testing.submitter_jobs import (
     PATIENT_ID,
@@ -34,7 +35,7 @@ FIRST, SECOND = b"first instance", b"the second instance"
 MALFORMED_UIDS = ["../../../outside", "/etc/hostname", "a\nb", "名前", "x" * 300]
 
 
-class BaseSubmitterTests(EndOfJobTests):
+class BaseSubmitterTests(EndOfJobTests, AttachmentTests):
     """Base class of tests: subclass it with these fixtures, and attributes as needed. Pytest collects the subclass.
 
     - `make_submitter` returns a function that makes a submitter, not yet open. All submitters use the same platform.

@@ -2,6 +2,7 @@
 
     <path>/.incoming/<run id>/000000.dcm    an instance of a job that is not complete
     <path>/<name>/000000.dcm                the same instance after the start of the job
+    <path>/<name>/report.json               an attachment, named by the core
     <path>/<name>/manifest.json             the list of the files
     <data folder>/<run id>/metadata.json    metadata of a job that is not complete
     <data folder>/<run id>/files.jsonl      one line for each complete file
@@ -27,7 +28,7 @@ from uuid import uuid4
 
 from attrs import frozen
 
-from dicom_adapter import Job, Permanent, Retriable, Upload
+from dicom_adapter import AttachmentUpload, Job, Permanent, Retriable, Upload
 from dicom_adapter_delivery.folder_files import (
     PART,
     PRIVATE_FILE,
@@ -45,6 +46,8 @@ from dicom_adapter_delivery.folder_settings import DropName, FolderSettings
 
 INCOMING, DELIVERED = ".incoming", "delivered"
 MANIFEST, METADATA, FILES = "manifest.json", "metadata.json", "files.jsonl"
+OUTPUT_NAME = "outputName"  # key of an attachment in the manifest: its name, as the pipeline chose it
+OF_INSTANCES = ".dcm"
 MANIFEST_VERSION = 1
 RUN_ID = re.compile(r"[0-9a-f]{32}(-[0-9]{1,7})?")  # a job's id; from the second run on also the number of the run
 NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
@@ -132,31 +135,43 @@ class FolderDrop:
 
     def add(self, upload: Upload) -> None:
         """Write one instance, or replace it."""
+        instance = upload.instance
+        identity = {
+            "sopInstanceUid": instance.sop_instance_uid,
+            "sopClassUid": instance.sop_class_uid,
+            "studyInstanceUid": instance.study_instance_uid,
+            "seriesInstanceUid": instance.series_instance_uid,
+            "transferSyntaxUid": instance.transfer_syntax_uid,
+        }
+        self._write(f"{upload.position:06}{OF_INSTANCES}", upload, identity)
+
+    def attach(self, attachment: AttachmentUpload) -> None:
+        """Write one attachment, or replace it."""
+        name = attachment.file_name
+        if (
+            not name
+            or NOT_IN_NAMES.search(name)
+            or name.startswith(".")
+            or name == MANIFEST
+            or name.endswith(OF_INSTANCES)
+        ):
+            raise Permanent(f"{self.subject}: its file name is not allowed here")
+        self._write(name, attachment, {OUTPUT_NAME: attachment.name})
+
+    def _write(self, name: str, upload: Upload | AttachmentUpload, identity: Mapping[str, str]) -> None:
+        """Write a file durably, then record it."""
         self._require_incomplete()
-        path = self.work / f"{upload.position:06}.dcm"
         temporary = self.work / f".{uuid4().hex}{PART}"
         try:
             with upload.open() as source, writing(self.subject, self.settings.path):
                 file = copy_durably(self.subject, source, temporary, upload.size_bytes, self.settings.file_mode)
-                publish(temporary, path)
+                publish(temporary, self.work / name)
         finally:
             with writing(self.subject, self.settings.path):
                 temporary.unlink(missing_ok=True)
-        instance = upload.instance
+        entry = {"name": name, **identity, "sizeBytes": file.size_bytes, "sha256": file.sha256}
         with writing(self.subject, self.data):
-            append_line(
-                self.data / FILES,
-                {
-                    "name": path.name,
-                    "sopInstanceUid": instance.sop_instance_uid,
-                    "sopClassUid": instance.sop_class_uid,
-                    "studyInstanceUid": instance.study_instance_uid,
-                    "seriesInstanceUid": instance.series_instance_uid,
-                    "transferSyntaxUid": instance.transfer_syntax_uid,
-                    "sizeBytes": file.size_bytes,
-                    "sha256": file.sha256,
-                },
-            )
+            append_line(self.data / FILES, entry)
 
     def complete(self) -> None:
         """Write the manifest, and give the job's folder its name. A repetition does nothing."""
@@ -200,13 +215,16 @@ class FolderDrop:
         with writing(self.subject, self.data):
             recorded = {entry["name"]: entry for entry in read_lines(self.data / FILES)}
         with writing(self.subject, self.settings.path):
-            found = {path.name: path.stat().st_size for path in self.work.glob("*.dcm")}
+            paths = [path for path in self.work.iterdir() if path.name != MANIFEST and not path.name.startswith(".")]
+            found = {path.name: path.stat().st_size for path in paths}
         wrong = sorted(
             name for name in recorded.keys() | found if recorded.get(name, {}).get("sizeBytes") != found.get(name)
         )
         if wrong:
+            # The name of an attachment may have patient data.
+            first = next((name for name in wrong if name.endswith(OF_INSTANCES)), "an attachment")
             raise Permanent(
-                f"{self.subject}: files in {self.work} were changed ({len(wrong)}, such as {wrong[0]}); "
+                f"{self.subject}: files in {self.work} were changed ({len(wrong)}, such as {first}); "
                 "cancel the job and submit its instances again"
             )
         return [recorded[name] for name in sorted(recorded)]
@@ -224,7 +242,8 @@ class FolderDrop:
             "createdAt": job.created_at.isoformat(),
             "completedAt": datetime.now(timezone.utc).isoformat(),
             "metadata": self._metadata(),
-            "files": files,
+            "files": [entry for entry in files if OUTPUT_NAME not in entry],
+            "attachments": [entry for entry in files if OUTPUT_NAME in entry],
         }
 
     def _metadata(self) -> Mapping[str, Any]:

@@ -40,6 +40,11 @@ class FolderSettings:
         default=DropName.JOB,
         help="Name of a job's folder: `job` for the job's name followed by its id, `id` for its id only.",
     )
+    attachments: bool = setting(
+        default=True,
+        help="If true, a job that delivers results also has the outputs that are not DICOM, such as PDF or JSON. The "
+        "adapter cannot check whether they belong to the right patient.",
+    )
     mode: str = setting(
         default="700",
         validator=_mode,

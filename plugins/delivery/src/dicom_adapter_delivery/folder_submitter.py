@@ -13,7 +13,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from uuid import uuid4
 
-from dicom_adapter import Job, Permanent, PlatformJob, PlatformStatus, Submitter, Upload
+from dicom_adapter import (
+    AttachmentUpload,
+    Job,
+    Permanent,
+    PlatformJob,
+    PlatformStatus,
+    Submitter,
+    SubmitterContext,
+    Upload,
+)
 from dicom_adapter_delivery.folder_drop import DELIVERED, DropState, FolderDrop, folder_name
 from dicom_adapter_delivery.folder_files import PRIVATE_FOLDER, sync_folder, writing
 from dicom_adapter_delivery.folder_settings import FolderSettings
@@ -26,6 +35,10 @@ class FolderSubmitter(Submitter[FolderSettings]):
     """Deliver jobs as folders."""
 
     name = "folder"
+
+    def __init__(self, settings: FolderSettings, context: SubmitterContext) -> None:
+        super().__init__(settings, context)
+        self.takes_attachments = settings.attachments
 
     def open(self) -> None:
         """Create the submitter's own folder, and delete marks that are not needed any more."""
@@ -56,6 +69,9 @@ class FolderSubmitter(Submitter[FolderSettings]):
 
     def upload(self, job: Job, upload: Upload) -> None:
         self._drop(job, f"upload of instance {upload.instance.instance_id}").add(upload)
+
+    def attach(self, job: Job, attachment: AttachmentUpload) -> None:
+        self._drop(job, f"upload of attachment {attachment.position + 1}").attach(attachment)
 
     def start(self, job: Job) -> None:
         self._drop(job, "start").complete()

@@ -24,6 +24,11 @@ def record(folder: Path, metadata: Mapping[str, str], *, started: bool) -> Platf
         platform_job_id=folder.name,
         metadata=metadata,
         files=[path.read_bytes() for path in sorted(folder.glob("*.dcm"))],
+        attachments={
+            path.name: path.read_bytes()
+            for path in folder.iterdir()
+            if path.suffix != ".dcm" and path.name != "manifest.json" and not path.name.startswith(".")
+        },
         started=started,
         cancelled=False,
     )

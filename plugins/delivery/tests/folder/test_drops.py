@@ -17,7 +17,7 @@ import pytest
 from attrs import evolve, frozen
 
 from dicom_adapter import Job, Permanent, Retriable, SubmitterContext
-from dicom_adapter.testing.submitter_jobs import JobSteps, make_job, make_upload
+from dicom_adapter.testing.submitter_jobs import PATIENT_ID, JobSteps, make_attachment, make_job, make_upload
 from dicom_adapter_delivery import folder_drop, folder_files
 from dicom_adapter_delivery.folder_settings import DropName, FolderSettings
 from dicom_adapter_delivery.folder_submitter import KEEP_MARKS_S, FolderSubmitter
@@ -308,6 +308,55 @@ def test_everything_is_synced_before_an_upload_or_start_returns(
     synced.clear()
     submitter.start(steps.job)
     assert [".manifest.json.part", steps.job.run_id, "delivered", "drop", ".incoming"] == synced
+
+
+# --- attachments ------------------------------------------------------------------------------------------------------
+
+
+def test_attachments_are_in_the_drop_and_in_its_manifest(drop_box: DropBox, steps: JobSteps) -> None:
+    """They appear together with the instances, in the same rename."""
+    submitter = drop_box.connect()
+    steps.create(submitter)
+    steps.attach(submitter, make_attachment(0, "report.json", b"{}"))
+    steps.upload(submitter, INSTANCES[0])
+    assert [] == drop_box.visible()
+    submitter.start(steps.job)
+    manifest = drop_box.manifest()
+    assert ["000000.dcm"] == [entry["name"] for entry in manifest["files"]]
+    assert [
+        {
+            "name": "report.json",
+            "outputName": f"{PATIENT_ID}/report.json",
+            "sizeBytes": 2,
+            "sha256": hashlib.sha256(b"{}").hexdigest(),
+        }
+    ] == manifest["attachments"]
+    assert ["000000.dcm", "manifest.json", "report.json"] == sorted(p.name for p in drop_box.job_folder().iterdir())
+
+
+def test_attachment_that_has_changed_faults_the_job_and_is_not_named(drop_box: DropBox, steps: JobSteps) -> None:
+    """Its name may have patient data."""
+    submitter = drop_box.connect()
+    steps.create(submitter)
+    steps.attach(submitter, make_attachment(0, f"{PATIENT_ID}.json", b"{}"))
+    next((drop_box.path / ".incoming").rglob("*.json")).write_bytes(b"[{}]")
+    with pytest.raises(Permanent, match=r"files in .* were changed \(1, such as an attachment\)") as raised:
+        submitter.start(steps.job)
+    assert PATIENT_ID not in str(raised.value)
+    assert [] == drop_box.visible()
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", ".hidden", "manifest.json", "000000.dcm", "a b", ""])
+def test_names_that_the_core_never_chooses_are_refused(drop_box: DropBox, steps: JobSteps, name: str) -> None:
+    submitter = drop_box.connect()
+    steps.create(submitter)
+    with pytest.raises(Permanent, match="upload of attachment 1: its file name is not allowed here"):
+        steps.attach(submitter, make_attachment(0, name, b"{}"))
+
+
+def test_attachments_are_declined_if_configured(drop_box: DropBox) -> None:
+    assert drop_box.connect().takes_attachments
+    assert not drop_box.connect(attachments=False).takes_attachments
 
 
 # --- refused and missing ----------------------------------------------------------------------------------------------

@@ -17,8 +17,9 @@ from dicom_adapter.api.values import SOURCE_JOB, InstanceStorageInfo, Job
 from dicom_adapter.config.results import ResultsConfig
 from dicom_adapter.flow.results.check import Expected, KnownInstance, OutputKind, Verdict, judge
 from dicom_adapter.flow.results.collect import StoredOutput
-from dicom_adapter.flow.results.destinations import Destinations, KnownDestinations, choose
-from dicom_adapter.ledger import Transaction, attachments, events, jobs, results, series
+from dicom_adapter.flow.results.destinations import DestinationFacts, Destinations, KnownDestinations, choose
+from dicom_adapter.flow.results.file_names import file_names
+from dicom_adapter.ledger import Transaction, attachments, events, job_attachments, jobs, results, series
 from dicom_adapter.ledger.attachments import Attachment
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.instances import UNNUMBERED
@@ -39,6 +40,8 @@ class CommittedResults:
     delivered: int  # number of results that get delivery jobs, if there are destinations
     quarantined: int
     attachments: int
+    attachments_to: Sequence[str]  # the destinations that get the attachments
+    attachments_wait: bool  # no DICOM output passes the check, so the attachments are not delivered now
     size_bytes: int
     jobs: Sequence[Job]  # the delivery jobs
     studies: Sequence[str]  # Study Instance UIDs of the results that are delivered
@@ -50,6 +53,8 @@ class CommittedResults:
             "results": self.delivered,
             "quarantined": self.quarantined,
             "attachments": self.attachments,
+            "attachments_to": list(self.attachments_to),
+            "attachments_wait": self.attachments_wait,
             "bytes": self.size_bytes,
             "destinations": [job.submitter for job in self.jobs],
         }
@@ -79,7 +84,7 @@ def enter(
         kind: [pair for pair in zip(outputs, verdicts, strict=True) if pair[1].kind is kind] for kind in OutputKind
     }
     kept = [_attachment(output, source.number) for output, _verdict in of_kind[OutputKind.ATTACHMENT]]
-    attachments.insert(transaction, kept)
+    stored = attachments.insert(transaction, kept)
     new = [
         _new_result(output, verdict, source.job, now)
         for kind in (OutputKind.GOOD, OutputKind.BAD)
@@ -90,11 +95,15 @@ def enter(
     good, bad = entered[:count], list(zip(entered[count:], of_kind[OutputKind.BAD], strict=True))
     series.enter(transaction, {_series(output) for output, _verdict in of_kind[OutputKind.GOOD]}, now)
     events.record(transaction, [_quarantined(instance, verdict.reason, now) for instance, (_output, verdict) in bad])
-    delivery = create_deliveries(transaction, source.job, good, destinations.submitters, now)
+    # If no DICOM output passes the check, the attachments may be wrong, too: they wait until an operator has decided.
+    files = [] if bad and not good else stored
+    delivery = create_deliveries(transaction, source.job, good, files, destinations.submitters, known, now)
     committed = CommittedResults(
         delivered=len(good),
         quarantined=len(bad),
         attachments=len(kept),
+        attachments_to=[job.submitter for job in delivery if job.attachment_count],
+        attachments_wait=bool(stored) and not files,
         size_bytes=sum(output.file.size_bytes for output in outputs),
         jobs=delivery,
         studies=list(dict.fromkeys(instance.study_instance_uid for instance in good)),
@@ -119,16 +128,36 @@ def create_deliveries(
     transaction: Transaction,
     source: Job,
     chosen: Sequence[InstanceStorageInfo],
+    files: Sequence[Attachment],
     destinations: Iterable[str],
+    known: KnownDestinations,
     now: datetime,
 ) -> list[Job]:
-    """Create a delivery job with these results for each destination; none if there are no results."""
-    created = [_delivery_job(source, destination, len(chosen), now) for destination in destinations if chosen]
-    for job in created:
-        jobs.insert(transaction, job, [instance.instance_id for instance in chosen])
+    """Create a delivery job with these results and attachments for each destination that has something to receive.
+
+    A destination that takes no attachments gets the results only, and an attachment goes to each destination once.
+    """
+    created = []
+    for destination in destinations:
+        facts = known.get(destination, DestinationFacts())
+        own = _not_delivered(transaction, files, destination) if facts.takes_attachments else []
+        if not chosen and not own:
+            continue
+        job = _delivery_job(source, destination, len(chosen), len(own), now)
+        number = jobs.insert(transaction, job, [instance.instance_id for instance in chosen])
+        names = file_names(attachment.name for attachment in own)
+        job_attachments.insert(transaction, number, [attachment.instance_id for attachment in own], names)
         detail = {"name": job.name, "pipeline": job.pipeline_id, "instances": job.instance_count}
+        if own:
+            detail["attachments"] = job.attachment_count
         events.record(transaction, [_of_job("job_queued", job, detail, now)])
+        created.append(job)
     return created
+
+
+def _not_delivered(transaction: Transaction, files: Sequence[Attachment], destination: str) -> list[Attachment]:
+    numbers = job_attachments.without_job_of(transaction, [file.instance_id for file in files], destination)
+    return [file for file in files if file.instance_id in numbers]
 
 
 def judge_again(transaction: Transaction, source_number: int, output: StoredOutput, instance_id: int) -> Verdict:
@@ -183,7 +212,7 @@ def keep_until(
     return max(chosen, needed) if destinations.unknown_senders and needed else chosen
 
 
-def _delivery_job(source: Job, destination: str, count: int, now: datetime) -> Job:
+def _delivery_job(source: Job, destination: str, count: int, attachment_count: int, now: datetime) -> Job:
     return Job(
         job_id=uuid4().hex,
         name=f"{source.name}-to-{destination}",
@@ -192,6 +221,7 @@ def _delivery_job(source: Job, destination: str, count: int, now: datetime) -> J
         priority=source.priority,
         submitter=destination,
         instance_count=count,
+        attachment_count=attachment_count,
         metadata={**_source(source.metadata), SOURCE_JOB: source.job_id, "Instances": str(count)},
         created_at=now,
         changed_at=now,

@@ -19,7 +19,8 @@ from dicom_adapter.config.results import ResultsConfig
 class DestinationFacts:
     """What the core knows of a submitter that can deliver."""
 
-    node_ae_title: str | None  # of the DICOM node to which it sends; None: not to a DICOM node
+    node_ae_title: str | None = None  # of the DICOM node to which it sends; None: not to a DICOM node
+    takes_attachments: bool = False
 
 
 KnownDestinations = Mapping[str, DestinationFacts]  # by the name of the submitter, in the order of the configuration
@@ -35,7 +36,12 @@ class Destinations:
 
 def known_destinations(submitters: Mapping[str, Submitter[Any]]) -> KnownDestinations:
     """Return what is known of these submitters."""
-    return {name: DestinationFacts(node_ae_title=submitter.node_ae_title) for name, submitter in submitters.items()}
+    return {
+        name: DestinationFacts(
+            node_ae_title=submitter.node_ae_title, takes_attachments=bool(submitter.takes_attachments)
+        )
+        for name, submitter in submitters.items()
+    }
 
 
 def choose(settings: ResultsConfig, senders: Sequence[str], known: KnownDestinations) -> Destinations:

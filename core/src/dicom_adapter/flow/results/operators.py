@@ -34,7 +34,7 @@ from dicom_adapter.flow.results.deliver import (
 )
 from dicom_adapter.flow.results.destinations import Destinations, KnownDestinations
 from dicom_adapter.flow.verified_reader import VerifiedReader
-from dicom_adapter.ledger import Ledger, Transaction, events, instances, jobs, results
+from dicom_adapter.ledger import Ledger, Transaction, attachments, events, instances, jobs, results
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.results import ResultRow
 from dicom_adapter.ledger.schema import InstanceState
@@ -160,9 +160,11 @@ class Requeue:
         destinations = destinations_of(transaction, rows[0].job_number, settings, self.known)
         missing = {row.instance.instance_id: _missing(transaction, row, destinations) for row in rows}
         results.keep(transaction, missing, keep_until(settings, destinations, now, self.history))
+        files = attachments.of_job(transaction, rows[0].job_number)
         for name in destinations.submitters:
             chosen = [row.instance for row in rows if name in missing[row.instance.instance_id]]
-            changes.jobs += create_deliveries(transaction, job, chosen, [name], now)
+            if chosen:
+                changes.jobs += create_deliveries(transaction, job, chosen, files, [name], self.known, now)
         changes.unknown_senders.update(destinations.unknown_senders)
 
     def _settings_for(self, row: ResultRow) -> ResultsConfig:

@@ -3,7 +3,7 @@
     state          job step      next state
     queued         create_job    created
     created        add_metadata  metadata-sent
-    metadata-sent  upload (all)  uploaded
+    metadata-sent  upload (all)  uploaded; `attach` uploads the attachments of a delivery job
     uploaded       start         submitted, or running if the submitter follows jobs
     running        results       succeeded, or failed if an expected result is missing
 
@@ -41,6 +41,7 @@ from dicom_adapter.flow.submit.metadata import Omitted, read_metadata
 from dicom_adapter.flow.submit.uploading import Uploading
 from dicom_adapter.flow.verified_reader import VerifiedReader
 from dicom_adapter.ledger import instances
+from dicom_adapter.ledger.attachments import Attachment
 from dicom_adapter.ledger.jobs import JobRow
 from dicom_adapter.runtime.resources import Resources
 
@@ -185,10 +186,10 @@ class Steps:
             log.warning("job_cancel_refused", job_id=row.job.job_id, reason=str(refusal))
         return Done(state=JobState.CANCELLED)
 
-    def _open_verified(self, instance: InstanceStorageInfo) -> BinaryIO:
+    def _open_verified(self, instance: InstanceStorageInfo | Attachment) -> BinaryIO:
         return cast(BinaryIO, VerifiedReader(self._open(instance), instance))
 
-    def _open(self, instance: InstanceStorageInfo) -> BinaryIO:
+    def _open(self, instance: InstanceStorageInfo | Attachment) -> BinaryIO:
         try:
             return self._storage.read(instance.storage_key)
         except OSError as failure:

@@ -144,12 +144,17 @@ def _queued(facts: StoryFacts, job: Job, count: int) -> Entry:
 def _delivery(job: Job) -> Entry:
     source = job.metadata[SOURCE_JOB]
     of_job = f" of job {short(source)}" if source else ""
-    text = (
-        f"Job {short(job.job_id)} was queued to deliver {counted(job.instance_count, 'result')}{of_job} to "
-        f"{job.submitter}."
-    )
+    files = [counted(job.instance_count, "result")] if job.instance_count else []
+    if job.attachment_count:
+        files.append(counted(job.attachment_count, "attachment"))
+    text = f"Job {short(job.job_id)} was queued to deliver {listed(files)}{of_job} to {job.submitter}."
     fields = {"jobId": job.job_id, "name": job.name, "sourceJobId": source, "destination": job.submitter}
-    return Entry(kind="delivery_queued", at=job.created_at, text=text, fields={**fields, "results": job.instance_count})
+    return Entry(
+        kind="delivery_queued",
+        at=job.created_at,
+        text=text,
+        fields={**fields, "results": job.instance_count, "attachments": job.attachment_count},
+    )
 
 
 def _steps(job: Job, events: Sequence[Event]) -> Iterator[Entry]:

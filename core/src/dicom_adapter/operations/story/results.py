@@ -69,8 +69,23 @@ def _collected(event: Event) -> Entry:
         parts.append(f"{detail['quarantined']} more that {was(int(str(detail['quarantined'])))} quarantined")
     if detail["attachments"]:
         parts.append(counted(int(str(detail["attachments"])), "attachment"))
-    text = f"Job {short(str(event.job_id))} produced {listed(parts)}."
+    text = f"Job {short(str(event.job_id))} produced {listed(parts)}.{_attachments(event)}"
     return Entry(kind=event.event, at=event.at, text=text, fields={"jobId": event.job_id, **detail})
+
+
+def _attachments(event: Event) -> str:
+    """Return where the attachments are delivered; "" if there are none, or no destinations."""
+    detail = event.detail
+    if not detail["attachments"]:
+        return ""
+    if detail.get("attachments_wait"):
+        return " The attachments are not delivered, because no DICOM output has passed the check."
+    to = cast("list[str]", detail.get("attachments_to", []))
+    without = [name for name in cast("list[str]", detail["destinations"]) if name not in to]
+    sent = f" The attachments are delivered to {listed(to)}." if to else ""
+    takes = "takes" if len(without) == 1 else "take"
+    left = f" They are not sent to {listed(without)}, which {takes} DICOM only." if without else ""
+    return sent + (left if to else left.replace(" They", " The attachments", 1))
 
 
 def _sender_unknown(event: Event) -> Entry:
