@@ -9,7 +9,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def plural(noun: str) -> str:
-    """Return the plural of a noun of this project, for example `studies`, `series` or `AE titles`."""
+    """Return the plural of a noun of this project, for example `studies`, `days`, `series` or `AE titles`."""
     if noun.endswith("series"):
         return noun
-    return f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{noun[:-1]}ies" if noun.endswith("y") and not noun.endswith("ay") else f"{noun}s"
