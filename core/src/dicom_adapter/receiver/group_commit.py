@@ -29,7 +29,7 @@ CommitInline: TypeAlias = Callable[[Sequence[ReceivedInstance], float], "Sequenc
 # Larger groups are committed on the commit thread: while the disk writes them, the loop receives the next instances.
 INLINE_BYTES = 256 << 10
 # If the last commit took longer, the next is not done inline: of the only connection, or while others have to wait
-ALONE_SECONDS, GROUP_SECONDS = 0.1, 0.02
+ALONE_SECONDS, GROUP_SECONDS = 0.1, 0.002
 
 
 class GroupCommit:
