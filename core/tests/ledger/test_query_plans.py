@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +27,7 @@ from dicom_adapter.ledger import (
     traces,
 )
 from dicom_adapter.ledger.begun_jobs import begun
+from dicom_adapter.ledger.connection import database_file
 from dicom_adapter.ledger.filters import Filters
 from dicom_adapter.ledger.held import count_held, count_held_bytes, count_held_results
 from dicom_adapter.ledger.history import BEGINNING
@@ -39,9 +43,30 @@ PARTIAL = {
 }  # indexes of held instances: the pending and the quarantined ones
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The path of the ledger that each test copies. The first test creates it."""
+    return tmp_path_factory.mktemp("template") / "ledger.sqlite"
+
+
 @pytest.fixture
-def large_ledger(ledger: Ledger, an_instance: Callable[..., InstanceStorageInfo], a_job: Callable[..., Job]) -> Ledger:
+def large_ledger(
+    template: Path,
+    url: str,
+    an_instance: Callable[..., InstanceStorageInfo],
+    a_job: Callable[..., Job],
+) -> Iterator[Ledger]:
     """Return a ledger with many rows, nearly all of them finished."""
+    if not template.exists():
+        with closing(Ledger(f"sqlite:///{template}", durable=False)) as ledger:
+            ledger.migrate()
+            fill(ledger, an_instance, a_job)
+    shutil.copyfile(template, database_file(url))
+    with closing(Ledger(url, durable=False)) as ledger:
+        yield ledger
+
+
+def fill(ledger: Ledger, an_instance: Callable[..., InstanceStorageInfo], a_job: Callable[..., Job]) -> None:
     with ledger.write() as transaction:
         numbers = [instances.insert(transaction, an_instance()).instance_id for _ in range(200)]
         instances.release(transaction, numbers[:190], NOW)
@@ -50,7 +75,6 @@ def large_ledger(ledger: Ledger, an_instance: Callable[..., InstanceStorageInfo]
             jobs.insert(transaction, a_job(state=JobState.SUBMITTED), [number])
         jobs.insert(transaction, a_job(), [1])
         series.enter(transaction, [ArrivedSeries("2.25.2000", "2.25.1000", "P1", "A1")], NOW)
-    return ledger
 
 
 @pytest.mark.parametrize(
