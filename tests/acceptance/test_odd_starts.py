@@ -17,6 +17,7 @@ from dicom_adapter.ledger.migration import REVISION
 from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, send, wait_until_submitted, write_study
+from support.health import is_running
 from support.listening import wait_until
 
 CONFIGURATION = (
@@ -129,7 +130,7 @@ def test_the_service_runs_although_a_standard_stream_is_closed(stopped: Path, cl
     command = ["sh", "-c", f'exec "$@" {closed}', "sh", *PROGRAM, "run", str(stopped), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as service:
         try:
-            wait_until(lambda: run("status", stopped).returncode == 0 or service.poll() is not None)
+            wait_until(lambda: is_running(stopped) or service.poll() is not None)
             links = [str(Path(f"/proc/{service.pid}/fd/{number}").readlink()) for number in range(3)]
             service.send_signal(signal.SIGTERM)
             output, _errors = service.communicate(timeout=60)

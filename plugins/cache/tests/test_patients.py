@@ -95,20 +95,21 @@ def test_a_half_corrected_study_is_shown_as_a_conflict(make_cache: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "second"),
+    ("first", "second", "same_series"),
     [
-        (WRONG, RIGHT),
-        ({"patient_id": "P-1"}, {"patient_id": ""}),
-        ({"patient_id": "P-1"}, {"patient_id": "p-1"}),
-        ({"issuer": "A"}, {"issuer": "B"}),
-        ({"issuer": "A"}, {"issuer": ""}),
-        ({"patient_name": "Meier^Anna"}, {"patient_name": "Meier^Bert"}),
-        ({"patient_name": "Meier^A=X"}, {"patient_name": "Meier^A=Y"}),
-        ({"PatientBirthDate": "19700101"}, {"PatientBirthDate": "19700102"}),
-        ({"PatientSex": "F"}, {"PatientSex": "M"}),
+        (WRONG, RIGHT, True),
+        (WRONG, RIGHT, False),
+        ({"patient_id": "P-1"}, {"patient_id": ""}, True),
+        ({"patient_id": "P-1"}, {"patient_id": "p-1"}, True),
+        ({"issuer": "A"}, {"issuer": "B"}, True),
+        ({"issuer": "A"}, {"issuer": ""}, True),
+        ({"patient_name": "Meier^Anna"}, {"patient_name": "Meier^Bert"}, True),
+        ({"patient_name": "Meier^A=X"}, {"patient_name": "Meier^A=Y"}, True),
+        ({"PatientBirthDate": "19700101"}, {"PatientBirthDate": "19700102"}, True),
+        ({"PatientSex": "F"}, {"PatientSex": "M"}, True),
+        ({"PatientSex": "F"}, {"PatientSex": "M"}, False),
     ],
 )
-@pytest.mark.parametrize("same_series", [True, False])
 def test_a_conflicting_study_is_composed_only_by_an_explicit_choice(
     make_cache: Any, first: dict[str, str], second: dict[str, str], same_series: bool
 ) -> None:
