@@ -42,14 +42,14 @@ def red(report: dict[str, Any]) -> dict[str, str]:
 
 
 def wait_until(
-    expected: Callable[[set[str]], bool], service: LaunchedService, python: str = sys.executable
+    expected: Callable[[dict[str, str]], bool], service: LaunchedService, python: str = sys.executable
 ) -> dict[str, Any]:
-    """Wait until the names of the red parts are as expected. The ledger is updated a little later than the log."""
+    """Wait until the red parts and their reasons are as expected. The ledger is updated later than the log."""
     deadline = time.monotonic() + SECONDS
     while True:
         exit_status, report = status(service, python)
         parts = red(report)
-        if expected(set(parts)):
+        if expected(parts):
             assert bool(parts) == exit_status
             return report
         assert time.monotonic() < deadline, report
@@ -58,4 +58,4 @@ def wait_until(
 
 def wait_until_red(expected: set[str], service: LaunchedService, python: str = sys.executable) -> dict[str, str]:
     """Wait until exactly these parts are red, and return their reasons."""
-    return red(wait_until(lambda parts: parts == expected, service, python))
+    return red(wait_until(lambda parts: parts.keys() == expected, service, python))
