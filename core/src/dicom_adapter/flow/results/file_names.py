@@ -1,7 +1,7 @@
 """Step 6 (`results`) of the flow: names of files for attachments. All functions are pure.
 
 A pipeline chooses the names of its outputs, and may choose `../x`, a name that a file share does not accept, or the
-same name twice in different folders. Whoever reads delivered files wants to recognize the name.
+same name twice in different folders. Readers of delivered files must still recognize the name.
 """
 
 from __future__ import annotations
