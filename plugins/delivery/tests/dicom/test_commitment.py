@@ -221,4 +221,4 @@ def test_orthanc_reports_on_an_association_of_its_own(
         while not (status := submitter.status(job)).detail:
             assert time.monotonic() < end
             time.sleep(0.05)
-        assert f"such as {missing.sop_instance_uid}: 0x0112" in status.detail
+        assert f"{missing.sop_instance_uid} is not committed: 0x0112" in status.detail
