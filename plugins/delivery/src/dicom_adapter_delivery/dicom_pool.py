@@ -183,29 +183,38 @@ class AssociationPool:
         return association
 
     def _put_back(self, association: OutgoingAssociation) -> None:
+        present = self._versions()
         with self._changed:
             versions = self._in_use.pop(association)
             now = time.monotonic()
-            if association.is_usable and not self._is_closed:
-                self._unused.append(_Unused(association, now, versions))
-            else:
-                self._count -= 1
-                association.close_connection()
-            self._available.notify()  # one is enough: an upload that cannot use this association replaces it
-            if self._waits_for_first:
-                self._changed.notify()
+            is_reusable = association.is_usable and not self._is_closed
+            # Also compared here: an upload that waits has compared the versions before, and would take it.
+            is_outdated = is_reusable and versions != present
+            if not is_outdated:
+                if is_reusable:
+                    self._unused.append(_Unused(association, now, versions))
+                else:
+                    self._count -= 1
+                    association.close_connection()
+                self._available.notify()  # one is enough: an upload that cannot use this association replaces it
+                if self._waits_for_first:
+                    self._changed.notify()
+        if is_outdated:
+            self._release([association])
 
     def _release_outdated(self) -> None:
         """Release the unused associations that were opened with other TLS files than the present ones."""
         versions = self._versions()
         with self._changed:
-            outdated = [entry for entry in self._unused if entry.versions != versions]
+            outdated = [entry.association for entry in self._unused if entry.versions != versions]
             self._unused = [entry for entry in self._unused if entry.versions == versions]
-        if not outdated:
-            return
+        if outdated:
+            self._release(outdated)
+
+    def _release(self, outdated: Sequence[OutgoingAssociation]) -> None:
         try:
-            for entry in outdated:
-                entry.association.release()
+            for association in outdated:
+                association.release()
         finally:
             with self._changed:
                 self._count -= len(outdated)

@@ -7,7 +7,7 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,12 @@ from pynetdicom import AE, AllStoragePresentationContexts, evt
 from dicom_adapter import Retriable
 from dicom_adapter.testing.submitter_jobs import make_job
 from dicom_adapter_delivery import dicom_wire as wire
+from dicom_adapter_delivery.dicom_association import VERIFICATION
+from dicom_adapter_delivery.dicom_pool import AssociationPool
 from dicom_adapter_delivery.dicom_settings import DicomPeerTls, DicomSettings
 from dicom_adapter_delivery.dicom_submitter import DicomSubmitter
+from dicom_adapter_delivery.dicom_wire import Pair
+from dicom_adapter_delivery.tls_files import FileVersions
 from support.certificates import Pki
 
 from .conftest import uploads_of_study
@@ -121,6 +125,50 @@ def test_associations_with_old_certificates_are_released(
     submitter.upload(JOB, third)
     assert 2 == node.associations
     assert node.released.wait(SECONDS)
+
+
+class UnusedAssociation:
+    """An association that accepts everything and sends nothing."""
+
+    is_usable = True
+    is_reused = False
+    began = 0.0
+    refused: Mapping[Pair, str] = {}
+
+    def __init__(self) -> None:
+        self.is_released = False
+
+    def accepts(self, _pair: Pair) -> bool:
+        return True
+
+    def is_alive(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        self.is_released = True
+
+
+def test_association_in_use_is_released_after_its_upload_when_a_certificate_was_renewed() -> None:
+    """Under load, the next upload already waits for the association, and would take it.
+
+    Verified to fail when the versions of the files are compared only before an association is taken.
+    """
+    versions: FileVersions = ((1, 1),)
+    opened: list[Any] = []
+
+    def open_association(_pairs: Sequence[Pair]) -> Any:
+        opened.append(UnusedAssociation())
+        return opened[-1]
+
+    pool = AssociationPool(open_association, 1, SECONDS, lambda: versions)
+    with pool.association(VERIFICATION):
+        pass
+    with pool.association(VERIFICATION):
+        assert not opened[0].is_released
+        versions = ((2, 1),)
+    assert opened[0].is_released
+    with pool.association(VERIFICATION):
+        assert 2 == len(opened)
 
 
 @pytest.mark.parametrize(
