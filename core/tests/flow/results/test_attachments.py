@@ -185,13 +185,38 @@ def test_a_restored_delivery_without_its_attachments_waits_for_an_operator(site:
         (["manifest.json", "000000.dcm"], ["manifest-2.json", "000000.dcm.bin"]),
         (["報告.pdf", "", ".."], ["attachment.pdf", "attachment", "attachment-2"]),
         (["CON.txt", "nul"], ["attachment-CON.txt", "attachment-nul"]),
+        (["a.dcm ", "000000.DCM."], ["a.dcm.bin", "000000.DCM.bin"]),
+        (["b" * 96 + ".dcm-of-a-very-long-name"], ["b" * 96 + ".bin"]),
     ],
 )
 def test_names_of_files_are_recognizable_and_differ(names: list[str], expected: list[str]) -> None:
     assert expected == file_names(names)
 
 
-@given(st.lists(st.text(max_size=150), max_size=20))
+def test_the_time_for_equal_names_of_files_is_linear(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The names are made in the transaction that commits the results: others wait for it.
+
+    Verified to fail when each name tries all numbers from 1.
+    """
+    searches = 0
+
+    class CountedNames(set[str]):
+        def __contains__(self, name: object) -> bool:
+            nonlocal searches
+            searches += 1
+            return super().__contains__(name)
+
+    monkeypatch.setattr("dicom_adapter.flow.results.file_names.set", CountedNames, raising=False)
+    found = file_names([f"{'folder/' * 20}{number:04}.json" for number in range(1000)])
+    assert 1000 == len(set(found))
+    assert searches < 3000
+
+
+ENDINGS = st.sampled_from(["", ".dcm", ".DCM ", "/x.dcm.-", "manifest.json", ".nii.gz"])
+NAMES = st.builds(lambda text, ending: text + ending, st.text(max_size=150), ENDINGS)
+
+
+@given(st.lists(NAMES, max_size=20))
 def test_names_of_files_are_safe(names: list[str]) -> None:
     """No name is a path, hidden, or taken, whatever a pipeline writes."""
     found = file_names(names)

@@ -22,9 +22,10 @@ OF_DICOM = ".dcm"  # only instances have this ending
 def file_names(names: Iterable[str]) -> list[str]:
     """Return a name of a file for each name of an output. No two are the same, also if case is ignored."""
     taken = set(TAKEN)
+    numbers: dict[str, int] = {}
     found = []
     for name in names:
-        chosen = _free(_plain(name), taken)
+        chosen = _free(_plain(name), taken, numbers)
         taken.add(chosen.lower())
         found.append(chosen)
     return found
@@ -35,22 +36,27 @@ def _plain(name: str) -> str:
     plain = NOT_IN_NAMES.sub("-", name)
     match = ENDING.search(plain)
     ending = match[0] if match else ""
-    stem = plain[: len(plain) - len(ending)].strip(".-_")[:LONGEST]
-    if ending.lower() == OF_DICOM:
-        ending += ".bin"
-    stem = stem or UNNAMED
-    return f"{UNNAMED}-{stem}{ending}" if RESERVED.fullmatch(stem) else f"{stem}{ending}"
+    stem = plain[: len(plain) - len(ending)].strip(".-_") or UNNAMED
+    if RESERVED.fullmatch(stem):
+        stem = f"{UNNAMED}-{stem}"
+    stem = stem[:LONGEST].rstrip(".-_")
+    # Compared only now: what follows the ending of the output, such as a space, may have been removed.
+    return f"{stem}{ending}.bin" if f"{stem}{ending}".lower().endswith(OF_DICOM) else f"{stem}{ending}"
 
 
-def _free(name: str, taken: set[str]) -> str:
-    """Return the name, with a number if it is taken, and not longer than a name may be."""
+def _free(name: str, taken: set[str], numbers: dict[str, int]) -> str:
+    """Return the name, with a number if it is taken, and not longer than a name may be.
+
+    `numbers` has the last number of each name: thousands of outputs may get the same name.
+    """
     match = ENDING.search(name)
     ending = match[0] if match else ""
     stem = name[: len(name) - len(ending)]
-    number = 1
+    number = numbers.get(name.lower(), 0)
     while True:
+        number += 1
         suffix = f"-{number}{ending}" if number > 1 else ending
         candidate = f"{stem[: LONGEST - len(suffix)].rstrip('.-_')}{suffix}"
         if candidate.lower() not in taken:
+            numbers[name.lower()] = number
             return candidate
-        number += 1
