@@ -64,6 +64,15 @@ def test_the_mark_of_an_output_is_not_returned(piece: int, into: bool) -> None:
     assert marked == b"".join(pieces(VerifiedReader(io.BytesIO(marked), stored, returns_mark=True)))
 
 
+@pytest.mark.parametrize("into", [False, True], ids=["read", "readinto"])
+def test_the_mark_of_an_output_is_not_returned_after_a_read_of_no_bytes(into: bool) -> None:
+    """Verified to fail when a piece without bytes decides that the file has no mark."""
+    content = HEADERS[0] + DATA_SET
+    file = reader(mark_output(content), Stored(7, len(content), zlib.crc32(DATA_SET)))
+    assert not (file.readinto(memoryview(bytearray())) if into else file.read(0))
+    assert content == file.read()
+
+
 def test_the_preamble_of_a_program_is_kept() -> None:
     """A program may use the preamble, for example to make a file readable as TIFF (PS3.10 section 7.1)."""
     content = b"II*\0".ljust(128, b"\0") + HEADERS[0][128:] + DATA_SET

@@ -71,13 +71,13 @@ class VerifiedReader(io.RawIOBase):
 
     def _finds_mark(self, piece: bytes) -> bool:
         """Return whether the file has the mark of an output. The first `piece` may be shorter than the mark."""
-        if self._is_marked is None:
+        if self._is_marked is None and piece:  # `read(0)` shows nothing
             beginning = piece[:PREAMBLE]
-            if 0 < len(beginning) < PREAMBLE:
+            if len(beginning) < PREAMBLE:
                 beginning += self._file.read(PREAMBLE - len(beginning))
                 self._file.seek(len(piece))
             self._is_marked = beginning == OUTPUT_PREAMBLE
-        return self._is_marked
+        return bool(self._is_marked)
 
     def _check(self, piece: memoryview, wanted: int) -> None:
         if self._size < BEFORE_META:
