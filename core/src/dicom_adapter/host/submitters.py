@@ -160,10 +160,11 @@ class Submitters:
             wake = partial(self._wake, Part(PartKind.TIME_LIMIT, name))
             longest = timedelta(seconds=table.time_limit)
             limit = TimeLimit(longest, submitter, submission, self._resources.clock, wake)
-        if table.status_every is not None or submitter.follows_jobs or self._has_running_jobs(name):
+        is_followed = submitter.follows_jobs or self._has_running_jobs(name)
+        if table.status_every is not None or is_followed:
             every = STATUS_EVERY if table.status_every is None else timedelta(seconds=table.status_every)
             watch = PlatformWatch(name, submitter, submission, every, self._resources, self._on_change, limit)
-        if submitter.follows_jobs or self._has_clean_ups(name):
+        if is_followed or self._has_clean_ups(name):
             ending = CleanUps(name, submitter, submission, retries, self._resources, self._poll_every)
         return _SubmitterEntry(
             table=table,

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from attrs import evolve
 from structlog.testing import capture_logs
 
 from dicom_adapter import Job, JobState, Permanent, Retriable
@@ -213,3 +214,22 @@ def test_a_waiting_clean_up_ends_when_the_submitter_does_not_need_it_any_more(
     adapter.restart()
     adapter.advance(60)
     assert [] == waiting(adapter)
+
+
+@pytest.mark.parametrize("succeeds", [True, False])
+def test_runs_that_a_reload_has_left_running_are_cleaned_up(
+    adapter: Adapter, monkeypatch: pytest.MonkeyPatch, succeeds: bool
+) -> None:
+    """The changed submitter follows no jobs, but its earlier jobs end.
+
+    Verified to fail when only a submitter that follows jobs, or has clean-ups at the reload, has clean-ups later.
+    """
+    monkeypatch.setattr(FollowedMemorySubmitter, "follows_jobs", False)
+    table = evolve(adapter.config.submitters["platform"], parallel=3)
+    adapter.configure(evolve(adapter.config, submitters={"platform": table}))
+    ended = end(adapter, succeeded=succeeds)
+    if not succeeds:
+        operators.retry(adapter.ledger, adapter.clock, ended.job_id)
+        adapter.advance(10)
+    assert [] == waiting(adapter)
+    assert cleaned_up(adapter)[ended.run_id]
