@@ -74,15 +74,19 @@ def delete_jobs(
 ) -> int:
     """Delete the jobs in `numbers` that are no longer needed, with their events; return the number of deleted jobs.
 
-    A job is needed until all its instances are reclaimed, and until its runs are cleaned up by one of the configured
-    `submitters`. `polled` names the submitters whose platforms are polled for the status of jobs. A submitted job of
-    such a submitter is needed until the platform reports its end, unless its submission is older than `before`.
+    A job is needed until all its instances are reclaimed, until no result of it is quarantined, and until its runs are
+    cleaned up by one of the configured `submitters`. `polled` names the submitters whose platforms are polled for the
+    status of jobs. A submitted job of such a submitter is needed until the platform reports its end, unless its
+    submission is older than `before`.
     """
     needed = exists().where(
         job_instances.c.job_number == jobs.c.job_number,
         job_instances.c.instance_id == instances.c.instance_id,
         instances.c.state != InstanceState.RECLAIMED.value,
     )
+    result = instances.alias("result")
+    # A requeue compares the result with the instances of the job, and delivers the attachments that wait for it.
+    held = exists().where(result.c.source_job == jobs.c.job_number, result.c.state == InstanceState.QUARANTINED.value)
     awaited = and_(
         jobs.c.state == JobState.SUBMITTED.value,
         jobs.c.submitter.in_(polled),
@@ -91,7 +95,7 @@ def delete_jobs(
     )
     are_these = jobs.c.job_number.in_(numbers) & IS_FINISHED
     query = select(jobs.c.job_number, jobs.c.job_id).where(
-        are_these, ~needed, ~awaited, ~clean_ups.is_awaited(submitters)
+        are_these, ~needed, ~held, ~awaited, ~clean_ups.is_awaited(submitters)
     )
     unneeded = transaction.execute(query).all()
     if not unneeded:

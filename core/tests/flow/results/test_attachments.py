@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from datetime import timedelta
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -97,6 +98,31 @@ def test_attachments_wait_if_no_dicom_output_passes_the_check(site: Site) -> Non
     assert not requeue.run([row.instance.instance_id for row in site.results]).refused
     site.adapter.advance(10)
     assert [REPORT] == received(site)
+
+
+def test_a_job_is_kept_as_long_as_its_quarantined_results(site: Site) -> None:
+    """Without it, the attachments that wait were lost, and no result could be compared with the inputs again.
+
+    Verified to fail when old jobs are deleted without regard to their quarantined results.
+    """
+    job = site.end_job({"a.dcm": output(patient_id="OTHER"), **REPORT})
+    site.wait_days(62)
+    assert [job.job_id] == [one.job_id for one in site.adapter.jobs]
+    requeue = Requeue(
+        resources=site.adapter.resources,
+        settings={"LUNG": ResultsConfig(to=("archive",))},
+        known={"archive": DestinationFacts(takes_attachments=True)},
+        history=timedelta(days=30),
+        by="operator",
+    )
+    [number] = [row.instance.instance_id for row in site.results]
+    assert "its Patient ID is not that of the inputs of its study" in requeue.run([number]).refused[number]
+    assert not evolve(requeue, force=True).run([number]).refused
+    site.adapter.advance(10)
+    assert [REPORT] == received(site)
+    site.wait_days(62)
+    assert not site.adapter.jobs
+    assert not list(site.adapter.storage.keys())
 
 
 def test_attachments_of_delivered_results_are_not_delivered_again(site: Site) -> None:
