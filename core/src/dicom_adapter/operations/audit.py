@@ -169,8 +169,7 @@ class Audit:
                     suspects.append(row.instance_id)
             self._on_progress("instances compared", self._last_id, max(newest, self._last_id))
         for one in self._compare_attachments(keys):
-            # If its job was deleted, the service deletes the object, then the row.
-            if one.job_number is not None and not self._exists(one.storage_key):
+            if self._is_kept(one) and not self._exists(one.storage_key):
                 self._add(Finding(kind=Kind.MISSING, text=f"attachment {one.instance_id} has no object"))
         return suspects
 
@@ -186,6 +185,13 @@ class Audit:
             without += [one for one in batch if one.storage_key not in keys]
             keys.difference_update(one.storage_key for one in batch)
             last = batch[-1].instance_id
+
+    def _is_kept(self, one: Attachment) -> bool:
+        """Return whether a job has produced or delivers it; if none has, the object is deleted before the row."""
+        if one.job_number is not None:
+            return True
+        with self._ledger.read() as transaction:
+            return bool(job_attachments.deliveries(transaction, one.instance_id))
 
     def _read_new_rows(self) -> Iterator[list[ObjectRow]]:
         """Yield the rows that have not been read yet, in batches."""

@@ -177,6 +177,16 @@ def test_attachments_stay_until_all_deliveries_have_finished(site: Site) -> None
     assert not findings(site.adapter)
 
 
+def test_a_missing_object_is_reported_while_a_delivery_needs_it(site: Site) -> None:
+    """The job that has produced it was deleted. Verified to fail when only that job counts."""
+    site.adapter.platform.fail("attach", Permanent("refused"), pipeline_id="results")
+    site.end_job(REPORT)
+    site.wait_days(31)
+    assert ["archive"] == [one.submitter for one in site.adapter.jobs]
+    site.adapter.storage.delete(list(site.adapter.storage.keys()))
+    assert 1 == findings(site.adapter)
+
+
 def test_a_restart_between_attachments_uploads_only_the_rest(site: Site) -> None:
     site.adapter.platform.fail("attach", Retriable("busy"), pipeline_id="results")
     job = site.start_job()
