@@ -96,7 +96,7 @@ def fill(ledger: Ledger, an_instance: Callable[..., InstanceStorageInfo], a_job:
         (lambda t: jobs.due_for_polling(t, "platform", NOW, NOW, 50), "started_jobs"),
         (lambda t: begun(t, "platform"), "begun_jobs"),
         (lambda t: jobs.next_attempt(t, "platform", NOW), "unfinished_jobs"),
-        (lambda t: clean_ups.due(t, "platform", NOW, 50), "clean_ups_by_time"),
+        (lambda t: clean_ups.due(t, "platform", NOW, 50, NOW), "clean_ups_by_time"),
         (lambda t: clean_ups.next_attempt(t, "platform"), "clean_ups_by_time"),
         (lambda t: clean_ups.submitters(t), "clean_ups_by_time"),
         (lambda t: clean_ups.of_job(t, "f" * 32), "ix_clean_ups_job_number"),

@@ -108,6 +108,17 @@ def test_a_clean_up_that_fails_is_repeated_with_pauses(adapter: Adapter) -> None
     assert ["job_clean_up_postponed"] == [line["event"] for line in logged if "clean_up" in line["event"]]
 
 
+def test_a_clean_up_is_due_after_the_clock_was_put_back(adapter: Adapter) -> None:
+    """Verified to fail when its next attempt in the far future counts."""
+    adapter.platform.fail("clean_up", Retriable("busy"))
+    end(adapter)
+    [one] = waiting(adapter)
+    with adapter.ledger.write() as transaction:
+        clean_ups.postpone(transaction, one.number, 1, adapter.clock.now() + timedelta(days=365), "busy")
+    adapter.advance(120)
+    assert [] == waiting(adapter)
+
+
 def test_a_bug_of_the_submitter_is_no_reason_to_give_up(adapter: Adapter) -> None:
     """A later version of the submitter may delete the files."""
     adapter.platform.fail("clean_up", ZeroDivisionError("secret"), times=3)

@@ -60,7 +60,7 @@ class CleanUps:
         if self._pause_until is not None and now < self._pause_until <= now + self._retries.longest:
             return self._pause_until
         with self._ledger.read() as transaction:
-            found = clean_ups.due(transaction, self._name, now, CLEAN_UPS_PER_STEP)
+            found = clean_ups.due(transaction, self._name, now, CLEAN_UPS_PER_STEP, now + self._retries.longest)
             postponed = clean_ups.next_attempt(transaction, self._name)
         end = time.monotonic() + SLICE_SECONDS
         for one in found:
