@@ -145,7 +145,7 @@ class Host:
     ) -> Reconfiguration:
         """Apply the first configuration, or the next configuration."""
         self._config, ledger = config, self._ledger
-        removed_submitters = self._submitters.apply(config, new_submitters)
+        removed_submitters = self._submitters.apply(config, new_submitters, draining)
         removed_lanes, changed = self._lanes.apply(config, decisions, self._plugins, self._submitters.names)
         self._notified_of_jobs = self._lanes.overriding("job_changed")
         self._able_to_free_space = self._lanes.overriding("free_space")

@@ -27,6 +27,7 @@ from dicom_adapter.flow.submit.submission import Submission
 from dicom_adapter.flow.submit.time_limit import TimeLimit
 from dicom_adapter.ledger import clean_ups, jobs
 from dicom_adapter.ledger.begun_jobs import begun
+from dicom_adapter.ledger.configurations import Draining
 from dicom_adapter.ledger.health import PartState
 from dicom_adapter.plugins.isolation import close_within, list_pipelines, make_submitter
 from dicom_adapter.plugins.registry import Plugins
@@ -123,8 +124,11 @@ class Submitters:
                     pipelines[name] = ids
         return NewSubmitters(submitters=submitters, broken=broken, pipelines=pipelines)
 
-    def apply(self, config: Config, made: NewSubmitters) -> dict[Part, Close]:
-        """Use the new submitters. Return a function for each removed or replaced submitter, which closes it."""
+    def apply(self, config: Config, made: NewSubmitters, draining: Draining) -> dict[Part, Close]:
+        """Use the new submitters. Return a function for each removed or replaced submitter, which closes it.
+
+        `draining`: the parts of `config` that only finish their work.
+        """
         for ae_title, table in config.ae_titles.items():
             self._keywords[ae_title] = table.metadata
         removed = {name: entry for name, entry in self._entries.items() if config.submitters.get(name) != entry.table}
@@ -133,7 +137,7 @@ class Submitters:
         for name, submitter in made.submitters.items():
             self._entries[name] = self._entry(name, config.submitters[name], submitter)
         in_order = {name: self._entries[name].submitter for name in config.submitters if name in self._entries}
-        self._results.configure(config, known_destinations(in_order))
+        self._results.configure(config, known_destinations(in_order), draining)
         self.broken = made.broken
         for name, reason in made.broken.items():
             log.error("submitter_creation_failed", submitter=name, reason=reason)

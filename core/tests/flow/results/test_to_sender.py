@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import pytest
+from attrs import evolve
 
-from dicom_adapter import JobState
+from dicom_adapter import JobState, Retriable
 from dicom_adapter.config.results import ResultsConfig
 from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.flow.results.destinations import DestinationFacts, Destinations, choose, list_sender_notices
 from dicom_adapter.flow.results.operators import Requeue, ResultChanges
+from dicom_adapter.ledger.configurations import Draining
 from dicom_adapter.ledger.schema import InstanceState
 from dicom_adapter.operations.story import make_story
 from dicom_adapter.testing import Adapter
@@ -122,6 +124,23 @@ def test_results_for_an_unknown_sender_are_kept_and_delivered_later(make_adapter
     assert [None] == [row.keep_until for row in site.results]
     [refusal] = requeue(site, known, settings).refused.values()
     assert "it is released and may be deleted at any moment" in refusal
+
+
+def test_a_removed_submitter_gets_no_further_results_of_a_sender(make_adapter: MakeAdapter) -> None:
+    """It only finishes its work. Otherwise, it would get more while its node is down, and drain for ever.
+
+    Verified to fail when draining submitters are destinations of senders.
+    """
+    site = Site(make_adapter(TO_SENDER))
+    site.adapter.platform.fail("upload", Retriable("down"), times=99, pipeline_id="results")
+    run_job(site, "CT1")
+    left = {name: table for name, table in site.adapter.config.submitters.items() if name != "pacs"}
+    site.adapter.configure(evolve(site.adapter.config, submitters=left), Draining(submitters=["pacs"]))
+    site.adapter.receive(make_instance(seed="other"), calling_ae_title="CT1")
+    site.adapter.advance(WAIT_S)
+    site.end_job({"a.dcm": output(2, seed="other")}, site.adapter.jobs[-1])
+    assert ["pacs"] == [job.submitter for job in site.deliveries]
+    assert [{"senders": ["CT1"]}] == site.events("results_sender_unknown")
 
 
 def test_a_result_is_not_delivered_twice_to_a_destination(make_adapter: MakeAdapter) -> None:

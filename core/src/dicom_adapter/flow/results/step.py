@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from dicom_adapter.api.submitter import Submitter
 from dicom_adapter.api.values import Job
@@ -22,6 +22,7 @@ from dicom_adapter.flow.results.collect import Collector, StoredOutput
 from dicom_adapter.flow.results.deliver import CommittedResults, enter, is_delivery, log_collected
 from dicom_adapter.flow.results.destinations import KnownDestinations
 from dicom_adapter.ledger import Transaction
+from dicom_adapter.ledger.configurations import Draining
 from dicom_adapter.ledger.jobs import JobRow
 from dicom_adapter.runtime.resources import Resources
 
@@ -38,11 +39,21 @@ class ResultsStep:
         self._resources = resources
         self._config: Config | None = None
         self._known: KnownDestinations = {}
+        self._remaining: KnownDestinations = {}  # without the AE titles of the nodes of draining submitters
+        self._draining = Draining()
         self._on_delivery = on_delivery
 
-    def configure(self, config: Config, known: KnownDestinations) -> None:
-        """Use this configuration, and these submitters, for jobs that end from now on."""
-        self._config, self._known = config, known
+    def configure(self, config: Config, known: KnownDestinations, draining: Draining) -> None:
+        """Use this configuration, and these submitters, for jobs that end from now on.
+
+        A draining submitter is not the destination of a sender any more: the operator has removed it, and it would
+        never finish its work. Only the jobs of draining AE titles still use it.
+        """
+        self._config, self._known, self._draining = config, known, draining
+        self._remaining = {
+            name: evolve(facts, node_ae_title=None) if name in draining.submitters else facts
+            for name, facts in known.items()
+        }
 
     def collect(self, row: JobRow, submitter: Submitter[Any]) -> Collected:
         """Store the outputs of a job, and return what is to be committed. Raises the errors of `Collector.collect`."""
@@ -62,7 +73,7 @@ class ResultsStep:
             collector=collector,
             outputs=outputs,
             settings=settings,
-            known=self._known,
+            known=self._known if row.job.ae_title in self._draining.ae_titles else self._remaining,
             history=history,
             on_delivery=self._on_delivery,
         )
