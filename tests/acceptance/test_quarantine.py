@@ -16,7 +16,7 @@ from dicom_adapter.dicom import synthetic
 from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, PlatformFolder, send, write_study
-from support.requestor import associate, rejection
+from support.requestor import associate, rejection, wait_for_rejection
 
 CONFIGURATION = (
     STORAGE.replace("reserve = 0", "reserve = 0\nquarantine-quota = {quota}")
@@ -70,7 +70,7 @@ def test_a_full_quarantine_refuses_until_an_operator_requeues_it(
     service.wait_for("instance_quarantined", times=3)
     service.wait_for("ae_title_full", ae_title="LUNG")
 
-    assert LOCAL_LIMIT_EXCEEDED == rejection(service.port(), "LUNG")
+    assert LOCAL_LIMIT_EXCEEDED == wait_for_rejection(service.port(), "LUNG")
     reason = service.wait_for("association_rejected", ae_title="LUNG", rejection="LOCAL_LIMIT_EXCEEDED")["reason"]
     assert reason.startswith(f"quarantine-quota = {quota} bytes is used up: ")
     assert OUT_OF_RESOURCES == store_until_refused(still_open)

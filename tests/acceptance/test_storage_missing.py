@@ -22,7 +22,7 @@ from dicom_adapter.service.launch import LaunchedService, ServiceEnded
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE
 from support.full_disk import image, store
-from support.requestor import associate, rejection
+from support.requestor import associate, wait_for_rejection
 
 CONFIGURATION = (
     STORAGE
@@ -110,7 +110,7 @@ def test_a_storage_that_is_unmounted_is_red_and_comes_back(launch_service: Launc
     assert CStoreStatus.SUCCESS == store(association)
     with unmounted(data_of(service)):
         assert CStoreStatus.OUT_OF_RESOURCES == store(association)
-        assert LIMIT_EXCEEDED == rejection(service.port(), "LUNG")
+        assert LIMIT_EXCEEDED == wait_for_rejection(service.port(), "LUNG")
         assert (503, True) == (health(service)[0], "storage-id is missing" in health(service)[1])
         service.wait_for("part_failing", part="storage", level="error")
         result = run(service, "status")

@@ -36,7 +36,7 @@ def rejection(port: int, called: str, calling: str = "SENDER") -> Rejection | No
 
 
 def wait_for_rejection(port: int, called: str) -> Rejection:
-    """Request associations until one is rejected: to accept, a receiver uses conditions that are up to 20 ms old."""
+    """Request associations until one is rejected: to accept, a receiver uses conditions of the last half second."""
     while (rejected := rejection(port, called)) is None:
         pass
     return rejected

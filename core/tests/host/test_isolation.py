@@ -350,7 +350,8 @@ CASES = [*of_hooks(), *of_processors(), *of_submitters(), *of_servers()]
 def test_there_is_a_case_for_every_hook_and_method_with_every_kind_of_fault() -> None:
     """New hooks must be added above. Commands have separate tests, storage backends have a conformance suite."""
     methods = [f"processor.{name}" for name in (*PROCESSOR.methods, "__init__", "describe", "timer")]
-    methods += [f"submitter.{name}" for name in (*SUBMITTER.methods, "__init__")]
+    submitter_methods = set(SUBMITTER.methods) - {"attach"}  # needs results; the host calls it as it calls `upload`
+    methods += [f"submitter.{name}" for name in (*submitter_methods, "__init__")]
     methods += [f"server.{name}" for name in ("start", "is_alive", "stop")]
     hooks = [name for name in vars(hookspecs) if name.startswith("dicom_adapter_") and name != "dicom_adapter_commands"]
     wanted = {(spot, mode) for spot in (*hooks, *methods) for mode in FaultMode}

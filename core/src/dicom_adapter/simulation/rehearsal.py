@@ -27,7 +27,7 @@ from dicom_adapter.net.codes import CStoreStatus
 from dicom_adapter.plugins.registry import discover
 from dicom_adapter.simulation.adapter import Plugin, SimulatedAdapter
 from dicom_adapter.simulation.clock import VirtualClock
-from dicom_adapter.simulation.platform import MemoryPlugin
+from dicom_adapter.simulation.platform import MemoryPlugin, MemorySettings
 from dicom_adapter.simulation.schedule import CUT_OFF, ENDS, Schedule, ScheduledArrival
 from dicom_adapter.simulation.timeline import Timeline, TimelineEntry, clock
 
@@ -88,7 +88,7 @@ def _simulated(config: Config, memory: MemoryPlugin, folder: Path) -> Config:
         durability=Durability.PROCESS,
         settings=NoSettings(),
     )
-    submitter = SubmitterConfig(type=memory.submitter.name, settings=NoSettings())
+    submitter = SubmitterConfig(type=memory.submitter.name, settings=MemorySettings())
     submitters = dict.fromkeys(config.submitters, submitter)
     return evolve(config, storage=storage, ledger=LedgerConfig(), submitters=submitters)
 
