@@ -1,4 +1,4 @@
-"""What each process of tests does once instead of for each test: find plugins, and compile SQL statements."""
+"""Work that each process of tests does once instead of for each test: find plugins, and compile SQL statements."""
 
 from __future__ import annotations
 

@@ -157,8 +157,7 @@ def _page(verdicts: Sequence[DeliveryVerdict], machine: Machine, what: str, roun
 - *submitter*: the submitter `dicom` in a process of its own, from the first to the last upload.
 - *adapter*: the whole service, from `job_metadata_sent` to `job_uploaded` in its log. Each stored file is verified
   while it is read, and the progress is committed after every 256 files.
-- All files are in the page cache, as they are just after reception. storescp writes to a file system in memory, so
-  that the figures are of the senders, not of its disk.
+- All files are in the page cache, as they are just after reception. Nothing waits to be written when a run begins.
 - DCMTK's programs run with `TCP_NODELAY=1`. With their defaults, each response takes 40 ms for dcmsend (the Nagle
   algorithm in storescp, and delayed acknowledgements), but not for the adapter, which acknowledges at once.
 - *limits met*: the ratio is at least {MIN_RATIO}, and the memory growth is below {MAX_GROWTH_MB:.0f} MB.

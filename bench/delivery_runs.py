@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +21,6 @@ from upload_runs import HERE, LONGEST_S, Run, submit
 # piece of each response only after the TCP acknowledgement of the first. The sender's kernel delays it by 40 ms.
 NO_DELAY = {"TCP_NODELAY": "1"}
 CALLED = "BENCH"
-MEMORY = Path("/dev/shm")  # noqa: S108 - the file system in memory of Linux
 
 
 def dcmsend(instances: Instances, folder: Path, _parallel: int, _associations: int) -> Run:
@@ -73,20 +72,18 @@ def senders(
 
 @contextmanager
 def _storescp(instances: Instances, folder: Path) -> Iterator[int]:
-    """Run `storescp +B`, which writes data sets as they arrive. Yield its port; check at the end that none was lost.
-
-    It writes to a folder in memory if there is one, so that the figures do not depend on the disk.
-    """
+    """Run `storescp +B`, which writes data sets as they arrive. Yield its port; check at the end that none was lost."""
     folder.mkdir()
+    os.sync()  # otherwise, the disk still writes what the previous run has received
     before = os.environ.get("TCP_NODELAY")
     os.environ.update(NO_DELAY)
-    with tempfile.TemporaryDirectory(prefix="dicom-adapter-node-", dir=MEMORY if MEMORY.is_dir() else folder) as target:
-        try:
-            with storescp(Path(target), 1, ["+B", "--fork"]) as running:
-                yield running.port
-        finally:
-            os.environ.pop("TCP_NODELAY")
-            if before is not None:
-                os.environ["TCP_NODELAY"] = before
-        found = len(list((Path(target) / "store").iterdir()))
-        assert found == len(instances.paths), f"storescp has {found} instances"
+    try:
+        with storescp(folder, 1, ["+B", "--fork"]) as running:
+            yield running.port
+    finally:
+        os.environ.pop("TCP_NODELAY")
+        if before is not None:
+            os.environ["TCP_NODELAY"] = before
+    found = len(list((folder / "store").iterdir()))
+    assert found == len(instances.paths), f"storescp has {found} instances"
+    shutil.rmtree(folder / "store")

@@ -95,7 +95,7 @@ class View:
 
     @property
     def has_stopped(self) -> bool:
-        """Whether a job needs an operator, so that the demo cannot be completed."""
+        """Return whether a job needs an operator, so that the demo cannot be completed."""
         return any(job.state in (JobState.FAULTED, JobState.FAILED) for job in self.jobs)
 
 

@@ -18,7 +18,7 @@ IMPLEMENTATION_VERSION_NAME = "DICOM-ADAPTER-01"  # at most 16 characters (VR SH
 PREAMBLE = 128  # bytes at the beginning of a file, for any use by a program (PS3.10 section 7.1)
 EMPTY_PREAMBLE = bytes(PREAMBLE)
 # Preamble of stored outputs. Uploads and exports have the empty preamble instead, as the pipeline has written it. The
-# rest of the header cannot tell an output from a received instance: many pipelines copy it from their input.
+# rest of the header is no evidence of an output: many pipelines copy it from their input.
 OUTPUT_PREAMBLE = b"dicom-adapter: output of a job, not a received instance".ljust(PREAMBLE, b"\x00")
 BEFORE_META = PREAMBLE + 4 + 12  # bytes: preamble, prefix, and the group length element (PS3.10 section 7.1)
 

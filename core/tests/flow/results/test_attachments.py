@@ -50,6 +50,18 @@ def story_of(site: Site, job_id: str) -> str:
     return " ".join(entry.text for section in story.sections for entry in section.entries)
 
 
+def requeue_to_archive(site: Site, *, force: bool = False) -> Requeue:
+    """Return the command that delivers held results and their attachments to the destination `archive`."""
+    return Requeue(
+        resources=site.adapter.resources,
+        settings={"LUNG": ResultsConfig(to=("archive",))},
+        known={"archive": DestinationFacts(takes_attachments=True)},
+        history=timedelta(days=30),
+        by="operator",
+        force=force,
+    )
+
+
 def findings(adapter: Adapter) -> int:
     return Audit(adapter.resources, is_running=lambda: False, verify=True).run().count
 
@@ -87,14 +99,7 @@ def test_attachments_wait_if_no_dicom_output_passes_the_check(site: Site) -> Non
     assert "The attachments are not delivered, because no DICOM output has passed the check." in story_of(
         site, job.job_id
     )
-    requeue = Requeue(
-        resources=site.adapter.resources,
-        settings={"LUNG": ResultsConfig(to=("archive",))},
-        known={"archive": DestinationFacts(takes_attachments=True)},
-        history=timedelta(days=30),
-        by="operator",
-        force=True,
-    )
+    requeue = requeue_to_archive(site, force=True)
     assert not requeue.run([row.instance.instance_id for row in site.results]).refused
     site.adapter.advance(10)
     assert [REPORT] == received(site)
@@ -108,13 +113,7 @@ def test_a_job_is_kept_as_long_as_its_quarantined_results(site: Site) -> None:
     job = site.end_job({"a.dcm": output(patient_id="OTHER"), **REPORT})
     site.wait_days(62)
     assert [job.job_id] == [one.job_id for one in site.adapter.jobs]
-    requeue = Requeue(
-        resources=site.adapter.resources,
-        settings={"LUNG": ResultsConfig(to=("archive",))},
-        known={"archive": DestinationFacts(takes_attachments=True)},
-        history=timedelta(days=30),
-        by="operator",
-    )
+    requeue = requeue_to_archive(site)
     [number] = [row.instance.instance_id for row in site.results]
     assert "its Patient ID is not that of the inputs of its study" in requeue.run([number]).refused[number]
     assert not evolve(requeue, force=True).run([number]).refused
@@ -128,14 +127,7 @@ def test_a_job_is_kept_as_long_as_its_quarantined_results(site: Site) -> None:
 def test_attachments_of_delivered_results_are_not_delivered_again(site: Site) -> None:
     """Verified to fail when earlier deliveries of an attachment are not considered."""
     site.end_job({"a.dcm": output(1), "b.dcm": output(2, patient_id="OTHER"), **REPORT})
-    requeue = Requeue(
-        resources=site.adapter.resources,
-        settings={"LUNG": ResultsConfig(to=("archive",))},
-        known={"archive": DestinationFacts(takes_attachments=True)},
-        history=timedelta(days=30),
-        by="operator",
-        force=True,
-    )
+    requeue = requeue_to_archive(site, force=True)
     [number] = [row.instance.instance_id for row in site.results if row.reason]
     assert [number] == requeue.run([number]).done
     site.adapter.advance(10)

@@ -17,7 +17,7 @@ from dicom_adapter.config.results import ResultsConfig
 
 @frozen(kw_only=True)
 class DestinationFacts:
-    """What the core knows of a submitter that can deliver."""
+    """The properties of a submitter that decide which results it can deliver."""
 
     node_ae_title: str | None = None  # of the DICOM node to which it sends; None: not to a DICOM node
     takes_attachments: bool = False

@@ -109,7 +109,7 @@ class JobQueue:
     def finding(self) -> PartFinding:
         """Return whether the platform is down, or does not answer a call in progress. Returns at once. Thread-safe.
 
-        If the limit of running jobs is reached, the reason says so, and the state is OK.
+        If the limit of running jobs is reached, the reason names the limit, and the state is OK.
         """
         problem = self._breaker.health.problem
         if problem:

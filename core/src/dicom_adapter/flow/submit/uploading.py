@@ -39,7 +39,7 @@ class FilesRefused(Permanent):
 
 @define
 class Progress:
-    """What one pass has done with the instances or the attachments of a job."""
+    """The results of one pass over the instances or the attachments of a job."""
 
     position: int = -1  # all files up to this position are uploaded or refused
     refused: dict[int, str] = Factory(dict)  # the errors of refused files, by their positions
