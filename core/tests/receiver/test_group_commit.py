@@ -11,8 +11,8 @@ import pytest
 
 from dicom_adapter.api.receiving import StoreOutcome, StoreResult
 from dicom_adapter.dicom.synthetic import make_instance
+from dicom_adapter.flow.enter.received_instance import ReceivedInstance
 from dicom_adapter.flow.store.commit import Store
-from dicom_adapter.flow.store.received_instance import ReceivedInstance
 from dicom_adapter.ledger import arrivals, instances
 from dicom_adapter.receiver.group_commit import ALONE_SECONDS, GROUP_SECONDS, INLINE_BYTES, GroupCommit
 from dicom_adapter.simulation.adapter import encode, make_request

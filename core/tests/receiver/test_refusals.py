@@ -19,7 +19,7 @@ from dicom_adapter.api.receiving import (
 )
 from dicom_adapter.api.values import Capacity
 from dicom_adapter.dicom.synthetic import make_instance
-from dicom_adapter.flow.store.received_instance import ReceivedInstance
+from dicom_adapter.flow.enter.received_instance import ReceivedInstance
 from dicom_adapter.ledger.health import PartState
 from dicom_adapter.net.admission import Admission
 from dicom_adapter.receiver.receiver import Receiver

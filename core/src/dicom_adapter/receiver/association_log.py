@@ -17,7 +17,7 @@ from attrs import define, field, frozen
 from dicom_adapter.api.errors import LedgerUnavailable, describe_failure
 from dicom_adapter.api.receiving import StoreRequest
 from dicom_adapter.api.values import AssociationReport, AssociationStatus
-from dicom_adapter.flow.store.received_instance import ReceivedInstance
+from dicom_adapter.flow.enter.received_instance import ReceivedInstance
 from dicom_adapter.ledger import Ledger, association_reports, events
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.net.codes import CStoreStatus

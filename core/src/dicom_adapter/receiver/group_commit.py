@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from typing import Any, TypeAlias
 
 from dicom_adapter.api.receiving import StoreResult
-from dicom_adapter.flow.store.received_instance import ReceivedInstance
+from dicom_adapter.flow.enter.received_instance import ReceivedInstance
 from dicom_adapter.net.storage_scp import Deliver
 
 _Waiting: TypeAlias = tuple[ReceivedInstance, Any]  # an instance and its ticket

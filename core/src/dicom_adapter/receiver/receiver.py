@@ -28,10 +28,10 @@ from dicom_adapter.config.model import Config, LogLevel
 from dicom_adapter.dicom.identity import UID_GRAMMAR
 from dicom_adapter.flow.acceptance import Space, lack_of_space, measure_space
 from dicom_adapter.flow.association import Load, judge
+from dicom_adapter.flow.enter.received_instance import ReceivedInstance
 from dicom_adapter.flow.store.commit import Store
 from dicom_adapter.flow.store.incoming import IncomingInstance
 from dicom_adapter.flow.store.limits import StoreLimits
-from dicom_adapter.flow.store.received_instance import ReceivedInstance
 from dicom_adapter.ledger.event_writer import EventWriter
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.health import RECEIVER

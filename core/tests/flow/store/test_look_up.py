@@ -12,10 +12,10 @@ from attrs import evolve
 from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_adapter.api.receiving import StoreOutcome, StoreRequest
+from dicom_adapter.flow.enter.known_series import RELIED_SECONDS, KnownSeries
+from dicom_adapter.flow.enter.received_instance import ReceivedInstance
+from dicom_adapter.flow.enter.recovery_records import VERSION, read_recovery_record
 from dicom_adapter.flow.store.commit import Store
-from dicom_adapter.flow.store.known_series import RELIED_SECONDS, KnownSeries
-from dicom_adapter.flow.store.received_instance import ReceivedInstance
-from dicom_adapter.flow.store.recovery_records import VERSION, read_recovery_record
 from dicom_adapter.ledger import instance_rows
 from dicom_adapter.ledger.filters import Filters
 from dicom_adapter.ledger.schema import series

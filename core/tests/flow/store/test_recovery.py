@@ -24,9 +24,9 @@ from dicom_adapter.api.storage import StorageBackend, StorageContext
 from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.cli import app
 from dicom_adapter.config import Config, load
+from dicom_adapter.flow.enter.received_instance import ReceivedInstance
 from dicom_adapter.flow.store import commit
 from dicom_adapter.flow.store.commit import Store
-from dicom_adapter.flow.store.received_instance import ReceivedInstance
 from dicom_adapter.ledger import WAIT_SECONDS, Ledger, arrivals, events, instance_rows, instances, receiver_runs
 from dicom_adapter.ledger.column_types import EPOCH
 from dicom_adapter.ledger.filters import Filters
@@ -439,7 +439,7 @@ def test_recovery_records_of_other_versions_are_ignored(site: Site, monkeypatch:
     first = site.start()
     kept = site.keep_ledger()
     with monkeypatch.context() as later:
-        later.setattr("dicom_adapter.flow.store.recovery_records.VERSION", 99)
+        later.setattr("dicom_adapter.flow.enter.recovery_records.VERSION", 99)
         first.send("1.1")
     first.send("1.2")
     site.lose(kept)

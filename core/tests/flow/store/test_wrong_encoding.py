@@ -10,8 +10,8 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dicom_adapter.api.receiving import StoreOutcome, StoreRequest, StoreResult
 from dicom_adapter.dicom.part10 import data_set_offset
+from dicom_adapter.flow.enter.recovery_records import read_recovery_record
 from dicom_adapter.flow.store.commit import Store
-from dicom_adapter.flow.store.recovery_records import read_recovery_record
 from dicom_adapter.ledger import events, instance_rows
 from dicom_adapter.testing import Adapter, make_instance
 

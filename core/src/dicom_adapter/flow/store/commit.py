@@ -23,16 +23,14 @@ from dicom_adapter.api.errors import LedgerError, LedgerUnavailable, StorageUnav
 from dicom_adapter.api.receiving import StoreOutcome, StoreRequest, StoreResult
 from dicom_adapter.config.model import Config, WrongEncoding
 from dicom_adapter.dicom.part10 import file_header
-from dicom_adapter.flow.store.associations import record_open
+from dicom_adapter.flow.enter.entry import RowEntry
+from dicom_adapter.flow.enter.received_instance import ReceivedInstance
+from dicom_adapter.flow.enter.recovery import Recovery
+from dicom_adapter.flow.enter.recovery_records import RecoveryRecords
+from dicom_adapter.flow.enter.stored_objects import delete_stored_objects
 from dicom_adapter.flow.store.incoming import IncomingInstance, failed
-from dicom_adapter.flow.store.known_series import KnownSeries
 from dicom_adapter.flow.store.limits import StoreLimits
-from dicom_adapter.flow.store.received_instance import ReceivedInstance
-from dicom_adapter.flow.store.recovery import Recovery
-from dicom_adapter.flow.store.recovery_records import RecoveryRecords
-from dicom_adapter.flow.store.rows import RowWriter
-from dicom_adapter.flow.store.stored_objects import delete_stored_objects
-from dicom_adapter.ledger import instances, receiver_runs, series
+from dicom_adapter.ledger import instances, receiver_runs
 from dicom_adapter.ledger.health import RECEIVER
 from dicom_adapter.runtime.resources import Resources
 
@@ -60,10 +58,9 @@ class Store:
         self._storage_problem, self._find_problem = resources.storage_problem, resources.problem
         self.problem = ""  # why the last commit was refused, if the opened storage or ledger was replaced or is missing
         self._limits = limits
-        self._associations: set[str] = set()  # open associations with stored instances, whose rows are in the ledger
+        self._entry = RowEntry(config, resources, name)
         self._checkpoint_seconds = checkpoint_seconds
         self._recovery_records = RecoveryRecords(self._clock) if self._storage.keeps_recovery_records else None
-        self._known_series = KnownSeries()
         self._has_unsynced_commits = False
         self._may_checkpoint = True
         self._last_seconds = 0.0  # duration of the last sync or inline commit
@@ -73,6 +70,7 @@ class Store:
         """Apply another configuration. Open associations with removed AE titles can still store instances."""
         ae_titles = {**self._config.ae_titles, **config.ae_titles}
         self._config = evolve(config, ae_titles=ae_titles)
+        self._entry.configure(self._config)
 
     def begin(self, request: StoreRequest) -> IncomingInstance:
         """Begin to store an instance. Its data set follows in any case, even if the request is refused."""
@@ -120,9 +118,7 @@ class Store:
 
     def forget_association(self, association_id: str) -> bool:
         """Forget an association that has ended. Return whether an instance of it was stored. Thread-safe."""
-        has_stored = association_id in self._associations
-        self._associations.discard(association_id)
-        return has_stored
+        return self._entry.forget_association(association_id)
 
     def keep(self, request: StoreRequest, data_set: bytes) -> StoreResult:
         """Store and commit an instance in one call, without a network."""
@@ -208,17 +204,7 @@ class Store:
         try:
             # A row needs no sync if its instance has a recovery record: it can be entered again from the record.
             synced = not all(instance.number for instance in received)
-            of_new_series = self._known_series.unknown(received)
-            with self._ledger.write(synced=synced, waits=waits) as transaction:
-                # The time is read inside of the transaction, so that rows and times have the same order.
-                now = self._clock.now()
-                results = RowWriter(self._config, self._storage, transaction, self._name).enter(received, now)
-                if of_new_series:
-                    series.enter(transaction, {instance.series() for instance in of_new_series}, now)
-                opened = record_open(transaction, self._name, results, self._associations)
-            if of_new_series:
-                self._known_series.add(of_new_series)
-            self._associations.update(opened)
+            results = self._entry.enter_new(received, synced=synced, waits=waits)
         except LedgerUnavailable as failure:  # concerns all instances
             if failure.is_busy and not waits:
                 raise
@@ -283,4 +269,4 @@ class Store:
 
         Raises the errors of ledger and storage: nothing may be acknowledged before these rows are entered.
         """
-        return Recovery(self._config, self._storage, self._ledger, self._clock, self._name).run()
+        return Recovery(self._entry, self._storage, self._ledger).run()

@@ -18,8 +18,8 @@ from dicom_adapter.api.receiving import StoreOutcome, StoreRequest, StoreResult
 from dicom_adapter.api.storage import InstanceWriter
 from dicom_adapter.dicom.checksum import crc32
 from dicom_adapter.dicom.identity import Identity, IdentityReader, Mismatch, UnreadableDataSet
-from dicom_adapter.flow.store.received_instance import ReceivedInstance
-from dicom_adapter.flow.store.recovery_records import RecoveryRecords
+from dicom_adapter.flow.enter.received_instance import ReceivedInstance
+from dicom_adapter.flow.enter.recovery_records import RecoveryRecords
 
 log = structlog.get_logger("dicom_adapter.store")
 

@@ -1,4 +1,4 @@
-"""Step 2 (`store`) of the flow: an instance between the end of its data set and its row in the ledger."""
+"""Entry of rows: an instance between the end of its data set and its row in the ledger."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ReceivedInstance:
     quarantine_reason: str = ""  # reason why no processor receives the instance
     receiver_run: str = ""  # receiver run of the recovery record; "" if there is no record
     number: int = 0  # number of the recovery record in the receiver run; 0 if there is no record
-    is_recovered: bool = False  # True if the instance was read from a recovery record
+    is_recovered: bool = False  # True if the instance was read from a recovery record: it may have a row already
 
     @property
     def ae_title(self) -> str:

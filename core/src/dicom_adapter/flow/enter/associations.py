@@ -1,4 +1,4 @@
-"""Step 2 (`store`) of the flow: record the associations of stored instances until their ends are recorded."""
+"""Entry of rows: record the associations of stored instances until their ends are recorded."""
 
 from __future__ import annotations
 

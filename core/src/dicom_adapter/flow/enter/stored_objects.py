@@ -1,4 +1,4 @@
-"""Step 2 (`store`) of the flow: delete stored objects that get no row in the ledger."""
+"""Entry of rows: delete stored objects that get no row in the ledger."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 
 from dicom_adapter.api.storage import StorageBackend
-from dicom_adapter.flow.store.received_instance import ReceivedInstance
+from dicom_adapter.flow.enter.received_instance import ReceivedInstance
 
 log = structlog.get_logger("dicom_adapter.store")
 

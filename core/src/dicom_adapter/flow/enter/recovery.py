@@ -1,9 +1,8 @@
-"""Step 2 (`store`) of the flow: at a start, enter the rows that are missing after a power loss or a crash."""
+"""Entry of rows: at a start, enter the rows that are missing after a power loss or a crash."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 import structlog
@@ -11,16 +10,11 @@ from attrs import frozen
 
 from dicom_adapter.api.errors import LedgerUnavailable, describe_failure, reports_no_resources
 from dicom_adapter.api.storage import StorageBackend
-from dicom_adapter.api.values import InstanceStorageInfo
-from dicom_adapter.config.model import Config
-from dicom_adapter.flow.store.associations import record_open
-from dicom_adapter.flow.store.received_instance import ReceivedInstance
-from dicom_adapter.flow.store.recovery_records import read_recovery_record
-from dicom_adapter.flow.store.rows import RowWriter
-from dicom_adapter.flow.store.stored_objects import delete_stored_objects
-from dicom_adapter.ledger import Ledger, events, instances, receiver_runs, series
-from dicom_adapter.ledger.events import Event
-from dicom_adapter.runtime.clock import Clock
+from dicom_adapter.flow.enter.entry import RowEntry
+from dicom_adapter.flow.enter.received_instance import ReceivedInstance
+from dicom_adapter.flow.enter.recovery_records import read_recovery_record
+from dicom_adapter.flow.enter.stored_objects import delete_stored_objects
+from dicom_adapter.ledger import Ledger, instances, receiver_runs
 
 log = structlog.get_logger("dicom_adapter.store")
 
@@ -29,11 +23,9 @@ log = structlog.get_logger("dicom_adapter.store")
 class Recovery:
     """Enters the rows of recovery records that are above the high-water marks of their receiver runs."""
 
-    config: Config
+    entry: RowEntry
     storage: StorageBackend[Any]
     ledger: Ledger
-    clock: Clock
-    receiver: str
 
     def run(self) -> int:
         """Enter the missing rows. Return their number. Call this before an instance is received.
@@ -78,16 +70,15 @@ class Recovery:
             return 0
 
     def _enter(self, missing: Sequence[ReceivedInstance]) -> int:
-        now = self.clock.now()
-        with self.ledger.write() as transaction:
-            results = RowWriter(self.config, self.storage, transaction, self.receiver).enter(missing, now)
-            series.enter(transaction, {one.series() for one in missing}, now)
-            record_open(transaction, self.receiver, results, ())
-            entered = [result.instance for result in results if result.instance is not None]
-            events.record(transaction, [_recovered(instance, now) for instance in entered])
+        results = self.entry.enter(missing, synced=True)
+        entered = [result.instance for result in results if result is not None and result.instance is not None]
         # A duplicate that is refused now was acknowledged under an earlier configuration: keep it, an audit finds it.
-        is_duplicate = [result.instance is None and result.outcome.is_acknowledged for result in results]
-        delete_stored_objects(self.storage, [one for one, is_one in zip(missing, is_duplicate, strict=True) if is_one])
+        duplicates = [
+            one
+            for one, result in zip(missing, results, strict=True)
+            if result is not None and result.instance is None and result.outcome.is_acknowledged
+        ]
+        delete_stored_objects(self.storage, duplicates)
         for instance in entered:
             log.warning(
                 "instance_recovered",
@@ -97,14 +88,3 @@ class Recovery:
                 instance_id=instance.instance_id,
             )
         return len(entered)
-
-
-def _recovered(instance: InstanceStorageInfo, now: datetime) -> Event:
-    return Event(
-        at=now,
-        event="instance_recovered",
-        ae_title=instance.ae_title,
-        association_id=instance.association_id,
-        instance_id=instance.instance_id,
-        detail={"reason": "a process or the power failed before the row was written to the disk"},
-    )

@@ -1,4 +1,4 @@
-"""Step 2 (`store`) of the flow: the series whose rows were entered recently.
+"""Entry of rows: the series whose rows were entered recently.
 
 The row of a series is entered with its first instance, and once in a while with a later one. So almost all instances
 need no statement for it.
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from dicom_adapter.flow.store.received_instance import ReceivedInstance
+from dicom_adapter.flow.enter.received_instance import ReceivedInstance
 
 # Time for which the receiver relies on a row. `flow.reclaim.retention` deletes no row that was entered more recently.
 RELIED_SECONDS = 600.0

@@ -1,4 +1,4 @@
-"""Step 2 (`store`) of the flow: enter the rows of received instances, and decide about duplicates."""
+"""Entry of rows: enter the rows of received instances, and decide about duplicates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.config.model import Config
 from dicom_adapter.dicom.part10 import BEFORE_META, data_set_offset
-from dicom_adapter.flow.store.received_instance import ReceivedInstance
+from dicom_adapter.flow.enter.received_instance import ReceivedInstance
 from dicom_adapter.ledger import Transaction, arrivals, events, instances, receiver_runs
 
 

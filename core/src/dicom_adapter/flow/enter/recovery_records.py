@@ -1,4 +1,4 @@
-"""Step 2 (`store`) of the flow: recovery records, copies of ledger rows that are stored with the instances.
+"""Entry of rows: recovery records, copies of ledger rows that are stored with the instances.
 
 After a power loss, a lost row is entered again from its record. A record is synced together with its instance, so the
 ledger needs no sync before the C-STORE is answered. The records of a receiver run (the time from the start of a
@@ -18,7 +18,7 @@ import orjson
 from attrs import define, field
 
 from dicom_adapter.api.storage import InstanceWriter
-from dicom_adapter.flow.store.received_instance import ReceivedInstance
+from dicom_adapter.flow.enter.received_instance import ReceivedInstance
 from dicom_adapter.ledger import arrivals
 from dicom_adapter.runtime.clock import Clock
 
