@@ -39,12 +39,12 @@ from results_page import write_results
 
 from dicom_adapter import InstanceStorageInfo
 from dicom_adapter.dicom.synthetic import make_instance
-from dicom_adapter.host.http import HttpServer, make_app
-from dicom_adapter.host.http.health import Health
 from dicom_adapter.ledger import instances
 from dicom_adapter.runtime.parts import lane_part
 from dicom_adapter.simulation.adapter import encode, make_request
 from dicom_adapter.testing import Adapter
+from dicom_adapter.web.http import HttpServer, make_app
+from dicom_adapter.web.http.health import Health
 from dicom_adapter_cache.operations import Cache
 from dicom_adapter_cache.rest import handlers
 

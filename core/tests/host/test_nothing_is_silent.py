@@ -23,7 +23,6 @@ from dicom_adapter.api.receiving import AssociationRequest, RejectedPeer, StoreR
 from dicom_adapter.api.values import Capacity
 from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.host.host import Host
-from dicom_adapter.host.http.health import Health, examine
 from dicom_adapter.ledger import Transaction, jobs, lanes
 from dicom_adapter.ledger.health import HOST, RECEIVER, SERVICE, PartState
 from dicom_adapter.receiver.receiver import Receiver
@@ -34,6 +33,7 @@ from dicom_adapter.runtime.watch import examine as examine_part
 from dicom_adapter.runtime.workers import Worker
 from dicom_adapter.simulation.adapter import InlineExecutor, encode, make_request
 from dicom_adapter.testing import Adapter, Plugin
+from dicom_adapter.web.http.health import Health, examine
 from support.scripted_platform import ScriptedPlatform
 
 RESERVE = 1_000_000

@@ -15,9 +15,9 @@ from attrs import evolve, frozen
 from litestar.testing import TestClient
 from pydicom.dataset import Dataset
 
-from dicom_adapter.host.http import make_app
-from dicom_adapter.host.http.health import Health
 from dicom_adapter.testing import Adapter
+from dicom_adapter.web.http import make_app
+from dicom_adapter.web.http.health import Health
 from dicom_adapter_cache.grpc_server import CacheGrpcServer
 from dicom_adapter_cache.operations import Cache
 from dicom_adapter_cache.rest import handlers

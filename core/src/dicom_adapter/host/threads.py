@@ -121,7 +121,7 @@ class HostProcess:
         }
 
     def _make_http_server(self, config: HttpConfig) -> Server:
-        from dicom_adapter.host import http  # imported only if HTTP is configured, because the import takes time
+        from dicom_adapter.web import http  # imported only if HTTP is configured, because the import takes time
 
         def examine() -> http.Health:
             return http.examine(self._config, self._resources)

@@ -18,11 +18,14 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from dicom_adapter.api.settings import Secret
-from dicom_adapter.host.http.problems import MEDIA_TYPE, problem
-from dicom_adapter.host.http.strict_requests import is_text
-from dicom_adapter.host.http.web_pages import is_foreign, is_json, is_local
+from dicom_adapter.web.access.principal import LOCAL, Principal, Role, set_principal
+from dicom_adapter.web.http.problems import MEDIA_TYPE, problem
+from dicom_adapter.web.http.strict_requests import is_text
+from dicom_adapter.web.http.web_pages import is_foreign, is_json, is_local
 
 Headers: TypeAlias = Mapping[bytes, Sequence[bytes]]  # the values of each header, by its name in lower case
+
+WITH_TOKEN = Principal(name="token", role=Role.OPERATOR)  # a client that has the token of the table [http]
 
 
 @frozen
@@ -64,6 +67,7 @@ class Guard:
             return
         refusal = self._examine(_headers(scope)) or (None if is_text(scope) else NOT_TEXT)
         if refusal is None:
+            set_principal(scope, LOCAL if self._token is None else WITH_TOKEN)
             await self._app(scope, receive, send)
         else:
             await _refuse(send, refusal)

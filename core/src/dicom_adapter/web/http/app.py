@@ -16,10 +16,10 @@ from litestar.types import ASGIApp
 
 from dicom_adapter.api.errors import describe_failure
 from dicom_adapter.api.settings import Secret
-from dicom_adapter.host.http.guard import Guard
-from dicom_adapter.host.http.health import Examine, health_handler
-from dicom_adapter.host.http.problems import respond_to_failure
-from dicom_adapter.host.http.strict_requests import QueryCheck, StrictRequest
+from dicom_adapter.web.http.guard import Guard
+from dicom_adapter.web.http.health import Examine, health_handler
+from dicom_adapter.web.http.problems import respond_to_failure
+from dicom_adapter.web.http.strict_requests import QueryCheck, StrictRequest
 
 log = structlog.get_logger("dicom_adapter.http")
 

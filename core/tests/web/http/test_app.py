@@ -11,7 +11,7 @@ from litestar import get, post
 from litestar.params import JSONBody
 
 from dicom_adapter import Refused, Retriable
-from dicom_adapter.host.http.health import Health, Reason
+from dicom_adapter.web.http.health import Health, Reason
 
 TOKEN = "0123456789abcdef"
 PATIENT = "PID-4711"

@@ -17,9 +17,9 @@ import h11
 import structlog
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from dicom_adapter.host.http.problems import MEDIA_TYPE, problem
 from dicom_adapter.net.address import plain_address
 from dicom_adapter.net.connection_counts import ConnectionCounts
+from dicom_adapter.web.http.problems import MEDIA_TYPE, problem
 
 log = structlog.get_logger("dicom_adapter.http")
 

@@ -16,10 +16,10 @@ from litestar.params import JSONBody, QueryParameter
 
 from dicom_adapter import Secret
 from dicom_adapter.config.listening import HttpConfig
-from dicom_adapter.host.http import HttpServer, make_app
-from dicom_adapter.host.http import connection as connection_module
-from dicom_adapter.host.http import server as http_server
-from dicom_adapter.host.http.health import Health
+from dicom_adapter.web.http import HttpServer, make_app
+from dicom_adapter.web.http import connection as connection_module
+from dicom_adapter.web.http import server as http_server
+from dicom_adapter.web.http.health import Health
 
 TOKEN = "0123456789abcdef"
 SHORT_S = 0.1

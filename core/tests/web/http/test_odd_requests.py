@@ -8,7 +8,7 @@ import pytest
 from litestar import Request, get, post
 from litestar.params import JSONBody, PathParameter, QueryParameter
 
-from dicom_adapter.host.http.strict_requests import MAX_DEPTH
+from dicom_adapter.web.http.strict_requests import MAX_DEPTH
 
 TOKEN = "0123456789abcdef"
 JSON = {"Content-Type": "application/json"}

@@ -16,10 +16,10 @@ from litestar.types import ASGIApp
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.server import Server
 from dicom_adapter.config.listening import HttpConfig
-from dicom_adapter.host.http.connection import HttpConnection
 from dicom_adapter.net.address import cannot_listen
 from dicom_adapter.net.connection_counts import ConnectionCounts
 from dicom_adapter.runtime.descriptors import max_descriptors
+from dicom_adapter.web.http.connection import HttpConnection
 
 log = structlog.get_logger("dicom_adapter.http")
 

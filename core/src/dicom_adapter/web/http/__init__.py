@@ -6,8 +6,8 @@ the requests of all routes. `problems` creates the responses to errors. `health`
 application. Only `connection` and `server` need a socket.
 """
 
-from dicom_adapter.host.http.app import Mounts, make_app
-from dicom_adapter.host.http.health import Health, examine
-from dicom_adapter.host.http.server import HttpServer
+from dicom_adapter.web.http.app import Mounts, make_app
+from dicom_adapter.web.http.health import Health, examine
+from dicom_adapter.web.http.server import HttpServer
 
 __all__ = ["Health", "HttpServer", "Mounts", "examine", "make_app"]

@@ -10,8 +10,8 @@ import pytest
 from litestar.testing import TestClient
 
 from dicom_adapter import Secret
-from dicom_adapter.host.http import make_app
-from dicom_adapter.host.http.health import Health
+from dicom_adapter.web.http import make_app
+from dicom_adapter.web.http.health import Health
 
 GREEN = Health(health="green", service="running", problems=[])
 Call = Callable[..., TestClient[Any]]

@@ -8,7 +8,7 @@ import pytest
 from litestar import delete, post
 from litestar.params import JSONBody
 
-from dicom_adapter.host.http.web_pages import is_local
+from dicom_adapter.web.http.web_pages import is_local
 
 TOKEN = "0123456789abcdef"
 AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
