@@ -158,9 +158,10 @@ class Submitter(ABC, Generic[SettingsT]):
         """Delete what the platform keeps for a job that has ended, except its log.
 
         The core calls this method after the results are stored; for a failed run, after an operator has retried the
-        job; and, right after `cancel`, for each cancelled job. After `Retriable`, a bug or a crash, it calls the method
-        again, without a limit; after `Permanent`, it reports that the files are left. Of `job`, `run` and the ids of
-        the platform are those of the run to clean up; a later run may exist. What is already deleted is not an error.
+        job; and for each cancelled job, even if the platform has refused `cancel`. After `Retriable`, a bug or a crash,
+        it calls the method again, without a limit; after `Permanent`, it reports that the files are left. Of `job`,
+        `run` and the ids of the platform are those of the run to clean up; a later run may exist. What is already
+        deleted is not an error.
         """
 
     def log(self, job: Job) -> BinaryIO | None:  # noqa: ARG002 - for subclasses

@@ -1,7 +1,7 @@
 """Clean-ups: the runs that have ended and that the platform has not cleaned up yet. Queries and changes.
 
-A row is inserted in the transaction that ends the need for the run: its job has succeeded, or an operator has retried
-it. The row is deleted after `Submitter.clean_up` has succeeded.
+A row is inserted in the transaction that ends the need for the run: its job has succeeded or is cancelled, or an
+operator has retried it. The row is deleted after `Submitter.clean_up` has succeeded.
 """
 
 from __future__ import annotations

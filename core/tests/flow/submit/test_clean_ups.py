@@ -164,6 +164,18 @@ def test_a_failing_clean_up_delays_no_job_and_few_other_clean_ups(
     assert {first.run_id: False, second.run_id: True} == cleaned_up(adapter)
 
 
+def test_a_job_is_cleaned_up_even_if_the_platform_refuses_its_cancellation(adapter: Adapter) -> None:
+    """The clean-up is recorded like that of a success, so it is repeated until it succeeds."""
+    (job,) = adapter.jobs
+    adapter.platform.fail("cancel", Permanent("no such job"))
+    adapter.platform.fail("clean_up", Retriable("busy"))
+    operators.cancel(adapter.ledger, adapter.clock, job.job_id)
+    adapter.advance(STATUS_EVERY_S)
+    assert JobState.CANCELLED is adapter.jobs[-1].state
+    adapter.advance(HOUR_S)
+    assert ([], {job.run_id: True}) == (waiting(adapter), cleaned_up(adapter))
+
+
 def test_many_clean_ups_of_a_platform_that_is_down_are_few_calls(
     make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

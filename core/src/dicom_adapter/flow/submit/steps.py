@@ -171,7 +171,7 @@ class Steps:
         return Done(results=results)
 
     def _cancel(self, row: JobRow) -> Done:
-        """Cancel the job on the platform, if it was created there, and delete what the platform keeps for it."""
+        """Cancel the job on the platform, if it was created there. The clean-up of the run follows separately."""
         self._uploading.forget(row)
         is_queued = row.job.state is JobState.QUEUED and not row.job.platform_job_id
         if is_queued and not row.job.repeated:
@@ -181,7 +181,6 @@ class Steps:
                 # The response to create_job was lost: repeat it to get the id. The next step cancels the job.
                 return self._create(row)
             self._submitter.cancel(row.job)
-            self._submitter.clean_up(row.job)
         except Permanent as refusal:  # the job does not exist on the platform, or cannot be cancelled there
             log.warning("job_cancel_refused", job_id=row.job.job_id, reason=str(refusal))
         return Done(state=JobState.CANCELLED)

@@ -154,7 +154,8 @@ class Submission:
             return self._clear_failures(row) if done.has_progress else row
         state = done.state or NEXT[row.job.state]
         values = {**NO_FAILURES, **done.values, "last_error": done.error, "repeated": False}
-        commit = partial(self._commit_success, done) if state is JobState.SUCCEEDED else done.results.commit
+        ends = state in (JobState.SUCCEEDED, JobState.CANCELLED)
+        commit = partial(self._commit_end, done) if ends else done.results.commit
         try:
             changed = self._change(row, _event_name(state), state, values, done.further_events, commit)
         except Exception:
@@ -163,10 +164,10 @@ class Submission:
         done.results.committed()
         return changed
 
-    def _commit_success(self, done: Done, transaction: Transaction, row: JobRow) -> None:
-        """Write the results of a job, and that the platform has to be cleaned up."""
+    def _commit_end(self, done: Done, transaction: Transaction, row: JobRow) -> None:
+        """Write the results of a job, and that the platform has to be cleaned up if it had the job."""
         done.results.commit(transaction, row)
-        if _has_clean_up(self._submitter):
+        if row.job.platform_job_id and _has_clean_up(self._submitter):
             clean_ups.insert(transaction, row)
 
     def _clear_failures(self, row: JobRow) -> JobRow:
