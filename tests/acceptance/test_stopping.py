@@ -125,7 +125,9 @@ def test_open_associations_can_finish_after_a_stop(launch_service: LaunchService
     after = store(association)
     association.release()
     assert 0 == service.wait()
-    assert 2 == service.wait_for("association_closed", how="released")["statuses"]["SUCCESS"]
+    closed = service.wait_for("association_closed", how="released")
+    assert [2, 2] == [closed["statuses"]["SUCCESS"], closed["instances"]]
+    assert 0 < closed["bytes"]
     assert [before, after] == [entry["sop_instance_uid"] for entry in service.logged("instance_stored")]
     assert [] == running(service)
 

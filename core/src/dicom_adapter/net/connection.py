@@ -12,7 +12,6 @@ from typing import Any, Protocol, TypeVar, cast
 from uuid import uuid4
 
 import structlog
-from attrs import define
 
 from dicom_adapter.api.receiving import (
     AssociationDecision,
@@ -34,7 +33,8 @@ from dicom_adapter.net.dimse import Command
 from dicom_adapter.net.indications import AssociateIndication, AssociationEnd, ProviderRejection, ReleaseIndication
 from dicom_adapter.net.negotiation import describe_declined, negotiate
 from dicom_adapter.net.request_reports import report_irregularities, report_provider_rejection
-from dicom_adapter.net.storage_scp import STOPPING, ClosedAssociation, StorageScp, decide_at_once_safely, decide_safely
+from dicom_adapter.net.requested_association import RequestedAssociation
+from dicom_adapter.net.storage_scp import STOPPING, StorageScp, decide_at_once_safely, decide_safely
 from dicom_adapter.net.tls import certificate_names
 
 log = structlog.get_logger("dicom_adapter.net")
@@ -80,18 +80,6 @@ class Endpoint(Protocol):
     def connection_closed(self, connection: Connection) -> None: ...
 
 
-@define
-class _Association:
-    """An association from its request to its end."""
-
-    association_id: str
-    request: AssociationRequest
-    statuses: dict[str, int]  # number of C-STORE responses by name of the status
-    began_at: float  # time of the event loop
-    is_accepted: bool = False
-    how: str = "lost"  # how it ends: "released", "aborted" or "lost"
-
-
 class Connection(asyncio.BufferedProtocol):
     """One connection, from accept to close. Not thread-safe: used in the event loop only."""
 
@@ -101,7 +89,7 @@ class Connection(asyncio.BufferedProtocol):
         self.is_open = False  # True from `connection_made` on
         self.is_half_closed = False  # the peer sends nothing more
         self.has_ended = False  # no association is open, and none can be requested any more
-        self.association: _Association | None = None  # set while the association is counted by `Admission`
+        self.association: RequestedAssociation | None = None  # set while the association is counted by `Admission`
         self._endpoint = endpoint
         self._buffer = endpoint.buffer
         self._loop = endpoint.loop
@@ -211,7 +199,7 @@ class Connection(asyncio.BufferedProtocol):
         """Request the decision about an association. The numbers are those of open associations, see `StorageScp`."""
         if self.has_ended or self._transport.is_closing():  # the peer disconnected while the request waited
             return
-        association = self.association = _Association(uuid4().hex, request, {}, self._loop.time())
+        association = self.association = RequestedAssociation(uuid4().hex, request, self._loop.time())
         self._endpoint.admission.open_association(self.peer)
         if self._endpoint.is_stopping:
             self._respond(STOPPING)
@@ -236,7 +224,7 @@ class Connection(asyncio.BufferedProtocol):
             self._accept(self.association, decision)
         self._flush()
 
-    def _accept(self, association: _Association, decision: AssociationDecision) -> None:
+    def _accept(self, association: RequestedAssociation, decision: AssociationDecision) -> None:
         assert self._acceptor.request is not None  # the decision is about this request
         proposed = self._acceptor.request.contexts
         results = negotiate(proposed, decision.contexts)
@@ -295,8 +283,7 @@ class Connection(asyncio.BufferedProtocol):
     def _answer(self, command: Command, result: StoreResult) -> None:
         status = C_STORE_STATUS[result.outcome]
         if self.association is not None:
-            statuses = self.association.statuses
-            statuses[status.name] = statuses.get(status.name, 0) + 1
+            self.association.count(status, result)
         comment = "" if status is CStoreStatus.SUCCESS else result.reason
         self._acceptor.answer(command, status, comment)
 
@@ -323,15 +310,7 @@ class Connection(asyncio.BufferedProtocol):
         if association is None:
             return
         if association.is_accepted:
-            self._endpoint.scp.association_closed(
-                ClosedAssociation(
-                    association_id=association.association_id,
-                    request=association.request,
-                    how=association.how,
-                    statuses=association.statuses,
-                    seconds=self._loop.time() - association.began_at,
-                )
-            )
+            self._endpoint.scp.association_closed(association.closed(self._loop.time()))
         self._endpoint.admission.close_association(self.peer)
 
     # --- time and back-pressure ---------------------------------------------------------------------------------------

@@ -38,6 +38,8 @@ class ClosedAssociation:
     request: AssociationRequest
     how: str  # "released", "aborted" or "lost"
     statuses: Mapping[str, int]  # number of C-STORE responses by name of the status
+    instances: int = 0  # number of instances that were stored
+    stored_bytes: int = 0  # size of their files
     seconds: float = 0.0  # from the request for the association to its end
 
 

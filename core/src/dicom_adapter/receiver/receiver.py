@@ -137,7 +137,7 @@ class Receiver:
     def complete_store(self, incoming: IncomingInstance, ticket: object) -> StoreResult | None:
         received = self._store.end(incoming)
         if isinstance(received, StoreResult):
-            _log(incoming.request, received)
+            self._log(incoming.request, received)
             self._note_refusal(received, incoming.size)
             self._note_failure(incoming.request, received, incoming.study_instance_uid)
             return received
@@ -160,19 +160,21 @@ class Receiver:
             self._wake_host()
         with logs.batch():
             for one, result in zip(received, results, strict=True):
+                self._log(one, result)
                 if result.instance is None:
-                    _log(one, result)
                     self._note_refusal(result)
-                    continue
-                if self._studies.is_new(one.association_id, result.instance.study_instance_uid):
+                elif self._studies.is_new(one.association_id, result.instance.study_instance_uid):
                     _log_study(result.instance)
-                if result.reason or self._logs_instances:
-                    _log(one, result)
         for one, result in zip(received, results, strict=True):
             if result.duplicate_of is not None:
                 self._events.put(_duplicate_event(one, result, result.duplicate_of, self._clock.now()))
             if result.instance is None:
                 self._note_failure(one, result, one.study_instance_uid)
+
+    def _log(self, request: StoreRequest | ReceivedInstance, result: StoreResult) -> None:
+        """Log an instance that was refused or quarantined. Log other instances only at the level debug."""
+        if self._logs_instances or not result.outcome.is_acknowledged or (result.instance and result.reason):
+            _log(request, result)
 
     def _note_failure(self, request: StoreRequest | ReceivedInstance, result: StoreResult, study: str) -> None:
         """Note an instance that was not stored: its study may be incomplete."""
@@ -222,8 +224,12 @@ class Receiver:
             "association_closed",
             association_id=closed.association_id,
             ae_title=closed.request.called_ae_title,
+            calling_ae_title=closed.request.calling_ae_title,
             peer=closed.request.peer_address,
             how=closed.how,
+            seconds=round(closed.seconds, 3),
+            instances=closed.instances,
+            bytes=closed.stored_bytes,
             statuses=dict(closed.statuses),
         )
 
@@ -310,7 +316,7 @@ def _log(request: StoreRequest | ReceivedInstance, result: StoreResult) -> None:
             fields = {"ae_title": request.ae_title, "instance_id": result.instance.instance_id}
             log.warning("instance_quarantined", **fields, reason=result.reason)
     elif result.outcome.is_acknowledged:
-        log.info("instance_ignored", **fields, reason=result.reason)
+        log.debug("instance_ignored", **fields, reason=result.reason)
     else:
         log.warning(
             "instance_refused", **fields, status=f"0x{C_STORE_STATUS[result.outcome]:04X}", reason=result.reason

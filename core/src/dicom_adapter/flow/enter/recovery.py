@@ -36,7 +36,11 @@ class Recovery:
             read = (read_recovery_record(record, key) for key, record in records)
             recorded = [instance for instance in read if instance is not None]
             above, missing = self._without_row(recorded) if recorded else (0, [])
-            return self._enter_missing(missing, above) if missing else 0
+            if not missing:
+                return 0
+            entered = self._enter_missing(missing, above)
+        log.warning("instances_recovered", count=entered)
+        return entered
 
     def _without_row(self, recorded: Sequence[ReceivedInstance]) -> tuple[int, list[ReceivedInstance]]:
         """Return the number of instances above the high-water marks, and those of them that have no row, in order."""
@@ -80,7 +84,7 @@ class Recovery:
         ]
         delete_stored_objects(self.storage, duplicates)
         for instance in entered:
-            log.warning(
+            log.debug(
                 "instance_recovered",
                 ae_title=instance.ae_title,
                 association_id=instance.association_id,
