@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from attrs import frozen
 
 from dicom_adapter.api.counts import counted
 from dicom_adapter.api.errors import StorageUnavailable, describe_failure
@@ -24,7 +23,6 @@ from dicom_adapter.config.model import Config
 from dicom_adapter.flow.acceptance import measure_space
 from dicom_adapter.ledger import Ledger
 from dicom_adapter.ledger.configurations import Configuration, ConfigurationState
-from dicom_adapter.ledger.health import processes
 from dicom_adapter.ledger.jobs import is_on_platform
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.operations.senders import describe, name_of
@@ -32,15 +30,13 @@ from dicom_adapter.operations.status import (
     AeTitleStatus,
     LedgerStatus,
     Level,
-    Problem,
     ServiceState,
     StorageStatus,
     assess,
     gather,
-    refusal_of,
     service_state,
-    worst_level,
 )
+from dicom_adapter.operations.status_report import StatusReport
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import DataFolder
 
@@ -48,43 +44,6 @@ MOST_REJECTED = 3  # number of rejected senders that are shown
 NOT_RUNNING_STATUS = 3  # as in the Linux Standard Base; 2 is for usage errors
 COLOURS = {Level.GREEN: typer.colors.GREEN, Level.YELLOW: typer.colors.YELLOW, Level.RED: typer.colors.RED}
 UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
-
-
-@frozen(kw_only=True)
-class StatusReport:
-    """Everything that the command shows."""
-
-    config: Config
-    facts: LedgerStatus
-    service: ServiceState
-    storage: StorageStatus
-    problems: list[Problem]
-
-    @property
-    def level(self) -> Level:
-        return worst_level(self.problems)
-
-    @property
-    def pids(self) -> dict[str, int]:
-        """The PIDs of the service's processes, by name; empty if the service is not running."""
-        if self.service is not ServiceState.RUNNING:
-            return {}
-        names = processes(self.config.dicom.receivers)
-        parts = [part for name in names if (part := self.facts.parts.get(name)) is not None]
-        return {part.part: part.pid for part in parts if part.pid is not None}
-
-    def state_of(self, status: AeTitleStatus) -> str:
-        """Return the state of an AE title in one or two words."""
-        if self.service is not ServiceState.RUNNING and status.is_configured:
-            return "not served"
-        return "refusing" if status.state == "served" and self.refusal_of(status) else status.state
-
-    def refusal_of(self, status: AeTitleStatus) -> str:
-        """Return why an AE title refuses associations or instances; "" if it accepts them, or is not served."""
-        if self.service is not ServiceState.RUNNING or not status.is_configured:
-            return ""
-        refusal = refusal_of(status, self.facts, self.storage, self.config)
-        return "" if refusal is None else refusal.reason
 
 
 def status(

@@ -12,17 +12,8 @@ from litestar.openapi.datastructures import ResponseSpec
 
 from dicom_adapter.api.errors import LedgerError
 from dicom_adapter.config.model import Config
-from dicom_adapter.flow.acceptance import measure_space
-from dicom_adapter.operations.status import (
-    Level,
-    ServiceState,
-    StorageStatus,
-    assess,
-    gather,
-    service_state,
-    worst_level,
-)
-from dicom_adapter.runtime.data_folder import DataFolder
+from dicom_adapter.operations.status import Level, ServiceState
+from dicom_adapter.operations.status_report import report_of_host
 from dicom_adapter.runtime.resources import Resources
 
 
@@ -51,22 +42,12 @@ def examine(config: Config, resources: Resources) -> Health:
     """Determine the health of the service, in the host process."""
     try:
         with resources.ledger.read() as transaction:
-            facts = gather(transaction, config, resources.clock.system_time())
+            report = report_of_host(transaction, config, resources, resources.clock.system_time())
     except LedgerError as failure:
         reasons = [Reason(level=Level.RED.value, part="ledger", reason=str(failure))]
         return Health(health=Level.RED.value, service=ServiceState.RUNNING.value, problems=reasons)
-    has_service = DataFolder.of(config).has_service or bool(resources.problem())  # its folder may have been replaced
-    service = service_state(facts, service_runs=has_service, host_runs=True)
-    problems = assess(facts, service, _storage_status(resources), config)
-    reasons = [Reason(level=each.level.value, part=each.part, reason=each.reason) for each in problems]
-    return Health(health=worst_level(problems).value, service=service.value, problems=reasons)
-
-
-def _storage_status(resources: Resources) -> StorageStatus:
-    problem = resources.problem()
-    if problem:
-        return StorageStatus(capacity=None, failure=problem)
-    return StorageStatus.of(measure_space(resources.storage, resources.ledger, resources.problem))
+    reasons = [Reason(level=each.level.value, part=each.part, reason=each.reason) for each in report.problems]
+    return Health(health=report.level.value, service=report.service.value, problems=reasons)
 
 
 def health_handler(examine: Examine) -> HTTPRouteHandler:
