@@ -84,7 +84,7 @@ def test_a_process_limits_its_heaps_unless_its_environment_does(
     reports: queue.SimpleQueue[tuple[Any, Report]] = queue.SimpleQueue()
     read, write = os.pipe()
     try:
-        child = Child("reporting", "reporting", write, reports)
+        child = Child("reporting", "reporting", [write], reports)
         child.configure(evolve(START, wake_fd=write))
         with child._process:
             assert (child, {"event": "started", "heaps": expected}) == reports.get(timeout=60)
@@ -116,7 +116,7 @@ def test_a_signal_to_the_group_does_not_end_a_process_that_has_just_begun(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     reports: queue.SimpleQueue[tuple[Any, Report]] = queue.SimpleQueue()
     with Path("/dev/null").open("wb") as wake:
-        child = Child("signalled", "signalled", wake.fileno(), reports)
+        child = Child("signalled", "signalled", [wake.fileno()], reports)
         child.configure(evolve(START, wake_fd=wake.fileno()))
         with child._process:
             assert (child, {"event": "started"}) == reports.get(timeout=60)

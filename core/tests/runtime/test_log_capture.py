@@ -124,7 +124,7 @@ def test_the_last_output_of_a_process_that_crashes_is_logged_before_its_end(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
     reports: queue.SimpleQueue[tuple[Any, Report]] = queue.SimpleQueue()
     with Path("/dev/null").open("wb") as wake, capture_logs() as logged, ExitStack() as stack:
-        child = Child("host", "crashing", wake.fileno(), reports)
+        child = Child("host", "crashing", [wake.fileno()], reports)
         stack.enter_context(child._process)
         child.configure(evolve(START, wake_fd=wake.fileno()))
         assert (child, {"event": "ended", "status": -signal.SIGABRT}) == reports.get(timeout=60)

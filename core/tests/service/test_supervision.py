@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ class Site:
         self.reports: queue.SimpleQueue[tuple[Any, Report]] = queue.SimpleQueue()
         self.supervisor = Supervisor(blueprint, self._start_child)  # type: ignore[arg-type] # behaves like a Child
 
-    def _start_child(self, name: str, _module: str, _wake_fd: int, reports: Any) -> FakeChild:
+    def _start_child(self, name: str, _module: str, _descriptors: Sequence[int], reports: Any) -> FakeChild:
         self.reports = reports
         child = FakeChild(name, reports)
         self.children.append(child)

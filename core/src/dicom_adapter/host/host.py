@@ -20,7 +20,7 @@ from attrs import frozen
 from dicom_adapter.api.errors import LedgerError, Refused
 from dicom_adapter.api.lane import LaneHandle
 from dicom_adapter.api.submitter import Submitter
-from dicom_adapter.api.values import INTERRUPTED, InstanceStorageInfo, Job
+from dicom_adapter.api.values import InstanceStorageInfo, Job
 from dicom_adapter.config.model import Config
 from dicom_adapter.flow.acceptance import measure_space
 from dicom_adapter.flow.notify import Notify
@@ -30,7 +30,9 @@ from dicom_adapter.flow.reclaim.reclaim import Reclaim
 from dicom_adapter.flow.reclaim.retention import Retention
 from dicom_adapter.flow.reclaim.watermark import bytes_to_free
 from dicom_adapter.flow.submit import operators
+from dicom_adapter.flow.submit.job_measures import JobMeasures
 from dicom_adapter.host.draining import Drain
+from dicom_adapter.host.job_log import log_queued
 from dicom_adapter.host.lanes import AeTitleDecisions, Lanes, decide_ae_titles
 from dicom_adapter.host.observers import Observer
 from dicom_adapter.host.submitters import NewSubmitters, Submitters
@@ -101,6 +103,7 @@ class Host:
         self._plugins = plugins
         self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
         ledger, clock = self._ledger, self._clock
+        self._measures = JobMeasures(resources.counts)
         self._find_problem = resources.problem
         self._wake_worker = wake
         self._woken: set[Part] = set()  # parts that have work now; read by `run_until_idle` only
@@ -293,6 +296,7 @@ class Host:
         self._last_event = last
         for job in cancelled:
             log.info("job_cancelled", job_id=job.job_id, ae_title=job.ae_title, attempts=job.attempts, error="")
+            self._measures.changed(job)
             self._on_job_changed(job)
 
     def _update_quota(self) -> datetime:
@@ -342,22 +346,9 @@ class Host:
     # --- notifications between the parts ------------------------------------------------------------------------------
 
     def _on_commit(self, committed: Committed) -> None:
+        log_queued(committed)
         for job in committed.jobs:
-            studies = committed.studies.get(job.job_id, ())
-            log.info(
-                "job_queued",
-                job_id=job.job_id,
-                ae_title=job.ae_title,
-                name=job.name,
-                pipeline=job.pipeline_id,
-                priority=job.priority.value,
-                instances=job.instance_count,
-                studies=len(studies),
-                study_instance_uid=studies[0] if len(studies) == 1 else None,
-            )
-            if INTERRUPTED in job.metadata:
-                reason = job.metadata[INTERRUPTED]
-                log.warning("job_incomplete", job_id=job.job_id, ae_title=job.ae_title, reason=reason)
+            self._measures.created(job, committed.arrived.get(job.job_id), self._clock.now())
             self._notify_observers("dicom_adapter_job_changed", job=job)
             self._wake(submitter_part(job.submitter))
         if committed.released:

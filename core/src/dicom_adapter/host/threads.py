@@ -38,6 +38,7 @@ from dicom_adapter.runtime.clock_check import ClockCheck
 from dicom_adapter.runtime.data_folder import DataFolder
 from dicom_adapter.runtime.parts import Part, PartKind, Parts, PartWork, process_part
 from dicom_adapter.runtime.resources import Resources
+from dicom_adapter.runtime.shared_counts import HOST_REGION, Counts
 from dicom_adapter.runtime.storage_generation import StorageGeneration
 from dicom_adapter.runtime.watch import PartFinding, Watch, examine, with_slow
 from dicom_adapter.runtime.worker_groups import WorkerGroups, Workers, join, names
@@ -63,7 +64,10 @@ WAKE_UP_SECONDS = 5.0  # maximum time that one step waits for a wake-up
 class HostProcess:
     """The host with its threads, storage and ledger."""
 
-    def __init__(self, config: Config, plugins: Plugins, clock: SystemClock, *, is_first: bool) -> None:
+    def __init__(
+        self, config: Config, plugins: Plugins, clock: SystemClock, *, is_first: bool, counts_fd: int | None = None
+    ) -> None:
+        """Create the parts. `counts_fd`: descriptor of the memory in which all processes count; None: there is none."""
         self._config = config
         self._plugins, self._catalogue = plugins, plugins.catalogue()
         self._clock, self._clock_check = clock, ClockCheck(clock)
@@ -85,8 +89,13 @@ class HostProcess:
         self._checks[GENERATION] = PartWork(self._generation.step)
         extended, draining = self._with_draining(config)
         wake = self._groups.wake
+        self._counts_fd = counts_fd
         self._resources = Resources(
-            ledger=self._ledger, storage=self._storage, clock=self._clock, storage_problem=marker.problem
+            ledger=self._ledger,
+            storage=self._storage,
+            clock=self._clock,
+            counts=Counts.of_process(counts_fd, HOST_REGION),
+            storage_problem=marker.problem,
         )
         self._storage_problem = ""  # why the opened storage or ledger was replaced or is missing; "" if neither was
         self._host = Host(extended, plugins, self._resources, _uploads, wake, draining=draining)

@@ -24,6 +24,7 @@ from dicom_adapter.net.server import DicomServer
 from dicom_adapter.net.tls import UnusableCertificate
 from dicom_adapter.plugins.measured import CallStatistics
 from dicom_adapter.plugins.registry import Plugins, discover
+from dicom_adapter.receiver.measured_scp import MeasuredScp
 from dicom_adapter.receiver.receiver import Receiver
 from dicom_adapter.runtime import logs
 from dicom_adapter.runtime.channel import APPLIED, FAILED, NOT_APPLIED, Channel, Start
@@ -31,6 +32,7 @@ from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import UNUSABLE, DataFolder, report_unusable, with_pids
 from dicom_adapter.runtime.logs.capture import capture
 from dicom_adapter.runtime.parts import Part, PartKind, process_part
+from dicom_adapter.runtime.shared_counts import Counts
 from dicom_adapter.runtime.watch import PartFinding, Watch
 from dicom_adapter.runtime.workers import Worker
 
@@ -90,7 +92,9 @@ def _receive(channel: Channel, start: Start, config: Config, plugins: Plugins, n
         subject = "instances that were stored before this start cannot be recorded in the ledger"
         report_unusable(channel, subject, failure)
         return
-    server = DicomServer(config.dicom, receiver, shares_port=shares_port, is_first=start.is_first)
+    counts = Counts.of_process(start.counts_fd, start.number, has_one_thread=True)
+    measured = MeasuredScp(receiver, counts, config.ae_titles)
+    server = DicomServer(config.dicom, measured, shares_port=shares_port, is_first=start.is_first)
     watch = Watch(ReceiverCheck(server, receiver, channel, name).examine, ledger, resources.clock)
 
     def configure(changed: Start) -> None:
@@ -101,6 +105,7 @@ def _receive(channel: Channel, start: Start, config: Config, plugins: Plugins, n
             return
         config = _config_of_receiver(loaded.config, changed)
         receiver.configure(config)
+        measured.configure(config.ae_titles)
         server.configure(config.dicom)
         log.info("receiver_configured")
         channel.report(APPLIED)

@@ -49,6 +49,7 @@ class Start:
     number: int = 1  # number of a receiver, counted from 1
     trace_hooks: bool = False  # log every call of a plugin
     wake_fd: int  # descriptor of a pipe: receivers write to it when they have stored instances, the host reads from it
+    counts_fd: int | None = None  # descriptor of the memory of `create_shared_counts`; None: counts are not shared
     plugins: Sequence[str] | None  # entry points to load; None: all
     clock: Sequence[int]  # a reading of the clock of the service; see `SystemClock`
     log_fd: int = 2  # the log; set by `Child`
@@ -110,8 +111,10 @@ class Child:
     The process loads its modules and then waits for `configure`.
     """
 
-    def __init__(self, name: str, module: str, wake_fd: int, reports: queue.SimpleQueue[tuple[Any, Report]]) -> None:
-        """Start the process. `wake_fd` is the descriptor that its `Start` will name."""
+    def __init__(
+        self, name: str, module: str, descriptors: Sequence[int], reports: queue.SimpleQueue[tuple[Any, Report]]
+    ) -> None:
+        """Start the process. `descriptors` are those that its `Start` will name."""
         self.name = name
         self._reports = reports
         self._log_fd = os.dup(2)
@@ -123,7 +126,7 @@ class Child:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                pass_fds=[wake_fd, self._log_fd],
+                pass_fds=[*descriptors, self._log_fd],
                 env={**ENVIRONMENT, **os.environ},
             )
         finally:

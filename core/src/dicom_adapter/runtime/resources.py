@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 
 from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.ledger import Ledger
 from dicom_adapter.runtime.clock import Clock
+from dicom_adapter.runtime.shared_counts import Counts
 
 
 @frozen(kw_only=True, eq=False)
@@ -19,6 +20,7 @@ class Resources:
     ledger: Ledger
     storage: StorageBackend[Any]
     clock: Clock
+    counts: Counts = field(factory=Counts)  # what `/metrics` shows of this process
     # Describes the problem if the storage that was opened is missing or was replaced; otherwise "".
     storage_problem: Callable[[], str] = lambda: ""
 

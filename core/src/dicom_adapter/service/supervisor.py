@@ -14,7 +14,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from dicom_adapter.runtime.channel import ENDED, FAILED, SIGNALS, Child, Report,
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import DataFolder
 from dicom_adapter.runtime.parts import Part, process_part
+from dicom_adapter.runtime.shared_counts import create_shared_counts
 from dicom_adapter.runtime.watch import PartFinding, Watch
 from dicom_adapter.service.blueprint import Blueprint
 from dicom_adapter.service.reload.requests import RELOAD, ReloadRequests
@@ -48,7 +49,7 @@ HOST_STOP_SECONDS = 30.0  # time limit for the stop of the host at its restart
 STOP_SECONDS = 28.0  # time limit for a stop of the service, after the drain timeout; documented as half a minute
 RECEIVER_STOP_SECONDS = 10.0  # time limit for the stop of the receivers, included in STOP_SECONDS
 
-StartChild = Callable[[str, str, int, "queue.SimpleQueue[tuple[Any, Report]]"], Child]
+StartChild = Callable[[str, str, Sequence[int], "queue.SimpleQueue[tuple[Any, Report]]"], Child]
 
 
 class CannotStart(Refused):
@@ -106,6 +107,7 @@ class Supervisor:
         names = enumerate(receiver_names(blueprint.receivers), start=1)
         self._receivers = [ProcessSlot(name, RECEIVER_MODULE, number) for number, name in names]
         self._wake_read, self._wake_write = os.pipe()
+        self._counts = create_shared_counts(blueprint.receivers)
         self._port = blueprint.port
         self._ledger: Ledger | None = None  # opened after the host has created it
         self._watch: Watch | None = None
@@ -159,7 +161,7 @@ class Supervisor:
         log.info("process_started", name=slot.name, child=slot.child.pid)
 
     def _make_child(self, slot: ProcessSlot) -> Child:
-        return self._start_child(slot.name, slot.module, self._wake_fd(slot), self._reports)
+        return self._start_child(slot.name, slot.module, [self._wake_fd(slot), self._counts], self._reports)
 
     def _wake_fd(self, slot: ProcessSlot) -> int:
         return self._wake_read if slot is self._host else self._wake_write
@@ -176,6 +178,7 @@ class Supervisor:
             number=slot.number,
             trace_hooks=blueprint.trace_hooks,
             wake_fd=self._wake_fd(slot),
+            counts_fd=self._counts,
             plugins=None if is_host else [blueprint.storage_plugin],
             clock=self._clock.reading(),
             title=blueprint.title_of(self._title(slot)),
@@ -372,6 +375,7 @@ class Supervisor:
         self._end([self._host], drained_at + STOP_SECONDS)
         os.close(self._wake_read)
         os.close(self._wake_write)
+        os.close(self._counts)
         if self._ledger is not None:
             self._ledger.close()
         log.info("service_stopped")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from itertools import islice
@@ -15,6 +16,7 @@ from dicom_adapter.flow.process.context import Context
 from dicom_adapter.flow.process.settings import LaneSettings
 from dicom_adapter.flow.process.timers import Timers
 from dicom_adapter.flow.process.turn import Committed, Required, Turn, Unavailable
+from dicom_adapter.runtime.measures import TURN
 from dicom_adapter.runtime.resources import Resources
 
 log = structlog.get_logger("dicom_adapter.process")
@@ -35,6 +37,7 @@ class RunningProcessor:
         self.ae_title = settings.ae_title
         self.delivered = 0  # id of the last instance that was delivered to the processor
         self._ledger = resources.ledger
+        self._durations = resources.counts.distribution(TURN, settings.ae_title)
         self._context = Context(settings, resources)
         self.processor = settings.processor(settings.settings, self._context)
 
@@ -51,12 +54,16 @@ class RunningProcessor:
 
     def run_turn(self, now: datetime, call: Callable[[], T], required: Required | None) -> tuple[T, Committed | None]:
         """Call the processor, then commit its requests, if there are any. `required`: only for the turn of a timer."""
+        started = time.monotonic()
         turn = self._context.begin(now)
         try:
-            answer = call()
+            try:
+                answer = call()
+            finally:
+                self._context.end()
+            return answer, None if turn.is_empty else self._commit(turn, required)
         finally:
-            self._context.end()
-        return answer, None if turn.is_empty else self._commit(turn, required)
+            self._durations.observe(time.monotonic() - started)
 
     def _commit(self, turn: Turn, required: Required | None) -> Committed:
         try:

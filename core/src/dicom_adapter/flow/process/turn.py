@@ -29,6 +29,7 @@ class Committed:
     jobs: tuple[Job, ...] = ()
     released: tuple[int, ...] = ()  # instance ids
     studies: Mapping[str, tuple[str, ...]] = Factory(dict)  # Study Instance UIDs of each job, by job id
+    arrived: Mapping[str, datetime] = Factory(dict)  # arrival of the last instance of each job, by job id
 
 
 class Unavailable(DicomAdapterError):
@@ -84,6 +85,7 @@ class Turn:
     removed: list[int] = Factory(list)  # ids of the instances to release
     notes: list[Note] = Factory(list)
     studies: dict[str, tuple[str, ...]] = Factory(dict)  # Study Instance UIDs of each job, by job id
+    arrived: dict[str, datetime] = Factory(dict)  # arrival of the last instance of each job, by job id
 
     @property
     def is_empty(self) -> bool:
@@ -117,6 +119,7 @@ class Turn:
         )
         self.submissions.append((job, numbers))
         self.studies[job.job_id] = tuple(dict.fromkeys(instance.study_instance_uid for instance in chosen))
+        self.arrived[job.job_id] = max(instance.received_at for instance in chosen)
         return job
 
     def remove(self, released: Iterable[InstanceStorageInfo]) -> None:
@@ -159,7 +162,7 @@ class Turn:
         events.record(transaction, [_queued_event(job) for job in submitted])
         events.record(transaction, [_incomplete_event(job) for job in submitted if INTERRUPTED in job.metadata])
         events.record(transaction, [_note_event(self, note, number) for note in self.notes for number in note.numbers])
-        return Committed(submitted, released, self.studies)
+        return Committed(submitted, released, self.studies, self.arrived)
 
     def _check(self, chosen: Iterable[InstanceStorageInfo]) -> Iterable[InstanceStorageInfo]:
         for instance in chosen:

@@ -22,6 +22,7 @@ from dicom_adapter.api.errors import (
 )
 from dicom_adapter.api.submitter import Submitter
 from dicom_adapter.api.values import Job, JobState, PlatformStatus
+from dicom_adapter.flow.submit.job_measures import JobMeasures
 from dicom_adapter.flow.submit.scheduling import Retries
 from dicom_adapter.flow.submit.steps import NEXT, CannotRead, Done, PlatformContact, Steps
 from dicom_adapter.flow.submit.uploading import Interrupted, lacks_resources
@@ -29,6 +30,7 @@ from dicom_adapter.ledger import Transaction, clean_ups, events, jobs
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.jobs import JobRow
 from dicom_adapter.plugins.measured import unwrap
+from dicom_adapter.runtime.measures import JOB_RETRIES
 from dicom_adapter.runtime.resources import Resources
 
 log = structlog.get_logger("dicom_adapter.submit")
@@ -63,6 +65,7 @@ class Submission:
         self._steps = steps
         self._retries = retries
         self._ledger, self._clock = resources.ledger, resources.clock
+        self._counts, self._measures = resources.counts, JobMeasures(resources.counts)
         self._on_change = on_change
         self._opening = threading.Lock()
         self._is_open = False
@@ -185,6 +188,7 @@ class Submission:
         if when is None:
             return self._fault(row, f"gave up after {attempts} attempts since {since:%Y-%m-%d %H:%M:%S} UTC: {error}")
         values = {"attempts": attempts, "failing_since": since, "next_attempt_at": when, "last_error": error}
+        self._counts.tally(JOB_RETRIES, row.job.ae_title, row.job.submitter).add()
         return self._change(row, "job_attempt_failed", row.job.state, values)
 
     def _fault(self, row: JobRow, error: str) -> JobRow:
@@ -220,6 +224,7 @@ class Submission:
             error=changed.job.last_error,
         )
         if changed.job.state is not row.job.state:
+            self._measures.changed(changed.job)
             self._on_change(changed.job)
         return changed
 
