@@ -31,7 +31,7 @@ from dicom_adapter.api.settings import (
     not_empty,
     setting,
 )
-from dicom_adapter.api.storage import InstanceWriter, StorageBackend, StorageContext
+from dicom_adapter.api.storage import InstanceWriter, StorageBackend, StorageContext, StorageMark
 from dicom_adapter.api.submitter import AttachmentUpload, Output, Submitter, SubmitterContext, Upload
 from dicom_adapter.api.values import (
     INTERRUPTED,
@@ -82,6 +82,7 @@ __all__ = [
     "StorageBackend",
     "StorageContext",
     "StorageFull",
+    "StorageMark",
     "StorageUnavailable",
     "StoredObjectMissing",
     "Submitter",

@@ -9,6 +9,7 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from dicom_adapter.storage.local import segment
 from dicom_adapter.storage.local.backend import LocalStorage, dicom_adapter_storage_backends
 from dicom_adapter.storage.local.buffers import LARGE_BYTES, LARGE_TOTAL_BYTES
 from dicom_adapter.storage.local.segment import BLOCK, RECORD
+from dicom_adapter.testing.stored_objects import finish_object
 from support.local_storage import (
     content,
     contents,
@@ -242,6 +244,44 @@ def test_a_full_segment_stays_open_until_all_its_records_are_synced(durable: Loc
     durable.sync([third])
     assert is_sealed(path)
     assert {first, third} == set(durable.keys())
+
+
+def recorded(storage: LocalStorage) -> Path:
+    """Write and sync an object with a recovery record. Return its segment."""
+    key = finish_object(storage, b"x", record=b"record")
+    storage.sync([key])
+    return segment_of(storage, key)
+
+
+@SMALL
+def test_a_segment_with_recovery_records_is_not_sealed_before_a_mark_of_it_is_confirmed(durable: LocalStorage) -> None:
+    """Its records are read by the next start until then. A mark covers the segments that are synced when it is made.
+
+    Verified to fail when a mark covers the segments of its confirmation, or confirms at once.
+    """
+    before = open_descriptors(durable)
+    early = recorded(durable)
+    mark = durable.mark()
+    late = recorded(durable)
+    assert [False, False] == [is_sealed(early), is_sealed(late)]
+    mark.confirm()
+    assert [True, False] == [is_sealed(early), is_sealed(late)]
+    durable.mark().confirm()
+    assert is_sealed(late)
+    assert before == open_descriptors(durable)
+
+
+def test_a_mark_does_not_cover_later_records_of_its_segment(durable: LocalStorage) -> None:
+    """The segment is not full, so later objects are added to it. A start must read it if they are not confirmed.
+
+    Verified to fail when a mark is kept as a list of segments without the number of their records.
+    """
+    path = recorded(durable)
+    mark = durable.mark()
+    assert path == recorded(durable)
+    mark.confirm()
+    durable.close()
+    assert not is_sealed(path)
 
 
 @SMALL

@@ -62,6 +62,22 @@ class InstanceWriter(ABC):
         """Delete everything written, finished or not. Never raises for a file that is already deleted."""
 
 
+class StorageMark:
+    """The objects that a storage backend had synced at one moment: the result of `StorageBackend.mark`.
+
+    Backends with recovery records return a subclass that overrides `confirm`.
+    """
+
+    def confirm(self) -> None:
+        """Drop the recovery records of the objects of this mark: all their rows are durable in the ledger.
+
+        Called from any thread, also during a `StorageBackend.sync`, and also after objects of the mark were deleted. A
+        mark may never be confirmed, for example because a later mark is confirmed instead: it covers all objects of the
+        earlier ones. A repeated call, the confirmation of an earlier mark, and a call after `StorageBackend.close` have
+        no effect.
+        """
+
+
 class StorageBackend(ABC, Generic[SettingsT]):
     """Base class of all storage backends.
 
@@ -75,6 +91,9 @@ class StorageBackend(ABC, Generic[SettingsT]):
     per second for all instances together. This sync is the *checkpoint*. If the power fails before the checkpoint, rows
     are missing from the ledger, and the core enters them again from the recovery records at the next start.
 
+    A checkpoint has two steps, because instances arrive while the ledger is synced. `mark` determines which objects it
+    covers. `StorageMark.confirm` reports afterwards that the rows of these objects are durable.
+
     A backend that stores recovery records sets `keeps_recovery_records = True`. The content of a record is opaque to
     the backend. The receiver calls, in this order::
 
@@ -84,7 +103,9 @@ class StorageBackend(ABC, Generic[SettingsT]):
         key = writer.finish()
         storage.sync([key])                   # object and record are durable together
                                               # the core enters the row without a sync, and acknowledges the instance
-        storage.checkpoint()                  # the core has synced the ledger: drop the records of all synced keys
+        mark = storage.mark()                 # about once per second; the mark covers all keys that were synced before
+                                              # the core syncs the ledger; further keys may be synced meanwhile
+        mark.confirm()                        # drop the records of the keys that the mark covers, and no others
 
     and at its next start, before it accepts associations::
 
@@ -95,15 +116,16 @@ class StorageBackend(ABC, Generic[SettingsT]):
 
     - After `sync`, the record survives everything that the object survives: the end of the process and, if
       `StorageContext.durable` is set, a power loss. An object that survives still has its record.
-    - A record is kept until one of these events: `checkpoint` is called after the `sync` of its key; a block of
-      `unconfirmed_records` that returned the record ends without an exception; its object is deleted. After that event
-      the record is never returned again.
+    - A record is kept until one of these events: a mark that was made after the `sync` of its key is confirmed; a block
+      of `unconfirmed_records` that returned the record ends without an exception; its object is deleted. A record whose
+      mark was confirmed is not returned after an orderly `close`. If the process is killed instead, the record may be
+      returned; the core does not enter its row again. After the other events, the record is never returned again.
     - Records of a process that still runs are not returned to another process: several receivers use one storage.
     """
 
     name: ClassVar[str]  # value of `backend` in [storage] that selects this class
     keeps_recovery_records: ClassVar[bool] = False
-    """True if the backend implements `write_recovery_record`, `checkpoint` and `unconfirmed_records`. If False, the
+    """True if the backend implements `write_recovery_record`, `mark` and `unconfirmed_records`. If False, the
     core syncs the ledger before every acknowledgement."""
     settings_type: ClassVar[type]  # settings class, from the class argument: `class Mine(StorageBackend[MySettings])`
 
@@ -132,17 +154,19 @@ class StorageBackend(ABC, Generic[SettingsT]):
         Raises StorageFull or OSError on failure; the caller then treats all `keys` as never written.
         """
 
-    def checkpoint(self) -> None:
-        """Drop the recovery records of all objects that this backend has synced: their rows are durable in the ledger.
+    def mark(self) -> StorageMark:
+        """Return a mark of all objects that this backend has synced. Its `confirm` drops their recovery records.
 
         The receiver calls this method about once per second while instances arrive, and when it stops, but never during
-        a `sync`. Objects that are finished but not synced keep their records. If a process ends without this call, the
-        next start gets its records from `unconfirmed_records`.
+        a `sync`. Objects that are synced afterwards, also those that are finished already, are not covered: they keep
+        their records when the mark is confirmed. If a process ends without a confirmation, the next start gets its
+        records from `unconfirmed_records`.
         """
+        return StorageMark()
 
     @contextmanager
     def unconfirmed_records(self) -> Iterator[Sequence[tuple[str, bytes]]]:
-        """Context manager: returns the (key, record) pairs of ended processes that no `checkpoint` has covered.
+        """Context manager: returns the (key, record) pairs of ended processes whose marks were not confirmed.
 
         The receiver uses this context manager once per start, before it accepts associations. When the block ends
         without an exception, the rows are durable in the ledger, and these records are never returned again. When the

@@ -15,15 +15,14 @@ import pytest
 from dicom_adapter.api.declare import NoSettings
 from dicom_adapter.api.errors import StorageFull, StoredObjectMissing
 from dicom_adapter.api.storage import InstanceWriter, StorageBackend, StorageContext
-from dicom_adapter.testing.stored_objects import INVALID_KEYS, confirm_records, finish_object, read_content, store
+from dicom_adapter.testing.storage_records import MIB, MakeBackend, RecoveryRecordTests
+from dicom_adapter.testing.stored_objects import INVALID_KEYS, finish_object, read_content, store
 
-MakeBackend = Callable[[], StorageBackend[Any]]
-MIB = 1 << 20
 LARGE = 64 * MIB  # size in bytes of an object that does not fit into MAX_MEMORY
 MAX_MEMORY = 16 * MIB  # bytes; maximum memory for writing and reading this object
 
 
-class BaseStorageBackendTests:
+class BaseStorageBackendTests(RecoveryRecordTests):
     """Base class of tests: subclass it with `backend`, and with `settings` if your backend has settings.
 
         class TestPlainFolder(BaseStorageBackendTests):
@@ -42,15 +41,6 @@ class BaseStorageBackendTests:
     def leftovers(self, storage: StorageBackend[Any]) -> int | None:  # noqa: ARG002 - for subclasses
         """Return the number of objects and partial objects that use space, or None if it is unknown."""
         return None
-
-    def kill(self, storage: StorageBackend[Any]) -> None:
-        """Release the locks and descriptors of a backend, as the kernel does when it kills the process.
-
-        Required if the backend `keeps_recovery_records`.
-        """
-        raise NotImplementedError(
-            "override kill() for a backend with keeps_recovery_records = True: release its locks and descriptors"
-        )
 
     @pytest.fixture
     def no_space(self) -> Callable[[StorageBackend[Any]], AbstractContextManager[None]]:
@@ -273,72 +263,6 @@ class BaseStorageBackendTests:
             assert self.leftovers(started) in (None, len(keys)), "recover() did not delete a partial object"
         finally:
             half.discard()  # releases the locks and descriptors of the killed process
-
-    # --- recovery records: the adapter restores lost rows of the ledger from them
-
-    def test_recovery_records_are_kept_until_they_are_confirmed(self, make_backend: MakeBackend) -> None:
-        """The next starts read all records of a killed process until a `with unconfirmed_records()` block succeeds."""
-        killed = make_backend()
-        if not self._keeps_recovery_records(killed):
-            return
-        keys = [finish_object(killed, bytes(size), record=b"record %d" % size) for size in (0, 5, MIB + 5)]
-        killed.sync([*keys, finish_object(killed, b"without")])
-        assert [] == confirm_records(make_backend()), "unconfirmed_records() returned records of a running process"
-        expected = {key: b"record %d" % size for key, size in zip(keys, (0, 5, MIB + 5), strict=True)}
-        self.kill(killed)
-        started = make_backend()
-        with pytest.raises(InterruptedError), started.unconfirmed_records():
-            raise InterruptedError
-        assert expected == dict(confirm_records(started)), (
-            "unconfirmed_records() must return all records until a `with unconfirmed_records()` block succeeds"
-        )
-        assert [] == confirm_records(make_backend()), "unconfirmed_records() returned confirmed records"
-        assert bytes(MIB + 5) == read_content(started, keys[-1]), "the recovery record is part of the object's content"
-
-    def test_recovery_records_before_a_checkpoint_are_not_returned(self, make_backend: MakeBackend) -> None:
-        """After `checkpoint` and an orderly stop, the next start has nothing to read."""
-        storage = make_backend()
-        if not self._keeps_recovery_records(storage):
-            return
-        storage.sync([finish_object(storage, b"object", record=b"confirmed")])
-        storage.checkpoint()
-        storage.close()
-        assert [] == confirm_records(make_backend()), "unconfirmed_records() returned a record from before checkpoint()"
-
-    def test_a_checkpoint_keeps_the_records_of_later_objects(self, make_backend: MakeBackend) -> None:
-        """A checkpoint covers the objects that were synced before it, not the objects that were only finished."""
-        killed = make_backend()
-        if not self._keeps_recovery_records(killed):
-            return
-        late = finish_object(killed, b"object", record=b"late")
-        killed.checkpoint()
-        killed.sync([late])
-        self.kill(killed)
-        assert (late, b"late") in confirm_records(make_backend()), (
-            "checkpoint() dropped the recovery record of an object that was synced after it"
-        )
-
-    def test_recovery_record_may_have_1000_bytes(self, storage: StorageBackend[Any]) -> None:
-        """A record that is too long for the backend raises ValueError. The object can be stored without the record."""
-        if not self._keeps_recovery_records(storage):
-            return
-        storage.sync([finish_object(storage, b"object", record=bytes(1000))])
-        writer = storage.writer()
-        writer.write(b"x")
-        with pytest.raises(ValueError, match="record"):
-            writer.write_recovery_record(bytes(10_000_000))
-        key = writer.finish()
-        storage.sync([key])
-        assert b"x" == read_content(storage, key)
-
-    def _keeps_recovery_records(self, storage: StorageBackend[Any]) -> bool:
-        """Return the backend's flag; check that a backend without recovery records refuses them."""
-        if not self.backend.keeps_recovery_records:
-            writer = storage.writer()
-            with pytest.raises(NotImplementedError):
-                writer.write_recovery_record(b"although keeps_recovery_records is False")
-            writer.discard()
-        return self.backend.keeps_recovery_records
 
     # --- discard and delete
 

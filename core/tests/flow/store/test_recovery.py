@@ -644,6 +644,28 @@ def test_commits_are_covered_by_regular_checkpoints(site: Site, monkeypatch: pyt
     assert [] == unconfirmed(site.start())
 
 
+def test_a_checkpoint_covers_the_instances_that_were_synced_before_the_ledger(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An instance whose object is synced during the sync of the ledger keeps its recovery record.
+
+    Verified to fail when the mark is made after the sync of the ledger.
+    """
+    first = site.start(backend="small-segments")
+    first.send("1.1")
+    late = first.arrive("1.2")
+    checkpoint = receiver_runs.checkpoint
+
+    def syncing(*arguments: Any) -> None:
+        checkpoint(*arguments)
+        first.storage.sync([late.storage_key])
+
+    monkeypatch.setattr(receiver_runs, "checkpoint", syncing)
+    first.store.checkpoint()
+    first.kill()
+    assert [late.storage_key] == [key for key, _record in unconfirmed(site.start())]
+
+
 def unconfirmed(process: Process) -> list[tuple[str, bytes]]:
     """Return the recovery records that the next start must read."""
     with process.storage.unconfirmed_records() as records:

@@ -250,15 +250,16 @@ class Store:
     # --- recovery records -------------------------------------------------------------------------------------------
 
     def checkpoint(self) -> None:
-        """Sync the ledger, then drop the recovery records of all synced rows. Must not be called during a commit."""
+        """Sync the ledger, then confirm that the rows of all synced instances are durable. Not during a commit."""
         if self._recovery_records is None or not (self._has_unsynced_commits and self._may_checkpoint):
             return
         self._checkpoint_at = time.monotonic() + self._checkpoint_seconds
         try:
+            mark = self._storage.mark()
             with self._ledger.write() as transaction:
                 receiver_runs.checkpoint(transaction, self._recovery_records.receiver_run, self._name)
             self._has_unsynced_commits = False
-            self._storage.checkpoint()
+            mark.confirm()
         except Exception as failure:  # noqa: BLE001 - as above; the recovery records are still there
             # A failed sync is not repeated: the kernel may drop the data and then report success (fsync(2)).
             self._may_checkpoint = not (isinstance(failure, LedgerUnavailable) and failure.is_io_error)

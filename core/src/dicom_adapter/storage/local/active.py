@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from dicom_adapter.api.errors import StorageUnavailable
 from dicom_adapter.api.local_disk import (
@@ -19,6 +19,7 @@ from dicom_adapter.api.local_disk import (
     raise_if_no_free_space,
     sync_folder,
 )
+from dicom_adapter.api.storage import StorageMark
 from dicom_adapter.dicom.checksum import crc32
 from dicom_adapter.storage.local.buffers import Buffer, Buffers
 from dicom_adapter.storage.local.keys import key_of, missing
@@ -40,7 +41,8 @@ class ActiveSegment:
     syncs: int = 0  # number of syncs in progress
     is_named: bool = False  # the name of the file is durable
     is_full: bool = False  # no further records are added
-    is_unconfirmed: bool = False  # there was no checkpoint after its last recovery record was written
+    recorded: int = 0  # number of its complete recovery records
+    confirmed: int = 0  # number of the recovery records at the last mark that is confirmed
     error: int = 0  # errno of the first failed write or sync; all later writes and syncs fail with it
     writing: threading.Lock = field(factory=threading.Lock)  # held while placed records are written or dropped
 
@@ -53,6 +55,11 @@ class ActiveSegment:
         """The size of the blocks that are allocated, but not written yet."""
         written = min(self.placed, default=self.segment.end)
         return max(0, self.segment.reserved - written)
+
+    @property
+    def is_unconfirmed(self) -> bool:
+        """Whether the segment has recovery records that no confirmed mark covers."""
+        return self.confirmed < self.recorded
 
     @property
     def is_done(self) -> bool:
@@ -118,7 +125,7 @@ class ActiveSegments:
         with self._lock:
             active.segment.end = record.end
             active.unsynced.add(record.start)
-            active.is_unconfirmed = active.is_unconfirmed or record.recovery_bytes > 0
+            active.recorded += 1 if record.recovery_bytes else 0
             active.is_full = active.is_full or record.end >= self._segment_bytes
         self.release(active)
         return key_of(active.name, record.start)
@@ -165,13 +172,21 @@ class ActiveSegments:
             self._close_if_done(active)
         return True
 
-    def checkpoint(self) -> None:
-        """Record that the recovery records in segments without unsynced records are not needed any longer."""
+    def mark(self) -> SegmentsMark:
+        """Mark the recovery records in segments without unsynced records. A later mark covers those in the others."""
         with self._lock:
-            confirmed = [active for active in self._active.values() if not active.unsynced]
-            for active in confirmed:
-                active.is_unconfirmed = False
-        for active in confirmed:
+            synced = [(active, active.recorded) for active in self._active.values() if not active.unsynced]
+        return SegmentsMark(self, synced)
+
+    def confirm(self, marked: Sequence[tuple[ActiveSegment, int]]) -> None:
+        """Record that the first recovery records of these segments are not needed any longer.
+
+        `marked` contains each segment with the number of these records.
+        """
+        with self._lock:
+            for active, recorded in marked:
+                active.confirmed = max(active.confirmed, recorded)
+        for active, _recorded in marked:
             self._close_if_done(active)
 
     def write_placed(self, name: str) -> None:
@@ -273,6 +288,17 @@ class ActiveSegments:
         except StorageUnavailable:
             self._displaced = active.file
             raise
+
+
+@frozen
+class SegmentsMark(StorageMark):
+    """The segments without unsynced records at one moment, each with the number of its recovery records."""
+
+    _segments: ActiveSegments
+    _marked: Sequence[tuple[ActiveSegment, int]]
+
+    def confirm(self) -> None:
+        self._segments.confirm(self._marked)
 
 
 def require_record(segment: Segment, name: str, start: int) -> Record:

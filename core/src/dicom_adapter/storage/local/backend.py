@@ -21,7 +21,7 @@ from dicom_adapter.api.declare import NoSettings
 from dicom_adapter.api.errors import StoredObjectMissing
 from dicom_adapter.api.hookspecs import hookimpl
 from dicom_adapter.api.local_disk import no_free_space_is_storage_full, sync_folder
-from dicom_adapter.api.storage import StorageBackend, StorageContext
+from dicom_adapter.api.storage import StorageBackend, StorageContext, StorageMark
 from dicom_adapter.api.values import Capacity
 from dicom_adapter.storage.local.active import SUBJECT, SUFFIX, ActiveSegments, delete_if_empty, require_record
 from dicom_adapter.storage.local.keys import group_by_segment, key_of, missing, parse
@@ -99,8 +99,8 @@ class LocalStorage(StorageBackend[NoSettings]):
         finally:
             segment.close()
 
-    def checkpoint(self) -> None:
-        self._segments.checkpoint()
+    def mark(self) -> StorageMark:
+        return self._segments.mark()
 
     @contextmanager
     def unconfirmed_records(self) -> Iterator[Sequence[tuple[str, bytes]]]:
