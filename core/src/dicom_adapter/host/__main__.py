@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dicom_adapter.runtime import structlog_without_rich  # noqa: F401 - before anything loads structlog
+from dicom_adapter.runtime import (
+    pydicom_without_requests,  # noqa: F401 - before anything loads pydicom
+    structlog_without_rich,  # noqa: F401 - before anything loads structlog
+)
 
 # isort: split
 import os

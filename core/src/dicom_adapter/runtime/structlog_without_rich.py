@@ -5,13 +5,7 @@ This module is imported first in receiver, host and service processes. Code that
 
 from __future__ import annotations
 
-import sys
+from dicom_adapter.runtime.hidden_modules import hidden_modules
 
-_is_hidden = "rich" not in sys.modules
-if _is_hidden:
-    sys.modules["rich"] = None  # type: ignore[assignment]  # so that its import fails, as if it were not installed
-try:
+with hidden_modules("rich"):
     import structlog  # noqa: F401 - imported for its side effect
-finally:
-    if _is_hidden:
-        del sys.modules["rich"]

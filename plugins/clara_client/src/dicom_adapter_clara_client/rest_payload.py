@@ -7,8 +7,8 @@ from typing import Any
 from urllib.parse import quote
 
 from dicom_adapter_clara_client.platform_results import MAX_FILES, ListedFile
-from dicom_adapter_clara_client.rest_connection import RestRequest
 from dicom_adapter_clara_client.rest_errors import RestAnswer, invalid_response, json_object, problem_of
+from dicom_adapter_clara_client.rest_request import RestRequest
 
 LONGEST_LIST_BYTES = 32 << 20  # the list of a payload has about 150 bytes for each file
 PAYLOAD_NOT_FOUND = "payload-not-found"  # a problem type, see docs/clara-rest-openapi.yaml

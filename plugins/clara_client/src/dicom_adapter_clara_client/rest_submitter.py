@@ -20,6 +20,7 @@ import threading
 from collections.abc import Generator, Iterable, Mapping
 from datetime import datetime, timedelta, timezone
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
 from dicom_adapter import (
@@ -43,11 +44,14 @@ from dicom_adapter_clara_client.platform_metadata import (
 )
 from dicom_adapter_clara_client.platform_names import job_name, upload_name
 from dicom_adapter_clara_client.platform_results import ListedFile, results_of
-from dicom_adapter_clara_client.rest_connection import FileBody, RestConnection, RestRequest
 from dicom_adapter_clara_client.rest_errors import RestAnswer, conflicts, problem_of, refusal
 from dicom_adapter_clara_client.rest_job import RestJob, check_metadata, job_of, page_of
 from dicom_adapter_clara_client.rest_payload import file_request, files_of, is_missing_payload, payload_request
+from dicom_adapter_clara_client.rest_request import FileBody, RestRequest
 from dicom_adapter_clara_client.rest_settings import ClaraRestSettings
+
+if TYPE_CHECKING:
+    from dicom_adapter_clara_client.rest_connection import RestConnection
 
 OK, CREATED, ACCEPTED, NO_CONTENT = HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.ACCEPTED, HTTPStatus.NO_CONTENT
 KEY_LIFETIME = timedelta(hours=23)  # the platform keeps a key for 24 hours: for a younger job, it still knows the key
@@ -82,7 +86,7 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
     def check_connection(self) -> str:
         query = {"createdAfter": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}", "pageSize": 1}
         path = f"/v1/jobs?{urlencode(query)}"
-        connection = RestConnection(self.settings)
+        connection = self._connect()
         try:
             subject = "list the newest jobs"
             page_of(subject, connection.send(RestRequest(subject=subject, method="GET", path=path), OK))
@@ -186,8 +190,14 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
             if not self._is_open:
                 raise RuntimeError("the submitter is not open")
             if self._reused_connection is None:
-                self._reused_connection = RestConnection(self.settings)
+                self._reused_connection = self._connect()
             return self._reused_connection
+
+    def _connect(self) -> RestConnection:
+        # Imported only when needed: the host has this class even if no configuration uses it, and httpx takes 8 MB.
+        from dicom_adapter_clara_client.rest_connection import RestConnection
+
+        return RestConnection(self.settings)
 
     def _add_all(self, job: Job, metadata: Mapping[str, str]) -> bool:
         """Add metadata in one call. Return False, without any addition, if one of the keys is already present."""

@@ -19,7 +19,7 @@ from dicom_adapter import (
     Upload,
 )
 from dicom_adapter_clara_client.emulator.faults import CallFaultKind
-from dicom_adapter_clara_client.rest_connection import PIECE_BYTES
+from dicom_adapter_clara_client.rest_request import PIECE_BYTES
 
 LOSSES = [CallFaultKind.RESET, CallFaultKind.DROP, CallFaultKind.TRUNCATE, CallFaultKind.GARBAGE]
 MakeUpload = Callable[..., Upload]
