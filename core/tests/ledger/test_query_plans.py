@@ -31,6 +31,7 @@ from dicom_adapter.ledger.connection import database_file
 from dicom_adapter.ledger.filters import Filters
 from dicom_adapter.ledger.held import count_held, count_held_bytes, count_held_results
 from dicom_adapter.ledger.history import BEGINNING
+from dicom_adapter.ledger.numbering import INSTANCES, JOBS
 from dicom_adapter.ledger.schema import InstanceState
 from dicom_adapter.ledger.series import ArrivedSeries
 from support.query_plans import Query, plan_of, plans_of, statements
@@ -101,6 +102,8 @@ def fill(ledger: Ledger, an_instance: Callable[..., InstanceStorageInfo], a_job:
         (lambda t: clean_ups.submitters(t), "clean_ups_by_time"),
         (lambda t: clean_ups.of_job(t, "f" * 32), "ix_clean_ups_job_number"),
         (lambda t: jobs.get(t, "f" * 32), "sqlite_autoindex_jobs_1"),
+        (lambda t: jobs.first_studies(t, [1, 2]), "sqlite_autoindex_job_instances_1"),
+        (lambda t: series.newest_studies(t, 20), "series_by_time"),
         (lambda t: instances.of_job(t, 200, missing_only=True), "sqlite_autoindex_job_instances_1"),
         (lambda t: jobs.mark_uploaded(t, 200, [0, 1]), "sqlite_autoindex_job_instances_1"),
         (lambda t: instances.reclaimable(t, [185, 186], NOW), "ix_job_instances_instance_id"),
@@ -122,6 +125,11 @@ def test_a_frequent_query_uses_its_index(large_ledger: Ledger, query: Query, ind
         lambda t: instances.last_number(t),
         lambda t: instances.release(t, [190], NOW),
         lambda t: events.after(t, 1000, 10),
+        lambda t: events.newest(t, 100, searched=1000, before=500),
+        lambda t: events.newest(t, 100, searched=1000, before=500, ae_title="LUNG", prefix="job_"),
+        lambda t: jobs.newest(t, 50, before=100),
+        lambda t: INSTANCES.at_least(t, 100),
+        lambda t: JOBS.last(t),
     ],
 )
 def test_a_query_by_number_uses_the_primary_key(large_ledger: Ledger, query: Query) -> None:

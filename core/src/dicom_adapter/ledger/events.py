@@ -65,6 +65,31 @@ def after(transaction: Transaction, event_id: int, limit: int) -> list[tuple[int
     return [(row.event_id, _event(row)) for row in transaction.execute(query)]
 
 
+def newest(
+    transaction: Transaction,
+    limit: int,
+    *,
+    searched: int,
+    before: int | None = None,
+    ae_title: str | None = None,
+    prefix: str = "",
+) -> list[tuple[int, Event]]:
+    """Return the newest selected events with their numbers, newest first.
+
+    `searched`: the number of newest events among which they are searched: few of many events may be selected.
+    `before`: only events with a smaller number. `ae_title`: only events of this AE title. `prefix`: only events whose
+    names begin with it.
+    """
+    end = last_number(transaction) + 1 if before is None else before
+    is_searched = (events.c.event_id < end) & (events.c.event_id >= end - searched)
+    query = select(events).where(is_searched).order_by(events.c.event_id.desc()).limit(limit)
+    if ae_title is not None:
+        query = query.where(events.c.ae_title == ae_title)
+    if prefix:
+        query = query.where(events.c.event.startswith(prefix, autoescape=True))
+    return [(row.event_id, _event(row)) for row in transaction.execute(query)]
+
+
 def association_ends(transaction: Transaction, since: datetime, until: datetime, limit: int) -> list[Event]:
     """Return the newest ends of associations from `since` on and before `until`, newest first."""
     is_wanted = (events.c.at >= since) & (events.c.at < until) & (events.c.event == "association_closed")

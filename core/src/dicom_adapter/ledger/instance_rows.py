@@ -47,10 +47,12 @@ def newest(
     state: InstanceState | None = None,
     filters: Filters = NO_FILTERS,
     reason: str = "",
+    before: int | None = None,
 ) -> list[InstanceRow]:
     """Return received instances in this state (all if None) that the filters let through, newest first.
 
     `reason`: only instances whose reason for the quarantine contains this text; case is ignored.
+    `before`: only instances with a smaller id.
     """
     query = select(*_ROW).where(filters.of_instances(), ~IS_RESULT).limit(limit)
     if state is not None:
@@ -61,6 +63,8 @@ def newest(
     # instead of scanning the table from the end: "+ 0" has this effect.
     is_rare = state not in (None, InstanceState.RECLAIMED)
     order = instances.c.instance_id + 0 if is_rare else instances.c.instance_id
+    if before is not None:
+        query = query.where(order < before)
     return _rows(transaction.execute(query.order_by(order.desc())).all())
 
 

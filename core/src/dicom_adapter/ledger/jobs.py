@@ -87,16 +87,19 @@ def newest(
     filters: Filters = NO_FILTERS,
     submitter: str | None = None,
     error: str = "",
+    before: int | None = None,
 ) -> list[JobRow]:
     """Return the selected jobs in these states (all if empty) and of this submitter (all if None), newest first.
 
-    `error`: only jobs whose last error contains this text; case is ignored.
+    `error`: only jobs whose last error contains this text; case is ignored. `before`: only jobs with a smaller number.
     """
     query = _select().where(filters.of_jobs()).limit(limit)
     if states:
         query = query.where(jobs.c.state.in_([literal_column(f"'{state.value}'") for state in states]))
     if submitter is not None:
         query = query.where(jobs.c.submitter == submitter)
+    if before is not None:
+        query = query.where(jobs.c.job_number < before)
     if error:
         query = query.where(jobs.c.last_error.icontains(error, autoescape=True))
     return [_row(row) for row in transaction.execute(query.order_by(jobs.c.job_number.desc()))]
@@ -120,6 +123,16 @@ def studies(transaction: Transaction, numbers: Collection[int]) -> dict[int, Job
         .group_by(job_instances.c.job_number)
     )
     return {row[0]: JobStudies(count=row[1], first=row[2]) for row in transaction.execute(query)}
+
+
+def first_studies(transaction: Transaction, numbers: Collection[int]) -> dict[int, str]:
+    """Return the Study Instance UID of the first instance of each of these jobs. Reads one instance of each job."""
+    query = (
+        select(job_instances.c.job_number, instances.c.study_instance_uid)
+        .join_from(job_instances, instances, job_instances.c.instance_id == instances.c.instance_id)
+        .where(job_instances.c.job_number.in_(numbers), job_instances.c.position == 0)
+    )
+    return {row[0]: row[1] for row in transaction.execute(query)}
 
 
 def instances_by_study(transaction: Transaction, number: int) -> dict[str, int]:

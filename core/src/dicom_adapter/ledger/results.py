@@ -222,10 +222,12 @@ def newest(
     job_number: int | None = None,
     filters: Filters = NO_FILTERS,
     reason: str = "",
+    before: int | None = None,
 ) -> list[ResultRow]:
     """Return results in this state (all if None), of this job (all if None), newest first.
 
     `reason`: only results whose reason for the quarantine contains this text; case is ignored.
+    `before`: only results with a smaller id.
     """
     # For the few instances in these states, SQLite has to use the index of the state and sort its rows, instead of
     # reading all results: "+ 0" has this effect.
@@ -237,6 +239,8 @@ def newest(
         conditions.append(IS_IN[state])
     if job_number is not None:
         conditions.append(instances.c.source_job == job_number)
+    if before is not None:
+        conditions.append(order < before)
     if reason:
         conditions.append(instances.c.reason.icontains(reason, autoescape=True))
     return _rows(transaction, and_(true(), *conditions), limit, order)

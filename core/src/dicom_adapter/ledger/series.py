@@ -41,6 +41,12 @@ def enter(transaction: Transaction, arrived: Iterable[ArrivedSeries], at: dateti
     transaction.execute(insert.on_conflict_do_update(index_elements=SERIES_KEY, set_=changes), rows)
 
 
+def newest_studies(transaction: Transaction, limit: int, searched: int = 2000) -> list[str]:
+    """Return the UIDs of the studies of the newest arrivals, newest first: those of up to `searched` series."""
+    newest = select(series.c.study_instance_uid).order_by(series.c.seen_at.desc()).limit(searched)
+    return list(dict.fromkeys(transaction.execute(newest).scalars()))[:limit]
+
+
 def of_studies(transaction: Transaction, study_instance_uids: Collection[str]) -> list[ArrivedSeries]:
     """Return the series of these studies, in the order of their arrival."""
     columns = [series.c[name] for name in ArrivedSeries._fields]
