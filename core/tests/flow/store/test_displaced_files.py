@@ -158,6 +158,22 @@ def test_a_displaced_segment_stops_all_storing_until_it_is_back(
     assert {"pending": 2} == adapter.states
 
 
+@pytest.mark.parametrize("backend", ["local"])
+@pytest.mark.parametrize("displace", [moved, copied, emptied])
+@pytest.mark.parametrize("name", ["data", "data/instances"])
+def test_an_instance_that_was_refused_is_not_in_its_segment_when_that_is_back(
+    adapter: Adapter, tmp_path: Path, name: str, displace: Displace
+) -> None:
+    """It was written before the refusal, so a start would enter its row.
+
+    Verified to fail when the record is deleted by the path of the segment.
+    """
+    with displace(tmp_path / name):
+        [refused] = store(adapter)
+        assert StoreOutcome.OUT_OF_SPACE == refused.outcome
+    assert 1 == len(list(adapter.storage.keys()))
+
+
 @pytest.mark.parametrize("backend", ["files"])
 def test_a_file_that_was_replaced_before_its_sync_is_not_stored(adapter: Adapter, tmp_path: Path) -> None:
     """Otherwise the other file would get its name. Verified to fail without the check."""

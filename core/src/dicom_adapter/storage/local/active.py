@@ -38,7 +38,7 @@ class ActiveSegment:
     placed: dict[int, tuple[int, Buffer]] = field(factory=dict)  # size and content of unwritten records, by offset
     unsynced: set[int] = field(factory=set)  # offsets of complete records that are not synced
     in_use: bool = False  # a writer uses it
-    syncs: int = 0  # number of syncs in progress
+    syncs: int = 0  # number of syncs and deletions in progress
     is_named: bool = False  # the name of the file is durable
     is_full: bool = False  # no further records are added
     recorded: int = 0  # number of its complete recovery records
@@ -196,22 +196,27 @@ class ActiveSegments:
         if active is not None and active.placed:
             self._write(active)
 
-    def drop_placed(self, name: str, starts: Sequence[int]) -> None:
-        """Drop records that are deleted before they are written."""
+    def delete(self, name: str, starts: Sequence[int]) -> bool:
+        """Delete records, written or not; return False if this process does not write the segment.
+
+        The open file is changed, not the file at its path: if the segment was moved away, its records must not be
+        recovered when it is back.
+        """
         with self._lock:
             active = self._active.get(name)
-        if active is not None:
+            if active is None:
+                return False
+            active.syncs += 1
+        try:
             with active.writing:
                 self._release_buffers(active, starts)
-
-    def forget(self, name: str, starts: Sequence[int]) -> None:
-        """Remove deleted records from the records that wait for a sync."""
-        with self._lock:
-            active = self._active.get(name)
-            if active is not None:
+            free_records(active.segment, starts)
+        finally:
+            with self._lock:
+                active.syncs -= 1
                 active.unsynced.difference_update(starts)
-        if active is not None:
             self._close_if_done(active)
+        return True
 
     def close(self) -> None:
         """Close all segments."""
@@ -307,6 +312,14 @@ def require_record(segment: Segment, name: str, start: int) -> Record:
     if record is None or not record.is_alive:
         raise missing(key_of(name, start))
     return record
+
+
+def free_records(segment: Segment, starts: Iterable[int]) -> None:
+    """Delete the records at these offsets. Others are not changed."""
+    for start in starts:
+        record = segment.record_at(start)
+        if record is not None and record.is_alive:
+            segment.free(record)
 
 
 def delete_if_empty(segment: Segment) -> None:

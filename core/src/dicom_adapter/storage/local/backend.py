@@ -23,7 +23,7 @@ from dicom_adapter.api.hookspecs import hookimpl
 from dicom_adapter.api.local_disk import no_free_space_is_storage_full, sync_folder
 from dicom_adapter.api.storage import StorageBackend, StorageContext, StorageMark
 from dicom_adapter.api.values import Capacity
-from dicom_adapter.storage.local.active import SUBJECT, SUFFIX, ActiveSegments, delete_if_empty, require_record
+from dicom_adapter.storage.local.active import SUBJECT, SUFFIX, ActiveSegments, delete_if_empty, free_records, require_record
 from dicom_adapter.storage.local.keys import group_by_segment, key_of, missing, parse
 from dicom_adapter.storage.local.segment import BLOCK, Record, Segment
 from dicom_adapter.storage.local.writer import LocalWriter
@@ -135,22 +135,20 @@ class LocalStorage(StorageBackend[NoSettings]):
     def delete(self, keys: Iterable[str]) -> None:
         # No sync: after a power loss, a deleted record may exist without a row in the ledger; an audit finds it.
         for name, starts in group_by_segment(keys).items():
-            self._segments.drop_placed(name, starts)
-            try:
-                segment = self._open(name, to_change=True)
-            except StoredObjectMissing:
-                continue
-            try:
-                for start in starts:
-                    record = segment.record_at(start)
-                    if record is not None and record.is_alive:
-                        segment.free(record)
-                # Unsealed segments are deleted by their writer or at the next start, which must not find them locked.
-                if segment.is_sealed and segment.try_lock():
-                    delete_if_empty(segment)
-            finally:
-                segment.close()
-                self._segments.forget(name, starts)
+            if not self._segments.delete(name, starts):
+                with suppress(StoredObjectMissing):
+                    self._delete_closed(name, starts)
+
+    def _delete_closed(self, name: str, starts: Sequence[int]) -> None:
+        """Delete records of a segment that another process writes, or that is full."""
+        segment = self._open(name, to_change=True)
+        try:
+            free_records(segment, starts)
+            # Unsealed segments are deleted by their writer or at the next start, which must not find them locked.
+            if segment.is_sealed and segment.try_lock():
+                delete_if_empty(segment)
+        finally:
+            segment.close()
 
     def keys(self) -> Iterator[str]:
         for path in self._root.glob(f"*{SUFFIX}"):
