@@ -23,7 +23,14 @@ from dicom_adapter.api.hookspecs import hookimpl
 from dicom_adapter.api.local_disk import no_free_space_is_storage_full, sync_folder
 from dicom_adapter.api.storage import StorageBackend, StorageContext, StorageMark
 from dicom_adapter.api.values import Capacity
-from dicom_adapter.storage.local.active import SUBJECT, SUFFIX, ActiveSegments, delete_if_empty, free_records, require_record
+from dicom_adapter.storage.local.active import (
+    SUBJECT,
+    SUFFIX,
+    ActiveSegments,
+    delete_if_empty,
+    free_records,
+    require_record,
+)
 from dicom_adapter.storage.local.keys import group_by_segment, key_of, missing, parse
 from dicom_adapter.storage.local.segment import BLOCK, Record, Segment
 from dicom_adapter.storage.local.writer import LocalWriter
