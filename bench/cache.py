@@ -43,6 +43,7 @@ from dicom_adapter.ledger import instances
 from dicom_adapter.runtime.parts import lane_part
 from dicom_adapter.simulation.adapter import encode, make_request
 from dicom_adapter.testing import Adapter
+from dicom_adapter.web.access.access import Access
 from dicom_adapter.web.http import HttpServer, make_app
 from dicom_adapter.web.http.health import Health
 from dicom_adapter_cache.operations import Cache
@@ -150,7 +151,9 @@ def measure(folder: Path, studies: int, searches: int) -> dict[str, Any]:
     lane = Stepping(adapter)
     cache = Cache({"CACHE": lane})  # attributes that `Stepping` lacks are those of the handle
     green = Health(health="green", service="running", problems=[])
-    server = HttpServer(make_app({"cache": handlers(cache)}, lambda: green, None, "bench"), adapter.config.http)
+    server = HttpServer(
+        make_app({"cache": handlers(cache)}, lambda: green, Access(adapter.config.http), "bench"), adapter.config.http
+    )
     server.start()
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{server._port}/cache", timeout=120) as client:

@@ -38,6 +38,7 @@ REFINED = {
     names.address: "IP address",
     names.keyword: "DICOM keyword",
     names.submitter_name: "name",
+    names.token_name: "name",
     names.uid: "UID",
     transfer_syntaxes.transfer_syntax: "UID",
 }

@@ -88,7 +88,7 @@ def test_events_without_a_limit_and_exempt_events_are_always_written() -> None:
     assert 100 == limited.written(100, peer="10.0.0.7", bytes=1)
 
 
-@pytest.mark.parametrize("package", ["net", "web/http"])
+@pytest.mark.parametrize("package", ["net", "web"])
 def test_every_event_of_the_network_has_a_limit(package: str) -> None:
     """Verified to fail when an event is removed from the limits."""
     folder = Path(dicom_adapter.__file__).parent / package

@@ -15,7 +15,9 @@ from attrs import evolve, frozen
 from litestar.testing import TestClient
 from pydicom.dataset import Dataset
 
+from dicom_adapter.config.listening import HttpConfig
 from dicom_adapter.testing import Adapter
+from dicom_adapter.web.access.access import Access
 from dicom_adapter.web.http import make_app
 from dicom_adapter.web.http.health import Health
 from dicom_adapter_cache.grpc_server import CacheGrpcServer
@@ -98,7 +100,7 @@ def open_cache() -> OpenCache:
         lanes = {name: ImmediateHandle(adapter, name) for name in adapter.host.handles}
         cache = Cache(lanes)  # type: ignore[arg-type] # delegates to a LaneHandle
         green = Health(health="green", service="running", problems=[])
-        app = make_app({"cache": handlers(cache)}, lambda: green, None, "1.0")
+        app = make_app({"cache": handlers(cache)}, lambda: green, Access(HttpConfig()), "1.0")
         client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)  # type: ignore[arg-type] # any ASGI application
         return CacheSite(adapter, lanes, cache, app, clients.enter_context(client))
 

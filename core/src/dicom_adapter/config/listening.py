@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from enum import Enum
 from ipaddress import ip_address
 from pathlib import Path
@@ -12,10 +13,12 @@ from attrs import Attribute, evolve, frozen
 from attrs.validators import optional
 
 from dicom_adapter.api.settings import ByteSize, Secret, at_least, between, setting
-from dicom_adapter.config.names import Address, Network
+from dicom_adapter.config.names import Address, Network, TokenName
 
 DAY_S = 86_400
 SHORTEST_TOKEN = 16  # characters: shorter tokens can be guessed
+# Names of principals without a table [http.tokens.<name>]: the key `token`, and local programs without a token
+RESERVED_NAMES = frozenset({"token", "local"})
 TOKEN = re.compile(f"[!-~]{{{SHORTEST_TOKEN},}}")
 SMALLEST_PDU, LARGEST_PDU = 4096, 1_048_576  # bytes; PS3.8 sets no bounds: these limit memory and round trips
 
@@ -186,6 +189,34 @@ def _validate_token(_instance: Any, _attribute: Attribute[Any], value: Secret | 
         raise ValueError(f"must have at least {SHORTEST_TOKEN} characters, all of them visible ASCII")
 
 
+def _validate_secret(_instance: Any, _attribute: Attribute[Any], value: Secret) -> None:
+    """at least 16 characters of visible ASCII
+
+    Validate the secret of a token.
+    """
+    _validate_token(None, _attribute, value)
+
+
+class TokenRole(str, Enum):
+    """The role of the clients that have a token."""
+
+    VIEWER = "viewer"  # may read everything except patient data
+    OPERATOR = "operator"  # may read and change everything
+
+
+@frozen(kw_only=True)
+class TokenConfig:
+    """[http.tokens.<name>]: a token of the HTTP server. Changes are recorded with its name."""
+
+    role: TokenRole = setting(
+        help=(
+            "`viewer`: may read everything except patient data; `operator`: may read and change everything, and use "
+            "the routes of plugins."
+        )
+    )
+    secret: Secret = setting(validator=_validate_secret, help="The token: a secret from a file or the environment.")
+
+
 @frozen(kw_only=True)
 class HttpConfig:
     """[http]: the HTTP server for health and plugins; it runs only if this table is present."""
@@ -199,14 +230,23 @@ class HttpConfig:
         ),
     )
     bind: Address = setting(
-        default="127.0.0.1", help="IP address to listen on. An address that is not a loopback address requires `token`."
+        default="127.0.0.1",
+        help="IP address to listen on. An address that is not a loopback address requires a token.",
     )
     token: Secret | None = setting(
         default=None,
         validator=_validate_token,
         help=(
-            "Bearer token that every request must carry: `Authorization: Bearer <token>`. If omitted, the header "
-            "`Host` of a request must name `localhost` or a loopback address."
+            "Token of an operator: `Authorization: Bearer <token>`; its name in events is `token`. If there is neither "
+            "this key nor a table `[http.tokens.<name>]`, requests need no token, and their header `Host` must name "
+            "`localhost` or a loopback address."
+        ),
+    )
+    tokens: Mapping[TokenName, TokenConfig] = setting(
+        factory=dict,
+        help=(
+            "Tokens with roles, by name. A name has 1 to 64 letters, digits, `.`, `_` and `-`, and begins with a "
+            "letter or digit."
         ),
     )
     max_connections: int = setting(
@@ -221,8 +261,21 @@ class HttpConfig:
     )
 
     def __attrs_post_init__(self) -> None:
-        if self.token is None and not ip_address(self.bind).is_loopback:
+        if not self.has_token and not ip_address(self.bind).is_loopback:
             raise ValueError(
                 f"bind = {self.bind} can be reached from other machines, so a token is required: set token, or bind "
                 "to 127.0.0.1"
             )
+        reserved = sorted(RESERVED_NAMES & self.tokens.keys())
+        if reserved:
+            raise ValueError(f"tokens.{reserved[0]} must have another name: '{reserved[0]}' has a meaning in events")
+        names: dict[str, str] = {} if self.token is None else {self.token: "token"}
+        for name, table in self.tokens.items():
+            if table.secret in names:
+                raise ValueError(f"tokens.{name} must not have the same secret as {names[table.secret]}")
+            names[table.secret] = f"tokens.{name}"
+
+    @property
+    def has_token(self) -> bool:
+        """True if requests need a token."""
+        return self.token is not None or bool(self.tokens)

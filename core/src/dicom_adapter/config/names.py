@@ -65,6 +65,11 @@ def submitter_name(text: str) -> str:
     return text
 
 
+def token_name(text: str) -> str:
+    """Accept the <name> of a [http.tokens.<name>] table."""
+    return submitter_name(text)
+
+
 def keyword(text: str) -> str:
     """Accept the keyword (PS3.6) of a data element whose value can be sent as text."""
     from pydicom.datadict import dictionary_VR, keyword_dict
@@ -117,6 +122,7 @@ AeTitle: TypeAlias = Annotated[str, Refined(ae_title)]
 Uid: TypeAlias = Annotated[str, Refined(uid)]
 Keyword: TypeAlias = Annotated[str, Refined(keyword)]
 SubmitterName: TypeAlias = Annotated[str, Refined(submitter_name)]
+TokenName: TypeAlias = Annotated[str, Refined(token_name)]
 Address: TypeAlias = Annotated[str, Refined(address)]
 LedgerUrl: TypeAlias = Annotated[str, Undisclosed()]  # a URL may contain a password
 Network: TypeAlias = IPv4Network | IPv6Network

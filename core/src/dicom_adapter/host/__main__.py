@@ -97,7 +97,9 @@ def _log_plugins(plugins: Plugins) -> None:
 def _run(channel: Channel, start: Start, config: Config, plugins: Plugins) -> None:
     try:
         clock = SystemClock(start.clock)
-        process = HostProcess(config, plugins, clock, is_first=start.is_first, counts_fd=start.counts_fd)
+        process = HostProcess(
+            config, plugins, clock, is_first=start.is_first, counts_fd=start.counts_fd, path=start.path
+        )
         folder = DataFolder.of(config)
         folder.record_open_files(folder.require_marker())  # for `displaced`, which notices files that were replaced
         if start.is_first:

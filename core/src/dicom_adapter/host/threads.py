@@ -13,7 +13,6 @@ from select import select
 
 import structlog
 
-from dicom_adapter import __version__
 from dicom_adapter.api.certificates import Certificate
 from dicom_adapter.api.errors import LedgerUnavailable
 from dicom_adapter.api.server import Server
@@ -65,10 +64,21 @@ class HostProcess:
     """The host with its threads, storage and ledger."""
 
     def __init__(
-        self, config: Config, plugins: Plugins, clock: SystemClock, *, is_first: bool, counts_fd: int | None = None
+        self,
+        config: Config,
+        plugins: Plugins,
+        clock: SystemClock,
+        *,
+        is_first: bool,
+        counts_fd: int | None = None,
+        path: str = "",
     ) -> None:
-        """Create the parts. `counts_fd`: descriptor of the memory in which all processes count; None: there is none."""
-        self._config = config
+        """Create the parts.
+
+        `counts_fd`: descriptor of the memory in which all processes count; None: there is none. `path`: the path of the
+        configuration file, for commands that the admin API runs; "": unknown.
+        """
+        self._config, self._path = config, path
         self._plugins, self._catalogue = plugins, plugins.catalogue()
         self._clock, self._clock_check = clock, ClockCheck(clock)
         self._groups = WorkerGroups(self._clock)
@@ -130,13 +140,16 @@ class HostProcess:
         }
 
     def _make_http_server(self, config: HttpConfig) -> Server:
-        from dicom_adapter.web import http  # imported only if HTTP is configured, because the import takes time
+        # Imported only if HTTP is configured, because the import takes time.
+        from dicom_adapter.web.mounting import Site, make_http_server
 
-        def examine() -> http.Health:
-            return http.examine(self._config, self._resources)
-
-        app = http.make_app(self._host.provided_by_plugins("dicom_adapter_http"), examine, config.token, __version__)
-        return http.HttpServer(app, config)
+        site = Site(
+            config=lambda: self._config,
+            resources=self._resources,
+            plugins=self._plugins,
+            path=self._path,
+        )
+        return make_http_server(site, config, self._host.provided_by_plugins("dicom_adapter_http"))
 
     def start_http_server(self) -> None:
         """Start the HTTP server now, so that Refused is raised if it cannot listen. Its part would retry instead."""

@@ -53,6 +53,7 @@ class Start:
     plugins: Sequence[str] | None  # entry points to load; None: all
     clock: Sequence[int]  # a reading of the clock of the service; see `SystemClock`
     log_fd: int = 2  # the log; set by `Child`
+    path: str = ""  # path of the configuration file; "": unknown
     title: str = ""  # title of the process, which `ps` shows; "": the title does not change
 
 

@@ -181,6 +181,7 @@ class Supervisor:
             counts_fd=self._counts,
             plugins=None if is_host else [blueprint.storage_plugin],
             clock=self._clock.reading(),
+            path=blueprint.path,
             title=blueprint.title_of(self._title(slot)),
         )
 

@@ -10,6 +10,8 @@ import pytest
 from litestar.testing import TestClient
 
 from dicom_adapter import Secret
+from dicom_adapter.config.listening import HttpConfig
+from dicom_adapter.web.access.access import Access
 from dicom_adapter.web.http import make_app
 from dicom_adapter.web.http.health import Health
 
@@ -23,7 +25,7 @@ def client_of() -> Iterator[Call]:
     with ExitStack() as clients:
 
         def make(*, token: str | None = None, health: Health = GREEN, host: str = "127.0.0.1", **mounts: Any) -> Any:
-            app = make_app(mounts, lambda: health, Secret(token) if token else None, "1.0")
+            app = make_app(mounts, lambda: health, Access(HttpConfig(token=Secret(token) if token else None)), "1.0")
             client = TestClient(app, base_url=f"http://{host}", raise_server_exceptions=False)  # type: ignore[arg-type] # any ASGI application
             return clients.enter_context(client)
 

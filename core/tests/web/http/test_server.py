@@ -16,6 +16,7 @@ from litestar.params import JSONBody, QueryParameter
 
 from dicom_adapter import Secret
 from dicom_adapter.config.listening import HttpConfig
+from dicom_adapter.web.access.access import Access
 from dicom_adapter.web.http import HttpServer, make_app
 from dicom_adapter.web.http import connection as connection_module
 from dicom_adapter.web.http import server as http_server
@@ -69,8 +70,9 @@ def serve() -> Iterator[Serve]:
         def make(*, token: str | None = None, **settings: Any) -> HttpServer:
             green = Health(health="green", service="running", problems=[])
             secret = Secret(token) if token else None
-            app = make_app({"mine": [add, echo, large, slow]}, lambda: green, secret, "1.0")
-            server = HttpServer(app, HttpConfig(port=0, token=secret, **settings))
+            config = HttpConfig(port=0, token=secret, **settings)
+            app = make_app({"mine": [add, echo, large, slow]}, lambda: green, Access(config), "1.0")
+            server = HttpServer(app, config)
             server.start()
             cleaning.callback(server.stop)
             return server

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -15,7 +15,8 @@ from litestar.serialization import encode_json
 from litestar.types import ASGIApp
 
 from dicom_adapter.api.errors import describe_failure
-from dicom_adapter.api.settings import Secret
+from dicom_adapter.web.access.access import Access
+from dicom_adapter.web.access.principal import Role, only
 from dicom_adapter.web.http.guard import Guard
 from dicom_adapter.web.http.health import Examine, health_handler
 from dicom_adapter.web.http.problems import respond_to_failure
@@ -26,18 +27,31 @@ log = structlog.get_logger("dicom_adapter.http")
 MAX_BODY = 2**20  # maximum number of bytes of a request body: it contains identifiers, not images
 PREFIX = re.compile("[a-z][a-z0-9-]*")  # the path prefix of a plugin, which is the name of its entry point
 DOCUMENT = "openapi.json"
-RESERVED = frozenset({"health", DOCUMENT})
+RESERVED = frozenset({"api", "health", "metrics", "sign-in", "static", DOCUMENT})
 
 Mounts = Mapping[str, Sequence[Any]]  # handlers, controllers and routers, by plugin
 
 
-def make_app(mounts: Mounts, examine: Examine, token: Secret | None, version: str) -> ASGIApp:
-    """Return the application with the routes of plugins. Invalid routes are logged and omitted."""
-    handlers: list[Any] = [health_handler(examine)]
+def make_app(
+    mounts: Mounts,
+    examine: Examine,
+    access: Access,
+    version: str,
+    *,
+    routes: Sequence[Any] = (),
+    public: Collection[str] = (),
+    sign_in_page: str = "",
+) -> ASGIApp:
+    """Return the application with the routes of plugins. Invalid routes are logged and omitted.
+
+    `routes`: the adapter's own handlers, controllers and routers, for example of the admin API. `public` and
+    `sign_in_page`: see `Guard`.
+    """
+    handlers: list[Any] = [health_handler(examine), *routes]
     for name, plugin_handlers in mounts.items():
         handlers += _routers(name, plugin_handlers, handlers)
     app = Litestar(
-        [*handlers, _document_handler(handlers, version, needs_token=token is not None)],
+        [*handlers, _document_handler(handlers, version, needs_token=access.needs_token)],
         exception_handlers={Exception: respond_to_failure},
         guards=[QueryCheck()],
         request_class=StrictRequest,
@@ -45,7 +59,7 @@ def make_app(mounts: Mounts, examine: Examine, token: Secret | None, version: st
         openapi_config=None,
         logging_config=None,  # otherwise Litestar configures logging for the whole process
     )
-    return Guard(app, token)
+    return Guard(app, access, public, sign_in_page)
 
 
 def _document_handler(handlers: Sequence[Any], version: str, *, needs_token: bool) -> HTTPRouteHandler:
@@ -80,4 +94,4 @@ def _routers(name: str, handlers: Sequence[Any], others: Sequence[Any]) -> list[
     except BaseException as failure:  # noqa: BLE001 - invalid handlers of a plugin may raise anything
         log.error("http_mount_failed", plugin=name, error=describe_failure(failure))
         return []
-    return [Router(f"/{name}", route_handlers=list(handlers))]
+    return [Router(f"/{name}", route_handlers=list(handlers), guards=[only(Role.OPERATOR)])]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Sequence
 from concurrent.futures import TimeoutError as NoResponse
 from functools import partial
 from threading import Thread
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import structlog
 import uvicorn
@@ -30,13 +31,25 @@ GRACE_S = 3  # time limit for open requests when the server stops
 RESPONSE_S = 10.0  # time limit for a response of the event loop, after which the loop is regarded as blocked
 
 
+class Companion(Protocol):
+    """Background work that runs as long as the server."""
+
+    def start(self) -> None:
+        """Begin the work. Called again after `stop` if the server is restarted."""
+
+    def stop(self) -> None:
+        """End the work within a few seconds."""
+
+
 class HttpServer(Server):
     """The HTTP server of the adapter."""
 
     name = "http"
 
-    def __init__(self, app: ASGIApp, config: HttpConfig) -> None:
+    def __init__(self, app: ASGIApp, config: HttpConfig, companions: Sequence[Companion] = ()) -> None:
+        """`companions` are started before the server, and stopped after it."""
         self._app = app
+        self._companions = companions
         self._config = config
         self._port = config.port
         self._thread: Thread | None = None
@@ -46,6 +59,8 @@ class HttpServer(Server):
     def start(self) -> None:
         """Bind the address, then start the thread. Raises Refused if the address cannot be bound."""
         listener = self._listen()
+        for companion in self._companions:
+            companion.start()
         self._port = listener.getsockname()[1]  # a restarted server keeps its port
         self._server = uvicorn.Server(
             uvicorn.Config(
@@ -101,6 +116,8 @@ class HttpServer(Server):
         if self._server is not None and self._thread is not None:
             self._server.should_exit = True
             self._thread.join(GRACE_S + RESPONSE_S)
+        for companion in self._companions:
+            companion.stop()
 
 
 def _serve(server: uvicorn.Server, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> None:

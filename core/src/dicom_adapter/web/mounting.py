@@ -1,0 +1,24 @@
+"""Mount everything that the host serves over HTTP: one application with access control, and its background work."""
+
+from __future__ import annotations
+
+from dicom_adapter import __version__
+from dicom_adapter.config.listening import HttpConfig
+from dicom_adapter.web.access.access import Access
+from dicom_adapter.web.access.event_queue import EventQueue
+from dicom_adapter.web.admin.session import session_routes
+from dicom_adapter.web.http.app import Mounts, make_app
+from dicom_adapter.web.http.health import examine
+from dicom_adapter.web.http.server import HttpServer
+from dicom_adapter.web.site import Site
+
+__all__ = ["Site", "make_http_server"]
+
+
+def make_http_server(site: Site, config: HttpConfig, mounts: Mounts) -> HttpServer:
+    """Return the HTTP server with the routes of the adapter and of plugins. It is not started."""
+    queue = EventQueue(site.resources.ledger)
+    access = Access(config, queue.put, clock=site.resources.clock)
+    routes = session_routes(access)
+    app = make_app(mounts, lambda: examine(site.config(), site.resources), access, __version__, routes=routes)
+    return HttpServer(app, config, [queue])
