@@ -12,7 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from dicom_adapter import Job, JobState, Permanent, Retriable
-from dicom_adapter.cli import app, job_log
+from dicom_adapter.cli import app
+from dicom_adapter.operations import job_log
 from dicom_adapter.testing import Adapter, make_instance
 
 CONFIGURATION = """

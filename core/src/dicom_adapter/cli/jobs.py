@@ -225,12 +225,16 @@ def watch(
 
 
 def _show_log(path: Path, job_id: str, lines: int) -> None:
-    from dicom_adapter.cli.job_log import last_lines  # loads the plugins
+    from dicom_adapter.operations.job_log import last_lines  # loads the plugins
 
     ledger, checked = open_service(path)
     with ledger.read() as transaction:
         job = _find(transaction, job_id.lower()).job
-    typer.echo("\n".join(last_lines(job, checked, lines)))
+    try:
+        found = last_lines(job, checked.loaded.config, checked.plugins, lines)
+    except Refused as refusal:
+        raise fail(str(refusal)) from None
+    typer.echo("\n".join(found))
 
 
 # --- changes of jobs --------------------------------------------------------------------------------------------------

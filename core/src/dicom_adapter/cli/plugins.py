@@ -12,7 +12,8 @@ from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_o
 from dicom_adapter.cli.messages import fail
 from dicom_adapter.cli.wrapping import wrapped
 from dicom_adapter.config import plugin_settings
-from dicom_adapter.plugins.registry import Component, PluginInfo, Plugins, discover
+from dicom_adapter.operations.installed import plugin_rows
+from dicom_adapter.plugins.registry import discover
 
 
 def plugins(
@@ -28,7 +29,7 @@ def plugins(
     be used, 1 otherwise.
     """
     found = discover(disable=_disabled(find_optional_file(file, config)))
-    rows = _rows(found)
+    rows = plugin_rows(found)
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     else:
@@ -42,38 +43,6 @@ def _disabled(path: Path | None) -> tuple[str, ...]:
     if path is None:
         return ()
     return plugin_settings(read_text(path)).disable
-
-
-def _rows(found: Plugins) -> list[dict[str, Any]]:
-    rows = [_component(component) for component in found.components]
-    rows += [_observer(info) for info in found.infos if info.observes]
-    rows += [_unusable(info) for info in found.infos if info.problem or info.disabled]
-    listed = {row["plugin"] for row in rows}
-    return rows + [_row("other", "", info, "") for info in found.infos if info.name not in listed]
-
-
-def _row(kind: str, name: str, info: PluginInfo, problem: str) -> dict[str, Any]:
-    return {
-        "kind": kind,
-        "name": name,
-        "plugin": info.name,
-        "distribution": info.distribution,
-        "version": info.version,
-        "problem": problem,
-        "disabled": info.disabled,
-    }
-
-
-def _component(component: Component) -> dict[str, Any]:
-    return _row(component.kind.title, component.name, component.plugin, component.problem)
-
-
-def _observer(info: PluginInfo) -> dict[str, Any]:
-    return _row("observer", ", ".join(name.removeprefix("dicom_adapter_") for name in info.observes), info, "")
-
-
-def _unusable(info: PluginInfo) -> dict[str, Any]:
-    return _row("unknown", "", info, info.problem)
 
 
 def _show(rows: list[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""The log of a job, as `jobs show --log` prints it: its last lines, without control characters."""
+"""The last lines of a job's log, without control characters."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections import deque
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from dicom_adapter.api.errors import DicomAdapterError, describe_failure
+from dicom_adapter.api.errors import DicomAdapterError, Refused, describe_failure
 from dicom_adapter.api.values import Job
-from dicom_adapter.cli.configuration import CheckedConfiguration
-from dicom_adapter.cli.messages import fail
 from dicom_adapter.config.model import Config
 from dicom_adapter.plugins.isolation import make_submitter
+from dicom_adapter.plugins.registry import Plugins
 from dicom_adapter.runtime.deadline import TookTooLong, call_within
 
 LOG_SECONDS = 30.0  # time limit for a submitter to return a log, which may be on the platform
@@ -19,22 +18,22 @@ MAX_LINE = 2_000  # bytes of a line that are shown
 PIECE = 1 << 16  # bytes that are read together
 
 
-def last_lines(job: Job, checked: CheckedConfiguration, lines: int) -> list[str]:
-    """Return the last lines of a job's log. Ends the command with status 1 if there is no log or it cannot be read."""
-    config, subject = checked.loaded.config, f"job {job.job_id}"
+def last_lines(job: Job, config: Config | None, plugins: Plugins, lines: int) -> list[str]:
+    """Return the last lines of a job's log. Raises Refused if there is no log or it cannot be read."""
+    subject = f"job {job.job_id}"
     if config is None or not is_available(config, job.submitter):
-        raise fail(
+        raise Refused(
             f"{subject}: its submitter {job.submitter!r}, which keeps the log, is not configured or not installed"
         )
     try:
-        submitter = make_submitter(config, checked.plugins, job.submitter)
+        submitter = make_submitter(config, plugins, job.submitter)
         found = call_within(LOG_SECONDS, lambda: _read(submitter.log(job), lines))
     except (TookTooLong, DicomAdapterError) as failure:
-        raise fail(f"{subject}: the log cannot be read: {failure}") from None
+        raise Refused(f"{subject}: the log cannot be read: {failure}") from None
     except (Exception, SystemExit) as failure:  # noqa: BLE001 - a plugin may raise anything, even SystemExit
-        raise fail(f"{subject}: bug in submitter {job.submitter!r}: {describe_failure(failure)}") from None
+        raise Refused(f"{subject}: bug in submitter {job.submitter!r}: {describe_failure(failure)}") from None
     if found is None:
-        raise fail(f"{subject} has no log: its submitter keeps none, or the job has not been started")
+        raise Refused(f"{subject} has no log: its submitter keeps none, or the job has not been started")
     return found
 
 
