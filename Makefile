@@ -51,7 +51,7 @@ $(SERVICE): $(PROJECTS) | interpreter
 	@$(PYTHON) -m venv $(VENV) \
 	  || { echo "Python cannot make virtual environments here: install its venv module (Debian: python3-venv)"; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "hatchling>=1.24" "editables>=0.5"
-	@$(INSTALL) -e core -e plugins/aetitle -e plugins/cache -e plugins/clara_client -e plugins/pipelines -e plugins/delivery -e .
+	@$(INSTALL) -e core -e plugins/aetitle -e plugins/cache -e plugins/clara_client -e plugins/pipelines -e plugins/delivery -e plugins/notify -e .
 	@touch $@
 
 $(STAMP): $(SERVICE) | interpreter

@@ -22,6 +22,7 @@ PLUGIN_PACKAGES = {
     "dicom-adapter-cache",
     "dicom-adapter-clara-client",
     "dicom-adapter-delivery",
+    "dicom-adapter-notify",
     "dicom-adapter-pipelines",
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 import attrs
@@ -19,7 +19,11 @@ HEAD = "| key | type | default | rule | meaning |\n|---|---|---|---|---|\n"
 TABLE = re.compile(r"^\| key \| type \|.*\n(?:\|.*\n)*", re.MULTILINE)
 HEADING = re.compile(r"^#+ +(.*)\n", re.MULTILINE)
 TOP = "The top of the file"
-NAMES = {"submitters": r"submitters.\<name\>", "ae-titles": r"ae-titles.\<AE title\>"}
+NAMES = {
+    "submitters": r"submitters.\<name\>",
+    "notifications": r"notifications.\<name\>",
+    "ae-titles": r"ae-titles.\<AE title\>",
+}
 
 
 def updated(text: str) -> str:
@@ -53,12 +57,13 @@ def sections(known: list[str]) -> Mapping[str, list[type]]:
 
 def _plugins(catalogue: Catalogue) -> Iterator[tuple[str, type]]:
     """Return the plugins that have keys, by the headings of their sections."""
-    kinds: Mapping[str, Mapping[str, Any]] = {
-        "type": catalogue.submitters,
-        "processor": catalogue.processors,
-        "backend": catalogue.storage_backends,
-    }
-    for key, plugins in kinds.items():
+    kinds: Sequence[tuple[str, Mapping[str, Any]]] = (
+        ("type", catalogue.submitters),
+        ("type", catalogue.notifiers),
+        ("processor", catalogue.processors),
+        ("backend", catalogue.storage_backends),
+    )
+    for key, plugins in kinds:
         for name, plugin in plugins.items():
             if settable(plugin.settings_type):
                 yield f'{key} = "{name}"', plugin.settings_type

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import attrs
 
 from dicom_adapter import ByteSize, PipelineReference, Secret
-from dicom_adapter.config import names, transfer_syntaxes
+from dicom_adapter.config import names, notifications, transfer_syntaxes
 from dicom_adapter.config.model import CallerConfig
 from dicom_adapter.config.scalars import format_size
 
@@ -40,6 +40,9 @@ REFINED = {
     names.submitter_name: "name",
     names.token_name: "name",
     names.uid: "UID",
+    notifications.time_of_day: "time",
+    notifications.time_span: "time span",
+    notifications.time_zone: "time zone",
     transfer_syntaxes.transfer_syntax: "UID",
 }
 
@@ -72,6 +75,8 @@ def _choices(values: Any) -> str:
 def _collection(origin: type, arguments: tuple[Any, ...]) -> str:
     if arguments[1:] == (Any,):
         return "table"
+    if isinstance(arguments[0], type) and issubclass(arguments[0], Enum):
+        return f"list of {type_words(arguments[0])}"
     kind, of = ("table", arguments[1]) if issubclass(origin, Mapping) else ("list", arguments[0])
     return f"{kind} of {' or '.join(_plural(word) for word in re.split(', | or ', type_words(of)))}"
 

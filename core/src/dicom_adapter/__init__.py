@@ -19,6 +19,7 @@ from dicom_adapter.api.errors import (
 )
 from dicom_adapter.api.hookspecs import hookimpl
 from dicom_adapter.api.lane import LaneHandle
+from dicom_adapter.api.notifier import Notice, NoticeKind, Notification, Notifier, NotifierContext
 from dicom_adapter.api.processor import JobProcessorBase, ProcessorContext, Timer
 from dicom_adapter.api.server import Server
 from dicom_adapter.api.settings import (
@@ -69,6 +70,11 @@ __all__ = [
     "JobState",
     "LaneHandle",
     "NoSettings",
+    "Notice",
+    "NoticeKind",
+    "Notification",
+    "Notifier",
+    "NotifierContext",
     "Output",
     "Permanent",
     "PipelineReference",

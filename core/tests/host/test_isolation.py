@@ -155,7 +155,7 @@ def bad_plugin(fault: InjectedFault) -> object:
         "dicom_adapter_processors": [bad_processor(fault)],
         "dicom_adapter_submitters": [bad_submitter(fault)],
         "dicom_adapter_servers": [server()],
-        **{name: [] for name in ("dicom_adapter_storage_backends", "dicom_adapter_commands", "dicom_adapter_http")},
+        **{name: [] for name in OTHER_HOOKS},
         **dict.fromkeys(OBSERVERS, None),
     }
 
@@ -277,7 +277,14 @@ class Case:
 LANE = {"ae_title": "BAD"}
 LANE_PART, SUBMITTER_PART = {"part": "AE title BAD"}, {"part": "submitter bad"}
 OBSERVERS = ("dicom_adapter_instance_stored", "dicom_adapter_job_changed", "dicom_adapter_instances_reclaimed")
-REGISTRATION = ("dicom_adapter_processors", "dicom_adapter_submitters", "dicom_adapter_storage_backends")
+REGISTRATION = (
+    "dicom_adapter_processors",
+    "dicom_adapter_submitters",
+    "dicom_adapter_storage_backends",
+    "dicom_adapter_notifiers",
+)
+# Hooks whose results are empty in the faulty plugin
+OTHER_HOOKS = (*REGISTRATION[2:], "dicom_adapter_commands", "dicom_adapter_http")
 LATE_HOOKS = ("dicom_adapter_http", "dicom_adapter_servers")  # hooks that are called after loading
 TURNS = ("handle_instance", "association_changed", "end_wait", "timer", "job_changed", "free_space")
 AT_THE_STOP = ("processor.close", "submitter.close", "server.stop")

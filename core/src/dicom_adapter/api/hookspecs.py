@@ -24,6 +24,7 @@ import pluggy
 from attrs import field, frozen
 
 from dicom_adapter.api.lane import LaneHandle
+from dicom_adapter.api.notifier import Notifier
 from dicom_adapter.api.processor import JobProcessorBase
 from dicom_adapter.api.server import Server
 from dicom_adapter.api.storage import StorageBackend
@@ -49,6 +50,7 @@ class Catalogue:
     processors: Mapping[str, type[JobProcessorBase[Any]]] = field(factory=dict)
     submitters: Mapping[str, type[Submitter[Any]]] = field(factory=dict)
     storage_backends: Mapping[str, type[StorageBackend[Any]]] = field(factory=dict)
+    notifiers: Mapping[str, type[Notifier[Any]]] = field(factory=dict)
     broken: Sequence[str] = ()  # for messages: one line for each plugin that could not be used
     disabled: Sequence[str] = ()  # for messages: one line for each plugin disabled by an operator
 
@@ -97,6 +99,25 @@ def dicom_adapter_storage_backends() -> Iterable[type[StorageBackend[Any]]]:  # 
         @hookimpl
         def dicom_adapter_storage_backends():
             return [TapeLibrary]
+    """
+
+
+@hookspec
+def dicom_adapter_notifiers() -> Iterable[type[Notifier[Any]]]:  # type: ignore[empty-body] # a specification
+    """Return the notifiers that this plugin provides: ways to send messages to people.
+
+    `type = "<class name>"` in a table [notifications.<table name>] selects a notifier, by the `name` of its class.
+
+    Example::
+
+        class Pager(Notifier):
+            name = "pager"
+
+            def send(self, notification): ...
+
+        @hookimpl
+        def dicom_adapter_notifiers():
+            return [Pager]
     """
 
 

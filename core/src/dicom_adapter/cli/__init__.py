@@ -59,6 +59,7 @@ COMMANDS = (
     CommandEntry("instances", "instances", "List, show, requeue, export and discard instances."),
     CommandEntry("results", "results", "List, show, export, requeue and discard results of jobs."),
     CommandEntry("ae-titles", "ae_titles", "List and restart AE titles."),
+    CommandEntry("notifications", "notifications", "Test and list the notifications: messages to people."),
 )
 CORE_COMMANDS = frozenset(entry.name for entry in COMMANDS)
 

@@ -28,10 +28,11 @@ from dicom_adapter.plugins.isolation import (
     list_addresses,
     list_notices,
     list_pipelines,
+    make_notifier,
     make_submitter,
 )
 from dicom_adapter.plugins.pipelines import find_unknown_pipelines
-from dicom_adapter.plugins.registry import PROCESSOR, SUBMITTER, ComponentKind, PluginInfo
+from dicom_adapter.plugins.registry import NOTIFIER, PROCESSOR, SUBMITTER, ComponentKind, PluginInfo
 from dicom_adapter.runtime.clock import SystemClock
 
 
@@ -134,6 +135,7 @@ def try_plugins(found: CheckedConfiguration) -> PluginTrials:
             except Refused as refusal:
                 trials.broken[name] = str(refusal)
                 trials.problems.append(f"{_provider(found, SUBMITTER, submitter.type)}: {refusal}")
+    trials.problems.extend(_unusable_notifiers(found, config))
     known, pipelines = known_destinations(trials.submitters), _pipelines(found, config, trials)
     for name, table in config.ae_titles.items():
         if not table.unavailable:
@@ -146,7 +148,7 @@ def try_plugins(found: CheckedConfiguration) -> PluginTrials:
             except Refused as refusal:
                 trials.undescribed[name] = str(refusal)
                 trials.problems.append(_of_processor(found, config, name, refusal))
-    trials.notices.extend(_unable_to_deliver(config, trials.submitters))
+    trials.notices.extend([*_unable_to_deliver(config, trials.submitters), *_unknown_ae_titles(config)])
     for name in trials.described:
         try:
             addresses = list_addresses(config, plugins, name)
@@ -154,6 +156,16 @@ def try_plugins(found: CheckedConfiguration) -> PluginTrials:
         except Refused as refusal:  # the AE title is served nevertheless
             trials.problems.append(_of_processor(found, config, name, refusal))
     return trials
+
+
+def _unusable_notifiers(found: CheckedConfiguration, config: Config) -> Iterator[str]:
+    """Yield why notifiers cannot be created."""
+    for name, table in config.notifications.items():
+        if not table.unavailable:
+            try:
+                make_notifier(config, found.plugins, name)
+            except Refused as refusal:
+                yield f"{_provider(found, NOTIFIER, table.type)}: {refusal}"
 
 
 def _pipelines(found: CheckedConfiguration, config: Config, trials: PluginTrials) -> dict[str, Collection[str]]:
@@ -184,6 +196,14 @@ def _unable_to_deliver(config: Config, submitters: Mapping[str, Submitter[Any]])
                     "runs pipelines and delivers nothing: the delivery jobs would be faulted. Name a submitter that "
                     "delivers, for example of type 'dicom', 'dicomweb' or 'folder'"
                 )
+
+
+def _unknown_ae_titles(config: Config) -> Iterator[str]:
+    """Yield a warning for each AE title in a notification that is not configured: it sends nothing for it."""
+    for name, table in config.notifications.items():
+        for ae_title in table.ae_titles or ():
+            if ae_title not in config.ae_titles:
+                yield f"notification '{name}': ae-titles names '{ae_title}', which is not a configured AE title"
 
 
 def _of_processor(found: CheckedConfiguration, config: Config, ae_title: str, refusal: Refused) -> str:

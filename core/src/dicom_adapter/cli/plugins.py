@@ -21,7 +21,7 @@ def plugins(
     config: ConfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of text.")] = False,
 ) -> None:
-    """List the installed plugins: processors, submitters, storage backends and observers.
+    """List the installed plugins: processors, submitters, storage backends, notifiers and observers.
 
     The list includes plugins that cannot be used or are disabled.
 

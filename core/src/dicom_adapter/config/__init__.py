@@ -15,6 +15,7 @@ from dicom_adapter.config.model import (
     StorageConfig,
     SubmitterConfig,
 )
+from dicom_adapter.config.notifications import NotificationConfig
 from dicom_adapter.config.problems import ConfigProblem, ConfigProblemKind
 from dicom_adapter.config.tables import prefixes_of
 
@@ -33,6 +34,7 @@ __all__ = [
     "LogConfig",
     "LogFormat",
     "LogLevel",
+    "NotificationConfig",
     "PluginsConfig",
     "StorageConfig",
     "SubmitterConfig",

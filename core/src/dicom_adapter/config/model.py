@@ -19,6 +19,7 @@ from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.settings import HELP, ByteSize, at_least, between, not_empty, setting
 from dicom_adapter.config.listening import DAY_S, DicomConfig, HttpConfig
 from dicom_adapter.config.names import AeTitle, Keyword, LedgerUrl, Network, SubmitterName, Uid
+from dicom_adapter.config.notifications import NotificationConfig
 from dicom_adapter.config.references import referenced_submitters
 from dicom_adapter.config.results import ResultsConfig
 from dicom_adapter.config.tables import DERIVED
@@ -342,6 +343,9 @@ class Config:
             "The connections to platforms, by name. A name has 1 to 64 letters, digits, `.`, `_` and `-`, and begins "
             "with a letter or digit."
         ),
+    )
+    notifications: Mapping[SubmitterName, NotificationConfig] = setting(
+        factory=dict, help="The messages to people, by name; names as those of submitters."
     )
     default_submitter: str | None = setting(
         default=None,

@@ -1,4 +1,4 @@
-"""Tables with settings of plugins: storage, submitters and AE titles."""
+"""Tables with settings of plugins: storage, submitters, notifications and AE titles."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dicom_adapter.api.declare import NoSettings
 from dicom_adapter.api.hookspecs import Catalogue
 from dicom_adapter.config import names
 from dicom_adapter.config.model import AeTitleConfig, CallerConfig, Config, StorageConfig, SubmitterConfig
+from dicom_adapter.config.notifications import NotificationConfig
 from dicom_adapter.config.places import tables_below
 from dicom_adapter.config.problems import ConfigProblem, ConfigProblemKind
 from dicom_adapter.config.suggest import listed, suggestion
@@ -53,6 +54,7 @@ class PluginTables:
         self._converter = converter
         converter.register_structure_hook(StorageConfig, self._convert_storage)
         converter.register_structure_hook(SubmitterConfig, self._convert_submitter)
+        converter.register_structure_hook(NotificationConfig, self._convert_notification)
         converter.register_structure_hook(AeTitleConfig, self._convert_ae_title)
         converter.register_structure_hook(CallerConfig, partial(_convert_caller, converter))
 
@@ -66,6 +68,8 @@ class PluginTables:
             yield ConfigProblem(where=("storage", "backend"), message=f"needs {backend}")
         for name, table in _table(document, "submitters").items():
             yield from _unavailable(("submitters", name), self._chosen_submitter(table))
+        for name, table in _table(document, "notifications").items():
+            yield from _unavailable(("notifications", name), self._chosen_notifier(table))
         for name, table in _table(document, "ae-titles").items():
             yield from _unavailable(("ae-titles", name), self._chosen_processor(table))
 
@@ -77,6 +81,9 @@ class PluginTables:
         for name, values in _table(document, "submitters").items():
             settings = self._chosen_submitter(values).settings_type
             yield ("submitters", name), [SubmitterConfig] if settings is None else [SubmitterConfig, settings]
+        for name, values in _table(document, "notifications").items():
+            settings = self._chosen_notifier(values).settings_type
+            yield ("notifications", name), [NotificationConfig] if settings is None else [NotificationConfig, settings]
         for name, values in _table(document, "ae-titles").items():
             yield ("ae-titles", name), [AeTitleConfig]
             yield ("ae-titles", name, "settings"), [self._chosen_processor(values).settings_type or NoSettings]
@@ -88,6 +95,9 @@ class PluginTables:
     def _chosen_submitter(self, table: Any) -> PluginChoice:
         return choose("submitter", _entry(table, "type"), self._catalogue.submitters, self._catalogue)
 
+    def _chosen_notifier(self, table: Any) -> PluginChoice:
+        return choose("notifier", _entry(table, "type"), self._catalogue.notifiers, self._catalogue)
+
     def _chosen_processor(self, table: Any) -> PluginChoice:
         name = _entry(table, "processor", DEFAULT_PROCESSOR)
         return choose("processor", name, self._catalogue.processors, self._catalogue)
@@ -98,6 +108,10 @@ class PluginTables:
     def _convert_submitter(self, table: Any, _: Any) -> Any:
         choice = self._chosen_submitter(table)
         return self._open_table(table, SubmitterConfig, choice, unavailable=choice.reason)
+
+    def _convert_notification(self, table: Any, _: Any) -> Any:
+        choice = self._chosen_notifier(table)
+        return self._open_table(table, NotificationConfig, choice, unavailable=choice.reason)
 
     def _open_table(self, table: Any, cls: type, choice: PluginChoice, **derived: Any) -> Any:
         """Convert a table that also has the keys of the plugin's settings. Without the plugin, no key is checked."""

@@ -20,6 +20,7 @@ from dicom_adapter.config.listening import HttpConfig
 from dicom_adapter.config.model import Config
 from dicom_adapter.host.draining import previous_configs, with_draining
 from dicom_adapter.host.host import Host
+from dicom_adapter.host.notifications import Notifications
 from dicom_adapter.host.servers import SupervisedServer
 from dicom_adapter.ledger import configurations, health
 from dicom_adapter.ledger.configurations import Draining
@@ -109,6 +110,8 @@ class HostProcess:
         )
         self._storage_problem = ""  # why the opened storage or ledger was replaced or is missing; "" if neither was
         self._host = Host(extended, plugins, self._resources, _uploads, wake, draining=draining)
+        self._notifications = Notifications(plugins, self._resources)
+        self._notifications.apply(config)
         self._record_configured(config)
         self._servers = self._make_servers()
         self._watch = Watch(self._examine, self._ledger, self._clock)
@@ -165,7 +168,7 @@ class HostProcess:
 
     def _parts(self) -> Parts:
         servers = {_server_part(name): PartWork(server.step) for name, server in self._servers.items()}
-        return {**self._host.parts(), **servers, **self._wake_ups, **self._checks}
+        return {**self._host.parts(), **servers, **self._notifications.parts(), **self._wake_ups, **self._checks}
 
     def _check_storage(self) -> datetime:
         """Check the files of storage and ledger. `_examine`, which uses no disk, reports the problem."""
@@ -201,6 +204,7 @@ class HostProcess:
         if found.get(CERTIFICATES) == PartFinding():
             found[CERTIFICATES] = assess_certificates(self._certificates, self._clock.system_time())
         found |= self._host.findings()
+        found |= {part: own for part, own in self._notifications.findings().items() if not _is_known(found, part)}
         known = with_slow(found, self._plugins.statistics.slow_calls())
         own = {process_part(HOST): PartFinding(), THREADS: self._examine_threads(conditions)}
         return {**own, CLOCK: self._clock_check.examine(), **known}
@@ -233,10 +237,11 @@ class HostProcess:
         before, served = self._served_by_servers(), self._host.served
         changes = self._host.configure(*self._with_draining(config))
         self._config = config
+        removed = {**changes.removed, **self._notifications.apply(config)}
         hanging = self._replace_servers() if self._served_by_servers() != before else set()
         hanging |= self._stop_workers()
-        for part, close in changes.removed.items():
-            if part not in hanging or part.kind is not PartKind.LANE:  # closing a submitter interrupts its calls
+        for part, close in removed.items():
+            if part not in hanging or part.kind is PartKind.SUBMITTER:  # closing a submitter interrupts its calls
                 close_within(part, close)
         # Start the new parts after the old ones are closed: both may use the same folder or connection.
         self._groups.start(self._parts())
@@ -279,6 +284,7 @@ class HostProcess:
         self._host.refuse_requests()
         self._close_servers(self._servers, hanging)
         self._host.close(hanging=hanging)
+        self._notifications.close(hanging)
         self._generation.finish()
         self._storage.close()
         self._ledger.close()
@@ -294,6 +300,11 @@ def _join(workers: Workers) -> set[Part]:
 
 def _log_unknown_certificates(submitter: str, error: str) -> None:
     log.warning("certificates_unknown", submitter=submitter, error=error)
+
+
+def _is_known(found: Mapping[Part, PartFinding], part: Part) -> bool:
+    """Return whether the worker of a part has a problem of its own."""
+    return found.get(part, PartFinding()) != PartFinding()
 
 
 def _server_part(name: str) -> Part:

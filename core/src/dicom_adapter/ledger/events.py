@@ -113,6 +113,15 @@ def named_after(transaction: Transaction, event_id: int, name: str) -> list[Even
     return find_where(transaction, (events.c.event_id > event_id) & (events.c.event == name))
 
 
+def named_between(
+    transaction: Transaction, after: int, until: int, names: Collection[str], limit: int
+) -> list[tuple[int, Event]]:
+    """Return up to `limit` events of these names, numbered above `after` and up to `until`, oldest first."""
+    is_wanted = (events.c.event_id > after) & (events.c.event_id <= until) & events.c.event.in_(names)
+    query = select(events).where(is_wanted).order_by(events.c.event_id).limit(limit)
+    return [(row.event_id, _event(row)) for row in transaction.execute(query)]
+
+
 def find_where(transaction: Transaction, condition: ColumnElement[bool]) -> list[Event]:
     """Return events that meet a condition on the table, oldest first."""
     query = select(events).where(condition).order_by(events.c.event_id)

@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 import structlog
 
 from dicom_adapter.api.errors import DicomAdapterError, Refused, describe_failure
+from dicom_adapter.api.notifier import Notifier, NotifierContext
 from dicom_adapter.api.server import Server
 from dicom_adapter.api.submitter import Submitter, SubmitterContext
 from dicom_adapter.config.model import Config
-from dicom_adapter.plugins.registry import PROCESSOR, SUBMITTER, PluginInfo, Plugins
+from dicom_adapter.plugins.registry import NOTIFIER, PROCESSOR, SUBMITTER, PluginInfo, Plugins
 from dicom_adapter.runtime.deadline import TookTooLong, call_within
-from dicom_adapter.runtime.parts import Part, lane_part, submitter_part
+from dicom_adapter.runtime.parts import Part, PartKind, lane_part, submitter_part
 
 log = structlog.get_logger("dicom_adapter.host")
 
@@ -75,6 +76,17 @@ def make_submitter(config: Config, plugins: Plugins, name: str) -> Submitter[Any
         f"submitter '{name}' cannot be created", partial(factory, table.settings, context)
     )
     return submitter
+
+
+def make_notifier(config: Config, plugins: Plugins, name: str) -> Notifier[Any]:
+    """Construct the notifier of the table [notifications.<name>]. Raises Refused with the reason."""
+    table = config.notifications[name]
+    factory = plugins.factory(NOTIFIER, table.type, Part(PartKind.NOTIFICATION, name))
+    notifier: Notifier[Any] = _call_plugin(
+        f"notification '{name}': its notifier cannot be created",
+        partial(factory, table.settings, NotifierContext(name=name)),
+    )
+    return notifier
 
 
 def make_submitters(config: Config, plugins: Plugins) -> dict[str, Submitter[Any]]:

@@ -38,8 +38,8 @@ SLOW_SECONDS: Mapping[str, float] = {
         ),
         1.0,
     ),
-    # these calls wait for a platform
-    **dict.fromkeys(("create_job", "add_metadata", "start", "status", "cancel"), 10.0),
+    # these calls wait for a platform, or for a mail server
+    **dict.fromkeys(("create_job", "add_metadata", "start", "status", "cancel", "send"), 10.0),
     **dict.fromkeys(("upload", "attach"), 60.0),  # a file may be large
 }
 OTHER_SLOW_SECONDS = 5.0

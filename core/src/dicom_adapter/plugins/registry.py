@@ -15,6 +15,7 @@ from attrs import evolve, field, frozen, has
 
 from dicom_adapter.api import hookspecs
 from dicom_adapter.api.hookspecs import PROJECT, Catalogue
+from dicom_adapter.api.notifier import Notifier
 from dicom_adapter.api.processor import JobProcessorBase
 from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.api.submitter import Submitter
@@ -70,7 +71,8 @@ STORAGE = ComponentKind(
     base=StorageBackend,
     methods=("open", "recover", "writer", "sync", "read", "delete", "keys", "capacity", "close"),
 )
-KINDS = (PROCESSOR, SUBMITTER, STORAGE)
+NOTIFIER = ComponentKind(title="notifier", hook="dicom_adapter_notifiers", base=Notifier, methods=("send", "close"))
+KINDS = (PROCESSOR, SUBMITTER, STORAGE, NOTIFIER)
 OBSERVERS = ("dicom_adapter_instance_stored", "dicom_adapter_job_changed", "dicom_adapter_instances_reclaimed")
 
 
@@ -127,6 +129,7 @@ class Plugins:
             processors=self._usable(PROCESSOR),
             submitters=self._usable(SUBMITTER),
             storage_backends=self._usable(STORAGE),
+            notifiers=self._usable(NOTIFIER),
             broken=tuple(self.broken),
             disabled=tuple(f"{info}, because {info.disabled}" for info in self.infos if info.disabled),
         )

@@ -28,6 +28,7 @@ class PartKind(Enum):
     TIME_LIMIT = "time limit", 120.0  # the cancellation of a job; submitters limit each request, often to a minute
     CLEAN_UP = "clean-up", 600.0  # `clean_up` of the runs that are due; one of them may delete thousands of files
     SERVER = "server", OTHER_DEADLINE_SECONDS  # a server of a plugin, or the HTTP server
+    NOTIFICATION = "notification", OTHER_DEADLINE_SECONDS  # sends a message; notifiers limit it to a minute
     DRAIN = "drain", OTHER_DEADLINE_SECONDS  # AE titles and submitters that a reload removed while they had work
     FREE_SPACE = "free space", OTHER_DEADLINE_SECONDS  # requests processors to free space
     QUOTA = "quota", OTHER_DEADLINE_SECONDS  # compares the quarantine of each AE title with its quota

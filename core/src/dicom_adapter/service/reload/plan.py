@@ -17,6 +17,7 @@ CORE = "dicom-adapter-core"
 RELOADABLE = frozenset(
     {
         "default-submitter",
+        "notifications",
         "dicom.max-associations",
         "dicom.max-associations-per-peer",
         "dicom.proxies",
