@@ -62,8 +62,7 @@ class NotificationBench:
 
     def start(self) -> Notifications:
         """Start the notifications, as after a restart of the host."""
-        self.notifications = Notifications(self.adapter._plugins, self.adapter.resources)
-        self.notifications.apply(self.adapter.config)
+        self.notifications = Notifications(self.adapter.config, self.adapter._plugins, self.adapter.resources)
         self.run()
         return self.notifications
 

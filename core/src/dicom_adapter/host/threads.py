@@ -110,8 +110,7 @@ class HostProcess:
         )
         self._storage_problem = ""  # why the opened storage or ledger was replaced or is missing; "" if neither was
         self._host = Host(extended, plugins, self._resources, _uploads, wake, draining=draining)
-        self._notifications = Notifications(plugins, self._resources)
-        self._notifications.apply(config)
+        self._notifications = Notifications(config, plugins, self._resources)
         self._record_configured(config)
         self._servers = self._make_servers()
         self._watch = Watch(self._examine, self._ledger, self._clock)

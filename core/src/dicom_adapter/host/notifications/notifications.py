@@ -26,12 +26,14 @@ FOLDER = "notifications"  # in the data folder
 class Notifications:
     """The notifications of the host. Another configuration replaces only those whose tables differ."""
 
-    def __init__(self, plugins: Plugins, resources: Resources) -> None:
+    def __init__(self, config: Config, plugins: Plugins, resources: Resources) -> None:
+        """Use the first configuration."""
         self._plugins = plugins
         self._resources = resources
         self._entries: Mapping[str, NotificationPart] = {}  # replaced as a whole, because other threads read it
         self._broken: Mapping[str, str] = {}  # tables whose notifier cannot be used, with the reasons
         self._config: Config | None = None
+        self.apply(config)
 
     def apply(self, config: Config) -> dict[Part, Callable[[], None]]:
         """Use another configuration. Return a function for each removed or replaced notification, which closes it."""
