@@ -2,7 +2,7 @@
 
     acknowledged   for each pipeline of its AE title, every acknowledged instance is in a started job that was created
                    after the instance was sent, with the same bytes (or the bytes of a newer arrival, if the AE title
-                   overwrites); or it is pending or quarantined
+                   overwrites); or it is pending or quarantined, with the same bytes unless the AE title overwrites
     once           an instance is in the n-th started job of a pipeline only if it was sent at least n times before
                    this job was created; each ledger row that became jobs is in one job of each pipeline, every other
                    row in none
@@ -101,7 +101,8 @@ def _lost(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
         ae_title, uid = request.ae_title, request.sop_instance_uid
         if AE_TITLES[ae_title].submits_on_request or not request.is_acknowledged:
             continue
-        if any(row.state in WAITING for row in lookup.rows.get((ae_title, uid), ())):
+        waiting = [row for row in lookup.rows.get((ae_title, uid), ()) if row.state in WAITING]
+        if any(row.checksum == request.checksum or AE_TITLES[ae_title].overwrites for row in waiting):
             continue
         wanted = {
             PlatformFile(sop_instance_uid=uid, digest=digest)

@@ -65,6 +65,7 @@ class LedgerInstance:
     is_replaced: bool  # replaced by a newer arrival
     received: float  # seconds since 1970, on the clock of the service
     changed: float  # time of the last change of the state
+    checksum: int = 0  # CRC-32 of the data set
     is_result: bool = False  # a result of a job; False: it was received
 
 
@@ -152,8 +153,8 @@ class LedgerFile:
         columns = (
             "instance_id, ae_title, study_instance_uid, sop_instance_uid, state, storage_key, replaced_by, source_job"
         )
-        for row in self._rows(f"SELECT {columns}, received_at, changed_at FROM instances"):
-            number, ae_title, study, uid, state, key, replaced_by, source, received, changed = row
+        for row in self._rows(f"SELECT {columns}, received_at, changed_at, checksum FROM instances"):
+            number, ae_title, study, uid, state, key, replaced_by, source, received, changed, checksum = row
             yield LedgerInstance(
                 number=number,
                 ae_title=ae_title,
@@ -164,6 +165,7 @@ class LedgerFile:
                 is_replaced=replaced_by is not None,
                 received=received / MICROSECONDS,
                 changed=changed / MICROSECONDS,
+                checksum=checksum,
                 is_result=source is not None,
             )
 

@@ -26,6 +26,7 @@ class Sent:
     sop_instance_uid: str
     digest: str  # of the encoded data set
     began: float  # seconds since 1970, before the first byte was sent
+    checksum: int = 0  # CRC-32 of the encoded data set, as in the ledger
     status: int | None = None  # of the response; None without a response
     answered: float | None = None  # seconds since 1970, when the response was received
 
@@ -104,6 +105,11 @@ def read_requests(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]
 
 
 def data_set_digest(path: Path) -> str:
-    """Return the SHA-256 of a Part 10 file's data set, which follows the File Meta Information (PS3.10 section 7.1)."""
+    """Return the SHA-256 of a Part 10 file's data set."""
+    return hashlib.sha256(data_set_bytes(path)).hexdigest()
+
+
+def data_set_bytes(path: Path) -> bytes:
+    """Return a Part 10 file's data set, which follows the File Meta Information (PS3.10 section 7.1)."""
     _meta, start = split_dataset(path)
-    return hashlib.sha256(path.read_bytes()[start:]).hexdigest()
+    return path.read_bytes()[start:]

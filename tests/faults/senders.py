@@ -124,6 +124,7 @@ class Sender:
             study_instance_uid=instance.study_instance_uid,
             sop_instance_uid=instance.sop_instance_uid,
             digest=instance.digest,
+            checksum=instance.checksum,
             began=time.time(),
         )
         request = self._record.begin(asdict(sent))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from enum import Enum
 from pathlib import Path
 from random import Random
@@ -11,7 +12,7 @@ from pydicom.uid import UID
 
 from dicom_adapter.dicom.synthetic import MODALITIES, TRANSFER_SYNTAXES, make_instance, make_uid, write
 from faults.adapter import AE_TITLES, CACHE, COMMANDS
-from faults.records import data_set_digest
+from faults.records import data_set_bytes, data_set_digest
 
 PATIENTS = 40  # a small number, so that several studies have the same patient
 MAX_INSTANCES = 10  # of a study
@@ -43,6 +44,7 @@ class Instance:
     sop_instance_uid: str
     transfer_syntax: UID
     digest: str
+    checksum: int  # CRC-32 of the data set
     size_bytes: int
 
 
@@ -91,6 +93,7 @@ class _Study:
             sop_instance_uid=data_set.SOPInstanceUID,
             transfer_syntax=self.transfer_syntax,
             digest=data_set_digest(path),
+            checksum=zlib.crc32(data_set_bytes(path)),
             size_bytes=path.stat().st_size,
         )
 

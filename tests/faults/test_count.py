@@ -110,8 +110,25 @@ WITHOUT_LEDGER = {
 REFUSED_START = "error: /disk has no storage of dicom-adapter: it is new, or its disk is not mounted. Mount the disk"
 OTHER_BYTES = (PlatformFile(sop_instance_uid=UID, digest="d2"),)
 
+
+def with_quarantined_duplicate(**changes: Any) -> Change:
+    """Return a change: another data set of the instance was sent to an AE title that does not overwrite."""
+
+    def change(good: Evidence) -> Evidence:
+        both = tuple(evolve(one, ae_title="SERIES") for one in also_sent(digest="d2", checksum=2)(good).sent)
+        held = evolve(ROW, number=99, state="quarantined", ae_title="SERIES", **{"checksum": 2, **changes})
+        first = evolve(ROW, number=98, state="pending", ae_title="SERIES", checksum=0)
+        return evolve(GOOD, sent=both, instances=(first, held), platform_jobs=(), jobs=(), stored=frozenset({STORED}))
+
+    return change
+
+
 WRONG: dict[str, tuple[Change, str]] = {
     "an instance is in no job": (first_started(files=()), "acknowledged"),
+    "another data set than the acknowledged one is quarantined": (
+        with_quarantined_duplicate(checksum=3),
+        "acknowledged",
+    ),
     "a job was never started": (first_started(is_started=False), "acknowledged"),
     "an instance sent again is in no later job": (also_sent(began=30.0), "acknowledged"),
     "a job has bytes that were not sent": (first_started(files=OTHER_BYTES), "payloads"),
@@ -160,7 +177,7 @@ RIGHT: dict[str, Change] = {
     "everything is right": lambda good: good,
     "the response was lost": sent(status=None),
     "a duplicate was merged": also_sent(),
-    "a duplicate was refused": also_sent(status=0x0111, digest="d2"),
+    "a duplicate with another data set is quarantined": with_quarantined_duplicate(),
     "a newer arrival replaced the instance": lambda good: evolve(
         also_sent(digest="d2")(good), platform_jobs=tuple(evolve(job, files=OTHER_BYTES) for job in STARTED)
     ),

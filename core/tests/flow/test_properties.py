@@ -124,7 +124,7 @@ def arrive(adapter: Adapter, step: Arrive) -> list[int]:
         if not step.noticed:
             patch.setattr(adapter.host, "run_until_idle", lambda: None)
         (answer,) = adapter.receive(instance, ae_title=step.ae_title)
-    assert answer.outcome in (StoreOutcome.STORED, StoreOutcome.ALREADY_STORED, StoreOutcome.DUPLICATE_REFUSED)
+    assert answer.outcome in (StoreOutcome.STORED, StoreOutcome.ALREADY_STORED)
     return [] if answer.instance is None else [answer.instance.instance_id]
 
 

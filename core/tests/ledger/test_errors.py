@@ -144,7 +144,7 @@ def rejected_by_type(ledger: Ledger, an_instance: MakeInstance) -> None:
 def rejected_by_the_driver(ledger: Ledger, _an_instance: MakeInstance) -> None:
     with ledger.write() as transaction:
         cannot_be_bound: Any = {PATIENT}  # the driver accepts no set
-        arrivals.enter(transaction, [(cannot_be_bound,) * len(arrivals.COLUMNS)], 0)
+        arrivals.enter(transaction, [(cannot_be_bound,) * len(arrivals.COLUMNS)], [""], 0)
 
 
 @pytest.mark.parametrize("reject", [rejected_by_constraint, rejected_by_type, rejected_by_the_driver])

@@ -32,7 +32,6 @@ def test_success_is_answered_exactly_when_the_sender_may_delete_its_copy(outcome
     ("outcome", "status"),
     [
         (StoreOutcome.STORED, 0x0000),
-        (StoreOutcome.DUPLICATE_REFUSED, 0x0111),  # PS3.7 annex C.5.7, duplicate SOP instance
         (StoreOutcome.SOP_CLASS_NOT_SUPPORTED, 0x0122),  # PS3.7 annex C.5.20
         (StoreOutcome.FAILED, 0x0110),  # PS3.7 annex C.5.16, processing failure
         (StoreOutcome.OUT_OF_SPACE, 0xA700),  # PS3.4 table B.2-1, refused: out of resources

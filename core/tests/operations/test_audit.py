@@ -172,8 +172,8 @@ def test_replaced_unused_and_unfinished_instances_are_counted_separately(
     adapter.receive(make_instance(seed="one"), ae_title="LUNG")
     adapter.advance(5)
     adapter.platform.fail("start", Retriable("busy"), times=ALWAYS, pipeline_id="p2")
-    for _arrival in range(2):
-        adapter.receive(make_instance(seed="two"), ae_title="LUNG")
+    for description in ("first", "second"):
+        adapter.receive(make_instance(seed="two", accession_number=description), ae_title="LUNG")
     adapter.advance(60)
     with adapter.ledger.read() as transaction:
         (account,) = balance.load_accounts(transaction)

@@ -359,6 +359,7 @@ def test_json_has_the_same_information(service: Path) -> None:
         "quarantinedResults": 0,
         "quarantinedBytes": 0,
         "faultedBytes": 0,
+        "duplicates": {"dropped": 0, "quarantined": 0},
         "jobs": {},
         "oldestUnfinishedJob": None,
     } == lung

@@ -254,19 +254,33 @@ def test_a_group_is_committed_in_its_order(group: Group) -> None:
     assert set(keys) == group.stored
 
 
-@pytest.mark.parametrize(("ae_title", "kept"), [("A", 0), ("OVER", 1)])
-def test_a_duplicate_in_a_group_is_stored_once(group: Group, ae_title: str, kept: int) -> None:
-    """The result is that of two groups with one instance each: the first is kept, or the second replaces it."""
+@pytest.mark.parametrize("ae_title", ["A", "OVER"])
+def test_an_identical_duplicate_in_a_group_is_dropped(group: Group, ae_title: str) -> None:
+    """The result is that of two groups with one instance each: the first is kept."""
     same = [group.arrive(ae_title, seed="same") for _time in range(2)]
     other = group.arrive(seed="other")
     answers = group.store.commit([*same, other])
 
-    again = StoreOutcome.ALREADY_STORED if ae_title == "A" else StoreOutcome.STORED
-    assert [StoreOutcome.STORED, again, StoreOutcome.STORED] == [answer.outcome for answer in answers]
-    assert {same[kept].storage_key, other.storage_key} == set(group.rows)
-    if ae_title == "A":
-        assert (None, answers[0].instance.instance_id) == (answers[1].instance, answers[1].duplicate_of)  # type: ignore[union-attr] # it was kept
-        assert set(group.rows) == group.stored
+    assert [StoreOutcome.STORED, StoreOutcome.ALREADY_STORED, StoreOutcome.STORED] == [
+        answer.outcome for answer in answers
+    ]
+    assert answers[0].instance is not None
+    assert (None, answers[0].instance.instance_id) == (answers[1].instance, answers[1].duplicate_of)
+    assert {same[0].storage_key, other.storage_key} == set(group.rows) == group.stored
+
+
+@pytest.mark.parametrize(("ae_title", "kept"), [("A", 0), ("OVER", 1)])
+def test_a_different_duplicate_in_a_group_replaces_or_is_quarantined(group: Group, ae_title: str, kept: int) -> None:
+    """The result is that of two groups with one instance each. No stored object is deleted."""
+    different = [group.arrive(ae_title, seed="same", patient_name=name) for name in ("A", "B")]
+    answers = group.store.commit(different)
+
+    assert [StoreOutcome.STORED, StoreOutcome.STORED] == [answer.outcome for answer in answers]
+    assert [different[kept].storage_key] == group.rows
+    assert {instance.storage_key for instance in different} == group.stored
+    assert {"A": {"pending": 1, "quarantined": 1}, "OVER": {"pending": 1, "released": 1}}[
+        ae_title
+    ] == group.adapter.states
 
 
 def test_an_instance_that_cannot_be_committed_does_not_fail_the_others(
@@ -280,10 +294,10 @@ def test_an_instance_that_cannot_be_committed_does_not_fail_the_others(
     waiting = [group.arrive(seed=str(number)) for number in range(4)]
     bad = waiting[2].storage_key
 
-    def refuse_one(transaction: Any, rows: Sequence[Any], at: int) -> Any:
+    def refuse_one(transaction: Any, rows: Sequence[Any], reasons: Sequence[str], at: int) -> Any:
         if any(bad in row for row in rows):
             raise UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")
-        return enter(transaction, rows, at)
+        return enter(transaction, rows, reasons, at)
 
     monkeypatch.setattr(arrivals, "enter", refuse_one)
     answers = group.store.commit(waiting)

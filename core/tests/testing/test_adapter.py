@@ -156,10 +156,13 @@ def test_the_description_has_every_failure(make_adapter: MakeAdapter) -> None:
     adapter.platform.fail("start", Permanent("the platform is full"))
     pending = make_instance(patient_id="BUG", sop_uid="1.2.3")
     changed = make_instance(patient_id="BUG", sop_uid="1.2.3", rows=8)
+    invalid = make_instance()
+    invalid.StudyInstanceUID = ""
     adapter.receive(make_instance(patient_id="OK"), make_instance(patient_id="BAD"), pending)
-    adapter.receive(changed)
+    adapter.receive(changed, invalid)
     description = adapter.describe()
-    assert "an instance was not stored (0x0111): another data set with this SOP Instance UID is pending" in description
+    assert "an instance was not stored (0xA900): " in description
+    assert "instance_quarantined at 0 s: another data set with this SOP Instance UID is pending" in description
     assert "state faulted (the platform is full)" in description
     assert "instance_quarantined at 0 s: it is not for this AE title" in description
     assert "processor_failed at 0 s: KeyError at " in description

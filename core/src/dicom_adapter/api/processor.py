@@ -116,8 +116,8 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
         The host calls this method once for each instance in the order of arrival, and again for all pending instances
         after a restart or a failed turn.
 
-        With `overwrite-same-instance = true` a duplicate of a pending SOP instance may arrive. The duplicate has its
-        own `instance_id` and supersedes the earlier instance.
+        With `overwrite-same-instance = true` a duplicate of a pending SOP instance may arrive, with another data set.
+        The duplicate has its own `instance_id` and supersedes the earlier instance.
 
         Raise `Unprocessable` to quarantine the instance. The turn is discarded but the processor is kept, so raise the
         error before changing any attribute.

@@ -116,10 +116,9 @@ class StoreOutcome(Enum):
     """Result of a request to store an instance."""
 
     STORED = "stored"  # durable, with a row in the ledger
-    ALREADY_STORED = "already stored"  # the same data set is pending; acknowledged
+    ALREADY_STORED = "already stored"  # the same data set is pending or quarantined; acknowledged
     SUPERSEDED = "superseded"  # after a crash: a later arrival with the same UID is pending; acknowledged
     IGNORED = "ignored"  # the SOP class is configured to be ignored; acknowledged
-    DUPLICATE_REFUSED = "duplicate refused"  # another data set with the same SOP Instance UID is pending
     SOP_CLASS_NOT_SUPPORTED = "SOP class not supported"
     OUT_OF_SPACE = "out of space"  # the sender may try again later
     DOES_NOT_MATCH = "does not match"  # the data set contradicts the request
@@ -144,7 +143,7 @@ class StoreResult:
     outcome: StoreOutcome
     reason: str = ""  # without patient data; for STORED: why the instance was quarantined at once, or ""
     instance: InstanceStorageInfo | None = None  # the stored instance; None if no instance was stored
-    duplicate_of: int | None = None  # id of the pending instance with the same UID, if nothing was stored because of it
+    duplicate_of: int | None = None  # id of the instance with the same UID, if nothing was stored because of it
 
 
 class IncomingDataSet(Protocol):

@@ -184,6 +184,9 @@ def _contents(status: AeTitleStatus) -> Iterator[str]:
     results = f", {counted(held.results, 'result')} among them" if held.results else ""
     quarantined = f"{held.quarantined + held.results} quarantined ({_size(status.held_bytes.quarantined)}{results})"
     yield f"{counted(status.held.pending, 'instance')} pending, {quarantined}"
+    duplicates = status.duplicates
+    if duplicates.dropped or duplicates.quarantined:
+        yield f"duplicates received: {duplicates.dropped} dropped (same data set), {duplicates.quarantined} quarantined"
     counts = ", ".join(f"{count} {state.value}" for state, count in status.jobs.items())
     yield f"jobs: {counts or 'none'}"
     if status.oldest is not None:
@@ -277,6 +280,7 @@ def _ae_title_as_json(status: AeTitleStatus, report: StatusReport) -> dict[str, 
         "quarantinedResults": status.held.results,
         "quarantinedBytes": status.held_bytes.quarantined,
         "faultedBytes": status.held_bytes.in_jobs,
+        "duplicates": {"dropped": status.duplicates.dropped, "quarantined": status.duplicates.quarantined},
         "jobs": {state.value: count for state, count in status.jobs.items()},
         "oldestUnfinishedJob": None
         if oldest is None

@@ -289,7 +289,11 @@ class AeTitleConfig:
         ),
     )
     overwrite_same_instance: bool = setting(
-        default=False, help="If true, a duplicate of a pending instance replaces the pending instance."
+        default=False,
+        help=(
+            "If true, a duplicate of a pending instance with another data set replaces the pending instance. If false, "
+            "the duplicate is quarantined."
+        ),
     )
     wrong_encoding: WrongEncoding = setting(
         default=WrongEncoding.REFUSE,

@@ -21,7 +21,7 @@ from dicom_adapter.ledger.schema import IS_PENDING, InstanceState, instances
 
 COLUMNS = [name.name for name in fields(InstanceStorageInfo) if name.name != "instance_id"]
 
-_STATE_COLUMNS = ["state", "changed_at"]
+_STATE_COLUMNS = ["state", "reason", "changed_at"]
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -57,15 +57,19 @@ def to_datetime(microseconds: int) -> datetime:
     return EPOCH + microseconds * _MICROSECOND
 
 
-def enter(transaction: Transaction, rows: Sequence[tuple[object, ...]], at: int) -> list[int | None]:
-    """Insert pending instances, with values in the order of COLUMNS; return their ids, in ascending order.
+def enter(
+    transaction: Transaction, rows: Sequence[tuple[object, ...]], reasons: Sequence[str], at: int
+) -> list[int | None]:
+    """Insert instances, with values in the order of COLUMNS; return their ids, in ascending order.
 
-    The id of a duplicate is None: its SOP Instance UID is already pending at its AE title, and no row is inserted.
+    An instance with a reason is inserted as quarantined, all others as pending. The id of a duplicate is None: its SOP
+    Instance UID is already pending at its AE title, and no row is inserted. A quarantined instance is no duplicate.
     """
     cursor = transaction.connection.cursor()
     try:
-        state = (InstanceState.PENDING.value, at)
-        ids = [_inserted_id(cursor.execute(_ENTER, row + state)) for row in rows]
+        pending = (InstanceState.PENDING.value, "", at)
+        states = [(InstanceState.QUARANTINED.value, reason, at) if reason else pending for reason in reasons]
+        ids = [_inserted_id(cursor.execute(_ENTER, row + state)) for row, state in zip(rows, states, strict=True)]
         _count(cursor, [row for row, new_id in zip(rows, ids, strict=True) if new_id is not None])
     except transaction.dialect.loaded_dbapi.Error as failure:
         raise as_sqlalchemy_error(transaction, failure) from failure

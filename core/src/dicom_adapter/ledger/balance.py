@@ -57,7 +57,7 @@ def load_accounts(transaction: Transaction, *, of_results: bool = False) -> list
     total = counters.RESULTS if of_results else counters.RECEIVED
     counted: dict[tuple[str, str], int] = {}
     for (ae_title, counter), count in counters.load(transaction).items():
-        if counters.is_of_results(counter) is of_results:
+        if counters.is_of_results(counter) is of_results and counter not in counters.OF_DUPLICATES:
             counted[ae_title, counter.removeprefix(counters.RESULT_PREFIX)] = count
     accounts = {
         ae_title: Account(ae_title=ae_title, received=counted.get((ae_title, total), 0)) for ae_title, _ in counted

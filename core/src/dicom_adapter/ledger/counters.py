@@ -1,7 +1,11 @@
-"""Counters of received instances, results and deleted rows, by AE title. The audit compares them with the rows."""
+"""Counters by AE title: received instances, results, deleted rows and duplicates.
+
+The audit compares all except those of duplicates with the rows.
+"""
 
 from __future__ import annotations
 
+from attrs import frozen
 from sqlalchemy import select, update
 
 from dicom_adapter.ledger.connection import Transaction
@@ -11,10 +15,21 @@ from dicom_adapter.ledger.schema import tallies
 RECEIVED = "received"  # received instances
 RESULTS = "results"  # results of jobs
 RESULT_PREFIX = "result-"  # for deleted rows of results, this comes before the outcome: "result-submitted"
+DUPLICATES_DROPPED = "dup-dropped"  # duplicates with the same data set; they have no row
+DUPLICATES_HELD = "dup-quarantined"  # duplicates with another data set that were quarantined; also counted as received
+OF_DUPLICATES = (DUPLICATES_DROPPED, DUPLICATES_HELD)
+
+
+@frozen(kw_only=True)
+class Duplicates:
+    """The duplicates of pending instances that an AE title has received, except those that replaced an instance."""
+
+    dropped: int = 0  # with the same data set as the pending or a quarantined instance
+    quarantined: int = 0  # with another data set; some may be requeued or discarded by now
 
 
 def add(transaction: Transaction, ae_title: str, counter: str, count: int = 1) -> None:
-    """Add `count` to `counter`: `RECEIVED`, `RESULTS`, or the name of a counter of deleted rows."""
+    """Add `count` to `counter`: `RECEIVED`, `RESULTS`, of duplicates, or the name of a counter of deleted rows."""
     is_same = (tallies.c.ae_title == ae_title) & (tallies.c.what == counter)
     result = transaction.execute(update(tallies).where(is_same).values(count=tallies.c.count + count))
     if result.rowcount == 0:
@@ -29,3 +44,16 @@ def is_of_results(counter: str) -> bool:
 def load(transaction: Transaction) -> dict[tuple[str, str], int]:
     """Return every counter, by AE title and name."""
     return {(ae_title, counter): count for ae_title, counter, count in transaction.execute(select(tallies))}
+
+
+def count_duplicates(transaction: Transaction) -> dict[str, Duplicates]:
+    """Return the duplicates of each AE title that has any."""
+    query = select(tallies).where(tallies.c.what.in_(OF_DUPLICATES))
+    counts = {(ae_title, counter): count for ae_title, counter, count in transaction.execute(query)}
+    return {
+        ae_title: Duplicates(
+            dropped=counts.get((ae_title, DUPLICATES_DROPPED), 0),
+            quarantined=counts.get((ae_title, DUPLICATES_HELD), 0),
+        )
+        for ae_title, _counter in counts
+    }

@@ -40,6 +40,18 @@ def quarantined(instance: InstanceStorageInfo, reason: str, at: datetime) -> Eve
     )
 
 
+def dropped(duplicate: InstanceStorageInfo, kept: int, reason: str, at: datetime) -> Event:
+    """Return the event of a duplicate without a row. It refers to the instance `kept` instead."""
+    return Event(
+        at=at,
+        event="instance_ignored",
+        ae_title=duplicate.ae_title,
+        association_id=duplicate.association_id,
+        instance_id=kept,
+        detail={"reason": reason},
+    )
+
+
 def record(transaction: Transaction, new_events: Iterable[Event]) -> None:
     """Insert events in this order, in the same transaction as the changes that they describe."""
     rows = [asdict(event) | {"detail": dict(event.detail)} for event in new_events]

@@ -76,6 +76,21 @@ def find_pending(transaction: Transaction, ae_title: str, sop_instance_uid: str)
     return None if row is None else to_instance(row)
 
 
+def find_quarantined(
+    transaction: Transaction, ae_title: str, sop_instance_uid: str, checksum: int
+) -> list[InstanceStorageInfo]:
+    """Return the quarantined arrivals of this AE title, SOP Instance UID and checksum, oldest first."""
+    # A bound parameter: with a literal, SQLite might read all quarantined instances of the AE title (see `schema`).
+    query = select_instances().where(
+        instances.c.sop_instance_uid == sop_instance_uid,
+        instances.c.ae_title == ae_title,
+        instances.c.checksum == checksum,
+        instances.c.state == bindparam("state", InstanceState.QUARANTINED.value),
+        _IS_RECEIVED,
+    )
+    return to_instances(transaction.execute(query.order_by(instances.c.instance_id)))
+
+
 def skip_numbers(transaction: Transaction, count: int) -> None:
     """Skip the next `count` ids: they may have been assigned to rows that a power loss erased."""
     for statement in (

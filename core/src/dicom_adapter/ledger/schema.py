@@ -162,7 +162,7 @@ Index("series_of_accession_number", series.c.accession_number)
 Index("series_of_patient", series.c.patient_id)
 Index("series_by_time", series.c.seen_at)
 
-# Counters of received instances, results and deleted rows, see `ledger.counters`.
+# Counters of received instances, results, deleted rows and duplicates, see `ledger.counters`.
 tallies = Table(
     "tallies",
     metadata,

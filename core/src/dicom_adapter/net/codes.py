@@ -14,7 +14,6 @@ class CStoreStatus(IntEnum):
 
     SUCCESS = 0x0000
     PROCESSING_FAILURE = 0x0110
-    DUPLICATE_SOP_INSTANCE = 0x0111
     SOP_CLASS_NOT_SUPPORTED = 0x0122
     OUT_OF_RESOURCES = 0xA700
     DATA_SET_DOES_NOT_MATCH = 0xA900
@@ -26,7 +25,6 @@ C_STORE_STATUS: Mapping[StoreOutcome, CStoreStatus] = {
     StoreOutcome.ALREADY_STORED: CStoreStatus.SUCCESS,
     StoreOutcome.SUPERSEDED: CStoreStatus.SUCCESS,  # a newer instance with the same UID is pending
     StoreOutcome.IGNORED: CStoreStatus.SUCCESS,  # the configuration ignores the SOP class
-    StoreOutcome.DUPLICATE_REFUSED: CStoreStatus.DUPLICATE_SOP_INSTANCE,
     StoreOutcome.SOP_CLASS_NOT_SUPPORTED: CStoreStatus.SOP_CLASS_NOT_SUPPORTED,
     StoreOutcome.OUT_OF_SPACE: CStoreStatus.OUT_OF_RESOURCES,
     StoreOutcome.DOES_NOT_MATCH: CStoreStatus.DATA_SET_DOES_NOT_MATCH,

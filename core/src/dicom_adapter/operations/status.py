@@ -15,8 +15,9 @@ from dicom_adapter.api.counts import counted
 from dicom_adapter.api.values import Capacity, Job, JobState
 from dicom_adapter.config.model import Config
 from dicom_adapter.flow.acceptance import LocalRefusal, Space, association_refusal
-from dicom_adapter.ledger import Transaction, configurations, events, health, jobs, lanes, senders
+from dicom_adapter.ledger import Transaction, configurations, counters, events, health, jobs, lanes, senders
 from dicom_adapter.ledger.configurations import Configuration
+from dicom_adapter.ledger.counters import Duplicates
 from dicom_adapter.ledger.health import HOST, SERVICE, STALE_AFTER, PartHealth, PartState, processes
 from dicom_adapter.ledger.held import Held, HeldBytes, count_held, count_held_bytes
 from dicom_adapter.ledger.jobs import HELD, UNFINISHED, FailingJobs, JobCount
@@ -70,6 +71,7 @@ class AeTitleStatus:
     held_bytes: HeldBytes
     jobs: Mapping[JobState, int]  # number of jobs in each state
     oldest: Job | None  # oldest unfinished job
+    duplicates: Duplicates = field(factory=Duplicates)
     incomplete_jobs: int = 0  # number of recent jobs that were submitted although instances may be missing
     is_draining: bool = False  # a reload removed this AE title; its open work is finished first
 
@@ -132,7 +134,7 @@ def gather(transaction: Transaction, config: Config, now: datetime) -> LedgerSta
     """Read the facts from the ledger."""
     held, lane_reports = count_held(transaction), lanes.load(transaction)
     counts, oldest = jobs.count(transaction), jobs.oldest_unfinished(transaction)
-    draining = configurations.draining(transaction)
+    draining, duplicates = configurations.draining(transaction), counters.count_duplicates(transaction)
     waiting = {count.ae_title for count in counts if count.state in (*UNFINISHED, *HELD)}
     parts = health.load(transaction)
     names = [*config.ae_titles, *sorted((held.keys() | waiting) - config.ae_titles.keys())]
@@ -149,6 +151,7 @@ def gather(transaction: Transaction, config: Config, now: datetime) -> LedgerSta
                 incomplete_jobs=events.count_incomplete_jobs(transaction, name, now - INCOMPLETE_JOBS_SHOWN),
                 jobs=_by_state(count for count in counts if count.ae_title == name),
                 oldest=oldest.get(name),
+                duplicates=duplicates.get(name, Duplicates()),
                 is_draining=name in draining.ae_titles,
             )
             for name in names

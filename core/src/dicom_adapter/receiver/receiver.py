@@ -32,8 +32,6 @@ from dicom_adapter.flow.enter.received_instance import ReceivedInstance
 from dicom_adapter.flow.store.commit import Store
 from dicom_adapter.flow.store.incoming import IncomingInstance
 from dicom_adapter.flow.store.limits import StoreLimits
-from dicom_adapter.ledger.event_writer import EventWriter
-from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.health import RECEIVER
 from dicom_adapter.net.codes import C_STORE_STATUS
 from dicom_adapter.net.storage_scp import ClosedAssociation, Deliver
@@ -68,7 +66,6 @@ class Receiver:
         self._problem = resources.problem
         self.refusals = RecentRefusals(resources.clock.now)
         self._name = name
-        self._events = EventWriter(resources.ledger, synced=False)
         self._senders = SenderLog(resources.ledger)
         self._associations = AssociationLog(resources.ledger, resources.clock)
         self._store = Store(config, resources, name=name, limits=StoreLimits(resources))
@@ -166,8 +163,6 @@ class Receiver:
                 elif self._studies.is_new(one.association_id, result.instance.study_instance_uid):
                     _log_study(result.instance)
         for one, result in zip(received, results, strict=True):
-            if result.duplicate_of is not None:
-                self._events.put(_duplicate_event(one, result, result.duplicate_of, self._clock.now()))
             if result.instance is None:
                 self._note_failure(one, result, one.study_instance_uid)
 
@@ -241,7 +236,6 @@ class Receiver:
         """Write pending events and a checkpoint. Call this method after the network has stopped."""
         if self._commits is not None:
             self._commits.close()
-        self._events.close()
         self._senders.close()
         self._associations.close()
         self._store.checkpoint()
@@ -263,18 +257,6 @@ class Receiver:
             os.write(self._wake_fd, b"\0")
         except (BlockingIOError, BrokenPipeError):
             pass  # the pipe has unread wake-ups already, or the service has ended
-
-
-def _duplicate_event(received: ReceivedInstance, result: StoreResult, pending_id: int, now: datetime) -> Event:
-    """Return an event about a duplicate. The event refers to the pending instance: the duplicate has no row."""
-    return Event(
-        at=now,
-        event="instance_ignored" if result.outcome.is_acknowledged else "instance_refused",
-        ae_title=received.ae_title,
-        association_id=received.association_id,
-        instance_id=pending_id,
-        detail={"status": f"0x{C_STORE_STATUS[result.outcome]:04X}", "reason": result.reason},
-    )
 
 
 def _log_decision(association_id: str, request: AssociationRequest, decision: AssociationDecision) -> None:

@@ -180,6 +180,7 @@ def test_a_request_whose_instance_is_replaced_is_repeated(make_adapter: Callable
     adapter = make_adapter(CONFIGURATION + "overwrite-same-instance = true\n", Plugin(KeeperPlugin()))
     instance = make_instance(rows=2, columns=2)
     adapter.receive(instance, ae_title="A")
+    instance.AccessionNumber = "changed"
     asked: list[int] = []
 
     def compose_while_it_is_replaced(processor: Keeper) -> Job:

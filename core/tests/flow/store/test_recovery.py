@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from attrs import evolve
 from pydicom.uid import ExplicitVRLittleEndian
-from sqlalchemy import text
+from sqlalchemy import select, text
 from typer.testing import CliRunner
 
 from dicom_adapter.api.declare import NoSettings
@@ -25,11 +25,14 @@ from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.cli import app
 from dicom_adapter.config import Config, load
 from dicom_adapter.flow.enter.received_instance import ReceivedInstance
+from dicom_adapter.flow.enter.rows import DIFFERENT
 from dicom_adapter.flow.store import commit
 from dicom_adapter.flow.store.commit import Store
 from dicom_adapter.ledger import WAIT_SECONDS, Ledger, arrivals, events, instance_rows, instances, receiver_runs
 from dicom_adapter.ledger.column_types import EPOCH
 from dicom_adapter.ledger.filters import Filters
+from dicom_adapter.ledger.schema import IS_QUARANTINED
+from dicom_adapter.ledger.schema import instances as table
 from dicom_adapter.plugins.registry import discover
 from dicom_adapter.runtime.data_folder import DataFolder
 from dicom_adapter.runtime.resources import Resources
@@ -450,8 +453,8 @@ def test_recovery_records_of_other_versions_are_ignored(site: Site, monkeypatch:
     assert 2 == len(list(second.storage.keys()))
 
 
-def test_an_acknowledged_replacement_is_kept_after_a_change_of_the_setting(site: Site) -> None:
-    """The older instance gets the row. An audit reports the newer one, whose object has no row."""
+def test_a_recovered_replacement_is_quarantined_after_a_change_of_the_setting(site: Site) -> None:
+    """The older instance is pending again."""
     first = site.start()
     kept = site.keep_ledger()
     first.send("1.1", ae_title="OVER")
@@ -459,8 +462,11 @@ def test_an_acknowledged_replacement_is_kept_after_a_change_of_the_setting(site:
     site.lose(kept)
 
     second = site.start(CONFIGURATION.replace("overwrite-same-instance = true", ""))
-    assert 1 == second.store.recover()
+    assert 2 == second.store.recover()
     assert ["P1"] == [instance.patient_id for instance in second.pending("OVER")]
+    with second.ledger.read() as transaction:
+        [(held, reason)] = transaction.execute(select(table.c.patient_id, table.c.reason).where(IS_QUARANTINED)).all()
+    assert ("P2", DIFFERENT) == (held, reason)
     assert 2 == len(list(second.storage.keys()))
 
 
@@ -515,8 +521,8 @@ def test_a_failed_recovery_loses_nothing(site: Site, monkeypatch: pytest.MonkeyP
     assert ["1.1", "1.2"] == second.uids()
 
 
-def test_a_duplicate_that_cannot_be_compared_does_not_stop_the_recovery(site: Site) -> None:
-    """The object of the pending instance is lost. An audit reports both instances."""
+def test_a_recovered_duplicate_replaces_a_pending_instance_whose_object_is_lost(site: Site) -> None:
+    """Otherwise the only complete copy would get no row."""
     first = site.start()
     first.send("1.1")
     kept = site.keep_ledger()
@@ -525,9 +531,9 @@ def test_a_duplicate_that_cannot_be_compared_does_not_stop_the_recovery(site: Si
     site.lose(kept)
 
     second = site.start()
-    assert 1 == second.store.recover()
-    assert ["1.1", "1.2"] == second.uids()
-    assert 2 == len(list(second.storage.keys()))
+    assert 2 == second.store.recover()
+    assert ["1.1", "1.2"] == sorted(second.uids())
+    assert {instance.storage_key for instance in second.pending()} == set(second.storage.keys())
 
 
 def test_a_start_opens_only_segments_that_it_must_read(site: Site) -> None:

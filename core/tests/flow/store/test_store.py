@@ -20,8 +20,10 @@ from dicom_adapter import InstanceStorageInfo, StorageFull
 from dicom_adapter.api.errors import LedgerUnavailable
 from dicom_adapter.api.receiving import StoreOutcome, StoreRequest, StoreResult
 from dicom_adapter.dicom.part10 import file_header
+from dicom_adapter.flow.enter import rows
 from dicom_adapter.flow.store.commit import Store
-from dicom_adapter.ledger import Transaction, arrivals, instances
+from dicom_adapter.ledger import Transaction, arrivals, balance, counters, instances
+from dicom_adapter.ledger.counters import Duplicates
 from dicom_adapter.ledger.schema import instances as table
 from dicom_adapter.storage.local.backend import LocalWriter
 from dicom_adapter.storage.local.segment import Segment
@@ -82,6 +84,13 @@ class Site:
         with self.ledger.write() as transaction:
             transaction.execute(update(table).values(storage_key=key))
         return key
+
+    @property
+    def duplicates(self) -> Duplicates:
+        """The counted duplicates of the only AE title that has any."""
+        with self.ledger.read() as transaction:
+            [found] = counters.count_duplicates(transaction).values()
+        return found
 
     @property
     def submitted(self) -> list[list[bytes]]:
@@ -209,26 +218,28 @@ def test_an_ignored_sop_class_is_acknowledged_and_not_stored(site: Site) -> None
 # --- duplicates -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("ae_title", ["KEEP", "OVER"])
 @pytest.mark.parametrize("caller", ["CT1", "LONGER_AE_TITLE"])
-def test_an_identical_duplicate_is_acknowledged_and_not_stored_again(site: Site, caller: str) -> None:
+def test_an_identical_duplicate_is_acknowledged_and_not_stored_again(site: Site, caller: str, ae_title: str) -> None:
     """The sender may be another one. The duplicate does not extend the wait of its group.
 
     Verified to fail when the sizes of files are compared (the AE title of another sender changes the size).
     """
-    first = site.send(encode())
+    first = site.send(encode(), ae_title=ae_title)
     site.adapter.advance(3)
-    again = site.send(encode(), calling_ae_title=caller)
+    again = site.send(encode(), calling_ae_title=caller, ae_title=ae_title)
 
     assert [StoreOutcome.STORED, StoreOutcome.ALREADY_STORED] == [first.outcome, again.outcome]
     assert None is again.instance
-    assert ({"pending": 1}, [part10(encode())]) == (site.adapter.states, site.stored_contents)
+    assert ({"pending": 1}, [part10(encode(), ae_title)]) == (site.adapter.states, site.stored_contents)
+    assert Duplicates(dropped=1) == site.duplicates
     site.adapter.advance(2)
-    assert [[part10(encode())]] == site.submitted
+    assert [[part10(encode(), ae_title)]] == site.submitted
 
 
-def stored_by_an_earlier_version(site: Site) -> str:
+def stored_by_an_earlier_version(site: Site, ae_title: str = "KEEP") -> str:
     """Store a pending instance whose file does not have the receiving AE title, and return its key."""
-    site.send(encode())
+    site.send(encode(), ae_title=ae_title)
     with site.ledger.write() as transaction:
         transaction.execute(update(table).values(size_bytes=len(part10(encode(), None))))
     return site.exchange(part10(encode(), None))
@@ -237,7 +248,7 @@ def stored_by_an_earlier_version(site: Site) -> str:
 def test_an_instance_stored_by_an_earlier_version_is_compared_and_submitted(site: Site) -> None:
     """The header of such an instance is shorter.
 
-    Verified to fail when header lengths are computed instead of read (then the duplicate is refused, and the job
+    Verified to fail when header lengths are computed instead of read (then the duplicate is quarantined, and the job
     faults).
     """
     stored_by_an_earlier_version(site)
@@ -248,34 +259,76 @@ def test_an_instance_stored_by_an_earlier_version_is_compared_and_submitted(site
     assert [[part10(encode(), None)]] == site.submitted
 
 
+@pytest.mark.parametrize("ae_title", ["KEEP", "OVER"])
 @pytest.mark.parametrize("content", [None, b"", b"no DICOM" * 30])
-def test_a_duplicate_of_an_instance_with_a_damaged_object_is_not_acknowledged(
-    site: Site, content: bytes | None
+def test_the_same_data_set_replaces_an_instance_with_a_damaged_object(
+    site: Site, content: bytes | None, ae_title: str
 ) -> None:
-    """The object of the pending instance is missing or damaged. The sender must keep its instance and send it again."""
-    key = stored_by_an_earlier_version(site)
-    site.storage.delete([key]) if content is None else site.exchange(content)
+    """The object of the pending instance is missing or damaged. The job gets the data set of the duplicate.
 
-    assert StoreOutcome.FAILED == site.send(encode()).outcome
-    assert site.stored_contents == ([] if content is None else [content])
+    Verified to fail when the object is not read (then the duplicate is dropped).
+    """
+    key = stored_by_an_earlier_version(site, ae_title)
+    site.storage.delete([key]) if content is None else site.exchange(content)
+    answer = site.send(encode(), ae_title=ae_title)
+
+    assert (StoreOutcome.STORED, True) == (answer.outcome, answer.instance is not None)
+    site.adapter.advance(5)
+    assert [[part10(encode(), ae_title)]] == site.submitted
+    assert ({"reclaimed": 2}, []) == (site.adapter.states, site.stored_contents)
 
 
 @pytest.mark.parametrize("other", [encode(notes=b"++"), encode(notes=b"****"), encode(patient=b"P2")])
-def test_a_different_instance_with_the_same_uid_is_refused(site: Site, other: bytes) -> None:
-    """With overwrite-same-instance = false, the first instance is kept."""
-    site.send(encode())
+def test_a_different_instance_with_the_same_uid_is_quarantined(site: Site, other: bytes) -> None:
+    """With overwrite-same-instance = false, the first instance stays pending, and its job has its data set.
+
+    Verified to fail when the duplicate is entered as pending, or not counted.
+    """
+    first = site.send(encode())
     answer = site.send(other)
 
-    assert StoreOutcome.DUPLICATE_REFUSED == answer.outcome
-    assert "overwrite-same-instance" in answer.reason
-    assert ({"pending": 1}, [part10(encode())]) == (site.adapter.states, site.stored_contents)
+    assert (StoreOutcome.STORED, rows.DIFFERENT) == (answer.outcome, answer.reason)
+    assert first.instance is not None and answer.instance is not None
+    assert first.instance.instance_id < answer.instance.instance_id
+    assert {"pending": 1, "quarantined": 1} == site.adapter.states
+    assert [part10(encode()), part10(other)] == sorted(site.stored_contents, key=[part10(encode())].count, reverse=True)
+    assert Duplicates(quarantined=1) == site.duplicates
+    [event] = [event for event in site.adapter.events if event.event == "instance_quarantined"]
+    assert (answer.instance.instance_id, rows.DIFFERENT) == (event.instance_id, event.detail["reason"])
+    site.adapter.advance(5)
+    assert [[part10(encode())]] == site.submitted
 
 
-@pytest.mark.parametrize("newer", [encode(notes=b"newer!"), encode()], ids=["different", "identical"])
-def test_a_newer_arrival_replaces_the_pending_one_if_configured(site: Site, newer: bytes) -> None:
+def test_a_quarantined_duplicate_that_arrives_again_is_dropped(site: Site) -> None:
+    """A sender that repeats a changed study does not fill the quarantine.
+
+    Verified to fail when duplicates are compared with the pending instance only.
+    """
+    site.send(encode())
+    answers = [site.send(data_set) for data_set in (encode(notes=b"+"), encode(notes=b"-"), encode(notes=b"+"))]
+
+    assert [StoreOutcome.STORED, StoreOutcome.STORED, StoreOutcome.ALREADY_STORED] == [one.outcome for one in answers]
+    assert answers[0].instance is not None
+    assert answers[0].instance.instance_id == answers[2].duplicate_of
+    assert {"pending": 1, "quarantined": 2} == site.adapter.states
+    assert 3 == len(site.stored_contents)
+    assert Duplicates(quarantined=2, dropped=1) == site.duplicates
+
+
+def test_duplicates_do_not_change_the_account_of_an_ae_title(site: Site) -> None:
+    """The audit compares the number of received instances with the rows."""
+    for notes in (b"**", b"**", b"++"):
+        site.send(encode(notes=notes))
+    with site.ledger.read() as transaction:
+        [account] = balance.load_accounts(transaction)
+    assert (2, 1, 1, 0) == (account.received, account.pending, account.quarantined, account.difference)
+
+
+def test_a_newer_arrival_replaces_the_pending_one_if_configured(site: Site) -> None:
     """With overwrite-same-instance = true, the wait restarts, the job has the newer data set, and the older file is
     deleted.
     """
+    newer = encode(notes=b"newer!")
     site.send(encode(), ae_title="OVER")
     site.adapter.advance(3)
     assert StoreOutcome.STORED == site.send(newer, ae_title="OVER").outcome

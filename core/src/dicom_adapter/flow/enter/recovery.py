@@ -76,11 +76,8 @@ class Recovery:
     def _enter(self, missing: Sequence[ReceivedInstance]) -> int:
         results = self.entry.enter(missing, synced=True)
         entered = [result.instance for result in results if result is not None and result.instance is not None]
-        # A duplicate that is refused now was acknowledged under an earlier configuration: keep it, an audit finds it.
         duplicates = [
-            one
-            for one, result in zip(missing, results, strict=True)
-            if result is not None and result.instance is None and result.outcome.is_acknowledged
+            one for one, result in zip(missing, results, strict=True) if result is not None and result.instance is None
         ]
         delete_stored_objects(self.storage, duplicates)
         for instance in entered:

@@ -1,4 +1,14 @@
-"""Entry of rows: enter the rows of received instances, and decide about duplicates."""
+"""Entry of rows: enter the rows of received instances, and decide about duplicates.
+
+Each duplicate of a pending instance was, or will be, acknowledged. What becomes of it is decided here:
+
+data set    overwrite-same-instance   decision
+the same    true or false             dropped and counted
+different   true                      it replaces the pending instance
+different   false                     the pending instance stays; the duplicate is quarantined and counted
+
+If the pending object cannot be read, the same data set replaces it: the duplicate may be the only complete copy.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +16,21 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+import structlog
 from attrs import frozen
 
+from dicom_adapter.api.errors import describe_failure
 from dicom_adapter.api.receiving import StoreOutcome, StoreResult
 from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.config.model import Config
 from dicom_adapter.dicom.part10 import BEFORE_META, data_set_offset
 from dicom_adapter.flow.enter.received_instance import ReceivedInstance
-from dicom_adapter.ledger import Transaction, arrivals, events, instances, receiver_runs
+from dicom_adapter.ledger import Transaction, arrivals, counters, events, instances, receiver_runs
+
+log = structlog.get_logger("dicom_adapter.store")
+
+DIFFERENT = "another data set with this SOP Instance UID is pending; overwrite-same-instance = false keeps it"
 
 
 @frozen
@@ -32,60 +48,91 @@ class RowWriter:
         for instance in received:
             if not instance.is_recovered:
                 instance.columns["received_at"] = moment
-        ids = arrivals.enter(self.transaction, [instance.row() for instance in received], moment)
+        reasons = [instance.quarantine_reason for instance in received]
+        ids = arrivals.enter(self.transaction, [instance.row() for instance in received], reasons, moment)
         results = [
-            self._enter_duplicate(instance)
+            self._resolve_duplicate(instance, now)
             if instance_id is None
-            else StoreResult(
-                outcome=StoreOutcome.STORED, instance=instance.info(instance_id), reason=instance.quarantine_reason
-            )
-            for instance, instance_id in zip(received, ids, strict=True)
+            else StoreResult(outcome=StoreOutcome.STORED, instance=instance.info(instance_id), reason=reason)
+            for instance, instance_id, reason in zip(received, ids, reasons, strict=True)
         ]
-        for instance, result in zip(received, results, strict=True):
-            if instance.quarantine_reason and result.instance is not None:
-                self._quarantine(result.instance, instance.quarantine_reason, now)
+        quarantined = [result for result in results if result.reason and result.instance is not None]
+        events.record(
+            self.transaction,
+            [events.quarantined(result.instance, result.reason, now) for result in quarantined if result.instance],
+        )
         for run in {instance.receiver_run for instance in received if instance.number}:
             number = max(instance.number for instance in received if instance.receiver_run == run)
             receiver_runs.set_high_water_mark(self.transaction, run, self.receiver, number)
         return results
 
-    def _quarantine(self, instance: InstanceStorageInfo, reason: str, now: datetime) -> None:
-        instances.quarantine(self.transaction, instance.instance_id, reason, now)
-        events.record(self.transaction, [events.quarantined(instance, reason, now)])
-
-    def _enter_duplicate(self, received: ReceivedInstance) -> StoreResult:
-        """Decide about a duplicate of a pending instance: replace the pending instance, acknowledge or refuse."""
+    def _resolve_duplicate(self, received: ReceivedInstance, now: datetime) -> StoreResult:
+        """Drop the duplicate of a pending instance, replace the pending instance by it, or quarantine it."""
         instance = received.info()
         pending = instances.find_pending(self.transaction, instance.ae_title, instance.sop_instance_uid)
         assert pending is not None  # the insert found it, in this transaction
-        if received.quarantine_reason:
-            return _not_stored(StoreOutcome.CANNOT_UNDERSTAND, received.quarantine_reason, pending)
-        if self._replaces_pending(received):
-            if received.is_recovered and instance.received_at < pending.received_at:
-                return _not_stored(StoreOutcome.SUPERSEDED, "a newer arrival is pending", pending)
+        replaces = self._replaces_pending(received)
+        if replaces and received.is_recovered and instance.received_at < pending.received_at:
+            return self._drop(StoreOutcome.SUPERSEDED, "a newer arrival is pending", instance, pending, now)
+        is_same = self._is_same(pending, instance)
+        if is_same:
+            reason = "the same data set is pending already"
+            return self._drop(StoreOutcome.ALREADY_STORED, reason, instance, pending, now)
+        if replaces or is_same is None:
             replaced = instances.replace(self.transaction, pending, instance)
             return StoreResult(outcome=StoreOutcome.STORED, instance=replaced)
-        if self._is_same(pending, instance):
-            return _not_stored(StoreOutcome.ALREADY_STORED, "the same data set is pending already", pending)
-        reason = "another data set with this SOP Instance UID is pending; overwrite-same-instance = false keeps it"
-        return _not_stored(StoreOutcome.DUPLICATE_REFUSED, reason, pending)
+        return self._quarantine(received, instance, now)
+
+    def _quarantine(self, received: ReceivedInstance, instance: InstanceStorageInfo, now: datetime) -> StoreResult:
+        """Quarantine a duplicate with another data set, unless it is quarantined already."""
+        name = instance.ae_title, instance.sop_instance_uid
+        for held in instances.find_quarantined(self.transaction, *name, instance.checksum):
+            if self._is_same(held, instance):
+                reason = "the same data set is quarantined already"
+                return self._drop(StoreOutcome.ALREADY_STORED, reason, instance, held, now)
+        moment = arrivals.to_microseconds(now)
+        [instance_id] = arrivals.enter(self.transaction, [received.row()], [DIFFERENT], moment)
+        assert instance_id is not None  # a quarantined instance is no duplicate
+        counters.add(self.transaction, instance.ae_title, counters.DUPLICATES_HELD)
+        return StoreResult(outcome=StoreOutcome.STORED, instance=received.info(instance_id), reason=DIFFERENT)
+
+    def _drop(
+        self,
+        outcome: StoreOutcome,
+        reason: str,
+        duplicate: InstanceStorageInfo,
+        kept: InstanceStorageInfo,
+        now: datetime,
+    ) -> StoreResult:
+        counters.add(self.transaction, duplicate.ae_title, counters.DUPLICATES_DROPPED)
+        events.record(self.transaction, [events.dropped(duplicate, kept.instance_id, reason, now)])
+        return StoreResult(outcome=outcome, reason=reason, duplicate_of=kept.instance_id)
 
     def _replaces_pending(self, received: ReceivedInstance) -> bool:
         table = self.config.ae_titles.get(received.ae_title)  # None if the AE title is no longer configured
         return table is not None and table.overwrite_same_instance
 
-    def _is_same(self, pending: InstanceStorageInfo, received: InstanceStorageInfo) -> bool:
-        """Return whether both instances have the same data set, even if they come from different senders."""
-        if (pending.checksum, pending.transfer_syntax_uid) != (received.checksum, received.transfer_syntax_uid):
+    def _is_same(self, kept: InstanceStorageInfo, duplicate: InstanceStorageInfo) -> bool | None:
+        """Return whether both instances have the same data set, even if they come from different senders.
+
+        None: their checksums are the same, but the object of the kept instance cannot be read.
+        """
+        if (kept.checksum, kept.transfer_syntax_uid) != (duplicate.checksum, duplicate.transfer_syntax_uid):
             return False
-        return self._data_set_bytes(pending) == self._data_set_bytes(received)
+        expected = self._data_set_bytes(duplicate)
+        try:
+            return self._data_set_bytes(kept) == expected
+        except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
+            log.warning(
+                "stored_object_unreadable",
+                ae_title=kept.ae_title,
+                instance_id=kept.instance_id,
+                error=describe_failure(failure),
+            )
+            return None
 
     def _data_set_bytes(self, instance: InstanceStorageInfo) -> int:
         # The size of the header differs between senders and versions of the adapter. Reading it also proves that the
-        # object exists: an instance must not be acknowledged because of an object that is lost.
+        # object exists: a duplicate must not be dropped because of an object that is lost.
         with self.storage.read(instance.storage_key) as file:
             return instance.size_bytes - data_set_offset(file.read(BEFORE_META))
-
-
-def _not_stored(outcome: StoreOutcome, reason: str, pending: InstanceStorageInfo) -> StoreResult:
-    return StoreResult(outcome=outcome, reason=reason, duplicate_of=pending.instance_id)

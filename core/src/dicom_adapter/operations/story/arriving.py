@@ -32,8 +32,7 @@ OUTCOMES = {
 ACTIONS = {  # texts of events; the texts of all other events are derived from their names
     "instance_recovered": "entered in the ledger at a later start of the service",
 }
-# Duplicates have no row of their own: their entries are made from the events of the pending instances.
-KNOWN_BY_INSTANCE = (CStoreStatus.SUCCESS.name, CStoreStatus.DUPLICATE_SOP_INSTANCE.name)
+DROPPED = "instance_ignored"  # event of a duplicate without a row; it refers to the instance that was kept
 
 
 @frozen(kw_only=True)
@@ -58,18 +57,17 @@ def stored(facts: StoryFacts) -> Iterator[Entry]:
 
 
 def duplicated(facts: StoryFacts) -> Iterator[Entry]:
-    """Yield the duplicates that replaced the pending instance, were not kept, or were refused."""
+    """Yield the duplicates that replaced the pending instance, or were not kept."""
     old = [arrival for arrival in facts.arrivals if arrival.replaced_by is not None]
     if old:
         yield _replaced(facts, old)
-    duplicates = [event for event in facts.instance_events if event.association_id and "status" in event.detail]
-    by_kind: dict[tuple[str, ...], list[Event]] = {}
-    for event in duplicates:
-        end = facts.associations.get(event.association_id or "")
-        key = (event.event, str(event.detail["reason"]), str(event.detail["status"]), _sender_of(end))
-        by_kind.setdefault(key, []).append(event)
-    for (kind, reason, status, sender), events in by_kind.items():
-        yield _duplicates(facts, kind, reason, status, sender, events)
+    alike: dict[tuple[str, str], list[Event]] = {}
+    for event in facts.instance_events:
+        if event.event == DROPPED:
+            sender = _sender_of(facts.associations.get(event.association_id or ""))
+            alike.setdefault((str(event.detail["reason"]), sender), []).append(event)
+    for (reason, sender), events in alike.items():
+        yield _dropped(facts, reason, sender, events)
 
 
 def interventions(facts: StoryFacts) -> Iterator[Entry]:
@@ -77,7 +75,7 @@ def interventions(facts: StoryFacts) -> Iterator[Entry]:
     others = [
         event
         for event in facts.instance_events
-        if "status" not in event.detail and not event.event.startswith("result_")  # see `results`
+        if event.event != DROPPED and not event.event.startswith("result_")  # see `results`
     ]
     for _event, run in groupby(others, key=lambda event: event.event):
         alike: dict[tuple[str, str, str], list[Event]] = {}
@@ -174,7 +172,7 @@ def _refused(facts: StoryFacts, part: Iterable[str]) -> Iterator[Entry]:
     for end in ends:
         statuses = end.detail["statuses"]
         assert isinstance(statuses, dict)  # written by the receiver
-        counts.update({name: count for name, count in statuses.items() if name not in KNOWN_BY_INSTANCE})
+        counts.update({name: count for name, count in statuses.items() if name != CStoreStatus.SUCCESS.name})
     if not counts:
         return
     refusals = listed(
@@ -200,7 +198,7 @@ def _replaced(facts: StoryFacts, old: Sequence[InstanceTrace]) -> Entry:
     return Entry(kind="replaced", at=first, text=text, fields=fields)
 
 
-def _duplicates(facts: StoryFacts, kind: str, reason: str, status: str, sender: str, events: Sequence[Event]) -> Entry:
+def _dropped(facts: StoryFacts, reason: str, sender: str, events: Sequence[Event]) -> Entry:
     first, last = _span(event.at for event in events)
     associations = {str(event.association_id): _recorded_end(facts, str(event.association_id)) for event in events}
     count = len(events)
@@ -208,11 +206,10 @@ def _duplicates(facts: StoryFacts, kind: str, reason: str, status: str, sender: 
     where = f"{len(associations)} associations" if more else f"association {short(association)}"
     if how and not more:
         where += f", which {ENDED[how]}"
-    outcome = "not kept" if kind == "instance_ignored" else f"refused with {status}"
     they = "It was" if count == 1 else "They were"
-    text = f"{counted(count, 'duplicate')} arrived{sender} in {where}{until(first, last)}. {they} {outcome}: {reason}"
-    fields = {"instances": count, "status": status, "reason": reason, "until": last, "associations": associations}
-    return Entry(kind=kind, at=first, text=sentence(text), fields=fields)
+    text = f"{counted(count, 'duplicate')} arrived{sender} in {where}{until(first, last)}. {they} not kept: {reason}"
+    fields = {"instances": count, "reason": reason, "until": last, "associations": associations}
+    return Entry(kind=DROPPED, at=first, text=sentence(text), fields=fields)
 
 
 def _sender_of(end: Event | None) -> str:
