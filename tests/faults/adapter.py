@@ -145,6 +145,11 @@ class Adapter:
             )
             self.launches += 1
 
+    @property
+    def listens(self) -> bool:
+        """Whether the service has logged since its start that it listens."""
+        return self._service is not None and bool(self._service.logged("service_listening"))
+
     def wait_until_it_listens(self) -> None:
         """Wait until the service listens. Raises ServiceEnded if it does not start in time."""
         deadline = time.monotonic() + START_SECONDS

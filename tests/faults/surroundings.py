@@ -47,7 +47,8 @@ class Surroundings:
 
     def _stop_reader(self, ending: ExitStack) -> None:
         self._adapter.stop_log_reader()
-        if self._happens(FOR_GOOD):
+        # The campaign learns from the log when the service listens, so the log must be read until then.
+        if self._happens(FOR_GOOD) and self._adapter.listens:
             self.faults["log readers stopped for good"] += 1
         else:
             ending.callback(self._adapter.continue_log_reader)
