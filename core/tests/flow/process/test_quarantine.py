@@ -49,6 +49,7 @@ quarantine-quota = {QUOTA}
 B_ALONE = STORAGE + '[ae-titles.B]\nprocessor = "picky"\n'
 CONFIGURATION = B_ALONE + '[ae-titles.A]\nprocessor = "picky"\noverwrite-same-instance = true\n'
 SERVED = ("A", "B")
+WHY = "{} arrival of the same SOP instance is pending: instance {}; requeue this one when that one is no longer pending"
 
 
 class Picky:
@@ -162,7 +163,7 @@ def test_an_instance_is_not_requeued_while_a_newer_duplicate_is_pending(adapter:
     newer = send(adapter, seed="same")
     done = requeue(adapter, older.instance_id, other.instance_id)
 
-    why = f"a newer arrival of the same SOP instance is pending: instance {newer.instance_id}"
+    why = WHY.format("a newer", newer.instance_id)
     assert Intervention([other.instance_id], {older.instance_id: why}) == done
     assert {"quarantined": 1, "pending": 2} == adapter.states
 
@@ -182,8 +183,28 @@ def test_the_refusal_of_a_requeue_names_the_pending_duplicate(adapter: Adapter, 
     first, second = send(adapter, seed="same"), send(adapter, seed="same")
     picky.refusing, picky.holding = False, True
     requeue(adapter, first.instance_id)
-    why = f"an earlier arrival of the same SOP instance is pending: instance {first.instance_id}"
+    why = WHY.format("an earlier", first.instance_id)
     assert {second.instance_id: why} == requeue(adapter, second.instance_id).refused
+
+
+def test_a_quarantined_duplicate_can_be_requeued_when_the_first_is_no_longer_pending(
+    adapter: Adapter, picky: Picky
+) -> None:
+    """Without overwriting, a duplicate with another data set is quarantined. Requeued, it becomes another job."""
+    picky.refusing, picky.holding = False, True
+    first = send(adapter, ae_title="B", seed="same")
+    duplicate = send(adapter, ae_title="B", seed="same", accession_number="other")
+    assert {"pending": 1, "quarantined": 1} == adapter.states
+    why = WHY.format("an earlier", first.instance_id)
+    assert {duplicate.instance_id: why} == requeue(adapter, duplicate.instance_id).refused
+
+    picky.holding = False
+    adapter.restart()  # the processor submits and removes the first
+    assert "pending" not in adapter.states
+    assert [duplicate.instance_id] == requeue(adapter, duplicate.instance_id).done
+    assert [[first.instance_id], [duplicate.instance_id]] == [
+        [instance.instance_id for instance in adapter.instances_of(job)] for job in adapter.jobs
+    ]
 
 
 def test_only_quarantined_instances_can_be_requeued(adapter: Adapter, picky: Picky) -> None:

@@ -91,7 +91,10 @@ def _judge_requeue(rows: Iterable[InstanceRow], pending: Mapping[tuple[str, str]
             result.refused[number] = f"it is {row.state.value}: only quarantined instances can be requeued"
         elif name in newest:
             which = "a newer" if newest[name] > number else "an earlier"
-            result.refused[number] = f"{which} arrival of the same SOP instance is pending: instance {newest[name]}"
+            result.refused[number] = (
+                f"{which} arrival of the same SOP instance is pending: instance {newest[name]}; "
+                "requeue this one when that one is no longer pending"
+            )
         else:
             newest[name] = number
             result.done.append(number)
