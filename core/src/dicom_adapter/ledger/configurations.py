@@ -124,13 +124,18 @@ def newest(transaction: Transaction) -> Configuration | None:
     return None if row is None else _configuration(row)
 
 
+def all_newest_first(transaction: Transaction) -> list[Configuration]:
+    """Return the configurations that are kept, newest first."""
+    rows = transaction.execute(select(configurations).order_by(configurations.c.number.desc()))
+    return [_configuration(row) for row in rows]
+
+
 # --- draining -------------------------------------------------------------------------------------------------------
 
 
 def with_draining(transaction: Transaction) -> list[Configuration]:
     """Return the configurations with draining AE titles or submitters, newest first."""
-    rows = transaction.execute(select(configurations).order_by(configurations.c.number.desc()))
-    newest_first = [_configuration(row) for row in rows]
+    newest_first = all_newest_first(transaction)
     return [configuration for configuration in newest_first if configuration.draining != Draining()]
 
 

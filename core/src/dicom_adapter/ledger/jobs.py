@@ -148,6 +148,16 @@ def instances_by_study(transaction: Transaction, number: int) -> dict[str, int]:
     return {row[0]: row[1] for row in transaction.execute(query)}
 
 
+def of_studies(transaction: Transaction, study_instance_uids: Collection[str]) -> list[JobRow]:
+    """Return the jobs with instances of these studies, in the order of submission."""
+    members = (
+        select(job_instances.c.job_number)
+        .join_from(instances, job_instances, job_instances.c.instance_id == instances.c.instance_id)
+        .where(instances.c.study_instance_uid.in_(study_instance_uids))
+    )
+    return find_where(transaction, jobs.c.job_number.in_(members))
+
+
 def queue_heads(
     transaction: Transaction,
     submitter: str,

@@ -10,7 +10,7 @@ from attrs import field, frozen
 from sqlalchemy import func, select
 
 from dicom_adapter.ledger.connection import Transaction
-from dicom_adapter.ledger.filters import Filters
+from dicom_adapter.ledger.filters import NO_FILTERS, Filters
 from dicom_adapter.ledger.schema import instances, job_instances, jobs
 from dicom_adapter.ledger.series import ArrivedSeries, of_studies
 
@@ -39,6 +39,17 @@ def find(transaction: Transaction, wanted: Filters, limit: int) -> list[StudySum
     uid, at = instances.c.study_instance_uid, instances.c.received_at
     query = select(uid, func.count(), func.min(at), func.max(at)).where(wanted.of_instances()).group_by(uid)
     rows = transaction.execute(query.order_by(func.max(at).desc()).limit(limit)).all()
+    return _summaries(transaction, wanted, rows)
+
+
+def summaries(transaction: Transaction, study_instance_uids: Collection[str]) -> list[StudySummary]:
+    """Return these studies with all their instances."""
+    uid, at = instances.c.study_instance_uid, instances.c.received_at
+    query = select(uid, func.count(), func.min(at), func.max(at)).where(uid.in_(study_instance_uids)).group_by(uid)
+    return _summaries(transaction, NO_FILTERS, transaction.execute(query).all())
+
+
+def _summaries(transaction: Transaction, wanted: Filters, rows: Sequence[Any]) -> list[StudySummary]:
     if not rows:
         return []
     uids = [row[0] for row in rows]

@@ -9,7 +9,7 @@ from attrs import evolve, frozen
 
 from dicom_adapter.api.counts import counted
 from dicom_adapter.api.receiving import RejectionCause
-from dicom_adapter.ledger.senders import Rejected, Sender
+from dicom_adapter.ledger.senders import DAY, Rejected, Sender
 
 # A sender is a problem if it was rejected for this time without interruption. It remains a problem for the same time
 # after its last rejection.
@@ -32,6 +32,8 @@ NEXT_STEPS = {  # by cause; {} is the called AE title
 }
 # Causes whose next step contains the called AE title
 NEEDS_AE_TITLE = (RejectionCause.CALLED_AE_TITLE.value, RejectionCause.CALLING_AE_TITLE.value)
+FEW_ASSOCIATIONS = 10  # number of associations below which the usual time between two of them is unknown
+SILENT_FACTOR = 10  # a sender is silent after this multiple of its usual time between two associations
 LATE = timedelta(seconds=15)  # added to these times: receivers write their counts only every few seconds
 
 
@@ -112,6 +114,21 @@ def _is_for_long(one: Rejected, since: datetime, now: datetime) -> bool:
         return False
     long = LONG_AT_LIMIT if one.cause == RejectionCause.LIMIT.value else LONG
     return one.last_at - since >= long and now - one.last_at <= long + LATE
+
+
+def silence_of(sender: SenderReport, now: datetime) -> timedelta | None:
+    """Return for how long a sender has been silent, if that is unusual; otherwise None.
+
+    It is unusual if the time since its last accepted association is more than a day, and more than ten times the usual
+    time between two associations. A sender with few associations has no usual time.
+    """
+    if sender.associations < FEW_ASSOCIATIONS:
+        return None
+    first = min(one.first_at for one in sender.accepted)
+    last = max(one.last_at for one in sender.accepted)
+    usual = (last - first) / (sender.associations - 1)
+    silent_for = now - last
+    return silent_for if silent_for > max(DAY, SILENT_FACTOR * usual) else None
 
 
 def name_of(calling_ae_title: str, peers: Sequence[str]) -> str:

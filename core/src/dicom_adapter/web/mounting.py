@@ -10,6 +10,8 @@ from dicom_adapter.web.admin.session import session_routes
 from dicom_adapter.web.http.app import Mounts, make_app
 from dicom_adapter.web.http.health import examine
 from dicom_adapter.web.http.server import HttpServer
+from dicom_adapter.web.pages.dashboard import PUBLIC, SIGN_IN, Dashboard
+from dicom_adapter.web.pages.errors import respond
 from dicom_adapter.web.site import Site
 
 __all__ = ["Site", "make_http_server"]
@@ -19,6 +21,15 @@ def make_http_server(site: Site, config: HttpConfig, mounts: Mounts) -> HttpServ
     """Return the HTTP server with the routes of the adapter and of plugins. It is not started."""
     queue = EventQueue(site.resources.ledger)
     access = Access(config, queue.put, clock=site.resources.clock)
-    routes = session_routes(access)
-    app = make_app(mounts, lambda: examine(site.config(), site.resources), access, __version__, routes=routes)
-    return HttpServer(app, config, [queue])
+    dashboard = Dashboard(site, config)
+    app = make_app(
+        mounts,
+        lambda: examine(site.config(), site.resources),
+        access,
+        __version__,
+        routes=[*session_routes(access), dashboard.router],
+        public=PUBLIC,
+        sign_in_page=SIGN_IN,
+        respond=respond,
+    )
+    return HttpServer(app, config, [queue, dashboard.live], end_streams=dashboard.live.stop)

@@ -6,6 +6,6 @@
 
 from dicom_adapter.operations.story.making import Unknown, make_story
 from dicom_adapter.operations.story.values import Entry, Section, Story
-from dicom_adapter.operations.story.words import times_in
+from dicom_adapter.operations.story.words import full_times, times_in
 
-__all__ = ["Entry", "Section", "Story", "Unknown", "make_story", "times_in"]
+__all__ = ["Entry", "Section", "Story", "Unknown", "full_times", "make_story", "times_in"]

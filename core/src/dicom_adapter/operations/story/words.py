@@ -10,6 +10,7 @@ from datetime import datetime, timezone, tzinfo
 SHORT = 8  # number of characters of an id in a sentence
 
 _zone: ContextVar[tzinfo | None] = ContextVar("zone", default=timezone.utc)
+_has_full_times: ContextVar[bool] = ContextVar("has_full_times", default=False)
 
 
 @contextmanager
@@ -22,8 +23,20 @@ def times_in(zone: tzinfo | None) -> Iterator[None]:
         _zone.reset(token)
 
 
+@contextmanager
+def full_times() -> Iterator[None]:
+    """Format the times of the block with their date and zone, so that a page can find them and show another zone."""
+    token = _has_full_times.set(True)
+    try:
+        yield
+    finally:
+        _has_full_times.reset(token)
+
+
 def clock(moment: datetime, beside: datetime) -> str:
     """Return the time of day, with the date if the date differs from the date of `beside`."""
+    if _has_full_times.get():
+        return f"{moment.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
     local = moment.astimezone(_zone.get())
     is_same_day = local.date() == beside.astimezone(_zone.get()).date()
     return f"{local:%H:%M:%S}" if is_same_day else f"{local:%Y-%m-%d %H:%M:%S}"

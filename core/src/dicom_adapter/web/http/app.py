@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import structlog
-from litestar import Litestar, MediaType, Response, Router, get
+from litestar import Litestar, MediaType, Request, Response, Router, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
@@ -27,8 +27,10 @@ log = structlog.get_logger("dicom_adapter.http")
 MAX_BODY = 2**20  # maximum number of bytes of a request body: it contains identifiers, not images
 PREFIX = re.compile("[a-z][a-z0-9-]*")  # the path prefix of a plugin, which is the name of its entry point
 DOCUMENT = "openapi.json"
-RESERVED = frozenset({"api", "health", "metrics", "sign-in", "static", DOCUMENT})
+PAGES = ("jobs", "studies", "quarantine", "senders", "events", "configuration", "plugins", "live", "sign-in", "static")
+RESERVED = frozenset({"api", "health", "metrics", DOCUMENT, *PAGES})
 
+Responder = Callable[[Request[Any, Any, Any], Exception], Response[Any]]
 Mounts = Mapping[str, Sequence[Any]]  # handlers, controllers and routers, by plugin
 
 
@@ -41,18 +43,19 @@ def make_app(
     routes: Sequence[Any] = (),
     public: Collection[str] = (),
     sign_in_page: str = "",
+    respond: Responder = respond_to_failure,
 ) -> ASGIApp:
     """Return the application with the routes of plugins. Invalid routes are logged and omitted.
 
     `routes`: the adapter's own handlers, controllers and routers, for example of the admin API. `public` and
-    `sign_in_page`: see `Guard`.
+    `sign_in_page`: see `Guard`. `respond` returns the response to a request whose handler raised.
     """
     handlers: list[Any] = [health_handler(examine), *routes]
     for name, plugin_handlers in mounts.items():
         handlers += _routers(name, plugin_handlers, handlers)
     app = Litestar(
         [*handlers, _document_handler(handlers, version, needs_token=access.needs_token)],
-        exception_handlers={Exception: respond_to_failure},
+        exception_handlers={Exception: respond},
         guards=[QueryCheck()],
         request_class=StrictRequest,
         request_max_body_size=MAX_BODY,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import TimeoutError as NoResponse
 from functools import partial
 from threading import Thread
@@ -46,10 +46,20 @@ class HttpServer(Server):
 
     name = "http"
 
-    def __init__(self, app: ASGIApp, config: HttpConfig, companions: Sequence[Companion] = ()) -> None:
-        """`companions` are started before the server, and stopped after it."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        config: HttpConfig,
+        companions: Sequence[Companion] = (),
+        end_streams: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`companions` are started before the server, and stopped after it.
+
+        `end_streams` ends the responses that have no end, so that the stop does not wait for them.
+        """
         self._app = app
         self._companions = companions
+        self._end_streams = end_streams
         self._config = config
         self._port = config.port
         self._thread: Thread | None = None
@@ -115,6 +125,7 @@ class HttpServer(Server):
         """Stop the server. Open requests have a few seconds to complete."""
         if self._server is not None and self._thread is not None:
             self._server.should_exit = True
+            self._end_streams()
             self._thread.join(GRACE_S + RESPONSE_S)
         for companion in self._companions:
             companion.stop()

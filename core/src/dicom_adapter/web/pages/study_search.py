@@ -1,0 +1,184 @@
+"""The search for studies and jobs, and the story of one of them.
+
+Viewers search by UIDs and job ids only: an answer to a Patient ID or Accession Number would be patient data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+
+from attrs import frozen
+
+from dicom_adapter.ledger import Transaction, jobs, series, studies
+from dicom_adapter.ledger.filters import Filters
+from dicom_adapter.ledger.series import ArrivedSeries
+from dicom_adapter.ledger.studies import StudySummary
+from dicom_adapter.operations.look_up import JOB_ID, Absence, Matches, find_absence, match_value
+from dicom_adapter.operations.senders import describe, name_of
+from dicom_adapter.operations.story import Entry, Story, Unknown, full_times, make_story
+
+LONGEST_SEARCH = 256  # characters
+NEWEST_STUDIES = 20
+PATIENT_TITLES = {  # by field of ArrivedSeries
+    "patient_id": "Patient ID",
+    "accession_number": "Accession Number",
+    "study_date": "Study Date",
+    "study_description": "Study Description",
+    "series_description": "Series Description",
+}
+GOOD = ("job_submitted", "job_succeeded", "results_collected", "instances_reclaimed")
+WARN = ("quarantined", "incomplete", "attempt_failed", "unreleased", "duplicate", "cancel", "ignored")
+BAD = ("failed", "faulted", "stopped", "full", "not_served")
+BUSY = ("waiting", "job_unfinished", "released")
+
+
+@frozen(kw_only=True)
+class StudyLine:
+    """A study in a list."""
+
+    summary: StudySummary
+    patient: Mapping[str, Sequence[str]]  # empty for viewers
+
+
+@frozen(kw_only=True)
+class SearchAnswer:
+    """The answer to a search."""
+
+    go_to: str = ""  # the address to open, if exactly one study or job matches
+    lines: Sequence[StudyLine] = ()
+    job: str = ""
+    are_more: bool = False
+    problem: str = ""
+    absence: Absence | None = None
+
+    @property
+    def rejections(self) -> list[str]:
+        """What was rejected lately, in words."""
+        if self.absence is None:
+            return []
+        return [
+            f"{name_of(one.calling_ae_title, [one.peer_address] if one.peer_address else [])}: {describe(one)}"
+            for one in self.absence.rejected[:10]
+        ]
+
+
+@frozen(kw_only=True)
+class StoryLine:
+    """An entry of a story."""
+
+    tone: str
+    at: datetime | None
+    text: str
+
+
+@frozen(kw_only=True)
+class StudyContent:
+    """The story of a study, series, SOP instance or job."""
+
+    title: str
+    kind: str
+    name: str
+    at: datetime  # time of the story
+    sections: Sequence[tuple[str, Sequence[StoryLine]]]  # AE title, entries
+    jobs: Sequence[jobs.JobRow]
+    studies: Sequence[str]
+    patient: Mapping[str, Sequence[str]]
+
+    @property
+    def watched_jobs(self) -> str:
+        """The ids of the jobs whose changes change the page."""
+        return " ".join(row.job.job_id for row in self.jobs)
+
+    @property
+    def watched_ae_titles(self) -> str:
+        """The AE titles whose changes change the page; they contain no spaces, or the page is read again too often."""
+        return " ".join(ae_title for ae_title, _entries in self.sections)
+
+
+def search(transaction: Transaction, value: str, now: datetime, *, shows_patient: bool) -> SearchAnswer:
+    """Return the studies and jobs that match a UID, a job id, an Accession Number or a Patient ID."""
+    value = value.strip()
+    if not value or len(value) > LONGEST_SEARCH:
+        return SearchAnswer(problem="Enter a UID, a job id, an Accession Number or a Patient ID.")
+    try:
+        found = match_value(transaction, value) if shows_patient else _match_identifier(transaction, value)
+    except Unknown as unknown:
+        absence = find_absence(transaction, Filters(), now)
+        return SearchAnswer(problem=f"Nothing found: {unknown}.", absence=absence)
+    if found.subject:
+        kind = "studies" if "." in found.subject else "jobs"
+        return SearchAnswer(go_to=f"/{kind}/{found.subject}")
+    lines = [view_study_line(study, shows_patient=shows_patient) for study in found.studies]
+    return SearchAnswer(lines=lines, job=found.job, are_more=found.are_more)
+
+
+def _match_identifier(transaction: Transaction, value: str) -> Matches:
+    """Look for a UID, or a job id or its prefix. Raises Unknown."""
+    by_uid = Filters(study_instance_uid=value), Filters(series_instance_uid=value), Filters(sop_instance_uid=value)
+    if "." in value and any(studies.find(transaction, one, 1) for one in by_uid):
+        return Matches(subject=value)
+    if JOB_ID.fullmatch(value) and jobs.with_prefix(transaction, value.lower(), 1):
+        return Matches(subject=value.lower())
+    raise Unknown("the ledger has no study, series, SOP instance or job with this id")
+
+
+def newest_studies(transaction: Transaction, *, shows_patient: bool) -> list[StudyLine]:
+    """Return the studies that arrived last."""
+    uids = series.newest_studies(transaction, NEWEST_STUDIES)
+    found = {one.study_instance_uid: one for one in studies.summaries(transaction, uids)}
+    return [view_study_line(found[uid], shows_patient=shows_patient) for uid in uids if uid in found]
+
+
+def view_study_line(summary: StudySummary, *, shows_patient: bool) -> StudyLine:
+    """Return a study as lists show it."""
+    return StudyLine(summary=summary, patient=patient_of(summary.series) if shows_patient else {})
+
+
+def patient_of(found: Sequence[ArrivedSeries]) -> dict[str, list[str]]:
+    """Return the values of the attributes that identify a patient or study, each once, by title."""
+    values = {
+        title: [value for value in dict.fromkeys(getattr(one, name) for one in found) if value]
+        for name, title in PATIENT_TITLES.items()
+    }
+    return {title: list(map(_printable, some)) for title, some in values.items() if some}
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def study_page(transaction: Transaction, name: str, now: datetime, *, shows_patient: bool) -> StudyContent:
+    """Return the story of a UID. Raises Unknown if the ledger does not have it."""
+    with full_times():
+        story = make_story(transaction, name, now)
+    found = jobs.of_studies(transaction, story.studies) if story.studies else []
+    arrived = series.of_studies(transaction, story.studies) if shows_patient else []
+    return view_study(story, found, arrived)
+
+
+def view_study(story: Story, found: Sequence[jobs.JobRow], arrived: Sequence[ArrivedSeries]) -> StudyContent:
+    """Return what the page of a study shows. `arrived`: empty if patient data is not shown."""
+    return StudyContent(
+        title=story.title,
+        kind=story.kind,
+        name=story.name,
+        at=story.created_at,
+        sections=[(section.ae_title, list(_lines(section.entries))) for section in story.sections],
+        jobs=found,
+        studies=story.studies,
+        patient=patient_of(arrived),
+    )
+
+
+def _lines(entries: Sequence[Entry]) -> Iterator[StoryLine]:
+    for entry in entries:
+        yield StoryLine(tone=tone_of_entry(entry.kind), at=entry.at, text=entry.text)
+
+
+def tone_of_entry(kind: str) -> str:
+    """Return how a page colours an entry of a story."""
+    for tone, words in (("bad", BAD), ("warn", WARN), ("busy", BUSY), ("good", GOOD)):
+        if any(word in kind for word in words):
+            return tone
+    return "calm"
