@@ -1,16 +1,21 @@
-"""Update the tables of keys in docs/configuration.md: `make reference`."""
+"""Update the generated tables of the documentation: `make reference`."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+from manual.metrics import metrics_updated
 from manual.tables import updated
 
-CONFIGURATION = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGES: dict[str, Callable[[str], str]] = {"configuration.md": updated, "metrics.md": metrics_updated}
 
 if __name__ == "__main__":
-    before = CONFIGURATION.read_text(encoding="utf-8")
-    after = updated(before)
-    CONFIGURATION.write_text(after, encoding="utf-8")
-    sys.stdout.write(f"{CONFIGURATION.name}: {'up to date' if before == after else 'written'}\n")
+    for name, update in PAGES.items():
+        page = DOCS / name
+        before = page.read_text(encoding="utf-8")
+        after = update(before)
+        page.write_text(after, encoding="utf-8")
+        sys.stdout.write(f"{name}: {'up to date' if before == after else 'written'}\n")

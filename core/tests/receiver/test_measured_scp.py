@@ -15,9 +15,10 @@ from dicom_adapter.api.receiving import (
 )
 from dicom_adapter.config.listening import DicomConfig
 from dicom_adapter.net.server import DicomServer
-from dicom_adapter.receiver.measured_scp import OUTCOMES, MeasuredScp
+from dicom_adapter.receiver.measured_scp import MeasuredScp
 from dicom_adapter.runtime.measures import (
     ASSOCIATIONS,
+    OUTCOMES,
     RECEIVED_BYTES,
     RECEIVED_INSTANCES,
     REJECTIONS,

@@ -31,3 +31,9 @@ def ledger_full(free_bytes: int | None, data_set_bytes: int = 0) -> str:
     if free_bytes is None or free_bytes >= LEDGER_RESERVE_BYTES + data_set_bytes:
         return ""
     return f"the ledger's disk has {free_bytes} bytes left, {LEDGER_RESERVE_BYTES + data_set_bytes} are needed"
+
+
+def required_free_bytes(capacity: Capacity, storage: StorageConfig) -> int:
+    """Return the free space below which associations are rejected; 0 if there is no limit."""
+    below_watermark = -(-capacity.total_bytes * (100 - storage.watermark_percent) // 100)
+    return max(storage.reserve, below_watermark if storage.watermark_percent < 100 else 0)

@@ -38,7 +38,7 @@ from dicom_adapter.runtime.clock_check import ClockCheck
 from dicom_adapter.runtime.data_folder import DataFolder
 from dicom_adapter.runtime.parts import Part, PartKind, Parts, PartWork, process_part
 from dicom_adapter.runtime.resources import Resources
-from dicom_adapter.runtime.shared_counts import HOST_REGION, Counts
+from dicom_adapter.runtime.shared_counts import HOST_REGION, CountedSeries, Counts, read_shared_counts
 from dicom_adapter.runtime.storage_generation import StorageGeneration
 from dicom_adapter.runtime.watch import PartFinding, Watch, examine, with_slow
 from dicom_adapter.runtime.worker_groups import WorkerGroups, Workers, join, names
@@ -150,8 +150,14 @@ class HostProcess:
             resources=self._resources,
             plugins=self._plugins,
             path=self._path,
+            certificates=lambda: list(self._certificates),
+            read_counts=self._read_counts,
         )
         return make_http_server(site, config, self._host.provided_by_plugins("dicom_adapter_http"))
+
+    def _read_counts(self) -> Sequence[CountedSeries]:
+        """Return what all processes of the service have counted; only this process, if they share no memory."""
+        return self._resources.counts.series() if self._counts_fd is None else read_shared_counts(self._counts_fd)
 
     def start_http_server(self) -> None:
         """Start the HTTP server now, so that Refused is raised if it cannot listen. Its part would retry instead."""

@@ -300,7 +300,7 @@ class JobCount:
 
 
 def count(transaction: Transaction) -> list[JobCount]:
-    """Count the jobs of each AE title, submitter and state. Reads every job."""
+    """Count the jobs of each AE title, submitter and state. Reads an entry of an index for every job."""
     columns = (jobs.c.ae_title, jobs.c.submitter, jobs.c.state)
     rows = transaction.execute(select(*columns, func.count()).group_by(*columns))
     return [JobCount(ae_title=row[0], submitter=row[1], state=JobState(row[2]), count=row[3]) for row in rows]

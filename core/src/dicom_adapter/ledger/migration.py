@@ -16,7 +16,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from dicom_adapter.ledger import association_schema, attachment_schema, clean_up_schema  # noqa: F401 - they add tables
 from dicom_adapter.ledger.schema import metadata
 
-REVISION = "0015"  # revision of the newest migration, with which a new ledger is created
+REVISION = "0016"  # revision of the newest migration, with which a new ledger is created
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 # All indexes, in the order in which the migrations create them: of two equally good indexes, SQLite uses the newer one.
@@ -57,6 +57,7 @@ INDEXES = (
     "ix_clean_ups_job_number",
     "clean_ups_by_time",
     "ix_job_attachments_attachment_number",
+    "counted_jobs",
 )
 
 _version = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))

@@ -204,6 +204,7 @@ jobs = Table(
     Column("attachment_count", Integer, nullable=False, server_default="0"),  # see `attachment_schema`
     sqlite_autoincrement=True,
 )
+Index("counted_jobs", jobs.c.ae_title, jobs.c.submitter, jobs.c.state)  # so that no row is read to count jobs
 Index(
     "unfinished_jobs",
     jobs.c.submitter,

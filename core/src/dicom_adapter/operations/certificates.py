@@ -52,6 +52,12 @@ def certificates_of_submitters(
     return certificates
 
 
+def owner_of(certificate: Certificate) -> str:
+    """Return who uses a certificate: "listener", or for example "submitter platform". It has no path or address."""
+    owner = certificate.subject.partition(": ")[0]
+    return owner if owner.startswith("submitter ") else "listener"
+
+
 def describe(certificate: Certificate, now: datetime) -> str:
     """Return for example `client certificate /etc/adapter.pem: 12 days left (until 2026-12-12)`."""
     day = f"{certificate.expires_at:%Y-%m-%d}"

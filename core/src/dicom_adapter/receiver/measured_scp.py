@@ -16,7 +16,6 @@ from dicom_adapter.api.receiving import (
     AssociationDecision,
     AssociationRequest,
     RejectedPeer,
-    StoreOutcome,
     StoreRequest,
     StoreResult,
 )
@@ -24,18 +23,16 @@ from dicom_adapter.flow.store.incoming import IncomingInstance
 from dicom_adapter.net.storage_scp import ClosedAssociation, Deliver, StorageScp
 from dicom_adapter.runtime.measures import (
     ASSOCIATIONS,
+    CUT_OFF,
+    NO_AE_TITLE,
+    OUTCOMES,
     RECEIVED_BYTES,
     RECEIVED_INSTANCES,
+    REJECTED,
     REJECTIONS,
     STORE_RESPONSE,
 )
 from dicom_adapter.runtime.shared_counts import Counts, Distribution, Tally
-
-CUT_OFF = "cut-off"  # outcome of an instance whose association ended before its data set was complete
-REJECTED = "rejected"  # outcome of an association
-UNKNOWN = ""  # label of the AE title of all AE titles that are not configured
-OUTCOMES = {outcome: outcome.value.lower().replace(" ", "-") for outcome in StoreOutcome}
-
 
 # A request whose response is delivered later: the ticket of the network, the AE title, the bytes of the data set, and
 # the monotonic time of its last byte. A tuple, because one is created for each instance.
@@ -98,7 +95,7 @@ class MeasuredScp(StorageScp[IncomingInstance]):
         self._scp.abort_store(incoming)
 
     def peer_rejected(self, rejected: RejectedPeer) -> None:
-        ae_title = rejected.called_ae_title if rejected.called_ae_title in self._ae_titles else UNKNOWN
+        ae_title = rejected.called_ae_title if rejected.called_ae_title in self._ae_titles else NO_AE_TITLE
         self._counts.tally(REJECTIONS, ae_title, rejected.cause.value).add()
         if rejected.called_ae_title:  # otherwise no association was requested
             self._counts.tally(ASSOCIATIONS, ae_title, REJECTED).add()

@@ -10,6 +10,17 @@ from collections.abc import Sequence
 
 from attrs import frozen
 
+from dicom_adapter.api.receiving import RejectionCause, StoreOutcome
+from dicom_adapter.api.values import JobState
+
+# Outcomes of instances
+OUTCOMES = {outcome: outcome.value.lower().replace(" ", "-") for outcome in StoreOutcome}
+CUT_OFF = "cut-off"  # the association ended before the data set was complete
+# Outcomes of associations
+ENDS = ("released", "aborted", "lost")  # as in `ClosedAssociation`
+REJECTED = "rejected"
+NO_AE_TITLE = ""  # value of the label for all AE titles that are not configured
+
 # Upper bounds of buckets, in seconds
 RESPONSE_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 TURN_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 25.0)
@@ -23,6 +34,9 @@ class Measure:
     name: str  # base unit at the end; a counter is shown with the further suffix `_total`
     text: str  # one sentence for operators
     labels: Sequence[str]
+    # The values of the last label, if they are a fixed set. Prometheus needs the value zero before the first event: it
+    # does not notice an increase from no value to one.
+    words: Sequence[str] = ()
     bounds: Sequence[float] = ()  # of a histogram: the upper bounds of its buckets, in seconds; empty: a counter
 
 
@@ -30,6 +44,7 @@ RECEIVED_INSTANCES = Measure(
     name="dicom_adapter_received_instances",
     text="C-STORE requests that were answered, or cut off by the end of their association.",
     labels=("ae_title", "outcome"),
+    words=(*OUTCOMES.values(), CUT_OFF),
 )
 RECEIVED_BYTES = Measure(
     name="dicom_adapter_received_bytes",
@@ -40,11 +55,13 @@ ASSOCIATIONS = Measure(
     name="dicom_adapter_associations",
     text="Associations that have ended, and rejected associations.",
     labels=("ae_title", "outcome"),
+    words=(*ENDS, REJECTED),
 )
 REJECTIONS = Measure(
     name="dicom_adapter_rejections",
     text="Rejected associations, and connections that were closed before an association.",
     labels=("ae_title", "cause"),
+    words=tuple(cause.value for cause in RejectionCause),
 )
 STORE_RESPONSE = Measure(
     name="dicom_adapter_store_response_seconds",
@@ -67,6 +84,10 @@ JOBS_ENDED = Measure(
     name="dicom_adapter_jobs_ended",
     text="Jobs that have ended. A faulted or failed job that is retried ends again.",
     labels=("ae_title", "submitter", "outcome"),
+    words=tuple(
+        state.value
+        for state in (JobState.SUBMITTED, JobState.SUCCEEDED, JobState.CANCELLED, JobState.FAULTED, JobState.FAILED)
+    ),
 )
 JOB_RETRIES = Measure(
     name="dicom_adapter_job_retries",
@@ -103,3 +124,4 @@ OF_HOST = (
     JOB_TO_RESULT,
     RESULT_TO_DELIVERY,
 )
+MEASURES = (*OF_RECEIVERS, *OF_HOST)

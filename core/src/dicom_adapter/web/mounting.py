@@ -10,6 +10,7 @@ from dicom_adapter.web.admin.session import session_routes
 from dicom_adapter.web.http.app import Mounts, make_app
 from dicom_adapter.web.http.health import examine
 from dicom_adapter.web.http.server import HttpServer
+from dicom_adapter.web.metrics import metrics_route
 from dicom_adapter.web.pages.dashboard import PUBLIC, SIGN_IN, Dashboard
 from dicom_adapter.web.pages.errors import respond
 from dicom_adapter.web.site import Site
@@ -27,7 +28,7 @@ def make_http_server(site: Site, config: HttpConfig, mounts: Mounts) -> HttpServ
         lambda: examine(site.config(), site.resources),
         access,
         __version__,
-        routes=[*session_routes(access), dashboard.router],
+        routes=[*session_routes(access), metrics_route(site), dashboard.router],
         public=PUBLIC,
         sign_in_page=SIGN_IN,
         respond=respond,
