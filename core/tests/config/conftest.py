@@ -13,6 +13,8 @@ from dicom_adapter import (
     JobPriority,
     JobProcessorBase,
     NoSettings,
+    Notification,
+    Notifier,
     PipelineReference,
     Secret,
     StorageBackend,
@@ -69,11 +71,26 @@ class FoldersStorage(StorageBackend[Folders]):
     name = "local"
 
 
+@frozen(kw_only=True)
+class PagerNumber:
+    number: str = setting(help="Number of the pager.")
+
+
+class PagerNotifier(Notifier[PagerNumber]):
+    name = "pager"
+
+    def send(self, notification: Notification) -> None: ...
+
+
 BROKEN = "plugin 'tape' of dicom-tape 1.0: failed to load: ImportError: no tape"
 PLATFORMS: dict[str, Any] = {"remote": RemoteSubmitter}  # never constructed, so their methods may be missing
 STORES: dict[str, Any] = {"local": FoldersStorage}
 CATALOGUE = Catalogue(
-    processors={"aetitle": GroupingProcessor}, submitters=PLATFORMS, storage_backends=STORES, broken=(BROKEN,)
+    processors={"aetitle": GroupingProcessor},
+    submitters=PLATFORMS,
+    storage_backends=STORES,
+    notifiers={"pager": PagerNotifier},
+    broken=(BROKEN,),
 )
 
 

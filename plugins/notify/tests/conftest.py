@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import datetime, timezone
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trustme
 
 from dicom_adapter import Notice, NoticeKind, Notification
+from support.webhook_receiver import WebhookReceiver, webhook_receiver
 
 NOW = datetime(2026, 1, 5, 8, 0, tzinfo=timezone.utc)
 
@@ -41,57 +40,11 @@ def notification() -> Notification:
     )
 
 
-class WebhookReceiver(ThreadingHTTPServer):
-    """A web server that answers POST requests with `status`, and keeps them."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _PostHandler)
-        self.status = 204
-        self.location = ""
-        self.requests: list[tuple[str, dict[str, str], bytes]] = []
-        self.has_request = threading.Event()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class _PostHandler(BaseHTTPRequestHandler):
-    server: WebhookReceiver
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        self.server.requests.append((self.path, {name.lower(): text for name, text in self.headers.items()}, body))
-        self.send_response(self.server.status)
-        if self.server.location:
-            self.send_header("location", self.server.location)
-        self.send_header("content-length", "0")
-        self.end_headers()
-        self.server.has_request.set()
-
-    def log_message(self, *_: Any) -> None:
-        """Write no log."""
-
-
 @pytest.fixture
 def start_webhook() -> Iterator[Callable[[], WebhookReceiver]]:
     """Return a function that starts a web server."""
-    started: list[tuple[WebhookReceiver, threading.Thread]] = []
-
-    def start() -> WebhookReceiver:
-        server = WebhookReceiver()
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        started.append((server, thread))
-        return server
-
-    yield start
-    for server, thread in started:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with ExitStack() as started:
+        yield lambda: started.enter_context(webhook_receiver())
 
 
 @pytest.fixture
