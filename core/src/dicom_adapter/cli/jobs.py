@@ -72,8 +72,7 @@ def list_jobs(
 
     Exit status: 0, even if there are no jobs; 1 if there is no ledger.
     """
-    path = find_file(file, config)
-    ledger = open_ledger(path)
+    ledger = open_ledger(find_file(file, config))
     with ledger.read() as transaction:
         rows = ledger_jobs.newest(
             transaction, limit, states=state or (), filters=filters, submitter=submitter, error=reason
