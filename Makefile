@@ -12,7 +12,7 @@ IDENTITY := import sys; print(sys.version.split()[0], "of", sys.base_prefix)
 # Builds in isolated environments would take twice as long.
 INSTALL := $(BIN)/python tools/install.py build/install.log --no-build-isolation
 
-.PHONY: help interpreter demo test test-slow lint format docs reference transcript api audit constraints bench faults corpus fuzz clean
+.PHONY: help interpreter demo test test-slow lint format docs reference transcript api audit constraints dist bench faults corpus fuzz clean
 
 help:
 	@echo "make demo    show the whole path in a temporary folder: studies, jobs, results in a PACS (30 seconds, after the set-up)"
@@ -26,6 +26,7 @@ help:
 	@echo "make api     update the snapshot of the public API, which a test compares with the code"
 	@echo "make audit   look for published vulnerabilities of the dependencies; needs an index with advisories"
 	@echo "make constraints  write the installed versions to constraints.txt"
+	@echo "make dist    build the packages of all distributions, reproducibly, into dist/"
 	@echo "make bench   measure the adapter and other receivers that are installed (20 minutes; writes docs/performance.md)"
 	@echo "make bench QUICK=1   the same in four minutes, only with the receivers that have targets (writes nothing)"
 	@echo "make bench WHAT=uploads|delivery|stow|replay|due|pending|look_up|cache|isolation ARGS=...  measure something else"
@@ -108,6 +109,10 @@ constraints: $(STAMP)
 	@mkdir -p build && $(BIN)/python tools/requirements.py tested > build/constraints.txt
 	@mv build/constraints.txt constraints.txt
 
+dist: $(STAMP)
+	rm -rf dist
+	$(BIN)/python tools/build_packages.py dist
+
 bench: WHAT ?= receiving
 bench: $(STAMP)
 	$(BIN)/python bench/$(WHAT).py $(if $(QUICK),--quick) $(ARGS)
@@ -127,4 +132,4 @@ fuzz: $(STAMP)
 	@cd tests && $(abspath $(BIN))/python -m fuzz $(TARGET) --minutes $(MINUTES) $(ARGS)
 
 clean:
-	rm -rf $(VENV) build docs/reference .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist docs/reference .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
