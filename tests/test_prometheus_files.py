@@ -179,7 +179,24 @@ def labels_in(text: str) -> set[str]:
     return set(re.findall(r"([a-z_]+)=", text))
 
 
-def test_each_alert_is_described_with_what_to_do() -> None:
-    text = (DOCS / "how-to" / "prometheus.md").read_text(encoding="utf-8")
-    described = re.findall(r"^\| `(DicomAdapter\w+)` \| (.+) \| (.+) \|$", text, re.MULTILINE)
-    assert [rule["alert"] for rule in RULES] == [name for name, _reason, _action in described]
+# --- the runbook ----------------------------------------------------------------------------------------------------
+
+
+def sections() -> dict[str, str]:
+    """Return the text of each section of the runbook about an alert."""
+    text = (DOCS / "how-to" / "runbook.md").read_text(encoding="utf-8")
+    parts = re.split(r"^#{2,3} (.*)\n", text, flags=re.MULTILINE)
+    return {name: part for name, part in zip(parts[1::2], parts[2::2], strict=True) if name.startswith("DicomAdapter")}
+
+
+def test_the_runbook_has_a_section_for_each_alert_and_no_other() -> None:
+    assert [rule["alert"] for rule in RULES] == list(sections())
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+def test_an_alert_points_to_its_section_which_begins_with_the_first_step(rule: dict[str, Any]) -> None:
+    """After the steps, the section says what the alert means."""
+    assert f"docs/how-to/runbook.md#{rule['alert'].lower()}" == rule["annotations"]["runbook"]
+    steps, *meaning = sections()[rule["alert"]].strip().split("\n\n")
+    assert re.match(r"1\. \w", steps)
+    assert len(meaning) == 1
