@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -11,7 +11,7 @@ from dicom_adapter.api.counts import counted
 from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_ledger, open_service
 from dicom_adapter.cli.messages import fail, warn
 from dicom_adapter.cli.operator_name import operator_name
-from dicom_adapter.cli.times import Times, Utc, iso
+from dicom_adapter.cli.times import Times, Utc
 from dicom_adapter.cli.wrapping import wrapped
 from dicom_adapter.config.model import Config
 from dicom_adapter.ledger import association_reports, events, instance_rows
@@ -19,8 +19,8 @@ from dicom_adapter.ledger import lanes as ledger_lanes
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.filters import Filters
 from dicom_adapter.ledger.held import Held, count_held
-from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import InstanceState, LaneState
+from dicom_adapter.operations.documents.ae_titles import lane_as_json
 from dicom_adapter.runtime.clock import SystemClock
 
 ae_titles = typer.Typer(
@@ -47,7 +47,7 @@ def list_ae_titles(
         found, held = ledger_lanes.load(transaction), count_held(transaction)
     rows = [(found[name], held.get(name, NOTHING)) for name in sorted(found)]
     if as_json:
-        typer.echo(json.dumps([_as_json(lane, count) for lane, count in rows], indent=2))
+        typer.echo(json.dumps([lane_as_json(lane, count) for lane, count in rows], indent=2))
         return
     times = Times.chosen(utc)
     for lane, count in rows:
@@ -119,17 +119,3 @@ def _reason_refused(ae_title: str, config: Config, is_known: bool) -> str:
     if unavailable:
         return f"is not served: {unavailable}; fix that, then restart the service"
     return "" if is_known else "is not served yet: apply this configuration with `dicom-adapter reload --apply`"
-
-
-def _as_json(lane: LaneReport, held: Held) -> dict[str, Any]:
-    return {
-        "aeTitle": lane.ae_title,
-        "state": lane.state.value,
-        "since": iso(lane.since),
-        "reason": lane.reason,
-        "full": lane.full,
-        "groups": lane.groups,
-        "pending": held.pending,
-        "quarantined": held.quarantined,
-        "restarts": lane.restarts,
-    }

@@ -16,12 +16,13 @@ from dicom_adapter.api.errors import DicomAdapterError, Refused
 from dicom_adapter.cli.configuration import ConfigOption, find_file, open_service, read
 from dicom_adapter.cli.messages import fail, log_to_stderr
 from dicom_adapter.cli.progress import progress_bars
-from dicom_adapter.cli.times import Times, Utc, iso
+from dicom_adapter.cli.times import Times, Utc
 from dicom_adapter.config.model import Config
 from dicom_adapter.dicom.part10 import keep_values_out_of_warnings
 from dicom_adapter.flow.store.commit import Store
 from dicom_adapter.operations.backup import Backup
 from dicom_adapter.operations.backup_folder import Manifest, NotCopied
+from dicom_adapter.operations.documents.moments import iso
 from dicom_adapter.operations.restore import Restore, RestoreResult
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import DataFolder

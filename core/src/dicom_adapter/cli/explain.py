@@ -5,21 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from attrs import asdict
 
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.cli.configuration import ConfigOption, config_option, find_file, open_ledger
 from dicom_adapter.cli.filters import takes_filters
 from dicom_adapter.cli.messages import fail
 from dicom_adapter.cli.study_text import (
-    absence_as_json,
     absence_lines,
     match_lines,
-    matches_as_json,
-    patient_as_json,
     patient_lines,
 )
 from dicom_adapter.cli.times import Times, Utc
@@ -28,6 +24,8 @@ from dicom_adapter.config.model import LedgerConfig
 from dicom_adapter.ledger import Ledger, configurations
 from dicom_adapter.ledger.filters import NO_FILTERS, Filters
 from dicom_adapter.ledger.series import of_studies
+from dicom_adapter.operations.documents.stories import story_as_json
+from dicom_adapter.operations.documents.studies import absence_as_json, matches_as_json, patient_as_json
 from dicom_adapter.operations.look_up import find_absence, match_filters, match_value
 from dicom_adapter.operations.story import Entry, Story, Unknown, make_story, times_in
 from dicom_adapter.runtime.clock import SystemClock
@@ -83,7 +81,7 @@ def explain(
             typer.echo("\n".join(match_lines(found, times, options, shows_patient=show_patient)))
     elif as_json:
         patient = {"patient": patient_as_json(series)} if show_patient else {}
-        typer.echo(json.dumps({**_as_json(story), **patient}, indent=2))
+        typer.echo(json.dumps({**story_as_json(story), **patient}, indent=2))
     else:
         for line in story_lines(story, times, list(patient_lines(series)), options):
             typer.echo(line)
@@ -144,25 +142,3 @@ def _entry_lines(entries: Sequence[Entry], times: Times, zone: str, options: str
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------------
-
-
-def _as_json(story: Story) -> dict[str, Any]:
-    sections = [
-        {"aeTitle": section.ae_title, "entries": [_plain(asdict(entry)) for entry in section.entries]}
-        for section in story.sections
-    ]
-    return {
-        "kind": story.kind,
-        "name": story.name,
-        "title": story.title,
-        "createdAt": _plain(story.created_at),
-        "sections": sections,
-    }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return value.isoformat(timespec="milliseconds")
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value

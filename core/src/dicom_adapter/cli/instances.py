@@ -29,7 +29,7 @@ from dicom_adapter.cli.filters import nothing_found_lines, takes_filters
 from dicom_adapter.cli.job_text import event_lines
 from dicom_adapter.cli.messages import fail, warn
 from dicom_adapter.cli.operator_name import operator_name
-from dicom_adapter.cli.times import Times, Utc, iso
+from dicom_adapter.cli.times import Times, Utc
 from dicom_adapter.cli.wrapping import titled, wrapped
 from dicom_adapter.flow.process import quarantine
 from dicom_adapter.flow.process.quarantine import Intervention
@@ -40,6 +40,8 @@ from dicom_adapter.ledger.instance_rows import InstanceRow
 from dicom_adapter.ledger.schema import InstanceState
 from dicom_adapter.ledger.schema import instances as instances_table
 from dicom_adapter.ledger.traces import jobs_with
+from dicom_adapter.operations.documents.instances import held_because, instance_as_json, origin_as_json
+from dicom_adapter.operations.documents.jobs import event_as_json
 from dicom_adapter.operations.export import export as export_one
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import DataFolder
@@ -84,7 +86,7 @@ def list_instances(
         rows = instance_rows.newest(transaction, limit, state=state, filters=filters, reason=reason)
         stopped = lanes.stopped(transaction)
     if as_json:
-        typer.echo(json.dumps([_summary(row, stopped) for row in rows], indent=2))
+        typer.echo(json.dumps([instance_as_json(row, stopped) for row in rows], indent=2))
         return
     for row in rows:
         typer.echo(_lines(row, stopped, Times.chosen(utc)))
@@ -110,13 +112,13 @@ def show(
         if not rows:
             raise fail(f"there is no instance {number}; `dicom-adapter instances list` shows them")
         found = {
-            **_summary(rows[0], lanes.stopped(transaction)),
-            **_origin(rows[0]),
+            **instance_as_json(rows[0], lanes.stopped(transaction)),
+            **origin_as_json(rows[0]),
             "jobs": [row.job.job_id for row, _count in jobs_with(transaction, instances_table.c.instance_id == number)],
         }
         story = events.of_instance(transaction, number)
     if as_json:
-        typer.echo(json.dumps({**found, "events": [_event(event) for event in story]}, indent=2))
+        typer.echo(json.dumps({**found, "events": [event_as_json(event) for event in story]}, indent=2))
     else:
         _show(found, story, Times.chosen(utc))
 
@@ -291,44 +293,8 @@ def _lines(row: InstanceRow, stopped: Mapping[str, str], times: Times) -> str:
         f"    study {instance.study_instance_uid}",
         f"    instance {instance.sop_instance_uid}",
     ]
-    note = row.reason or _held_because(row, stopped) or row.outcome
+    note = row.reason or held_because(row, stopped) or row.outcome
     return "\n".join([*lines, *wrapped(times.in_text(note))])
-
-
-def _held_because(row: InstanceRow, stopped: Mapping[str, str]) -> str:
-    """Return why a pending instance is not delivered to its processor; "" if it is delivered."""
-    return stopped.get(row.instance.ae_title, "") if row.state is InstanceState.PENDING else ""
-
-
-def _summary(row: InstanceRow, stopped: Mapping[str, str]) -> dict[str, Any]:
-    return {
-        "instanceId": row.instance.instance_id,
-        "aeTitle": row.instance.ae_title,
-        "state": row.state.value,
-        "since": iso(row.changed_at),
-        "studyInstanceUid": row.instance.study_instance_uid,
-        "sopInstanceUid": row.instance.sop_instance_uid,
-        "reason": row.reason,
-        "heldBecause": _held_because(row, stopped),
-        "outcome": row.outcome,
-    }
-
-
-def _origin(row: InstanceRow) -> dict[str, Any]:
-    instance = row.instance
-    return {
-        "receivedAt": iso(instance.received_at),
-        "callingAeTitle": instance.calling_ae_title,
-        "peer": instance.peer_address,
-        "associationId": instance.association_id,
-        "seriesInstanceUid": instance.series_instance_uid,
-        "sopClassUid": instance.sop_class_uid,
-        "transferSyntaxUid": instance.transfer_syntax_uid,
-        "bytes": instance.size_bytes,
-        "checksum": f"{instance.checksum:08x}",
-        "storageKey": instance.storage_key,
-        "replacedBy": row.replaced_by,
-    }
 
 
 def _show(found: Mapping[str, Any], story: list[Event], times: Times) -> None:
@@ -338,7 +304,3 @@ def _show(found: Mapping[str, Any], story: list[Event], times: Times) -> None:
             typer.echo("\n".join(titled("" if number else title, text)))
     typer.echo()
     typer.echo("\n".join(event_lines(story, times)))
-
-
-def _event(event: Event) -> dict[str, Any]:
-    return {"at": iso(event.at), "event": event.event, **event.detail}

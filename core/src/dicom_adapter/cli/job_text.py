@@ -10,7 +10,7 @@ from attrs import field, frozen
 
 from dicom_adapter.api.counts import counted
 from dicom_adapter.api.values import INTERRUPTED, Job, JobState
-from dicom_adapter.cli.times import Times, iso
+from dicom_adapter.cli.times import Times
 from dicom_adapter.cli.wrapping import titled, with_options, wrapped
 from dicom_adapter.ledger.clean_ups import CleanUp
 from dicom_adapter.ledger.events import Event
@@ -153,16 +153,6 @@ def event_lines(events: list[Event], times: Times, shown: str = "") -> Iterator[
         yield f"{times.full(event.at)}  {event.event}"
         for key, value in detail.items():
             yield from wrapped(f"{key}: {times.in_text(' '.join(str(value).split()))}")
-
-
-def clean_up_as_json(waiting: CleanUp) -> dict[str, object]:
-    """Return a clean-up as JSON values."""
-    return {
-        "run": waiting.job.run,
-        "attempts": waiting.attempts,
-        "nextAttemptAt": iso(waiting.next_attempt_at),
-        "lastError": waiting.last_error,
-    }
 
 
 def _reported(job: Job) -> str:

@@ -24,15 +24,16 @@ from dicom_adapter.cli.configuration import (
 )
 from dicom_adapter.cli.confirmation import confirm
 from dicom_adapter.cli.filters import nothing_found_lines, takes_filters
-from dicom_adapter.cli.job_text import SHORT_ID, JobWriter, clean_up_as_json
+from dicom_adapter.cli.job_text import SHORT_ID, JobWriter
 from dicom_adapter.cli.messages import fail, warn
-from dicom_adapter.cli.times import Times, Utc, iso
+from dicom_adapter.cli.times import Times, Utc
 from dicom_adapter.flow.submit import operators
 from dicom_adapter.ledger import Ledger, Transaction, clean_ups, events, health
 from dicom_adapter.ledger import jobs as ledger_jobs
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.filters import NO_FILTERS, Filters
 from dicom_adapter.ledger.jobs import HELD, UNFINISHED, JobRow, JobStudies
+from dicom_adapter.operations.documents.jobs import clean_up_as_json, event_as_json, job_as_json
 from dicom_adapter.runtime.clock import Clock, SystemClock
 
 jobs = typer.Typer(
@@ -80,7 +81,7 @@ def list_jobs(
         studies = ledger_jobs.studies(transaction, [row.number for row in rows])
         writer = _writer(transaction, utc, file or config)
     if as_json:
-        typer.echo(json.dumps([_as_json(row.job, studies.get(row.number)) for row in rows], indent=2))
+        typer.echo(json.dumps([job_as_json(row.job, studies.get(row.number)) for row in rows], indent=2))
         return
     for row in rows:
         typer.echo("\n".join(writer.block(row.job, studies.get(row.number, NO_STUDY))))
@@ -117,8 +118,8 @@ def show(
         writer = _writer(transaction, utc, config)
     if as_json:
         counted = JobStudies(count=len(studies), first=min(studies, default=""))
-        more = {"cleanUps": list(map(clean_up_as_json, waiting)), "events": list(map(_event_as_json, story))}
-        typer.echo(json.dumps({**_as_json(row.job, counted), **more}, indent=2))
+        more = {"cleanUps": list(map(clean_up_as_json, waiting)), "events": list(map(event_as_json, story))}
+        typer.echo(json.dumps({**job_as_json(row.job, counted), **more}, indent=2))
     else:
         typer.echo("\n".join(writer.details(row.job, studies, story, waiting)))
 
@@ -210,7 +211,7 @@ def watch(
         writer = _writer(transaction, utc, file or config)
 
     def format_job(job: Job) -> str:
-        return json.dumps(_as_json(job)) if as_json else writer.line(job)
+        return json.dumps(job_as_json(job)) if as_json else writer.line(job)
 
     for job in known:
         typer.echo(format_job(job))
@@ -364,37 +365,3 @@ def _writer(transaction: Transaction, utc: bool, named: Path | None) -> JobWrite
         options=config_option(named),
         parts=health.load(transaction),
     )
-
-
-def _as_json(job: Job, studies: JobStudies | None = None) -> dict[str, Any]:
-    """Return a job as JSON values, without its metadata, which may contain patient data."""
-    found = {
-        "jobId": job.job_id,
-        "name": job.name,
-        "aeTitle": job.ae_title,
-        "pipelineId": job.pipeline_id,
-        "priority": job.priority.value,
-        "submitter": job.submitter,
-        "state": job.state.value,
-        "instances": job.instance_count,
-        "attachments": job.attachment_count,
-        "createdAt": iso(job.created_at),
-        "changedAt": iso(job.changed_at),
-        "attempts": job.attempts,
-        "nextAttemptAt": iso(job.next_attempt_at),
-        "lastError": job.last_error,
-        "platformJobId": job.platform_job_id,
-        "platformPayloadId": job.platform_payload_id,
-        "platformState": job.platform_state,
-        "platformDetail": job.platform_detail,
-        "cancelRequested": job.cancel_requested,
-        "run": job.run,
-        "startedAt": iso(job.started_at),
-    }
-    if studies is None:
-        return found
-    return {**found, "studies": studies.count, "studyInstanceUid": studies.first if studies.count == 1 else None}
-
-
-def _event_as_json(event: Event) -> dict[str, Any]:
-    return {"at": iso(event.at), "event": event.event, **event.detail}

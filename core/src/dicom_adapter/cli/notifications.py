@@ -12,7 +12,7 @@ from dicom_adapter.api.counts import counted
 from dicom_adapter.api.errors import DicomAdapterError, Refused, describe_failure
 from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_service, read
 from dicom_adapter.cli.messages import fail, warn
-from dicom_adapter.cli.times import Times, Utc, iso
+from dicom_adapter.cli.times import Times, Utc
 from dicom_adapter.cli.wrapping import wrapped
 from dicom_adapter.config.model import Config
 from dicom_adapter.host.notifications.message import line_of, make_test
@@ -20,6 +20,7 @@ from dicom_adapter.host.notifications.notifications import FOLDER
 from dicom_adapter.host.notifications.state_file import NotificationState, StateFile
 from dicom_adapter.ledger import health
 from dicom_adapter.ledger.health import PartHealth
+from dicom_adapter.operations.documents.moments import iso
 from dicom_adapter.plugins.isolation import make_notifier
 from dicom_adapter.plugins.registry import Plugins
 from dicom_adapter.runtime.clock import SystemClock
@@ -132,7 +133,7 @@ def _as_json(name: str, type_: str, state: NotificationState | None, problem: st
     return {
         "name": name,
         "type": type_,
-        "lastSent": None if last is None else iso(last),
+        "lastSent": iso(last),
         "waiting": [] if state is None else [line_of(one.notice) for one in state.pending.select()],
         "problem": problem,
     }

@@ -3,39 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
-
-from attrs import frozen
 
 from dicom_adapter.api.counts import counted
 from dicom_adapter.api.values import Job, JobState
 from dicom_adapter.cli.job_text import SHORT_ID
-from dicom_adapter.cli.times import Times, iso
+from dicom_adapter.cli.times import Times
 from dicom_adapter.cli.wrapping import titled, wrapped
 from dicom_adapter.ledger.attachments import Attachment, JobAttachments
 from dicom_adapter.ledger.jobs import FINISHED
 from dicom_adapter.ledger.results import ResultRow
 from dicom_adapter.ledger.schema import InstanceOutcome, InstanceState
+from dicom_adapter.operations.deliveries import JobOfResult
 
 
-@frozen(kw_only=True)
-class JobOfResult:
-    """A delivery job of a result."""
-
-    job: Job
-    is_uploaded: bool  # the destination has received this result
-
-    def describe(self, times: Times) -> str:
-        """Return what is known of the delivery in words."""
-        job = self.job
-        name = f"job {job.job_id[:SHORT_ID]}"
-        if job.state is JobState.CANCELLED:
-            return f"{job.submitter}: cancelled at {times.full(job.changed_at)} ({name})"
-        if job.state in FINISHED:
-            return f"{job.submitter}: delivered at {times.full(job.changed_at)} ({name})"
-        where = f"{job.submitter}: received, {name} is not finished" if self.is_uploaded else f"{job.submitter}: waits"
-        error = f": {' '.join(job.last_error.split())}" if job.last_error else ""
-        return f"{where} ({name}, {job.state.value}){times.in_text(error)}"
+def describe_delivery(delivery: JobOfResult, times: Times) -> str:
+    """Return what is known of a delivery in words."""
+    job = delivery.job
+    name = f"job {job.job_id[:SHORT_ID]}"
+    if job.state is JobState.CANCELLED:
+        return f"{job.submitter}: cancelled at {times.full(job.changed_at)} ({name})"
+    if job.state in FINISHED:
+        return f"{job.submitter}: delivered at {times.full(job.changed_at)} ({name})"
+    is_received = delivery.is_uploaded
+    where = f"{job.submitter}: received, {name} is not finished" if is_received else f"{job.submitter}: waits"
+    error = f": {' '.join(job.last_error.split())}" if job.last_error else ""
+    return f"{where} ({name}, {job.state.value}){times.in_text(error)}"
 
 
 def lines(
@@ -55,7 +47,7 @@ def lines(
             yield f"    instance {instance.sop_instance_uid}"
         yield from wrapped(_note(row, times))
         for delivery in delivered[instance.instance_id]:
-            yield from wrapped(delivery.describe(times))
+            yield from wrapped(describe_delivery(delivery, times))
         yield from wrapped(_next_step(row, options))
 
 
@@ -73,7 +65,7 @@ def attachment_lines(
     for attachment, sent in attachments.items():
         yield f"attachment {attachment.instance_id}  {counted(attachment.size_bytes, 'byte')}"
         for delivery in sent:
-            yield from wrapped(delivery.describe(times))
+            yield from wrapped(describe_delivery(delivery, times))
     if source is not None and attachments:
         yield from wrapped(_export_attachments(source.job_id, options))
 
@@ -100,58 +92,8 @@ def show_lines(row: ResultRow, delivered: Sequence[JobOfResult], times: Times, o
     yield from titled("bytes", str(instance.size_bytes))
     yield from titled("kept until", "" if row.keep_until is None else times.full(row.keep_until))
     for number, delivery in enumerate(delivered):
-        yield from titled("" if number else "deliveries", delivery.describe(times))
+        yield from titled("" if number else "deliveries", describe_delivery(delivery, times))
     yield from titled("next", _next_step(row, options))
-
-
-def result_as_json(row: ResultRow, delivered: Sequence[JobOfResult]) -> dict[str, Any]:
-    """Return a result as JSON shows it."""
-    instance = row.instance
-    return {
-        "instanceId": instance.instance_id,
-        "aeTitle": instance.ae_title,
-        "state": row.state.value,
-        "since": iso(row.changed_at),
-        "jobId": row.job_id,
-        "reason": row.reason,
-        "outcome": row.outcome,
-        "collectedAt": iso(instance.received_at),
-        "keepUntil": None if row.keep_until is None else iso(row.keep_until),
-        "studyInstanceUid": instance.study_instance_uid,
-        "seriesInstanceUid": instance.series_instance_uid,
-        "sopInstanceUid": instance.sop_instance_uid,
-        "sopClassUid": instance.sop_class_uid,
-        "transferSyntaxUid": instance.transfer_syntax_uid,
-        "bytes": instance.size_bytes,
-        "storageKey": instance.storage_key,
-        "deliveries": _deliveries_as_json(delivered),
-    }
-
-
-def attachment_as_json(attachment: Attachment, job_id: str, delivered: Sequence[JobOfResult]) -> dict[str, Any]:
-    """Return an attachment as JSON shows it."""
-    return {
-        "attachment": attachment.instance_id,
-        "jobId": job_id,
-        "bytes": attachment.size_bytes,
-        "checksum": f"{attachment.checksum:08x}",
-        "storageKey": attachment.storage_key,
-        "deliveries": _deliveries_as_json(delivered),
-    }
-
-
-def _deliveries_as_json(delivered: Sequence[JobOfResult]) -> list[dict[str, Any]]:
-    return [
-        {
-            "destination": one.job.submitter,
-            "jobId": one.job.job_id,
-            "state": one.job.state.value,
-            "since": iso(one.job.changed_at),
-            "uploaded": one.is_uploaded,
-            "error": one.job.last_error,
-        }
-        for one in delivered
-    ]
 
 
 def _source(row: ResultRow) -> str:

@@ -25,26 +25,26 @@ from dicom_adapter.cli.job_text import SHORT_ID, event_lines
 from dicom_adapter.cli.messages import fail, warn
 from dicom_adapter.cli.operator_name import operator_name
 from dicom_adapter.cli.result_text import (
-    JobOfResult,
-    attachment_as_json,
     attachment_lines,
     lines,
-    result_as_json,
     show_lines,
 )
 from dicom_adapter.cli.stored_files import open_stored_files
-from dicom_adapter.cli.times import Times, Utc, iso
+from dicom_adapter.cli.times import Times, Utc
 from dicom_adapter.cli.wrapping import wrapped
 from dicom_adapter.flow.results import operators
 from dicom_adapter.flow.results.deliver import ADD_SENDER
 from dicom_adapter.flow.results.destinations import known_destinations
 from dicom_adapter.flow.results.operators import Requeue, ResultChanges
-from dicom_adapter.ledger import Transaction, events, job_attachments, jobs
+from dicom_adapter.ledger import Transaction, events, jobs
 from dicom_adapter.ledger import attachments as ledger_attachments
 from dicom_adapter.ledger import results as ledger_results
 from dicom_adapter.ledger.filters import NO_FILTERS, Filters
 from dicom_adapter.ledger.jobs import JobRow
 from dicom_adapter.ledger.schema import InstanceState
+from dicom_adapter.operations.deliveries import attachment_deliveries_of, deliveries_of
+from dicom_adapter.operations.documents.moments import iso
+from dicom_adapter.operations.documents.results import attachment_as_json, result_as_json
 from dicom_adapter.operations.export import export as export_one
 from dicom_adapter.operations.export import export_attachment
 from dicom_adapter.plugins.isolation import make_submitters
@@ -99,8 +99,8 @@ def list_results(
         attachments = [] if number is None else ledger_attachments.of_job(transaction, number)
         is_filtered = source is not None or state is not None or filters != NO_FILTERS or bool(reason)
         of_jobs = [] if is_filtered else ledger_attachments.count_by_job(transaction, limit)
-        delivered = {row.instance.instance_id: _deliveries(transaction, row.instance.instance_id) for row in rows}
-        sent = {one: _attachment_deliveries(transaction, one.instance_id) for one in attachments}
+        delivered = {row.instance.instance_id: deliveries_of(transaction, row.instance.instance_id) for row in rows}
+        sent = {one: attachment_deliveries_of(transaction, one.instance_id) for one in attachments}
     if as_json:
         found = [result_as_json(row, delivered[row.instance.instance_id]) for row in rows]
         found += [attachment_as_json(one, job, deliveries) for one, deliveries in sent.items()]
@@ -128,7 +128,7 @@ def show(
     with ledger.read() as transaction:
         number = _number_of_result(transaction, name, config_option(config))
         [row] = ledger_results.find(transaction, [number])
-        delivered = _deliveries(transaction, number)
+        delivered = deliveries_of(transaction, number)
         story = events.of_instance(transaction, number)
     if as_json:
         found = result_as_json(row, delivered)
@@ -299,24 +299,6 @@ def _chosen(
             transaction, None, state=state, job_number=number, filters=filters, reason=reason
         )
     )
-
-
-def _deliveries(transaction: Transaction, number: int) -> list[JobOfResult]:
-    found = []
-    for job_id, _submitter, is_uploaded in ledger_results.deliveries(transaction, number):
-        row = jobs.get(transaction, job_id)
-        if row is not None:
-            found.append(JobOfResult(job=row.job, is_uploaded=is_uploaded))
-    return found
-
-
-def _attachment_deliveries(transaction: Transaction, number: int) -> list[JobOfResult]:
-    found = []
-    for job_id, is_uploaded in job_attachments.deliveries(transaction, number):
-        row = jobs.get(transaction, job_id)
-        if row is not None:
-            found.append(JobOfResult(job=row.job, is_uploaded=is_uploaded))
-    return found
 
 
 # --- output -----------------------------------------------------------------------------------------------------------

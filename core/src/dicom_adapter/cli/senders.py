@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from dicom_adapter.api.counts import counted
 from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, config_option, find_file, open_ledger
 from dicom_adapter.cli.filters import takes_some_filters
-from dicom_adapter.cli.times import Times, Utc, iso
+from dicom_adapter.cli.times import Times, Utc
 from dicom_adapter.cli.wrapping import INDENT, with_options, wrapped
 from dicom_adapter.ledger import senders as ledger_senders
 from dicom_adapter.ledger.column_types import EPOCH
 from dicom_adapter.ledger.filters import NO_FILTERS, Filters
 from dicom_adapter.ledger.senders import Rejected, Sender
+from dicom_adapter.operations.documents.senders import sender_as_json
 from dicom_adapter.operations.senders import SenderReport, describe, name_of, next_step, report
 from dicom_adapter.runtime.clock import SystemClock
 
@@ -49,7 +50,7 @@ def senders(
     )
     now = SystemClock().now()
     if as_json:
-        typer.echo(json.dumps([_as_json(one, now) for one in found], indent=2))
+        typer.echo(json.dumps([sender_as_json(one, now) for one in found], indent=2))
         return
     times = Times.chosen(utc)
     unnamed = sum(not one.calling_ae_title for one in found)
@@ -97,32 +98,3 @@ def duration(time: timedelta) -> str:
     if days:
         return f"{days} d {hours} h"
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
-
-
-def _as_json(one: SenderReport, now: datetime) -> dict[str, Any]:
-    return {
-        "callingAeTitle": one.calling_ae_title,
-        "peers": list(one.peers),
-        "firstSeenAt": iso(one.first_at),
-        "lastSeenAt": iso(one.last_at),
-        "silentSeconds": max(0, round((now - one.last_at).total_seconds())),
-        "associations": one.associations,
-        "instances": one.instances,
-        "refused": one.refused,
-        "aeTitles": sorted({sender.ae_title for sender in one.accepted}),
-        "rejections": [rejection_as_json(rejected) for rejected in one.rejected],
-    }
-
-
-def rejection_as_json(rejected: Rejected) -> dict[str, Any]:
-    """Return the rejections of one sender for one kind of reason as JSON values."""
-    return {
-        "callingAeTitle": rejected.calling_ae_title,
-        "peer": rejected.peer_address,
-        "aeTitle": rejected.ae_title,
-        "cause": rejected.cause,
-        "reason": rejected.reason,
-        "count": rejected.count,
-        "firstAt": iso(rejected.first_at),
-        "lastAt": iso(rejected.last_at),
-    }

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -16,15 +16,15 @@ from dicom_adapter.api.errors import StorageUnavailable, describe_failure
 from dicom_adapter.api.hookspecs import Catalogue
 from dicom_adapter.api.values import Job
 from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, config_option, find_file, open_service
-from dicom_adapter.cli.senders import rejection_as_json
 from dicom_adapter.cli.times import Times, Utc
 from dicom_adapter.cli.wrapping import MARGIN, width, with_options, wrap
 from dicom_adapter.config.model import Config
 from dicom_adapter.flow.acceptance import measure_space
 from dicom_adapter.ledger import Ledger
-from dicom_adapter.ledger.configurations import Configuration, ConfigurationState
+from dicom_adapter.ledger.configurations import ConfigurationState
 from dicom_adapter.ledger.jobs import is_on_platform
 from dicom_adapter.ledger.lanes import LaneReport
+from dicom_adapter.operations.documents.status import status_as_json
 from dicom_adapter.operations.senders import describe, name_of
 from dicom_adapter.operations.status import (
     AeTitleStatus,
@@ -58,7 +58,7 @@ def status(
     """
     report = _examine(find_file(file, config))
     if as_json:
-        typer.echo(json.dumps(_as_json(report), indent=2))
+        typer.echo(json.dumps(status_as_json(report), indent=2))
     else:
         _show(report, Times.chosen(utc), config_option(file or config))
     if report.service is ServiceState.NOT_RUNNING:
@@ -218,75 +218,3 @@ def _size(count: int) -> str:
 
 def _time(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
-
-
-# --- JSON -----------------------------------------------------------------------------------------------------------
-
-
-def _as_json(report: StatusReport) -> dict[str, Any]:
-    storage, capacity = report.config.storage, report.storage.capacity
-    return {
-        "health": report.level.value,
-        "problems": [
-            {"level": problem.level.value, "part": problem.part, "reason": problem.reason}
-            for problem in report.problems
-        ],
-        "service": report.service.value,
-        "parts": [
-            {
-                "part": part.part,
-                "state": part.state.value,
-                "reason": part.reason,
-                "pid": part.pid,
-                "since": _iso(part.since),
-                "seenAt": _iso(part.seen_at),
-            }
-            for part in report.facts.parts.values()
-        ],
-        "configuration": None if report.facts.newest is None else _configuration_as_json(report.facts.newest),
-        "storage": {
-            "totalBytes": None if capacity is None else capacity.total_bytes,
-            "freeBytes": None if capacity is None else capacity.free_bytes,
-            "watermarkPercent": storage.watermark_percent,
-            "reserveBytes": storage.reserve,
-        },
-        "waitingJobs": [
-            {"submitter": one.submitter, "jobs": one.count, "reason": one.reason} for one in report.facts.waiting_jobs
-        ],
-        "rejections": [rejection_as_json(one) for one in report.facts.rejected],
-        "aeTitles": [_ae_title_as_json(status, report) for status in report.facts.ae_titles],
-    }
-
-
-def _configuration_as_json(newest: Configuration) -> dict[str, Any]:
-    return {
-        "number": newest.number,
-        "state": newest.state.value,
-        "reason": newest.reason,
-        "since": _iso(newest.changed_at),
-    }
-
-
-def _ae_title_as_json(status: AeTitleStatus, report: StatusReport) -> dict[str, Any]:
-    lane, oldest = status.lane, status.oldest
-    return {
-        "aeTitle": status.ae_title,
-        "state": report.state_of(status),
-        "reason": (lane.reason or lane.full if lane is not None else "") or report.refusal_of(status),
-        "groups": 0 if lane is None else lane.groups,
-        "nextDueAt": _iso(lane.waiting[0].until) if lane is not None and lane.waiting else None,
-        "pending": status.held.pending,
-        "quarantined": status.held.quarantined,
-        "quarantinedResults": status.held.results,
-        "quarantinedBytes": status.held_bytes.quarantined,
-        "faultedBytes": status.held_bytes.in_jobs,
-        "duplicates": {"dropped": status.duplicates.dropped, "quarantined": status.duplicates.quarantined},
-        "jobs": {state.value: count for state, count in status.jobs.items()},
-        "oldestUnfinishedJob": None
-        if oldest is None
-        else {"jobId": oldest.job_id, "state": oldest.state.value, "createdAt": _iso(oldest.created_at)},
-    }
-
-
-def _iso(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat(timespec="milliseconds")

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from dicom_adapter.api.counts import counted
-from dicom_adapter.cli.senders import rejection_as_json
-from dicom_adapter.cli.times import Times, iso
+from dicom_adapter.cli.times import Times
 from dicom_adapter.cli.wrapping import wrapped
 from dicom_adapter.ledger.series import ArrivedSeries
 from dicom_adapter.ledger.studies import StudySummary
 from dicom_adapter.net.codes import CStoreStatus
+from dicom_adapter.operations.documents.studies import printable, values_of
 from dicom_adapter.operations.look_up import Absence, Matches, RefusedInstances
 from dicom_adapter.operations.senders import describe, name_of
 
@@ -21,13 +20,6 @@ TITLES = {  # by field of ArrivedSeries, for the text
     "study_date": "Study Date",
     "study_description": "Study Description",
     "series_description": "Series Description",
-}
-KEYS = {  # by field of ArrivedSeries, for JSON
-    "patient_id": "patientId",
-    "accession_number": "accessionNumber",
-    "study_date": "studyDate",
-    "study_description": "studyDescription",
-    "series_description": "seriesDescription",
 }
 
 
@@ -64,18 +56,9 @@ def _study_lines(study: StudySummary, times: Times, options: str, *, shows_patie
 def patient_lines(series: Sequence[ArrivedSeries]) -> Iterator[str]:
     """Yield the values of the attributes that identify a patient or study, each with its name."""
     for name, title in TITLES.items():
-        values = _values(series, name)
+        values = values_of(series, name)
         if values:
             yield f"{title}: {', '.join(values)}"
-
-
-def _values(series: Sequence[ArrivedSeries], name: str) -> list[str]:
-    return [printable(value) for value in dict.fromkeys(getattr(one, name) for one in series) if value]
-
-
-def printable(text: str) -> str:
-    """Return a value of a data set without characters that could control a terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def absence_lines(absence: Absence, times: Times, sender: str | None, options: str = "") -> Iterator[str]:
@@ -110,54 +93,3 @@ def _refusal(refused: RefusedInstances) -> str:
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------------
-
-
-def matches_as_json(matches: Matches, *, shows_patient: bool) -> dict[str, Any]:
-    """Return several matches as JSON values."""
-    return {
-        "kind": "matches",
-        "jobId": matches.job or None,
-        "studies": [_study_as_json(study, shows_patient=shows_patient) for study in matches.studies],
-        "more": matches.are_more,
-    }
-
-
-def _study_as_json(study: StudySummary, *, shows_patient: bool) -> dict[str, Any]:
-    return {
-        "studyInstanceUid": study.study_instance_uid,
-        "instances": study.instances,
-        "modalities": study.modalities,
-        "callingAeTitles": list(study.calling_ae_titles),
-        "aeTitles": list(study.ae_titles),
-        "firstAt": iso(study.first_at),
-        "lastAt": iso(study.last_at),
-        "jobs": dict(study.jobs),
-        **({"patient": patient_as_json(study.series)} if shows_patient else {}),
-    }
-
-
-def patient_as_json(series: Sequence[ArrivedSeries]) -> dict[str, list[str]]:
-    """Return the values of the attributes that identify a patient or study, by name."""
-    return {key: _values(series, name) for name, key in KEYS.items()}
-
-
-def absence_as_json(absence: Absence) -> dict[str, Any]:
-    """Return what was rejected and refused as JSON values."""
-    refused = [
-        {
-            "callingAeTitle": one.calling_ae_title,
-            "peer": one.peer_address,
-            "aeTitle": one.ae_title,
-            "status": f"0x{CStoreStatus[one.status]:04X}",
-            "count": one.count,
-            "lastAt": iso(one.last_at),
-        }
-        for one in absence.refused
-    ]
-    return {
-        "kind": "nothing",
-        "since": iso(absence.since),
-        "until": iso(absence.until),
-        "rejections": [rejection_as_json(one) for one in absence.rejected],
-        "refused": refused,
-    }

@@ -53,11 +53,6 @@ class Times:
             return text
 
 
-def iso(moment: datetime | None) -> str | None:
-    """Return a time for JSON: UTC, ISO 8601."""
-    return None if moment is None else moment.isoformat(timespec="milliseconds")
-
-
 def _name(local: datetime) -> str:
     offset = local.utcoffset() or timedelta()
     return "UTC" if not offset and local.tzname() == "UTC" else f"{local:%z}"[:3] + ":" + f"{local:%z}"[3:5]
