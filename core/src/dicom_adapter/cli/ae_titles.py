@@ -8,18 +8,16 @@ from typing import Annotated
 import typer
 
 from dicom_adapter.api.counts import counted
+from dicom_adapter.api.errors import Refused
 from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_ledger, open_service
 from dicom_adapter.cli.messages import fail, warn
 from dicom_adapter.cli.operator_name import operator_name
 from dicom_adapter.cli.times import Times, Utc
 from dicom_adapter.cli.wrapping import wrapped
-from dicom_adapter.config.model import Config
-from dicom_adapter.ledger import association_reports, events, instance_rows
 from dicom_adapter.ledger import lanes as ledger_lanes
-from dicom_adapter.ledger.events import Event
-from dicom_adapter.ledger.filters import Filters
 from dicom_adapter.ledger.held import Held, count_held
-from dicom_adapter.ledger.schema import InstanceState, LaneState
+from dicom_adapter.ledger.schema import LaneState
+from dicom_adapter.operations import ae_titles as operations
 from dicom_adapter.operations.documents.ae_titles import lane_as_json
 from dicom_adapter.runtime.clock import SystemClock
 
@@ -75,12 +73,10 @@ def restart(
     assert service.loaded.config is not None  # `open_service` has checked it
     refused = False
     for ae_title in names:
-        with ledger.write() as transaction:
-            refusal = _reason_refused(ae_title, service.loaded.config, ae_title in ledger_lanes.load(transaction))
-            if not refusal:
-                ledger_lanes.request_restart(transaction, ae_title)
-        if refusal:
-            warn(f"AE title '{ae_title}' {refusal}")
+        try:
+            operations.restart(ledger, SystemClock(), service.loaded.config, ae_title, operator_name())
+        except Refused as refusal:
+            warn(str(refusal))
             refused = True
         else:
             typer.echo(f"{ae_title} will be restarted")
@@ -100,22 +96,8 @@ def end_wait(
 
     The service submits them within seconds. Exit status: 0, or 1 if no instance of a study is pending.
     """
-    ledger, now = open_ledger(find_file(config)), SystemClock().now()
-    with ledger.write() as transaction:
-        for study in studies:
-            wanted = Filters(ae_title=ae_title, study_instance_uid=study)
-            if not instance_rows.newest(transaction, 1, state=InstanceState.PENDING, filters=wanted):
-                raise fail(f"no instance of study {study} is pending at AE title '{ae_title}'")
-        association_reports.end_wait(transaction, ae_title, studies, now)
-        detail = {"reason": f"study {', '.join(studies)}", "by": operator_name()}
-        events.record(transaction, [Event(at=now, event="wait_ended", ae_title=ae_title, detail=detail)])
+    try:
+        operations.end_wait(open_ledger(find_file(config)), SystemClock(), ae_title, studies, operator_name())
+    except Refused as refusal:
+        raise fail(str(refusal)) from None
     typer.echo(f"{ae_title} does not wait any longer for {', '.join(studies)}")
-
-
-def _reason_refused(ae_title: str, config: Config, is_known: bool) -> str:
-    if ae_title not in config.ae_titles:
-        return "is not configured"
-    unavailable = config.unavailable(ae_title)
-    if unavailable:
-        return f"is not served: {unavailable}; fix that, then restart the service"
-    return "" if is_known else "is not served yet: apply this configuration with `dicom-adapter reload --apply`"

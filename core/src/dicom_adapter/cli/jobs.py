@@ -26,6 +26,7 @@ from dicom_adapter.cli.confirmation import confirm
 from dicom_adapter.cli.filters import nothing_found_lines, takes_filters
 from dicom_adapter.cli.job_text import SHORT_ID, JobWriter
 from dicom_adapter.cli.messages import fail, warn
+from dicom_adapter.cli.operator_name import operator_name
 from dicom_adapter.cli.times import Times, Utc
 from dicom_adapter.flow.submit import operators
 from dicom_adapter.ledger import Ledger, Transaction, clean_ups, events, health
@@ -332,7 +333,7 @@ def _find(transaction: Transaction, job_id: str) -> JobRow:
 
 
 def _intervene(
-    ledger: Ledger, chosen: list[Job], action: Callable[[Ledger, Clock, str], Job], outcome: str, options: str
+    ledger: Ledger, chosen: list[Job], action: Callable[[Ledger, Clock, str, str], Job], outcome: str, options: str
 ) -> None:
     """Call `action` for each job. Ends the command with status 1 if it refuses a job.
 
@@ -341,7 +342,7 @@ def _intervene(
     refused = 0
     for job in chosen:
         try:
-            action(ledger, SystemClock(), job.job_id)
+            action(ledger, SystemClock(), job.job_id, operator_name())
         except Refused as refusal:
             warn(str(refusal))
             refused += 1

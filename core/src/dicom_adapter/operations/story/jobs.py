@@ -27,6 +27,7 @@ STEPS = {  # the next step in each state
 DONE = {"job_created": "created", "job_metadata_sent": "metadata sent", "job_uploaded": "uploaded"}
 SENTENCES = {
     "job_retried": "An operator retried job {}.",
+    "job_prioritized": "An operator changed the priority of job {}.",
     "job_cancel_requested": "An operator requested the cancellation of job {}.",
     "job_cancelled": "Job {} was cancelled.",
     "job_succeeded": "Job {} has succeeded, and its results are stored.",

@@ -18,6 +18,7 @@ from dicom_adapter.operations.story.words import clock, due, listed, sentence, s
 EVENTS = {
     "lane_stopped": "AE title {} was stopped",
     "lane_restarted": "AE title {} was restarted by an operator",
+    "restart_requested": "An operator requested a restart of AE title {}",
     "lane_changed": "AE title {} was restarted, because a reload changed its settings",
     "processor_failed": "The processor of AE title {} failed",
     "ae_title_full": "AE title {} was full and refused instances",

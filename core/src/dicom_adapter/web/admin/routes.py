@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from datetime import datetime, timezone
+from typing import Any, TypeAlias, TypeVar
 
 from litestar.exceptions import HTTPException
 from litestar.openapi.datastructures import ResponseSpec
-from msgspec import Struct
+from msgspec import Struct, convert
 
 from dicom_adapter.web.access.principal import Role, only
 from dicom_adapter.web.http.problems import MEDIA_TYPE
 
 PREFIX = "/api"
 Json: TypeAlias = dict[str, Any]  # an object whose members the description of the route explains
+Value = TypeVar("Value")
 DESCRIPTIONS = {
     400: "The request is invalid",
     401: "The token is missing or wrong",
@@ -60,6 +62,18 @@ def route_arguments(role: Role | None, *statuses: int, **more: Any) -> dict[str,
     guards = [] if role is None else [only(role)]
     opt = {"role": "public" if role is None else role.value}
     return {"responses": responses, "guards": guards, "opt": opt, **more}
+
+
+def view(document: Any, type_: type[Value]) -> Value:
+    """Return a document of `operations.documents` as a value. A member that the class does not declare is an error."""
+    return convert(document, type_)
+
+
+def time_of(moment: datetime | None) -> datetime | None:
+    """Return a time of a request in UTC. A time without a zone is in UTC."""
+    if moment is None:
+        return None
+    return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
 
 
 def not_found(detail: str) -> HTTPException:
