@@ -47,12 +47,29 @@ def associate(service: LaunchedService) -> Association:
     return association
 
 
+def test_senders_do_not_wait_for_the_ledger(launch_service: LaunchService, tmp_path: Path) -> None:
+    """Instances of several associations are acknowledged while the ledger is locked. Their rows are entered later."""
+    service = launch_service(CONFIGURATION)
+    association, data_set = associate(service), synthetic.make_instance()
+    association.dimse_timeout = 10
+    with locked(service):
+        assert 0x0000 == association.send_c_store(data_set).Status
+        results = send(write_study(tmp_path / "study"), service, "LUNG")
+        assert [0x0000] * 2 == [result.status for result in results]
+        association.release()
+    service.wait_for("job_submitted", times=2)
+    assert [] == service.logged("instance_refused")
+    assert 0 == service.stop()
+
+
 def test_senders_are_answered_while_the_ledger_is_locked(launch_service: LaunchService, tmp_path: Path) -> None:
-    """C-STOREs are refused as out of resources, in several associations. Later the same instance can be stored.
+    """A storage backend without recovery records needs the ledger before the answer.
+
+    C-STOREs are refused as out of resources, in several associations. Later the same instance can be stored.
 
     Verified to fail when a commit waits for the ledger for a minute.
     """
-    service = launch_service(CONFIGURATION)
+    service = launch_service(CONFIGURATION.replace("[storage]", '[storage]\nbackend = "files"'))
     association, data_set = associate(service), synthetic.make_instance()
     association.dimse_timeout = 10
     with locked(service):

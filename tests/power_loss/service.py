@@ -18,8 +18,12 @@ from dicom_adapter.api.errors import StoredObjectMissing
 from dicom_adapter.api.hookspecs import Catalogue
 from dicom_adapter.config import Durability, load
 from dicom_adapter.dicom import synthetic
+from dicom_adapter.flow.enter.entry import RowEntry
+from dicom_adapter.flow.enter.follower import Follower
+from dicom_adapter.flow.enter.journal import FOLDER
 from dicom_adapter.flow.store.commit import Store
 from dicom_adapter.ledger import instances
+from dicom_adapter.ledger.health import HOST
 from dicom_adapter.net import scu
 from dicom_adapter.net.address import Address
 from dicom_adapter.plugins.registry import discover
@@ -201,7 +205,13 @@ class NextStart:
         ):
             ledger.migrate()
             storage.recover()
-            Store(config, Resources(ledger=ledger, storage=storage, clock=SystemClock())).recover()
+            resources = Resources(ledger=ledger, storage=storage, clock=SystemClock())
+            follower = Follower(
+                data_folder.path / FOLDER, RowEntry(config, resources, HOST), resources, lambda _results: None
+            )
+            follower.follow()  # what is left of the journals: the host starts first
+            follower.close()
+            Store(config, resources).recover()
             for ae_title in config.ae_titles:
                 with ledger.read() as transaction:
                     pending = instances.pending_after(transaction, 0, 1000, ae_title)

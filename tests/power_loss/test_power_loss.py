@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from dicom_adapter.config import Durability
+from dicom_adapter.flow.enter.progress import PROGRESS
 from power_loss import strace
 from power_loss.disk import (
     Fate,
@@ -174,18 +175,25 @@ def test_the_ledger_is_synced_before_each_response_only_without_recovery_records
 def test_the_ledger_is_synced_before_recovery_records_are_dropped(durable: Traced) -> None:
     """A start does not read the recovery records of a sealed segment: they count as dropped.
 
-    Verified to fail when a commit is not synced.
+    The host syncs the ledger, then it reports the confirmed number, then the receiver seals segments.
+
+    Verified to fail when the commit of a checkpoint is not synced.
     """
     last: dict[int, str] = {}  # the last operation of each thread on the ledger
-    sealed = []
+    confirmed, sealed = [0], []  # confirmed numbers, and those at which a segment was sealed
     for call in durable.calls:
         what = _operation(call)
         if what == "sealed":
-            sealed.append(last.get(call.pid, "nothing"))
+            sealed.append(max(confirmed))
+        elif what == "progress":
+            number = PROGRESS.unpack_from(call.data)[1]
+            if number > max(confirmed):
+                assert "ledger synced" == last.get(call.pid)
+            confirmed.append(number)
         elif what:
             last[call.pid] = what
     assert sealed
-    assert {"ledger synced"} == set(sealed)
+    assert {sum(map(len, durable.sent.values()))} == set(sealed)
 
 
 def _operation(call: strace.Call) -> str:
@@ -193,6 +201,8 @@ def _operation(call: strace.Call) -> str:
     path = call.descriptors[0] if call.descriptors else ""
     if path.endswith(".segment") and call.name in strace.WRITES and call.data == b"\1":
         return "sealed" if call.result is None else ""
+    if path.endswith(".progress") and call.name in strace.WRITES:
+        return "progress" if call.result is None else ""
     if path.endswith("-wal") and call.name in strace.SYNCS:
         return "" if call.result is None else "ledger synced"
     if path.endswith("-wal") and call.name in strace.WRITES:

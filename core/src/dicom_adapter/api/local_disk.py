@@ -1,7 +1,8 @@
-"""Helpers for storage on a local disk: sync folders, convert the errors of a full disk, detect replaced files."""
+"""Helpers for storage on a local disk: sync folders, allocate blocks, errors of a full disk, replaced files."""
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from collections.abc import Iterator
@@ -13,6 +14,22 @@ from attrs import Factory, field, frozen
 from dicom_adapter.api.errors import StorageFull, StorageUnavailable
 
 NO_SPACE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
+FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 0x01, 0x02  # fallocate(2)
+# Error codes of fallocate(2) on a file system without holes, or that cannot allocate blocks ahead
+NO_HOLES = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV})
+
+_libc = ctypes.CDLL(None, use_errno=True)
+# Python has no function for fallocate(2) with a mode.
+_fallocate = getattr(_libc, "fallocate64", None) or getattr(_libc, "fallocate", None)
+
+
+def allocate(descriptor: int, mode: int, offset: int, length: int) -> None:
+    """Call fallocate(2). Raises OSError."""
+    if _fallocate is None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    if _fallocate(descriptor, mode, ctypes.c_int64(offset), ctypes.c_int64(length)):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
 
 
 def sync_folder(folder: Path) -> None:

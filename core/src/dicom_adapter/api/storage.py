@@ -84,12 +84,13 @@ class StorageBackend(ABC, Generic[SettingsT]):
     Life cycle: the constructor (without side effects), `open`, then all other methods, from any thread and from several
     processes at once, then `close`. `recover` is called once per start of the service, before any process writes.
 
-    **Recovery records.** An instance is acknowledged when its stored object and its row in the ledger are durable. That
-    takes two syncs: a sync of the storage and a sync of the ledger. A backend can make the second sync unnecessary: it
-    stores a *recovery record*, a few hundred bytes, with the object and in the same sync. The record holds everything
-    that the core needs to enter the row again. The ledger then gets the row without a sync, and is synced about once
-    per second for all instances together. This sync is the *checkpoint*. If the power fails before the checkpoint, rows
-    are missing from the ledger, and the core enters them again from the recovery records at the next start.
+    **Recovery records.** An instance is acknowledged when its stored object and all that is known of it are durable.
+    That takes two syncs: a sync of the storage and a sync of the ledger. A backend can make the second sync
+    unnecessary: it stores a *recovery record*, a few hundred bytes, with the object and in the same sync. The record
+    holds everything that the core needs to enter the row. The instance is then acknowledged before its row is entered,
+    and the ledger is synced about once per second for all instances together. This sync is the *checkpoint*. If the
+    power fails before the checkpoint, rows are missing from the ledger, and the next start enters them from the
+    recovery records.
 
     A checkpoint has two steps, because instances arrive while the ledger is synced. `mark` determines which objects it
     covers. `StorageMark.confirm` reports afterwards that the rows of these objects are durable.
@@ -102,9 +103,10 @@ class StorageBackend(ABC, Generic[SettingsT]):
         writer.write_recovery_record(record)  # once, when the data set is complete
         key = writer.finish()
         storage.sync([key])                   # object and record are durable together
-                                              # the core enters the row without a sync, and acknowledges the instance
+                                              # the core acknowledges the instance, and enters its row afterwards
         mark = storage.mark()                 # about once per second; the mark covers all keys that were synced before
-                                              # the core syncs the ledger; further keys may be synced meanwhile
+                                              # the core enters their rows and syncs the ledger; meanwhile, further keys
+                                              # may be synced
         mark.confirm()                        # drop the records of the keys that the mark covers, and no others
 
     and at its next start, before it accepts associations::

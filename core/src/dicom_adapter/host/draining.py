@@ -16,7 +16,7 @@ from dicom_adapter.config.references import referenced_submitters
 from dicom_adapter.flow.reclaim.quota import describe_unconfigured
 from dicom_adapter.ledger import Ledger, Transaction, clean_ups, configurations, instances, jobs
 from dicom_adapter.ledger.configurations import Draining
-from dicom_adapter.runtime.clock import Clock
+from dicom_adapter.runtime.resources import Resources
 
 log = structlog.get_logger("dicom_adapter.host")
 
@@ -83,17 +83,17 @@ def _default_submitter(config: Config) -> str | None:
 class Drain:
     """A part of the host that watches the draining AE titles and submitters, and records the end of each drain."""
 
-    def __init__(self, config: Config, draining: Draining, ledger: Ledger, clock: Clock) -> None:
+    def __init__(self, config: Config, draining: Draining, resources: Resources) -> None:
         """Watch `draining`. `config` is extended by the draining AE titles and submitters."""
         self._config = config
         self._draining = draining
-        self._ledger = ledger
-        self._clock = clock
+        self._ledger, self._clock, self._pass_time = resources.ledger, resources.clock, resources.pass_time
 
     def step(self) -> datetime | None:
         """Record and log the AE titles and submitters that are drained by now. Return the time of the next check."""
         if self._draining == Draining():
             return None
+        self._pass_time(self._clock.now())  # stored instances without a row are pending, too
         with self._ledger.read() as transaction:
             drained = self._drained(transaction)
         if drained != Draining():

@@ -1,4 +1,4 @@
-"""The host: notify, process, submit, reclaim, and the observers.
+"""The host: enter rows, notify, process, submit, reclaim, and the observers.
 
 `Host` combines the steps of the flow. It has no threads: each of its parts has a step function, which does the work of
 the part and returns the time of its next call. `host.threads` calls the step functions on threads; tests call
@@ -15,7 +15,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import structlog
-from attrs import frozen
+from attrs import evolve, frozen
 
 from dicom_adapter.api.errors import LedgerError, Refused
 from dicom_adapter.api.lane import LaneHandle
@@ -23,7 +23,6 @@ from dicom_adapter.api.submitter import Submitter
 from dicom_adapter.api.values import InstanceStorageInfo, Job
 from dicom_adapter.config.model import Config
 from dicom_adapter.flow.acceptance import measure_space
-from dicom_adapter.flow.notify import Notify
 from dicom_adapter.flow.process.turn import Committed
 from dicom_adapter.flow.reclaim.quota import Quota
 from dicom_adapter.flow.reclaim.reclaim import Reclaim
@@ -31,6 +30,7 @@ from dicom_adapter.flow.reclaim.retention import Retention
 from dicom_adapter.flow.reclaim.watermark import bytes_to_free
 from dicom_adapter.flow.submit import operators
 from dicom_adapter.flow.submit.job_measures import JobMeasures
+from dicom_adapter.host.arrivals import Arrivals
 from dicom_adapter.host.draining import Drain
 from dicom_adapter.host.job_log import log_queued
 from dicom_adapter.host.lanes import AeTitleDecisions, Lanes, decide_ae_titles
@@ -56,6 +56,7 @@ QUOTA_PAUSE_FACTOR = 10  # updating the quota takes at most a tenth of the time,
 EARLIEST = datetime.min.replace(tzinfo=timezone.utc)
 INSTANCE_STORED = "dicom_adapter_instance_stored"  # an observer hook
 STEP_ORDER = (  # the order in which `run_until_idle` runs the parts
+    PartKind.ENTER,
     PartKind.NOTIFY,
     PartKind.OPERATORS,
     PartKind.RECLAIM,
@@ -113,7 +114,12 @@ class Host:
         self._candidates: queue.SimpleQueue[Sequence[int]] = queue.SimpleQueue()
         self._sweep: Iterator[int] | None = None  # the current sweep over all released instances
         self._sweep_at = self._free_space_at = clock.now()
-        self._notify = Notify(ledger, each=any(INSTANCE_STORED in info.observes for info in plugins.observers))
+        is_observed = any(INSTANCE_STORED in info.observes for info in plugins.observers)
+        on_stored = self._notify_stored if is_observed else None
+        self._arrivals = Arrivals(
+            config, resources, self._wake, lambda: self._lanes.lanes, on_stored, self._add_candidates, self._poll_every
+        )
+        self._resources = resources = evolve(resources, pass_time=self._arrivals.pass_time)
         self._reclaim = Reclaim(resources, self._on_reclaimed)
         self._submitters = Submitters(resources, uploads, self._on_job_changed, poll_every, self._on_commit, self._wake)
         self._lanes = Lanes(resources, self._on_commit, self._wake)
@@ -148,12 +154,13 @@ class Host:
     ) -> Reconfiguration:
         """Apply the first configuration, or the next configuration."""
         self._config, ledger = config, self._ledger
+        self._arrivals.configure(config)
         removed_submitters = self._submitters.apply(config, new_submitters, draining)
         removed_lanes, changed = self._lanes.apply(config, decisions, self._plugins, self._submitters.names)
         self._notified_of_jobs = self._lanes.overriding("job_changed")
         self._able_to_free_space = self._lanes.overriding("free_space")
         self._retention = Retention.of(config, ledger, self._clock)
-        self._drain = Drain(config, draining, ledger, self._clock)
+        self._drain = Drain(config, draining, self._resources)
         self._quota = Quota(ledger, self._clock, config.storage.quarantine_quota, config.ae_titles)
         return Reconfiguration(removed={**removed_submitters, **removed_lanes}, changed=changed)
 
@@ -215,13 +222,13 @@ class Host:
     def parts(self) -> Parts:
         """Return the work of each part."""
         parts: dict[Part, PartWork] = {
-            Part(PartKind.NOTIFY): PartWork(self._notify_parts),
             Part(PartKind.OPERATORS): PartWork(self._apply_operator_requests),
             Part(PartKind.RECLAIM): PartWork(self._reclaim_candidates),
             Part(PartKind.HISTORY): PartWork(self._retention.step),
             Part(PartKind.DRAIN): PartWork(self._drain.step),
             Part(PartKind.QUOTA): PartWork(self._update_quota),
         }
+        parts |= self._arrivals.parts()
         parts |= {Part(PartKind.OBSERVER, name): PartWork(observer.step) for name, observer in self._observers.items()}
         parts |= self._lanes.parts() | self._submitters.parts()
         if self._able_to_free_space:
@@ -251,22 +258,6 @@ class Host:
     def _wake(self, part: Part) -> None:
         self._woken.add(part)
         self._wake_worker(part)
-
-    def _notify_parts(self) -> datetime:
-        """Notify observers and wake lanes of new instances. A step ends after a slice of time and continues later."""
-        end = time.monotonic() + SLICE_SECONDS
-        for arrived in self._notify.arrived():
-            for instance in arrived.instances:
-                self._notify_observers(INSTANCE_STORED, instance=instance)
-            by_ae_title = self._lanes.lanes  # a lane that is created later reads the ledger when it starts
-            for ae_title in arrived.ae_titles & by_ae_title.keys():
-                by_ae_title[ae_title].notify_arrival()
-                self._wake(lane_part(ae_title))
-            if arrived.replaced:
-                self._add_candidates(arrived.replaced)
-            if time.monotonic() >= end:
-                return self._clock.now()
-        return self._clock.now() + self._poll_every
 
     def describe_lanes(self) -> list[LaneReport]:
         """Return the current state of the lanes. Call this method on the thread that runs their steps."""
@@ -373,6 +364,9 @@ class Host:
         self._candidates.put(instance_ids)
         self._wake(Part(PartKind.RECLAIM))
 
+    def _notify_stored(self, instance: InstanceStorageInfo) -> None:
+        self._notify_observers(INSTANCE_STORED, instance=instance)
+
     def _notify_observers(self, hook: str, **arguments: Any) -> None:
         for name, observer in self._observers.items():
             if observer.notify(hook, arguments):
@@ -389,3 +383,5 @@ class Host:
             if lane_part(name) not in hanging:
                 close_within(lane_part(name), lane.close)
         self._submitters.close(wait=not hanging)
+        if not hanging:  # a part that hangs may be entering rows
+            self._arrivals.close()

@@ -189,12 +189,13 @@ class HostProcess:
         return self._clock.now() + READ_CERTIFICATES_EVERY
 
     def _wait_for_wake_ups(self, wake_fd: int) -> datetime | None:
-        """Wait until a receiver reports stored instances, then wake the part that notifies the lanes."""
+        """Wait until a receiver reports stored instances, then wake the parts that enter rows and notify the lanes."""
         ready, _, _ = select([wake_fd], [], [], WAKE_UP_SECONDS)
         if ready:
             if not os.read(wake_fd, 65536):
                 return None  # closed: all receivers and the service have ended
-            self._groups.wake(Part(PartKind.NOTIFY))
+            self._groups.wake(Part(PartKind.ENTER))
+            self._groups.wake(Part(PartKind.NOTIFY))  # a receiver may have entered a row
             time.sleep(GATHER_SECONDS)
         return self._clock.now()
 

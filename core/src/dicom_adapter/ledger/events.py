@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
 from attrs import asdict, field, frozen
@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Row, func, select, text
 
 from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.ledger.connection import Transaction
-from dicom_adapter.ledger.schema import CONCERNS_AE_TITLE, events
+from dicom_adapter.ledger.schema import CONCERNS_AE_TITLE, events, instances
 
 JOB_INCOMPLETE = "job_incomplete"  # event of an AE title: a job was submitted although instances may be missing
 
@@ -57,6 +57,22 @@ def record(transaction: Transaction, new_events: Iterable[Event]) -> None:
     rows = [asdict(event) | {"detail": dict(event.detail)} for event in new_events]
     if rows:
         transaction.execute(events.insert(), rows)
+
+
+def studies_of_ignored(transaction: Transaction, association_ids: Sequence[str]) -> dict[str, list[str]]:
+    """Return the Study Instance UIDs of the duplicates without a row that arrived in these associations."""
+    if not association_ids:
+        return {}
+    rows = transaction.execute(
+        select(events.c.association_id, instances.c.study_instance_uid)
+        .join(instances, instances.c.instance_id == events.c.instance_id)
+        .where(events.c.association_id.in_(association_ids), events.c.event == "instance_ignored")
+        .distinct()
+    )
+    studies: dict[str, list[str]] = {}
+    for association_id, study in rows:
+        studies.setdefault(association_id, []).append(study)
+    return studies
 
 
 def of_job(transaction: Transaction, job_id: str) -> list[Event]:

@@ -7,6 +7,8 @@ neither.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from sqlalchemy import delete, select, update
 from sqlalchemy.dialects import sqlite
 
@@ -34,13 +36,16 @@ def set_high_water_mark(transaction: Transaction, run: str, receiver: str, numbe
         cursor.close()
 
 
-def checkpoint(transaction: Transaction, run: str, receiver: str) -> None:
-    """Change a row, so that the commit is written and synced, and delete the receiver's earlier runs.
+def confirm(transaction: Transaction, followed: Collection[str], living: Collection[str]) -> None:
+    """Change a row of each followed run, so that the commit is written and synced.
 
     SQLite does not write an unchanged page, and without a written page it does not sync.
+    Deletes the marks of earlier runs, except `followed` ones, if their receivers run now (`living` are the current
+    runs): the start of a receiver enters all rows that its earlier runs have left.
     """
-    transaction.execute(update(commits).where(commits.c.run == run).values(settled=commits.c.settled + 1))
-    transaction.execute(delete(commits).where(commits.c.receiver == receiver, commits.c.run != run))
+    transaction.execute(update(commits).where(commits.c.run.in_(followed)).values(settled=commits.c.settled + 1))
+    receivers = select(commits.c.receiver).where(commits.c.run.in_(living))
+    transaction.execute(delete(commits).where(commits.c.receiver.in_(receivers), commits.c.run.not_in(followed)))
 
 
 def high_water_marks(transaction: Transaction) -> dict[str, int]:

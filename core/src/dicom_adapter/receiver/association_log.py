@@ -1,24 +1,26 @@
 """The records of associations: their ends and failures, for operators (events) and for job processors (reports).
 
-Only associations with C-STOREs are recorded. Nothing is done for an instance that is stored: `Store` records its
-association together with its row. Records are written in the background, and repeated until the ledger has them.
+Only associations with C-STOREs are recorded. Nothing is done for a stored instance: its row and its association are
+entered together. Records are written in the background, and repeated until the ledger has them. A record waits
+until all instances that were stored before it have rows, because a report is delivered after them.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
 import structlog
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from dicom_adapter.api.errors import LedgerUnavailable, describe_failure
 from dicom_adapter.api.receiving import StoreRequest
 from dicom_adapter.api.values import AssociationReport, AssociationStatus
+from dicom_adapter.flow.enter.instance_log import InstanceLog
 from dicom_adapter.flow.enter.received_instance import ReceivedInstance
-from dicom_adapter.ledger import Ledger, association_reports, events
+from dicom_adapter.ledger import Ledger, Transaction, association_reports, events
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.net.codes import CStoreStatus
 from dicom_adapter.net.storage_scp import ClosedAssociation
@@ -37,7 +39,7 @@ class _Incomplete:
 
     failed: Counter[str] = field(factory=Counter)  # number of failed C-STOREs by name of the status
     cut_off: int = 0  # number of data sets that were incomplete at the end of the association
-    studies: dict[str, None] = field(factory=dict)  # of these instances and of acknowledged duplicates; an ordered set
+    studies: dict[str, None] = field(factory=dict)  # of these instances; an ordered set
     all_studies_known: bool = True  # False: further studies were unknown, or there were more than MOST_STUDIES
     reported: set[str] = field(factory=set)  # studies with a reported failure
 
@@ -64,6 +66,7 @@ class _Record:
 
     report: AssociationReport
     event: Event | None  # None: the association is still open
+    after: int  # number of the last instance that was handed over to the follower before this record
 
 
 class AssociationLog:
@@ -71,6 +74,7 @@ class AssociationLog:
 
     def __init__(self, ledger: Ledger, clock: Clock) -> None:
         """Start the thread that writes the records."""
+        self.instance_log: InstanceLog | None = None  # None: each instance gets its row before the answer
         self._ledger = ledger
         self._clock = clock
         self._lock = threading.Lock()  # guards the next two attributes
@@ -89,7 +93,7 @@ class AssociationLog:
             incomplete.failed[status.name] += 1
             incomplete.add_study(study)
             if incomplete.needs_report(study):
-                self._put(_Record(self._failure_report(request, incomplete), None))
+                self._put(self._failure_report(request, incomplete), None)
 
     def store_cut_off(self, request: StoreRequest, study: str) -> None:
         """Record a data set that was incomplete when the association ended. `study` is "" if it is unknown."""
@@ -97,14 +101,6 @@ class AssociationLog:
             incomplete = self._incomplete.setdefault(request.association_id, _Incomplete())
             incomplete.cut_off += 1
             incomplete.add_study(study)
-
-    def duplicate_acknowledged(self, association_id: str, study: str) -> None:
-        """Record an instance that was acknowledged and not stored, because it is pending already.
-
-        This association gets no row for it, so the report about the end names its study.
-        """
-        with self._lock:
-            self._incomplete.setdefault(association_id, _Incomplete()).add_study(study)
 
     def closed(self, closed: ClosedAssociation, at: datetime, *, has_stored: bool) -> None:
         """Record the end of an association whose instances are committed or refused.
@@ -115,7 +111,7 @@ class AssociationLog:
             incomplete = self._incomplete.pop(closed.association_id, _Incomplete())
             if has_stored or closed.statuses or incomplete.failed or incomplete.cut_off:
                 report = _end_report(closed, incomplete, at)
-                self._put(_Record(report, _end_event(closed, incomplete, at)))
+                self._put(report, _end_event(closed, incomplete, at))
 
     def _failure_report(self, request: StoreRequest | ReceivedInstance, incomplete: _Incomplete) -> AssociationReport:
         now = self._clock.now()
@@ -133,9 +129,10 @@ class AssociationLog:
             all_studies_known=incomplete.all_studies_known,
         )
 
-    def _put(self, record: _Record) -> None:
+    def _put(self, report: AssociationReport, event: Event | None) -> None:
+        after = 0 if self.instance_log is None else self.instance_log.last
         if len(self._waiting) < MOST_RECORDS:
-            self._waiting.append(record)
+            self._waiting.append(_Record(report, event, after))
         else:
             log.warning("events_not_recorded", count=1, error="the ledger has accepted no records for too long")
         self._has_records.set()
@@ -157,14 +154,20 @@ class AssociationLog:
         self._write()
 
     def _write(self) -> None:
-        """Write the waiting records. If the ledger is unavailable, they keep waiting."""
+        """Write the records whose instances have rows. If the ledger is unavailable, they keep waiting."""
+        entered = 0 if self.instance_log is None else self.instance_log.progress.entered
         with self._lock:
-            records, self._waiting = self._waiting, []
-        if not records:
-            return
+            count = next((i for i, record in enumerate(self._waiting) if record.after > entered), len(self._waiting))
+            records, self._waiting = self._waiting[:count], self._waiting[count:]
+        if records:
+            self._write_now(records)
+        if self._waiting:
+            self._has_records.set()
+
+    def _write_now(self, records: Sequence[_Record]) -> None:
         try:
             with self._ledger.write(synced=False) as transaction:
-                association_reports.record(transaction, [record.report for record in records])
+                association_reports.record(transaction, _with_duplicates(transaction, records))
                 events.record(transaction, [record.event for record in records if record.event is not None])
             self._is_delayed = False
         except LedgerUnavailable as failure:
@@ -173,9 +176,23 @@ class AssociationLog:
             self._is_delayed = True
             with self._lock:
                 self._waiting[:0] = records
-            self._has_records.set()
         except Exception as failure:  # noqa: BLE001 - the next records may be written again
             log.warning("events_not_recorded", count=len(records), error=describe_failure(failure))
+
+
+def _with_duplicates(transaction: Transaction, records: Sequence[_Record]) -> list[AssociationReport]:
+    """Return the reports. The report about an end also names the studies of duplicates, which have no row."""
+    ended = [record.report.association_id for record in records if record.event is not None]
+    duplicates = events.studies_of_ignored(transaction, ended)
+    reports = []
+    for record in records:
+        report = record.report
+        studies = tuple(dict.fromkeys([*report.studies, *duplicates.get(report.association_id, ())]))
+        if studies != report.studies:
+            all_known = report.all_studies_known and len(studies) <= MOST_STUDIES
+            report = evolve(report, studies=studies[:MOST_STUDIES], all_studies_known=all_known)
+        reports.append(report)
+    return reports
 
 
 def record_lost(ledger: Ledger, receiver: str, receivers: Collection[str], now: datetime) -> None:

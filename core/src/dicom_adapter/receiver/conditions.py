@@ -28,8 +28,16 @@ class Conditions:
 class CurrentConditions:
     """Reads the conditions from ledger and disks, and keeps them for a short time. Thread-safe."""
 
-    def __init__(self, resources: Resources, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        resources: Resources,
+        monotonic: Callable[[], float] = time.monotonic,
+        *,
+        backlog: Callable[[], str] = lambda: "",
+    ) -> None:
+        """`backlog` returns why nothing is accepted until the host has entered rows, or ""."""
         self._resources = resources
+        self._backlog = backlog
         self._monotonic = monotonic
         self._last: tuple[float, Conditions] | None = None  # time of the reading, and its result
 
@@ -49,7 +57,7 @@ class CurrentConditions:
     def read(self) -> Conditions:
         """Read the conditions. May block. Raises LedgerError."""
         at, resources = self._monotonic(), self._resources
-        problem = resources.problem()
+        problem = resources.problem() or self._backlog()
         if problem:
             conditions = Conditions(space=Space(problem=problem), stopped={}, full={})
         else:

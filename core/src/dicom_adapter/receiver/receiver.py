@@ -28,11 +28,14 @@ from dicom_adapter.config.model import Config, LogLevel
 from dicom_adapter.dicom.identity import UID_GRAMMAR
 from dicom_adapter.flow.acceptance import Space, lack_of_space, measure_space
 from dicom_adapter.flow.association import Load, judge
+from dicom_adapter.flow.enter.instance_log import InstanceLog
+from dicom_adapter.flow.enter.journal import FOLDER
 from dicom_adapter.flow.enter.received_instance import ReceivedInstance
 from dicom_adapter.flow.store.commit import Store
 from dicom_adapter.flow.store.incoming import IncomingInstance
 from dicom_adapter.flow.store.limits import StoreLimits
 from dicom_adapter.ledger.health import RECEIVER
+from dicom_adapter.ledger.instances import UNNUMBERED
 from dicom_adapter.net.codes import C_STORE_STATUS
 from dicom_adapter.net.storage_scp import ClosedAssociation, Deliver
 from dicom_adapter.receiver.arriving_studies import ArrivingStudies
@@ -68,8 +71,9 @@ class Receiver:
         self._name = name
         self._senders = SenderLog(resources.ledger)
         self._associations = AssociationLog(resources.ledger, resources.clock)
-        self._store = Store(config, resources, name=name, limits=StoreLimits(resources))
-        self._conditions = CurrentConditions(resources)
+        self._log: InstanceLog | None = None  # None: there is no host, or the storage keeps no recovery records
+        self._store = Store(config, resources, name=name, limits=StoreLimits(resources, self._backlog))
+        self._conditions = CurrentConditions(resources, backlog=self._backlog)
         self._wake_fd = wake_fd
         self._commits: GroupCommit | None = None
         self._studies = ArrivingStudies()
@@ -82,13 +86,19 @@ class Receiver:
         self._conditions.forget()
 
     def recover(self, receivers: Collection[str] = (RECEIVER,)) -> None:
-        """Record what was lost in a crash or power loss: rows of instances, and ends of associations.
+        """Record what was lost in a crash or power loss: rows of instances, and ends of associations. Open the log.
 
         `receivers` are the names of all receivers of the service. Call this method before an instance is received.
         """
         self._store.recover()
         record_lost(self._ledger, self._name, receivers, self._clock.now())
+        if self._wake_fd is not None:
+            self._log = self._associations.instance_log = self._store.open_log(self._config.storage.path / FOLDER)
         self._wake_host()
+
+    def _backlog(self) -> str:
+        """Return why no instances are accepted until the host has entered rows; "" if they are."""
+        return "" if self._log is None else self._log.refusal()
 
     def decide_at_once(
         self, association_id: str, request: AssociationRequest, associations: int, associations_of_peer: int
@@ -134,7 +144,7 @@ class Receiver:
     def complete_store(self, incoming: IncomingInstance, ticket: object) -> StoreResult | None:
         received = self._store.end(incoming)
         if isinstance(received, StoreResult):
-            self._log(incoming.request, received)
+            self._log_result(incoming.request, received)
             self._note_refusal(received, incoming.size)
             self._note_failure(incoming.request, received, incoming.study_instance_uid)
             return received
@@ -157,7 +167,7 @@ class Receiver:
             self._wake_host()
         with logs.batch():
             for one, result in zip(received, results, strict=True):
-                self._log(one, result)
+                self._log_result(one, result)
                 if result.instance is None:
                     self._note_refusal(result)
                 elif self._studies.is_new(one.association_id, result.instance.study_instance_uid):
@@ -166,7 +176,7 @@ class Receiver:
             if result.instance is None:
                 self._note_failure(one, result, one.study_instance_uid)
 
-    def _log(self, request: StoreRequest | ReceivedInstance, result: StoreResult) -> None:
+    def _log_result(self, request: StoreRequest | ReceivedInstance, result: StoreResult) -> None:
         """Log an instance that was refused or quarantined. Log other instances only at the level debug."""
         if self._logs_instances or not result.outcome.is_acknowledged or (result.instance and result.reason):
             _log(request, result)
@@ -175,8 +185,6 @@ class Receiver:
         """Note an instance that was not stored: its study may be incomplete."""
         if not result.outcome.is_acknowledged:
             self._associations.store_failed(request, C_STORE_STATUS[result.outcome], study)
-        elif result.duplicate_of is not None:
-            self._associations.duplicate_acknowledged(request.association_id, study)
 
     def abort_store(self, incoming: IncomingInstance) -> None:
         incoming.discard()
@@ -197,7 +205,8 @@ class Receiver:
         self.refusals.forget_old(lambda size: lack_of_space(space, storage, size) is None, at_limit)
 
     def _measure_space(self) -> Space:
-        return measure_space(self._storage, self._ledger, self._problem)
+        backlog = self._backlog()
+        return Space(problem=backlog) if backlog else measure_space(self._storage, self._ledger, self._problem)
 
     def peer_rejected(self, rejected: RejectedPeer) -> None:
         if rejected.cause is RejectionCause.LIMIT:
@@ -233,12 +242,13 @@ class Receiver:
         self._associations.closed(closed, at, has_stored=has_stored)
 
     def close(self) -> None:
-        """Write pending events and a checkpoint. Call this method after the network has stopped."""
+        """Write pending events, and end the log with a checkpoint. Call this method after the network has stopped."""
         if self._commits is not None:
             self._commits.close()
+        self._store.end_log(self._wake_host)  # first: reports of associations wait for rows
         self._senders.close()
         self._associations.close()
-        self._store.checkpoint()
+        self._store.close()
 
     @property
     def commits_are_alive(self) -> bool:
@@ -293,8 +303,8 @@ def _log(request: StoreRequest | ReceivedInstance, result: StoreResult) -> None:
         "sop_instance_uid": uid if UID_GRAMMAR.fullmatch(uid) else "",  # any other text may be patient data
     }
     if result.instance is not None:
-        log.debug("instance_stored", **fields, instance_id=result.instance.instance_id)
-        if result.reason:
+        log.debug("instance_stored", **fields)
+        if result.reason and result.instance.instance_id != UNNUMBERED:  # otherwise the follower logs it
             fields = {"ae_title": request.ae_title, "instance_id": result.instance.instance_id}
             log.warning("instance_quarantined", **fields, reason=result.reason)
     elif result.outcome.is_acknowledged:

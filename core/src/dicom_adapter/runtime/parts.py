@@ -15,6 +15,7 @@ OTHER_DEADLINE_SECONDS = 120.0  # time limit of parts whose steps are short
 class PartKind(Enum):
     """A kind of part: its name for operators, and the time limit of one step in seconds."""
 
+    ENTER = "entry of rows", 30.0  # enters the rows of stored instances; a part of its own, so that health shows it
     NOTIFY = "notify", 30.0  # finds new instances in the ledger, for half a second in each step
     WAKE_UPS = "wake-ups", 30.0  # waits a few seconds for receivers to report stored instances
     OPERATORS = "operators", OTHER_DEADLINE_SECONDS  # carries out requests of operators, such as the restart of a lane

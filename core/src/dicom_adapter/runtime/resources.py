@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from attrs import field, frozen
@@ -23,6 +24,8 @@ class Resources:
     counts: Counts = field(factory=Counts)  # what `/metrics` shows of this process
     # Describes the problem if the storage that was opened is missing or was replaced; otherwise "".
     storage_problem: Callable[[], str] = lambda: ""
+    # Makes sure that every instance that was acknowledged before a time has a row in the ledger.
+    pass_time: Callable[[datetime], None] = lambda _time: None
 
     def problem(self) -> str:
         """Describe the problem if the storage or the ledger is missing or was replaced; otherwise return ""."""

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,9 +25,8 @@ from dicom_adapter.cli import app
 from dicom_adapter.config import Config, load
 from dicom_adapter.flow.enter.received_instance import ReceivedInstance
 from dicom_adapter.flow.enter.rows import DIFFERENT
-from dicom_adapter.flow.store import commit
 from dicom_adapter.flow.store.commit import Store
-from dicom_adapter.ledger import WAIT_SECONDS, Ledger, arrivals, events, instance_rows, instances, receiver_runs
+from dicom_adapter.ledger import Ledger, arrivals, events, instance_rows, instances, receiver_runs
 from dicom_adapter.ledger.column_types import EPOCH
 from dicom_adapter.ledger.filters import Filters
 from dicom_adapter.ledger.schema import IS_QUARANTINED
@@ -424,19 +422,6 @@ def failing(*_arguments: object) -> None:
     raise LedgerUnavailable("disk I/O error", is_io_error=True)
 
 
-def test_a_start_after_an_orderly_stop_reads_no_recovery_record(site: Site) -> None:
-    """A checkpoint covers all instances, so the start reads no segment."""
-    first = site.start()
-    first.send("1.1", "1.2")
-    first.store.checkpoint()
-    first.close()
-
-    second = site.start()
-    with second.storage.unconfirmed_records() as records:
-        assert [] == records
-    assert ["1.1", "1.2"] == second.uids()
-
-
 def test_recovery_records_of_other_versions_are_ignored(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """The objects of these records are kept. An audit finds objects without a row."""
     first = site.start()
@@ -536,20 +521,6 @@ def test_a_recovered_duplicate_replaces_a_pending_instance_whose_object_is_lost(
     assert {instance.storage_key for instance in second.pending()} == set(second.storage.keys())
 
 
-def test_a_start_opens_only_segments_that_it_must_read(site: Site) -> None:
-    """There may be more segments than a process can have open files."""
-    first = site.start(backend="small-segments")
-    for number in range(20):
-        first.send(f"1.{number}")
-    first.store.checkpoint()
-    first.send("1.20")
-    first.kill()
-    second = site.start()
-    before = len(list(Path("/proc/self/fd").iterdir()))
-    with second.storage.unconfirmed_records() as records:
-        assert (1, 1) == (len(records), len(list(Path("/proc/self/fd").iterdir())) - before)
-
-
 def test_deletions_by_the_host_do_not_disturb_a_recovery(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """The host does not lock segments that the next start must read."""
     first = site.start()
@@ -572,24 +543,6 @@ def test_deletions_by_the_host_do_not_disturb_a_recovery(site: Site, monkeypatch
     host.storage.delete(keys)
     assert [0, 1] == recovered_rows
     assert "1.2" in receiver.uids()
-
-
-def test_a_failed_checkpoint_does_not_affect_responses(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The checkpoint may fail with any exception.
-
-    After an error of the disk, recovery records are kept until the next start.
-    """
-    process = site.start(checkpoint_seconds=0)
-    seen = synced_commits(process, monkeypatch)
-    with monkeypatch.context() as broken:
-        broken.setattr(receiver_runs, "checkpoint", failing)
-        assert StoreOutcome.STORED is process.send("1.1")[0].outcome
-    assert StoreOutcome.STORED is process.send("1.2")[0].outcome
-    assert [False, True, False] == seen
-    process.kill()
-    second = site.start()
-    with second.storage.unconfirmed_records() as records:
-        assert 2 == len(records)
 
 
 def test_instances_of_a_running_process_are_not_recovered(site: Site) -> None:
@@ -629,49 +582,6 @@ def synced_commits(process: Process, monkeypatch: pytest.MonkeyPatch) -> list[bo
     return seen
 
 
-def test_the_ledger_is_not_synced_for_instances_with_a_recovery_record(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One sync of the storage is enough until the checkpoint."""
-    process = site.start()
-    seen = synced_commits(process, monkeypatch)
-    process.send("1.1", "1.2")
-    process.store.checkpoint()
-    assert [False, True] == seen
-
-
-def test_commits_are_covered_by_regular_checkpoints(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Full segments are sealed, and starts have little to read."""
-    process = site.start(backend="small-segments", checkpoint_seconds=0)
-    seen = synced_commits(process, monkeypatch)
-    process.send("1.1")
-    assert [False, True] == seen
-    process.kill()
-    assert [] == unconfirmed(site.start())
-
-
-def test_a_checkpoint_covers_the_instances_that_were_synced_before_the_ledger(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An instance whose object is synced during the sync of the ledger keeps its recovery record.
-
-    Verified to fail when the mark is made after the sync of the ledger.
-    """
-    first = site.start(backend="small-segments")
-    first.send("1.1")
-    late = first.arrive("1.2")
-    checkpoint = receiver_runs.checkpoint
-
-    def syncing(*arguments: Any) -> None:
-        checkpoint(*arguments)
-        first.storage.sync([late.storage_key])
-
-    monkeypatch.setattr(receiver_runs, "checkpoint", syncing)
-    first.store.checkpoint()
-    first.kill()
-    assert [late.storage_key] == [key for key, _record in unconfirmed(site.start())]
-
-
 def unconfirmed(process: Process) -> list[tuple[str, bytes]]:
     """Return the recovery records that the next start must read."""
     with process.storage.unconfirmed_records() as records:
@@ -687,21 +597,8 @@ def test_every_commit_without_recovery_records_is_synced(site: Site, monkeypatch
     assert 0 == process.store.recover()
 
 
-def test_an_instance_with_a_recovery_record_that_is_too_long_is_committed_with_a_sync(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A Patient ID may have any length."""
-    process = site.start()
-    seen = synced_commits(process, monkeypatch)
-    process.send("1.1", patient=b"P" * 5000)
-    process.send("1.2")
-    assert [True, False] == seen
-    process.kill()
-    assert 0 == site.start().store.recover()
-
-
 def test_the_high_water_mark_is_committed_with_the_rows(site: Site) -> None:
-    """The mark is deleted with the checkpoint of the next receiver run."""
+    """The next receiver run has a mark of its own."""
     first = site.start()
     first.send("1.1", "1.2")
     first.send("1.3")
@@ -711,119 +608,11 @@ def test_the_high_water_mark_is_committed_with_the_rows(site: Site) -> None:
     second.store.recover()
     second.send("1.4")
     assert [1, 3] == reached(second)
-    second.store.checkpoint()
-    assert [1] == reached(second)
 
 
 def reached(process: Process) -> list[int]:
     with process.ledger.read() as transaction:
         return sorted(receiver_runs.high_water_marks(transaction).values())
-
-
-# --- inline commits ---------------------------------------------------------------------------------------------------
-
-SECONDS = 60.0  # the last commit may have taken this long
-
-
-def test_an_inline_commit_enters_row_and_high_water_mark(site: Site) -> None:
-    """The instances have recovery records."""
-    process = site.start(backend="small-segments")
-    answers = process.store.commit_inline([process.arrive("1.1"), process.arrive("1.2")], SECONDS)
-    assert answers is not None and [StoreOutcome.STORED] * 2 == [answer.outcome for answer in answers]
-    assert (["1.1", "1.2"], [2]) == (process.uids(), reached(process))
-    process.store.checkpoint()
-    process.kill()
-    assert [] == unconfirmed(site.start())
-
-
-def test_a_slow_storage_is_not_synced_inline(site: Site) -> None:
-    """The network thread could serve no other connection during the sync."""
-    process = site.start()
-    process.send("1.1")
-    for limit, is_inline in [(1000, True), (-1, False)]:
-        assert is_inline == (process.store.commit_inline([process.arrive("1.2")], limit) is not None)
-
-
-@pytest.mark.parametrize("locked_by", ["another process", "another thread"])
-def test_an_inline_commit_does_not_wait_for_the_ledger(site: Site, locked_by: str) -> None:
-    """If the ledger is locked, nothing is changed, and `commit` enters the instance. Later transactions wait again."""
-    process = site.start()
-    process.send("1.1")
-    arrival = process.arrive("1.2")
-    writer = process.ledger if locked_by == "another thread" else site.start().ledger
-    with writer.write() as transaction:
-        transaction.execute(text("UPDATE commits SET settled = 1"))
-        assert process.store.commit_inline([arrival], SECONDS) is None
-    assert ["1.1"] == process.uids()
-    [answer] = process.store.commit([arrival])
-    assert StoreOutcome.STORED is answer.outcome
-    assert ["1.1", "1.2"] == process.uids()
-    with process.ledger.write() as transaction:
-        assert WAIT_SECONDS * 1000 == transaction.execute(text("PRAGMA busy_timeout")).scalar()
-
-
-def test_an_inline_commit_does_not_sync_the_ledger(site: Site) -> None:
-    """An instance is not committed inline without a recovery record, or if a checkpoint is due."""
-    process = site.start()
-    assert process.store.commit_inline([process.arrive("1.1", patient=b"P" * 5000)], SECONDS) is None
-    process = site.start(checkpoint_seconds=0)
-    assert process.store.commit_inline([process.arrive("1.2")], SECONDS) is None
-    assert [] == process.uids()
-
-
-def test_a_failed_inline_commit_has_the_same_result_as_any_other(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The storage or the ledger fails. The object is deleted."""
-    process = site.start()
-    with monkeypatch.context() as full:
-        full.setattr(process.storage, "sync", no_space)
-        answers = process.store.commit_inline([process.arrive("1.1")], SECONDS)
-    assert answers is not None and StoreOutcome.OUT_OF_SPACE is answers[0].outcome
-    with monkeypatch.context() as broken:
-        broken.setattr(arrivals, "enter", failing)
-        answers = process.store.commit_inline([process.arrive("1.2")], SECONDS)
-    assert answers is not None and StoreOutcome.FAILED is answers[0].outcome
-    assert ([], []) == (process.uids(), list(process.storage.keys()))
-
-
-def test_an_inline_group_with_an_instance_that_cannot_be_committed_is_left_to_the_commit_thread(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """To enter the instances one after the other may wait for the ledger each time. Nothing is deleted.
-
-    Verified to fail when they are entered inline.
-    """
-    process = site.start()
-    group = [process.arrive("1.1"), process.arrive("1.2")]
-    with monkeypatch.context() as broken:
-        broken.setattr(arrivals, "enter", refusing)
-        assert process.store.commit_inline(group, SECONDS) is None
-    assert [StoreOutcome.STORED] * 2 == [answer.outcome for answer in process.store.commit(group)]
-    assert ["1.1", "1.2"] == process.uids()
-
-
-@pytest.mark.parametrize("slow", ["sync", "enter"])
-def test_the_commit_after_a_slow_one_is_not_inline(site: Site, monkeypatch: pytest.MonkeyPatch, slow: str) -> None:
-    """A disk that hangs stops the network thread once. The next quick commit on the commit thread ends this.
-
-    Verified to fail when the time of the sync, or of the whole commit, is not measured.
-    """
-    seconds = 1000.0
-    monkeypatch.setattr(commit, "time", SimpleNamespace(monotonic=lambda: seconds))
-    process = site.start(checkpoint_seconds=1e6)
-    owner = process.storage if slow == "sync" else arrivals
-    hung = getattr(owner, slow)
-
-    def hang(*arguments: Any) -> Any:
-        nonlocal seconds
-        seconds += 2 * SECONDS
-        return hung(*arguments)
-
-    with monkeypatch.context() as hanging:
-        hanging.setattr(owner, slow, hang)
-        assert process.store.commit_inline([process.arrive("1.1")], SECONDS) is not None
-    assert process.store.commit_inline([process.arrive("1.2")], SECONDS) is None
-    process.send("1.3")
-    assert process.store.commit_inline([process.arrive("1.4")], SECONDS) is not None
 
 
 def refusing(*_arguments: object) -> None:

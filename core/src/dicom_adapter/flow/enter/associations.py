@@ -12,20 +12,20 @@ from dicom_adapter.ledger.association_reports import OpenAssociation
 
 
 def record_open(
-    transaction: Transaction, receiver: str, results: Sequence[StoreResult], known: Container[str]
+    transaction: Transaction, receivers: Sequence[str], results: Sequence[StoreResult], known: Container[str]
 ) -> list[str]:
     """Record the associations of the stored instances, in the transaction of their rows; return the new ones.
 
-    If the receiver crashes, the next start records the ends of these associations. `known` are the ids of associations
-    that are recorded already.
+    If the receiver crashes, the next start records the ends of these associations. `receivers` are the names of the
+    receivers of the instances. `known` are the ids of associations that are recorded already.
     """
-    first: dict[str, InstanceStorageInfo] = {}
-    for result in results:
+    first: dict[str, OpenAssociation] = {}
+    for receiver, result in zip(receivers, results, strict=True):
         instance = result.instance
-        if instance is not None and instance.association_id not in known:
-            first.setdefault(instance.association_id, instance)
+        if instance is not None and instance.association_id not in known and instance.association_id not in first:
+            first[instance.association_id] = _opened(instance, receiver)
     if first:
-        association_reports.open_all(transaction, [_opened(instance, receiver) for instance in first.values()])
+        association_reports.open_all(transaction, first.values())
     return list(first)
 
 

@@ -20,8 +20,8 @@ _VALUES = itemgetter(*arrivals.COLUMNS)
 class ReceivedInstance:
     """An instance whose data set is complete.
 
-    An instance that was read from a recovery record keeps the `received_at` of the record. All other instances get
-    `received_at` when their rows are entered, so that the order of rows is the order of these times.
+    `received_at` is set when the row is entered (see `entry`), so that rows and times have the same order. An instance
+    that is recovered after a crash or power loss keeps the time in its recovery record.
     """
 
     # The columns of its row by name (`arrivals.COLUMNS`); `received_at` is in microseconds, as the ledger stores it. A
@@ -31,7 +31,15 @@ class ReceivedInstance:
     quarantine_reason: str = ""  # reason why no processor receives the instance
     receiver_run: str = ""  # receiver run of the recovery record; "" if there is no record
     number: int = 0  # number of the recovery record in the receiver run; 0 if there is no record
+    record: bytes = b""  # recovery record, for the journal; b"" if there is none
+    receiver: str = ""  # name of the receiver, if another process enters the row; otherwise ""
     is_recovered: bool = False  # True if the instance was read from a recovery record: it may have a row already
+    is_followed: bool = False  # True if the instance was read from a journal: it may have a row already
+
+    @property
+    def was_offered(self) -> bool:
+        """Whether the instance was read from a log. Such an instance may be offered several times."""
+        return self.is_recovered or self.is_followed
 
     @property
     def ae_title(self) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 import structlog
 from attrs import frozen
 
-from dicom_adapter.api.errors import LedgerUnavailable, describe_failure, reports_no_resources
 from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.flow.enter.entry import RowEntry
 from dicom_adapter.flow.enter.received_instance import ReceivedInstance
@@ -55,26 +54,10 @@ class Recovery:
         with self.ledger.write() as transaction:
             # Lost ids are not reused, because other components may have stored them. A replacement uses two ids.
             instances.skip_numbers(transaction, 2 * above)
-        try:
-            return self._enter(missing)
-        except LedgerUnavailable:
-            raise
-        except Exception:  # noqa: BLE001 - a storage backend may raise anything; one instance must not fail the others
-            return sum(map(self._enter_separately, missing))
-
-    def _enter_separately(self, instance: ReceivedInstance) -> int:
-        try:
-            return self._enter([instance])
-        except LedgerUnavailable:
-            raise
-        except Exception as failure:
-            if reports_no_resources(failure):
-                raise  # it is recovered at the next start
-            log.error("instance_recovery_failed", ae_title=instance.ae_title, error=describe_failure(failure))
-            return 0
+        return self._enter(missing)
 
     def _enter(self, missing: Sequence[ReceivedInstance]) -> int:
-        results = self.entry.enter(missing, synced=True)
+        results = self.entry.enter_each(missing, synced=True)
         entered = [result.instance for result in results if result is not None and result.instance is not None]
         duplicates = [
             one for one, result in zip(missing, results, strict=True) if result is not None and result.instance is None

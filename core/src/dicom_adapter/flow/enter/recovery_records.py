@@ -49,12 +49,13 @@ class RecoveryRecords:
         }
         if received.quarantine_reason:
             record["quarantine_reason"] = received.quarantine_reason
+        data = orjson.dumps(record)
         try:
-            writer.write_recovery_record(orjson.dumps(record))
+            writer.write_recovery_record(data)
         except ValueError:
             return
         self.assigned, self._last_received_at = number, received_at
-        received.receiver_run, received.number = self.receiver_run, number
+        received.receiver_run, received.number, received.record = self.receiver_run, number, data
 
 
 def read_recovery_record(record: bytes, storage_key: str) -> ReceivedInstance | None:

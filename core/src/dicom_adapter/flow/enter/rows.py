@@ -40,14 +40,11 @@ class RowWriter:
     config: Config
     storage: StorageBackend[Any]
     transaction: Transaction
-    receiver: str  # name of the receiver
+    receiver: str  # name of the receiver of instances that do not name theirs
 
     def enter(self, received: Sequence[ReceivedInstance], now: datetime) -> list[StoreResult]:
         """Enter the rows in their order, and set the high-water marks of their receiver runs. Return the results."""
         moment = arrivals.to_microseconds(now)
-        for instance in received:
-            if not instance.is_recovered:
-                instance.columns["received_at"] = moment
         reasons = [instance.quarantine_reason for instance in received]
         ids = arrivals.enter(self.transaction, [instance.row() for instance in received], reasons, moment)
         results = [
@@ -62,8 +59,8 @@ class RowWriter:
             [events.quarantined(result.instance, result.reason, now) for result in quarantined if result.instance],
         )
         for run in {instance.receiver_run for instance in received if instance.number}:
-            number = max(instance.number for instance in received if instance.receiver_run == run)
-            receiver_runs.set_high_water_mark(self.transaction, run, self.receiver, number)
+            last = max((one for one in received if one.receiver_run == run), key=lambda one: one.number)
+            receiver_runs.set_high_water_mark(self.transaction, run, last.receiver or self.receiver, last.number)
         return results
 
     def _resolve_duplicate(self, received: ReceivedInstance, now: datetime) -> StoreResult:

@@ -15,10 +15,10 @@ from attrs import define
 
 from dicom_adapter.api.errors import LedgerError
 from dicom_adapter.api.values import InstanceStorageInfo
-from dicom_adapter.ledger import Ledger, Transaction, association_reports, events, instances, results
+from dicom_adapter.ledger import Transaction, association_reports, events, instances, results
 from dicom_adapter.ledger.association_reports import ReportRow
 from dicom_adapter.ledger.events import Event
-from dicom_adapter.runtime.clock import Clock
+from dicom_adapter.runtime.resources import Resources
 
 log = structlog.get_logger("dicom_adapter.process")
 
@@ -54,23 +54,22 @@ class Inbox:
     A report is delivered after the instances that were stored before it.
     """
 
-    def __init__(self, ae_title: str, ledger: Ledger, clock: Clock, start: LaneStart) -> None:
+    def __init__(self, ae_title: str, resources: Resources, start: LaneStart) -> None:
         """Create an empty inbox. `start` is updated by the first read of the lane."""
         self.has_new = True  # instances or reports may have arrived; set by any thread
         self.seen = 0  # id of the last instance that was read
         self._ae_title = ae_title
-        self._ledger = ledger
-        self._clock = clock
+        self._ledger, self._clock, self._pass_time = resources.ledger, resources.clock, resources.pass_time
         self._start = start
         self._waiting: deque[InstanceStorageInfo] = deque()
         self._reports: deque[ReportRow] = deque()
         self._seen_report = 0  # number of the last report that was read
         self._delivered_report = 0  # number of the last report that was delivered
         self._has_read_all = False  # the last read returned all instances that were in the ledger then
-        self._delete_at = clock.now() + DELETE_EVERY
+        self._delete_at = self._clock.now() + DELETE_EVERY
         self._read_at: datetime | None = None
         # Start of the delivery of all pending instances; None: it is complete
-        self._delivering_since: datetime | None = clock.now()
+        self._delivering_since: datetime | None = self._clock.now()
 
     def first(self) -> InstanceStorageInfo | ReportRow | None:
         """Return the next instance or report to deliver, without removing it."""
@@ -106,14 +105,17 @@ class Inbox:
         must_read = due is not None and (self._read_at is None or self._read_at < due)
         if self.first() is not None or not (self.has_new or must_read):
             return
-        self.has_new = False  # before the read: an instance that arrives during the read sets the flag again
         now = self._clock.now()
+        if due is not None:
+            self._pass_time(now)
+        self.has_new = False  # before the read: an instance that arrives during the read sets the flag again
         try:
             self._read()
         except LedgerError:
             self.has_new = True
             raise
-        self._read_at = now
+        if due is not None:  # otherwise, instances that were stored before `now` may have no row yet
+            self._read_at = now
         if now >= self._delete_at:
             self._delete_at = now + DELETE_EVERY
             self._delete_unneeded_reports()

@@ -107,7 +107,7 @@ class Lane:
     def _forget(self) -> None:
         """Return to the initial state: no processor, nothing delivered."""
         self._running: RunningProcessor | None = None
-        self._inbox = Inbox(self.ae_title, self._resources.ledger, self._clock, self._start)
+        self._inbox = Inbox(self.ae_title, self._resources, self._start)
 
     # --- called by other threads ------------------------------------------------------------------------------------
 

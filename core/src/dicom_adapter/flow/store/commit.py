@@ -1,12 +1,16 @@
-"""Step 2 (`store`) of the flow: store each data set while it arrives, then enter its row in the ledger.
+"""Step 2 (`store`) of the flow: store each data set while it arrives, and make it durable before the answer.
 
-The C-STORE is answered with success only after the row was entered:
+The storage backend is the log of received instances. The C-STORE is answered with success when the instance and its
+recovery record, which is a copy of its row, are durable:
 
     begin    write the header of a Part 10 file to the storage backend
     write    write each piece of the data set as it arrives, and read the identity of the instance from it
     end      complete the data set: return a `ReceivedInstance`, which is not committed yet, or refuse the data set
-    commit   make all completed instances durable with one sync, and enter their rows in one transaction
-    recover  at the next start: enter rows that were lost in a power loss again, from the recovery records
+    commit   make all completed instances durable with one sync, and hand them over to the follower
+    recover  at the next start: enter rows that are missing after a crash or power loss, from the recovery records
+
+The follower in the host enters the rows (`flow.enter.follower`). An instance without a recovery record gets its row
+before the answer: if the backend keeps no records, or if its record is too long.
 
 After any failure, the sender gets a failure status (PS3.4 section B.2.3) and the instance is deleted.
 """
@@ -14,33 +18,42 @@ After any failure, the sender gets a failure status (PS3.4 section B.2.3) and th
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
 
 import structlog
 from attrs import evolve
 
 from dicom_adapter.api.errors import LedgerError, LedgerUnavailable, StorageUnavailable, describe_failure
 from dicom_adapter.api.receiving import StoreOutcome, StoreRequest, StoreResult
+from dicom_adapter.api.storage import StorageMark
 from dicom_adapter.config.model import Config, WrongEncoding
 from dicom_adapter.dicom.part10 import file_header
 from dicom_adapter.flow.enter.entry import RowEntry
+from dicom_adapter.flow.enter.instance_log import InstanceLog
 from dicom_adapter.flow.enter.received_instance import ReceivedInstance
 from dicom_adapter.flow.enter.recovery import Recovery
 from dicom_adapter.flow.enter.recovery_records import RecoveryRecords
 from dicom_adapter.flow.enter.stored_objects import delete_stored_objects
 from dicom_adapter.flow.store.incoming import IncomingInstance, failed
 from dicom_adapter.flow.store.limits import StoreLimits
-from dicom_adapter.ledger import instances, receiver_runs
+from dicom_adapter.ledger import instances
 from dicom_adapter.ledger.health import RECEIVER
 from dicom_adapter.runtime.resources import Resources
 
 log = structlog.get_logger("dicom_adapter.store")
 
-CHECKPOINT_SECONDS = 1.0  # time between two syncs of the ledger, which make older recovery records unnecessary
+CHECKPOINT_SECONDS = 1.0  # time between two checkpoints, which make older recovery records unnecessary
+ENTRY_SECONDS = 2.0  # limit of the wait until the instances before one without a recovery record have rows
+CLOSE_SECONDS = 2.0  # limit of the wait for the last checkpoint when the receiver stops
 
 
 class Store:
-    """Stores instances and enters their rows. One thread calls `begin` and `end`; another thread may call `commit`."""
+    """Stores instances, and hands them over to the follower.
+
+    One thread calls `begin` and `end`; another thread may call `commit`.
+    """
 
     def __init__(
         self,
@@ -59,12 +72,22 @@ class Store:
         self.problem = ""  # why the last commit was refused, if the opened storage or ledger was replaced or is missing
         self._limits = limits
         self._entry = RowEntry(config, resources, name)
-        self._checkpoint_seconds = checkpoint_seconds
         self._recovery_records = RecoveryRecords(self._clock) if self._storage.keeps_recovery_records else None
-        self._has_unsynced_commits = False
-        self._may_checkpoint = True
+        self._log: InstanceLog | None = None  # None: rows are entered before the answer
+        self._associations: set[str] = set()  # open associations whose instances were handed over to the follower
         self._last_seconds = 0.0  # duration of the last sync or inline commit
+        self._checkpoint_seconds = checkpoint_seconds
         self._checkpoint_at = time.monotonic() + checkpoint_seconds
+        self._marked: tuple[int, StorageMark] | None = None  # what the next checkpoint covers, up to this number
+
+    def open_log(self, folder: Path) -> InstanceLog | None:
+        """From now on, hand instances over to a follower, through a journal in this folder. Call this after `recover`.
+
+        Returns None, and changes nothing, if the storage backend keeps no recovery records. Raises OSError.
+        """
+        if self._recovery_records is not None:
+            self._log = InstanceLog(folder, self._recovery_records.receiver_run, self._name)
+        return self._log
 
     def configure(self, config: Config) -> None:
         """Apply another configuration. Open associations with removed AE titles can still store instances."""
@@ -118,7 +141,10 @@ class Store:
 
     def forget_association(self, association_id: str) -> bool:
         """Forget an association that has ended. Return whether an instance of it was stored. Thread-safe."""
-        return self._entry.forget_association(association_id)
+        was_entered = self._entry.forget_association(association_id)
+        was_handed_over = association_id in self._associations
+        self._associations.discard(association_id)
+        return was_entered or was_handed_over
 
     def keep(self, request: StoreRequest, data_set: bytes) -> StoreResult:
         """Store and commit an instance in one call, without a network."""
@@ -144,38 +170,36 @@ class Store:
     # --- commit -----------------------------------------------------------------------------------------------------
 
     def commit(self, received: Sequence[ReceivedInstance]) -> list[StoreResult]:
-        """Make the instances durable and enter their rows. Return the results in the same order."""
+        """Make the instances durable, and hand them over to the follower. Return the results in the same order.
+
+        Instances without a recovery record get their rows here.
+        """
         failure = self._sync(received)
         if failure is not None:
             return [failure] * len(received)
-        results = self._enter(received)
-        self._has_unsynced_commits = self._recovery_records is not None
-        # If no row was entered, the ledger may be locked: a checkpoint would wait for it again.
-        has_rows = any(result.outcome.is_acknowledged for result in results)
-        if has_rows and time.monotonic() >= self._checkpoint_at:
-            self.checkpoint()
+        results: list[StoreResult] = []
+        for is_logged, group in groupby(received, self._is_logged):
+            store = self._hand_over if is_logged else self._enter_now
+            results += store(list(group))
+        self._checkpoint_if_due()
         return results
 
     def commit_inline(self, received: Sequence[ReceivedInstance], seconds: float) -> list[StoreResult] | None:
-        """Commit a few instances if that is possible without waiting. Must not be called during another commit.
+        """Commit a few instances without waiting for anything but their sync. Not during another commit.
 
-        Returns None, and commits nothing, if the commit would wait for another transaction or for a sync of the ledger,
-        or if the last sync or inline commit took longer than `seconds`.
+        Returns None, and commits nothing, if that is impossible, or if the last sync took longer than `seconds`.
         """
-        started = time.monotonic()
-        is_due = started >= self._checkpoint_at
-        if is_due or self._last_seconds > seconds or not all(instance.number for instance in received):
+        if self._last_seconds > seconds or not all(map(self._is_logged, received)):
             return None
         failure = self._sync(received)
         if failure is not None:
             return [failure] * len(received)
-        try:
-            results = self._enter(received, waits=False)
-        except Exception:  # noqa: BLE001 - the commit thread repeats the commit, waits if necessary, and handles errors
-            return None
-        self._has_unsynced_commits = True
-        self._last_seconds = time.monotonic() - started
+        results = self._hand_over(received)
+        self._checkpoint_if_due()
         return results
+
+    def _is_logged(self, instance: ReceivedInstance) -> bool:
+        return self._log is not None and instance.number > 0
 
     def _sync(self, received: Sequence[ReceivedInstance]) -> StoreResult | None:
         """Make the objects durable. If that fails, return the result for all instances."""
@@ -195,25 +219,38 @@ class Store:
         if problem:
             raise StorageUnavailable(problem)
 
-    def _enter(self, received: Sequence[ReceivedInstance], *, waits: bool = True) -> list[StoreResult]:
-        """Enter the rows, and delete the objects of instances that get no row.
-
-        If not `waits`, raises LedgerUnavailable instead of waiting for another transaction, and any error instead of
-        entering several instances one after the other.
-        """
+    def _hand_over(self, received: Sequence[ReceivedInstance]) -> list[StoreResult]:
+        """Hand synced instances over to the follower. They are stored, not yet entered."""
+        assert self._log is not None  # because these instances are logged
         try:
-            # A row needs no sync if its instance has a recovery record: it can be entered again from the record.
-            synced = not all(instance.number for instance in received)
-            results = self._entry.enter_new(received, synced=synced, waits=waits)
+            self._log.append(received)
+        except OSError as failure:
+            delete_stored_objects(self._storage, received)
+            return [self._failed(failure)] * len(received)
+        self._associations.update([instance.association_id for instance in received])
+        self.problem = ""
+        return [
+            StoreResult(outcome=StoreOutcome.STORED, instance=instance.info(), reason=instance.quarantine_reason)
+            for instance in received
+        ]
+
+    def _enter_now(self, received: Sequence[ReceivedInstance]) -> list[StoreResult]:
+        """Enter the rows of synced instances, after the rows of all instances that were handed over before."""
+        if self._log is not None and not self._log.wait_until_entered(self._log.last, ENTRY_SECONDS):
+            delete_stored_objects(self._storage, received)
+            reason = "earlier instances still wait for their rows in the ledger"
+            return [StoreResult(outcome=StoreOutcome.OUT_OF_SPACE, reason=reason)] * len(received)
+        return self._enter(received)
+
+    def _enter(self, received: Sequence[ReceivedInstance]) -> list[StoreResult]:
+        """Enter the rows, and delete the objects of instances that get no row."""
+        try:
+            results = self._entry.enter_new(received, synced=True)
         except LedgerUnavailable as failure:  # concerns all instances
-            if failure.is_busy and not waits:
-                raise
             return self._not_entered(received, failure)
-        except Exception as failure:  # a storage backend may raise anything; enter the others separately
+        except Exception as failure:  # noqa: BLE001 - a storage backend may raise anything; enter the others separately
             if len(received) == 1:
                 return self._not_entered(received, failure)
-            if not waits:
-                raise
             return [result for instance in received for result in self._enter([instance])]
         without_row = [instance for instance, result in zip(received, results, strict=True) if result.instance is None]
         delete_stored_objects(self._storage, without_row)
@@ -249,20 +286,18 @@ class Store:
 
     # --- recovery records -------------------------------------------------------------------------------------------
 
-    def checkpoint(self) -> None:
-        """Sync the ledger, then confirm that the rows of all synced instances are durable. Not during a commit."""
-        if self._recovery_records is None or not (self._has_unsynced_commits and self._may_checkpoint):
+    def _checkpoint_if_due(self) -> None:
+        """Confirm what was synced at the last mark, if the follower has confirmed its rows; then set the next mark."""
+        if self._log is None or time.monotonic() < self._checkpoint_at:
             return
         self._checkpoint_at = time.monotonic() + self._checkpoint_seconds
         try:
-            mark = self._storage.mark()
-            with self._ledger.write() as transaction:
-                receiver_runs.checkpoint(transaction, self._recovery_records.receiver_run, self._name)
-            self._has_unsynced_commits = False
-            mark.confirm()
-        except Exception as failure:  # noqa: BLE001 - as above; the recovery records are still there
-            # A failed sync is not repeated: the kernel may drop the data and then report success (fsync(2)).
-            self._may_checkpoint = not (isinstance(failure, LedgerUnavailable) and failure.is_io_error)
+            if self._marked is not None and self._log.progress.confirmed >= self._marked[0]:
+                self._marked[1].confirm()
+                self._marked = None
+            if self._marked is None:
+                self._marked = self._log.last, self._storage.mark()
+        except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin; the recovery records are still there
             log.warning("checkpoint_failed", error=describe_failure(failure))
 
     def recover(self) -> int:
@@ -271,3 +306,20 @@ class Store:
         Raises the errors of ledger and storage: nothing may be acknowledged before these rows are entered.
         """
         return Recovery(self._entry, self._storage, self._ledger).run()
+
+    def end_log(self, wake_host: Callable[[], None]) -> None:
+        """End the log. Wait a moment for the last checkpoint, so that the next start has no records to read."""
+        if self._log is None:
+            return
+        self._log.end()
+        wake_host()
+        if self._log.wait_until_confirmed(CLOSE_SECONDS):
+            try:
+                self._storage.mark().confirm()
+            except Exception as failure:  # noqa: BLE001 - as above
+                log.warning("checkpoint_failed", error=describe_failure(failure))
+
+    def close(self) -> None:
+        """Close the log."""
+        if self._log is not None:
+            self._log.close()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from dicom_adapter.api.errors import LedgerError
 from dicom_adapter.config.model import StorageConfig
-from dicom_adapter.flow.acceptance import LocalRefusal, instance_refusal, lack_of_space, measure_space
+from dicom_adapter.flow.acceptance import LocalRefusal, Space, instance_refusal, lack_of_space, measure_space
 from dicom_adapter.ledger import lanes
 from dicom_adapter.runtime.resources import Resources
 
@@ -19,7 +19,9 @@ FULL_AE_TITLES_SECONDS = 1.0  # time between two queries for full AE titles
 class StoreLimits:
     """Checks the limits, and caches the results for a short time. Not thread-safe: used by the network thread only."""
 
-    def __init__(self, resources: Resources) -> None:
+    def __init__(self, resources: Resources, backlog: Callable[[], str] = lambda: "") -> None:
+        """`backlog` returns why nothing is accepted until the host has entered rows, or ""."""
+        self._backlog = backlog
         self._storage = resources.storage
         self._ledger = resources.ledger
         self._problem = resources.problem
@@ -53,7 +55,8 @@ class StoreLimits:
         return "" if refusal is None else refusal.reason
 
     def _check_free_space(self, storage: StorageConfig) -> None:
-        space = measure_space(self._storage, self._ledger, self._problem)
+        backlog = self._backlog()
+        space = Space(problem=backlog) if backlog else measure_space(self._storage, self._ledger, self._problem)
         self._lack = lack_of_space(space, storage)
         self._is_plenty = lack_of_space(space.after(PLENTY_BYTES), storage) is None
         self._lack_until = time.monotonic() + FREE_SPACE_SECONDS

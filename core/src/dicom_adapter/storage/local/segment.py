@@ -15,7 +15,6 @@ syncs can share one open file.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import io
@@ -30,6 +29,8 @@ from typing import Any
 
 from attrs import define, evolve, field, frozen
 
+from dicom_adapter.api.local_disk import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, NO_HOLES
+from dicom_adapter.api.local_disk import allocate as _allocate
 from dicom_adapter.dicom.checksum import crc32
 
 BLOCK = 4096  # bytes; records begin at multiples, so that a hole frees all space of a record
@@ -45,8 +46,6 @@ PREALLOCATED_BYTES = 16 << 20  # blocks are allocated for this many bytes togeth
 # Blocks are allocated ahead only while the disk has this much free space: other files need the rest, like the ledger
 PREALLOCATION_NEEDS_BYTES = 1 << 30
 MAX_PIECES = 1024  # maximum number of pieces that Linux writes in one call (IOV_MAX)
-# Error codes of fallocate(2) on a file system without holes, or that cannot allocate blocks ahead
-NO_HOLES = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV})
 
 
 @frozen(kw_only=True)
@@ -334,21 +333,5 @@ def write_all(descriptor: int, pieces: Sequence[bytes | bytearray | memoryview],
     return offset + total
 
 
-FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 0x01, 0x02  # fallocate(2)
-
-_libc = ctypes.CDLL(None, use_errno=True)
-# Python has no function for fallocate(2) with a mode.
-_fallocate = getattr(_libc, "fallocate64", None) or getattr(_libc, "fallocate", None)
-
-
 def _punch_hole(descriptor: int, offset: int, length: int) -> None:
     _allocate(descriptor, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length)
-
-
-def _allocate(descriptor: int, mode: int, offset: int, length: int) -> None:
-    """Call fallocate(2). Raises OSError."""
-    if _fallocate is None:
-        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-    if _fallocate(descriptor, mode, ctypes.c_int64(offset), ctypes.c_int64(length)):
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))

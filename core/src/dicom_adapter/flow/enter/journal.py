@@ -1,0 +1,181 @@
+"""Entry of rows: journals, which pass the recovery records of stored instances from the receivers to the follower.
+
+    <data>/journals/<receiver run>-<receiver>.journal
+
+A journal is a hand-over, not the log: instances and their recovery records are durable in the storage backend before
+their lines are appended. So a journal is not synced. It survives the end of processes. A power loss may destroy it, and
+then the next start enters the rows from the storage backend.
+
+A line consists of a checksum, the storage key and the recovery record, which contains no line feed.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from attrs import define, field
+
+from dicom_adapter.api.local_disk import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, NO_HOLES, allocate
+from dicom_adapter.flow.enter.received_instance import ReceivedInstance
+from dicom_adapter.flow.enter.recovery_records import read_recovery_record
+
+FOLDER = "journals"
+SUFFIX = ".journal"
+NEW_SUFFIX = ".new"  # of a journal that is not locked yet
+MODE = 0o600  # patient data: only the service's user has access
+FOLDER_MODE = 0o700
+PIECE = 1 << 20  # bytes that are read together
+CHECKSUM_DIGITS = 8
+RESERVED_BYTES = 1 << 16  # blocks are allocated ahead in pieces of at least this size
+
+
+def journal_path(folder: Path, receiver_run: str, receiver: str) -> Path:
+    """Return the path of a journal. Both names are names of the adapter; none came from the network."""
+    return folder / f"{receiver_run}-{receiver}{SUFFIX}"
+
+
+class JournalWriter:
+    """Appends lines to the journal of one receiver run. Not thread-safe."""
+
+    def __init__(self, folder: Path, receiver_run: str, receiver: str) -> None:
+        """Create the journal, which is locked while its receiver run lives. Raises OSError."""
+        folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        self.path = journal_path(folder, receiver_run, receiver)
+        new = self.path.with_suffix(NEW_SUFFIX)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+        self._descriptor = os.open(new, flags, MODE)
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        new.rename(self.path)  # only now: without a lock, the follower would take it for the journal of an ended run
+        self._size = 0
+        self._reserved = 0  # offset up to which blocks are allocated
+
+    def append(self, stored: Sequence[tuple[str, bytes]]) -> None:
+        """Append the (key, record) pairs of stored instances, in the order of their numbers.
+
+        Raises OSError. Then the journal has none of them, so that a later line never follows half a line.
+        """
+        data = b"".join([_line(key, record) for key, record in stored])
+        if self._size + len(data) > self._reserved:
+            self._reserve(max(len(data), RESERVED_BYTES))
+        try:
+            written = os.write(self._descriptor, data)
+        except OSError:
+            self._truncate()
+            raise
+        if written != len(data):
+            self._truncate()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._size += len(data)
+
+    def _reserve(self, size: int) -> None:
+        """Allocate blocks for this many bytes. If the disk is full, this fails before the follower can read a line."""
+        try:
+            allocate(self._descriptor, FALLOC_FL_KEEP_SIZE, self._size, size)
+        except OSError as failure:
+            if failure.errno not in NO_HOLES:
+                raise
+        self._reserved = self._size + size
+
+    def _truncate(self) -> None:
+        os.ftruncate(self._descriptor, self._size)
+        self._reserved = self._size
+
+    def close(self) -> None:
+        """Release the lock: no line will follow."""
+        os.close(self._descriptor)
+
+
+@define(eq=False)
+class JournalReader:
+    """Reads the lines of one journal in their order. Not thread-safe."""
+
+    path: Path
+    position: int = 0  # offset after the last line whose instance was entered; set by the follower
+    _descriptor: int = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+
+    @property
+    def run(self) -> str:
+        """The receiver run."""
+        return self.path.name.partition("-")[0]
+
+    @property
+    def receiver(self) -> str:
+        """The name of the receiver."""
+        return self.path.name[: -len(SUFFIX)].partition("-")[2]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the receiver run lives, so that more lines may follow."""
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        return False
+
+    def read(self) -> Iterator[tuple[int, ReceivedInstance]]:
+        """Return the instances of the lines after `position`, each with the offset after its line. Raises OSError.
+
+        Lines that are appended after this call are left to the next call.
+        """
+        return self._read(self.position, os.fstat(self._descriptor).st_size)
+
+    def _read(self, position: int, end: int) -> Iterator[tuple[int, ReceivedInstance]]:
+        while lines := _complete_lines(os.pread(self._descriptor, min(PIECE, max(0, end - position)), position)):
+            for line in lines:
+                position += len(line) + 1
+                instance = self._instance(line)
+                if instance is not None:
+                    yield position, instance
+
+    def free(self, start: int, end: int) -> None:
+        """Free the space of these lines: no process reads them any more. Some file systems cannot do that."""
+        try:
+            allocate(self._descriptor, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, start, end - start)
+        except OSError as failure:
+            if failure.errno not in NO_HOLES:
+                raise
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def _instance(self, line: bytes) -> ReceivedInstance | None:
+        """Return the instance of a line; None if its record has another version of the format."""
+        key, _space, record = line[CHECKSUM_DIGITS + 1 :].partition(b" ")
+        instance = read_recovery_record(record, key.decode())
+        if instance is not None:
+            instance.receiver = self.receiver
+            instance.is_recovered, instance.is_followed = False, True
+        return instance
+
+
+def journals(folder: Path) -> list[Path]:
+    """Return the journals of all receiver runs."""
+    return sorted(folder.glob(f"*{SUFFIX}"))
+
+
+def _complete_lines(data: bytes) -> list[bytes]:
+    """Return the complete lines up to the first torn one: after a power loss, no line behind it is reliable."""
+    lines = []
+    for line in data.split(b"\n")[:-1]:
+        if line[:CHECKSUM_DIGITS] != _checksum(line[CHECKSUM_DIGITS:]):
+            break
+        lines.append(line)
+    return lines
+
+
+def _line(key: str, record: bytes) -> bytes:
+    rest = b" %s %s" % (key.encode(), record)
+    return _checksum(rest) + rest + b"\n"
+
+
+def _checksum(rest: bytes) -> bytes:
+    return b"%08x" % zlib.crc32(rest)
