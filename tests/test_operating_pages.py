@@ -20,7 +20,8 @@ from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
 from manual import command_line
 from support import STORAGE, send, write_study
-from support.pages import DOCS, PAGES, Block, block, blocks
+from support.pages import DOCS, PAGES, ROOT, Block, block, blocks
+from support.requirements import required
 
 INSTALL, MONITOR, BACK_UP, UPGRADE = (
     DOCS / "how-to" / f"{name}.md" for name in ("install", "monitor", "back-up", "upgrade")
@@ -79,7 +80,11 @@ def unit(block: Block) -> configparser.ConfigParser:
     return parser
 
 
-UNITS = blocks("ini", [INSTALL, MONITOR, BACK_UP])
+SYSTEMD = ROOT / "deploy" / "systemd"
+UNIT = Block(INSTALL, "ini dicom-adapter.service", (SYSTEMD / "dicom-adapter.service").read_text(encoding="utf-8"))
+UNITS = [UNIT, *blocks("ini", [MONITOR, BACK_UP])]
+DROP_INS = [None, *sorted(SYSTEMD.glob("*.conf"))]
+EXPOSURE = 2.0  # of systemd-analyze(1): from 0, fully confined, to 10
 
 
 @pytest.mark.parametrize("example", UNITS, ids=str)
@@ -96,20 +101,33 @@ def test_units_have_programs_with_full_paths_that_exist_after_the_installation(e
 @pytest.mark.parametrize("example", UNITS, ids=str)
 def test_systemd_accepts_the_units(example: Block, tmp_path: Path) -> None:
     """The program is replaced by one that exists here."""
-    verify = shutil.which("systemd-analyze")
-    if verify is None:
-        pytest.skip("systemd-analyze is not installed")
+    analyze("verify", example, tmp_path)
+
+
+@pytest.mark.parametrize("drop_in", DROP_INS, ids=lambda path: path.name if path else "unchanged")
+def test_the_unit_is_confined(drop_in: Path | None, tmp_path: Path) -> None:
+    """Verified to fail when the unit has no SystemCallFilter."""
+    if drop_in is not None:
+        (tmp_path / "dicom-adapter.service.d").mkdir()
+        shutil.copy(drop_in, tmp_path / "dicom-adapter.service.d")
+        assert f"/etc/systemd/system/dicom-adapter.service.d/{drop_in.name}: " in drop_in.read_text(encoding="utf-8")
+    analyze("verify", UNIT, tmp_path)
+    analyze("security", UNIT, tmp_path, "--offline=true", f"--threshold={EXPOSURE * 10:.0f}")
+
+
+def analyze(command: str, example: Block, folder: Path, *options: str) -> None:
+    """Check a unit with systemd-analyze, in a folder with all units. Skip the test if the program is not installed."""
+    program = required(shutil.which("systemd-analyze"), "systemd", "systemd-analyze is not installed")
     for other in UNITS:
         text = other.text.replace("/opt/dicom-adapter/bin/dicom-adapter", "/bin/true")
-        (tmp_path / other.info.split()[1]).write_text(text, encoding="utf-8")
-    (tmp_path / "alarm@.service").write_text("[Service]\nExecStart=/bin/true\n", encoding="utf-8")
-    path = tmp_path / example.info.split()[1]
-    environment = os.environ | {"SYSTEMD_UNIT_PATH": f"{tmp_path}:"}
-    done = subprocess.run(
-        [verify, "verify", "--man=no", path], env=environment, capture_output=True, text=True, check=False
-    )
-    ours = [line for line in done.stderr.splitlines() if str(tmp_path) in line or PROGRAM in line]
-    assert (0, []) == (done.returncode, ours), done.stderr
+        (folder / other.info.split()[1]).write_text(text, encoding="utf-8")
+    (folder / "alarm@.service").write_text("[Service]\nExecStart=/bin/true\n", encoding="utf-8")
+    path = folder / example.info.split()[1]
+    environment = os.environ | {"SYSTEMD_UNIT_PATH": f"{folder}:"}
+    arguments = [program, command, "--man=no", "--no-pager", *options, path]
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
+    ours = [line for line in done.stderr.splitlines() if str(folder) in line or PROGRAM in line]
+    assert (0, []) == (done.returncode, ours), done.stdout + done.stderr
 
 
 def test_the_unit_fits_the_configuration_of_its_page(tmp_path: Path) -> None:
@@ -120,7 +138,7 @@ def test_the_unit_fits_the_configuration_of_its_page(tmp_path: Path) -> None:
     example = block("toml", INSTALL)
     loaded = config.load(example.text, folder=tmp_path, catalogue=discover().catalogue()).config
     assert loaded is not None
-    sections = unit(block("ini dicom-adapter.service", INSTALL))
+    sections = unit(UNIT)
     assert Path(sections["Service"]["ReadWritePaths"]) in loaded.storage.path.parents
     assert sections["Service"]["ReadWritePaths"] == sections["Unit"]["RequiresMountsFor"]
     assert int(sections["Service"]["TimeoutStopSec"]) >= loaded.dicom.drain_timeout + STOP_MARGIN_S

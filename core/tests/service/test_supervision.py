@@ -15,7 +15,8 @@ from structlog.testing import capture_logs
 
 from dicom_adapter.ledger import Ledger
 from dicom_adapter.ledger.configurations import Configuration, ConfigurationState, Draining, ReloadRequest
-from dicom_adapter.runtime.channel import APPLIED, ENDED, FAILED, Report, Start
+from dicom_adapter.runtime.channel import ALIVE, APPLIED, ENDED, FAILED, Report, Start
+from dicom_adapter.service import process_slot
 from dicom_adapter.service import supervisor as module
 from dicom_adapter.service.blueprint import Blueprint
 from dicom_adapter.service.reload import requests
@@ -73,6 +74,27 @@ class FakeChild:
         return self.has_ended
 
 
+class RecordedManager:
+    """A service manager that records its notifications."""
+
+    beat_seconds = 0.001
+
+    def __init__(self) -> None:
+        self.notified: list[str] = []
+
+    def ready(self, _status: str = "") -> None:
+        self.notified.append("ready")
+
+    def reloading(self) -> None:
+        self.notified.append("reloading")
+
+    def stopping(self, _seconds: float) -> None:
+        self.notified.append("stopping")
+
+    def ping(self) -> None:
+        self.notified.append("ping")
+
+
 class Site:
     """A supervisor of one host and one receiver."""
 
@@ -99,7 +121,10 @@ class Site:
         # Actions that prepare a new process, by its name and its number among the processes of this name.
         self.prepare: dict[tuple[str, int], Callable[[FakeChild], None]] = {}
         self.reports: queue.SimpleQueue[tuple[Any, Report]] = queue.SimpleQueue()
-        self.supervisor = Supervisor(blueprint, self._start_child)  # type: ignore[arg-type] # behaves like a Child
+        self.manager = RecordedManager()
+        manager: Any = self.manager
+        start_child: Any = self._start_child  # the process behaves like a Child
+        self.supervisor = Supervisor(blueprint, start_child, manager)
 
     def _start_child(self, name: str, _module: str, _descriptors: Sequence[int], reports: Any) -> FakeChild:
         self.reports = reports
@@ -125,7 +150,7 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     """Return a site that restarts dead processes without a pause. Restore the signal handlers of the test process."""
-    monkeypatch.setattr(module, "LONGEST_PAUSE", 0.0)
+    monkeypatch.setattr(process_slot, "LONGEST_PAUSE", 0.0)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     yield Site(tmp_path)
     for number, handler in before.items():
@@ -252,3 +277,83 @@ def test_a_stop_during_the_start_ends_the_started_processes(site: Site) -> None:
     assert [("receiver", 0, True), ("host", 1, True)] == [
         (child.name, len(child.starts), child.has_ended) for child in site.children
     ]
+
+
+def test_a_process_that_is_silent_for_too_long_is_killed_and_restarted(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Verified to fail when silence is not counted: this test hangs."""
+    monkeypatch.setattr(process_slot, "SILENT_SECONDS", 0.01)
+    site.when_configured("host", 2, lambda _host: site.supervisor.stop())
+    with capture_logs() as logged:
+        site.supervisor.run()
+    assert "host" in {entry["name"] for entry in logged if entry["event"] == "process_silent"}
+    assert ("host", KILLED) in [
+        (entry["name"], entry["status"]) for entry in logged if entry["event"] == "process_died"
+    ]
+
+
+def test_a_process_that_reports_is_not_silent(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each ping follows reports of both processes here, so nothing is killed.
+
+    Verified to fail when reports do not end a silence.
+    """
+    monkeypatch.setattr(process_slot, "SILENT_SECONDS", 0.01)
+
+    def report_of_all() -> None:
+        site.manager.notified.append("ping")
+        for child in site.children:
+            child.report(ALIVE)
+        if len(site.manager.notified) > 100:
+            site.supervisor.stop()
+
+    monkeypatch.setattr(site.manager, "ping", report_of_all)
+    with capture_logs() as logged:
+        site.supervisor.run()
+    assert [] == [entry for entry in logged if entry["event"] == "process_silent"]
+
+
+def test_the_service_manager_gets_no_pings_while_a_silent_process_cannot_be_killed(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the watchdog of the service manager restarts the service.
+
+    Verified to fail when `_beat` always pings.
+    """
+    monkeypatch.setattr(process_slot, "SILENT_SECONDS", 0.01)
+
+    def survive() -> None:
+        site.manager.notified.append("kill")
+        if site.manager.notified.count("kill") == 5:
+            site.supervisor.stop()
+
+    for name in ("host", "receiver"):
+        site.prepare[name, 1] = lambda child: monkeypatch.setattr(child, "kill", survive)
+    site.supervisor.run()
+    notified = site.manager.notified
+    assert ("ready", "stopping") == (notified[0], notified[-1])
+    assert {"ping"} == set(notified[1 : notified.index("kill")])
+    assert {"kill"} == set(notified[notified.index("kill") : -1])
+
+
+def test_the_service_manager_is_notified_of_a_reload_after_sighup(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reload ends also if it is refused.
+
+    Verified to fail when `run_command` does not report its end: this test hangs.
+    """
+    monkeypatch.setattr(
+        requests.subprocess,
+        "run",
+        lambda command, **_options: subprocess.CompletedProcess(command, 1, stdout=b"", stderr=b"no such file"),
+    )
+
+    def ready(_status: str = "") -> None:
+        site.manager.notified.append("ready")
+        if site.manager.notified.count("ready") == 1:
+            site.supervisor.hang_up()
+        else:
+            site.supervisor.stop()
+
+    monkeypatch.setattr(site.manager, "ready", ready)
+    site.supervisor.run()
+    assert ["ready", "reloading", "ready", "stopping"] == [each for each in site.manager.notified if each != "ping"]

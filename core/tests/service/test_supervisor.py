@@ -7,8 +7,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from dicom_adapter.service import supervisor
-from dicom_adapter.service.supervisor import HEALTHY_SECONDS, LONGEST_PAUSE, ProcessSlot
+from dicom_adapter.service import process_slot
+from dicom_adapter.service.process_slot import HEALTHY_SECONDS, LONGEST_PAUSE, ProcessSlot
 
 
 class FakeProcess:
@@ -17,7 +17,7 @@ class FakeProcess:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
         self.slot = ProcessSlot("host", "module")
-        monkeypatch.setattr(supervisor.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(process_slot.time, "monotonic", lambda: self.now)
 
     def run(self, seconds: float) -> None:
         child: Any = Mock()

@@ -98,7 +98,13 @@ def _run(channel: Channel, start: Start, config: Config, plugins: Plugins) -> No
     try:
         clock = SystemClock(start.clock)
         process = HostProcess(
-            config, plugins, clock, is_first=start.is_first, counts_fd=start.counts_fd, path=start.path
+            config,
+            plugins,
+            clock,
+            is_first=start.is_first,
+            counts_fd=start.counts_fd,
+            path=start.path,
+            report_alive=channel.report_alive,
         )
         folder = DataFolder.of(config)
         folder.record_open_files(folder.require_marker())  # for `displaced`, which notices files that were replaced

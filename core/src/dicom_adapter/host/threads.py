@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor, wait
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -73,13 +73,14 @@ class HostProcess:
         is_first: bool,
         counts_fd: int | None = None,
         path: str = "",
+        report_alive: Callable[[], None] = lambda: None,
     ) -> None:
         """Create the parts.
 
         `counts_fd`: descriptor of the memory in which all processes count; None: there is none. `path`: the path of the
-        configuration file, for commands that the admin API runs; "": unknown.
+        configuration file, for commands that the admin API runs; "": unknown. `report_alive` is called regularly.
         """
-        self._config, self._path = config, path
+        self._config, self._path, self._counts_fd = config, path, counts_fd
         self._plugins, self._catalogue = plugins, plugins.catalogue()
         self._clock, self._clock_check = clock, ClockCheck(clock)
         self._groups = WorkerGroups(self._clock)
@@ -100,7 +101,6 @@ class HostProcess:
         self._checks[GENERATION] = PartWork(self._generation.step)
         extended, draining = self._with_draining(config)
         wake = self._groups.wake
-        self._counts_fd = counts_fd
         self._resources = Resources(
             ledger=self._ledger,
             storage=self._storage,
@@ -113,7 +113,7 @@ class HostProcess:
         self._notifications = Notifications(config, plugins, self._resources)
         self._record_configured(config)
         self._servers = self._make_servers()
-        self._watch = Watch(self._examine, self._ledger, self._clock)
+        self._watch = Watch(self._examine, self._ledger, self._clock, report_alive=report_alive)
 
     def _with_draining(self, config: Config) -> tuple[Config, Draining]:
         return with_draining(config, previous_configs(self._ledger, self._catalogue))

@@ -96,7 +96,8 @@ def _receive(channel: Channel, start: Start, config: Config, plugins: Plugins, n
     counts = Counts.of_process(start.counts_fd, start.number, has_one_thread=True)
     measured = MeasuredScp(receiver, counts, config.ae_titles)
     server = DicomServer(config.dicom, measured, shares_port=shares_port, is_first=start.is_first)
-    watch = Watch(ReceiverCheck(server, receiver, channel, name).examine, ledger, resources.clock)
+    receiver_check = ReceiverCheck(server, receiver, channel, name)
+    watch = Watch(receiver_check.examine, ledger, resources.clock, report_alive=channel.report_alive)
 
     def configure(changed: Start) -> None:
         """Apply a changed configuration, and report the result."""

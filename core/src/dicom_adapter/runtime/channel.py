@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,8 @@ ENVIRONMENT = {"MALLOC_ARENA_MAX": "2"}
 ENDED = "ended"  # report: the child has ended; added by `Child`
 APPLIED, NOT_APPLIED = "applied", "not-applied"  # reports: the result of applying another configuration
 FAILED = "failed"  # report: the child cannot start or continue; with `reason`, and `transient` if a retry may succeed
+ALIVE = "alive"  # report: the threads of the child run
+ALIVE_EVERY = 5.0  # minimum number of seconds between two of these reports
 STOP = "stop"  # the line that requests a stop
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # signals that only the supervisor handles
 MAX_OUTPUT_LINE = 4096  # bytes; a longer line is logged in pieces
@@ -66,6 +69,7 @@ class Channel:
     def __init__(self) -> None:
         # Only reports are written to the pipe; output of plugins to standard output is redirected to standard error.
         self._reports = os.dup(1)
+        self._alive_at = 0.0  # monotonic time of the next report ALIVE
         os.dup2(2, 1)
         os.umask(0o077)  # every file of this process may hold patient data
         # Only the supervisor stops its processes: terminals and service managers send signals to all at the same time.
@@ -90,6 +94,12 @@ class Channel:
             os.write(self._reports, json.dumps({"event": event, **fields}).encode() + b"\n")
         except BrokenPipeError:
             pass  # the supervisor has ended; `wait_for_stop` will return False
+
+    def report_alive(self) -> None:
+        """Report that the threads of this process run, unless that was reported within the last seconds."""
+        if time.monotonic() >= self._alive_at:
+            self._alive_at = time.monotonic() + ALIVE_EVERY
+            self.report(ALIVE)
 
     def wait_for_stop(self, configure: Callable[[Start], None]) -> bool:
         """Wait for messages. Return True when a stop is requested, False when the supervisor has ended.

@@ -79,9 +79,18 @@ class Watch:
     """Examines the parts of one process, from `start` to `close`."""
 
     def __init__(
-        self, examine_parts: Examine, ledger: Ledger, clock: Clock, log_problem: Callable[[], str] = logs.problem
+        self,
+        examine_parts: Examine,
+        ledger: Ledger,
+        clock: Clock,
+        log_problem: Callable[[], str] = logs.problem,
+        report_alive: Callable[[], None] = lambda: None,
     ) -> None:
-        """Watch the parts that `examine_parts` returns. The function must return at once, even if a part hangs."""
+        """Watch the parts that `examine_parts` returns. The function must return at once, even if a part hangs.
+
+        `report_alive` is called after each examination, for the supervisor.
+        """
+        self._report_alive = report_alive
         self._examine_parts = examine_parts
         self._log_problem = log_problem
         self._ledger = ledger
@@ -109,6 +118,7 @@ class Watch:
             self._report(part, parts[part], states[part], now)
         if changed:
             self._writer.wake()
+        self._report_alive()
         return self._clock.now() + EXAMINE_EVERY
 
     def _state_of(self, part: Part) -> PartState:

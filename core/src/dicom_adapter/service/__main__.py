@@ -24,6 +24,7 @@ from dicom_adapter.runtime.descriptors import raise_descriptor_limit
 from dicom_adapter.runtime.logs.capture import capture
 from dicom_adapter.service.announcement import announce
 from dicom_adapter.service.blueprint import Blueprint
+from dicom_adapter.service.service_manager import ServiceManager
 from dicom_adapter.service.supervisor import CannotStart, Supervisor
 
 log = structlog.get_logger("dicom_adapter.service")
@@ -39,7 +40,7 @@ def main() -> None:
     logs.configure(style=blueprint.log_style, level=blueprint.log_level, process="service")
     capture()
     announce(blueprint.path, blueprint.ledger_url)  # the descriptor stays open until this process ends
-    supervisor = Supervisor(blueprint)
+    supervisor = Supervisor(blueprint, manager=ServiceManager.of_environment(os.environ))
     if blueprint.stop_with_stdin:
         threading.Thread(target=_stop_with_stdin, args=(supervisor,), daemon=True).start()
     try:

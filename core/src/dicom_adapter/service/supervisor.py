@@ -19,21 +19,22 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from attrs import define
 
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.ledger import Ledger
 from dicom_adapter.ledger.configurations import Configuration
 from dicom_adapter.ledger.health import HOST, SERVICE, PartState, receiver_names
-from dicom_adapter.runtime.channel import ENDED, FAILED, SIGNALS, Child, Report, Start
+from dicom_adapter.runtime.channel import ALIVE, ENDED, FAILED, SIGNALS, Child, Report, Start
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import DataFolder
 from dicom_adapter.runtime.parts import Part, process_part
 from dicom_adapter.runtime.shared_counts import create_shared_counts
 from dicom_adapter.runtime.watch import PartFinding, Watch
 from dicom_adapter.service.blueprint import Blueprint
-from dicom_adapter.service.reload.requests import RELOAD, ReloadRequests
+from dicom_adapter.service.process_slot import ProcessSlot
+from dicom_adapter.service.reload.requests import RELOAD, RELOADED, ReloadRequests
 from dicom_adapter.service.reload.rollout import Rollout
+from dicom_adapter.service.service_manager import ServiceManager
 
 log = structlog.get_logger("dicom_adapter.service")
 
@@ -41,10 +42,6 @@ HOST_MODULE = "dicom_adapter.host"
 RECEIVER_MODULE = "dicom_adapter.receiver"
 READY = frozenset({"ready", "listening"})  # reports that the start of a host ("ready") or receiver has ended
 STOP, HANG_UP = "stop", "hang-up"  # reports of the signal handlers
-FIRST_PAUSE = 0.5  # seconds before the restart of a process that was healthy; each early death doubles the pause
-LONGEST_PAUSE = 30.0  # seconds
-HEALTHY_SECONDS = 60.0  # after this time, earlier deaths of a process do not count any more
-DEATHS_TO_REPORT = 3  # number of consecutive deaths to report: fewer are usually over before an operator can react
 HOST_STOP_SECONDS = 30.0  # time limit for the stop of the host at its restart
 STOP_SECONDS = 28.0  # time limit for a stop of the service, after the drain timeout; documented as half a minute
 RECEIVER_STOP_SECONDS = 10.0  # time limit for the stop of the receivers, included in STOP_SECONDS
@@ -56,49 +53,13 @@ class CannotStart(Refused):
     """The service cannot start as configured."""
 
 
-@define
-class ProcessSlot:
-    """One of the processes that must run: its current child process, and the state that outlasts it."""
-
-    name: str
-    module: str
-    number: int = 1  # number of a receiver, counted from 1
-    child: Child | None = None  # the running process; None: it has died
-    preloaded: Child | None = None  # the first child, which loads its modules while the host starts
-    is_ready: bool = False  # the process has reported the end of its start
-    started_at: float = 0.0  # monotonic time of the last start
-    pause: float = FIRST_PAUSE  # seconds between the last death and the restart
-    start_at: float | None = None  # monotonic time of the next restart
-    deaths: int = 0  # number of consecutive deaths before the process was healthy
-    last_status: int = 0  # exit status of the last death
-    is_restarting: bool = False  # a stop was requested; the process is started again as soon as it has ended
-
-    def record_death(self, status: int) -> None:
-        """Record that the process ended without a request, and when to restart it."""
-        healthy = self.is_healthy()
-        self.deaths = 1 if healthy else self.deaths + 1
-        self.pause = FIRST_PAUSE if healthy else min(LONGEST_PAUSE, self.pause * 2)
-        self.last_status = status
-        self.child = None
-        self.is_ready = False
-        self.start_at = time.monotonic() + self.pause
-
-    def is_healthy(self) -> bool:
-        """Return whether the process has run long enough that earlier deaths do not count."""
-        return self.child is not None and time.monotonic() - self.started_at > HEALTHY_SECONDS
-
-    def problem(self) -> str:
-        """Return the problem of the process for operators; "" if there is none."""
-        if self.deaths < DEATHS_TO_REPORT or self.is_healthy():
-            return ""
-        return f"the {self.name} died {self.deaths} times in a row, the last time with status {self.last_status}"
-
-
 class Supervisor:
     """Supervises the processes until a signal. Not thread-safe, except `stop`: used by the main thread only."""
 
-    def __init__(self, blueprint: Blueprint, start_child: StartChild = Child) -> None:
-        """Supervise the processes of `blueprint`. `start_child` starts one process."""
+    def __init__(
+        self, blueprint: Blueprint, start_child: StartChild = Child, manager: ServiceManager | None = None
+    ) -> None:
+        """Supervise the processes of `blueprint`. `start_child` starts one process. `manager` is notified."""
         self._blueprint = blueprint
         self._start_child = start_child
         # A SimpleQueue, because signal handlers use it, too: a Queue would deadlock if a `put` interrupted another.
@@ -117,6 +78,8 @@ class Supervisor:
         self._had_terminal = os.isatty(0)  # standard input was a terminal at the start
         self._rollout: Rollout | None = None
         self._clock = SystemClock()  # the clock of the service; the other processes continue it
+        self._manager = manager or ServiceManager()
+        self._next_beat = 0.0  # monotonic time
 
     def run(self) -> None:
         """Start all processes, keep them running, and stop them in order. Raises CannotStart."""
@@ -221,12 +184,14 @@ class Supervisor:
         with DataFolder(Path(self._blueprint.data_folder)).as_service():
             self._watch = self._start_watch(ledger)
             requests.start()
+            self._manager.ready(f"listening on port {self._port}")
             self._supervise()
 
     def _supervise(self) -> None:
         while True:
+            self._beat()
             try:
-                child, report = self._reports.get(timeout=self._seconds_to_restart())
+                child, report = self._reports.get(timeout=min(self._manager.beat_seconds, self._seconds_to_restart()))
             except queue.Empty:
                 self._start_due()
                 continue
@@ -234,7 +199,31 @@ class Supervisor:
                 return
             self._receive(child, report)
 
-    def _receive(self, child: Child, report: Report) -> None:
+    def _beat(self) -> None:
+        """Kill the processes that have been silent for too long. Ping the service manager if there are none.
+
+        A process that cannot be killed, for example because of a device that does not answer, remains silent: then the
+        service manager restarts the whole service.
+        """
+        seconds = self._manager.beat_seconds
+        if time.monotonic() < self._next_beat:
+            return
+        self._next_beat = time.monotonic() + seconds
+        silent = [slot for slot in self._slots if slot.count_silence(seconds)]
+        for slot in silent:
+            log.error("process_silent", name=slot.name, seconds=round(slot.silent_seconds))
+            if slot.child is not None:
+                slot.child.kill()
+        if not silent:
+            self._manager.ping()
+
+    def _receive(self, child: Child | None, report: Report) -> None:
+        if child is None:
+            self._receive_request(report)
+            return
+        for slot in self._slots:
+            if slot.child is child:
+                slot.silent_seconds = 0.0
         if report["event"] in READY:
             self._set_ready(child, report)
         elif report["event"] == FAILED:
@@ -242,12 +231,16 @@ class Supervisor:
             child.stop()  # this ends a receiver that accepts no more connections; then it is restarted
         elif report["event"] == ENDED:
             self._reap(child, report["status"])
-        elif report["event"] == HANG_UP:
+        if self._rollout is not None and report["event"] != ALIVE:
+            self._continue_rollout(self._rollout, child, report)
+
+    def _receive_request(self, report: Report) -> None:
+        if report["event"] == HANG_UP:
             self._request_reload()
+        elif report["event"] == RELOADED:
+            self._manager.ready()
         elif report["event"] == RELOAD:
             self._rollout = Rollout(report["requested"], self)
-        if self._rollout is not None and child is not None:
-            self._continue_rollout(self._rollout, child, report)
 
     def _set_ready(self, child: Child, report: Report) -> None:
         """Record that a process is ready. All receivers use the port of the first receiver, also after a restart."""
@@ -275,9 +268,9 @@ class Supervisor:
                 slot.record_death(status)
                 log.error("process_died", name=slot.name, status=status, seconds_to_restart=slot.pause)
 
-    def _seconds_to_restart(self) -> float | None:
+    def _seconds_to_restart(self) -> float:
         times = [slot.start_at for slot in self._slots if slot.start_at is not None]
-        return max(0.0, min(times) - time.monotonic()) if times else None
+        return max(0.0, min(times) - time.monotonic()) if times else threading.TIMEOUT_MAX
 
     def _start_due(self) -> None:
         for slot in self._slots:
@@ -315,6 +308,7 @@ class Supervisor:
             return
         self._is_hung_up = True
         if self._requests is not None:  # otherwise `_make_requests` does it
+            self._manager.reloading()
             self._requests.hang_up()
 
     def _continue_rollout(self, rollout: Rollout, child: Child, report: Report) -> None:
@@ -365,6 +359,7 @@ class Supervisor:
 
     def _stop(self) -> None:
         log.info("service_stopping")
+        self._manager.stopping(self._blueprint.drain_seconds + STOP_SECONDS)
         drained_at = time.monotonic() + self._blueprint.drain_seconds
         if self._ledger is not None:
             self._ledger.shorten_waits()

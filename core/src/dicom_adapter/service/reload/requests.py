@@ -28,6 +28,7 @@ log = structlog.get_logger("dicom_adapter.service")
 
 POLL_EVERY = timedelta(seconds=0.5)
 RELOAD = "reload"  # the report to the supervisor that a configuration is requested
+RELOADED = "reloaded"  # the report to the supervisor that a SIGHUP was handled, with whatever result
 
 
 @frozen(kw_only=True)
@@ -47,7 +48,7 @@ class ReloadRequests:
     def __init__(
         self, blueprint: Blueprint, ledger: Ledger, clock: Clock, report: Callable[[Mapping[str, Any]], None]
     ) -> None:
-        """`report` is called on another thread, with a RELOAD report for each requested configuration."""
+        """`report` is called on other threads: with RELOAD for each requested configuration, and with RELOADED."""
         self._blueprint = blueprint
         self._is_recorded = False  # the configuration of the start is in the ledger
         self._ledger = ledger
@@ -155,7 +156,10 @@ class ReloadRequests:
             command, stdin=subprocess.DEVNULL, capture_output=True, check=False
         )
         _log_result(completed)
-        return self._clock.now() if self._hung_up else None
+        if self._hung_up:
+            return self._clock.now()
+        self._report({"event": RELOADED})
+        return None
 
 
 def _log_result(completed: subprocess.CompletedProcess[bytes]) -> None:
