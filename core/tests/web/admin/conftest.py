@@ -46,15 +46,20 @@ class ApiSite:
         return [(event.event, event.detail["by"]) for _number, event in found if "by" in event.detail]
 
 
-def open_site(adapter: Adapter, path: str = "") -> ApiSite:
-    config = HttpConfig(
-        tokens={
-            "anna": TokenConfig(role=TokenRole.OPERATOR, secret=Secret(OPERATOR)),
-            "wall": TokenConfig(role=TokenRole.VIEWER, secret=Secret(VIEWER)),
-        }
-    )
+async def _do_not_wait(_seconds: float) -> None: ...
+
+
+TOKENS = HttpConfig(
+    tokens={
+        "anna": TokenConfig(role=TokenRole.OPERATOR, secret=Secret(OPERATOR)),
+        "wall": TokenConfig(role=TokenRole.VIEWER, secret=Secret(VIEWER)),
+    }
+)
+
+
+def open_site(adapter: Adapter, path: str = "", config: HttpConfig = TOKENS) -> ApiSite:
     site = Site(config=lambda: adapter.config, resources=adapter.resources, plugins=adapter._plugins, path=path)
-    access = Access(config)
+    access = Access(config, sleep=_do_not_wait)
     routes = admin_routes(site, access, Audits(path=path, now=adapter.clock.now))
     app = make_app({}, lambda: examine(adapter.config, adapter.resources), access, "1.0", routes=routes)
 
@@ -70,6 +75,12 @@ def open_site(adapter: Adapter, path: str = "") -> ApiSite:
 @pytest.fixture
 def api(make_adapter: Callable[..., Adapter]) -> ApiSite:
     return open_site(make_adapter(CONFIGURATION))
+
+
+@pytest.fixture
+def open_api(make_adapter: Callable[..., Adapter]) -> ApiSite:
+    """The API of an adapter that has no token."""
+    return open_site(make_adapter(CONFIGURATION), config=HttpConfig())
 
 
 @pytest.fixture

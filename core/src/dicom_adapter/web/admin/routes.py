@@ -11,6 +11,7 @@ from msgspec import Struct, convert
 
 from dicom_adapter.web.access.principal import Role, only
 from dicom_adapter.web.http.problems import MEDIA_TYPE
+from dicom_adapter.web.http.strict_requests import DECLARES_QUERY
 
 PREFIX = "/api"
 Json: TypeAlias = dict[str, Any]  # an object whose members the description of the route explains
@@ -60,7 +61,7 @@ def route_arguments(role: Role | None, *statuses: int, **more: Any) -> dict[str,
         for status in sorted({400, 401, 403, 429, *statuses, 503})
     }
     guards = [] if role is None else [only(role)]
-    opt = {"role": "public" if role is None else role.value}
+    opt = {"role": "public" if role is None else role.value, DECLARES_QUERY: True}
     return {"responses": responses, "guards": guards, "opt": opt, **more}
 
 

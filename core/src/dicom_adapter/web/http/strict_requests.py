@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping
 from typing import Any
@@ -10,16 +11,19 @@ from urllib.parse import unquote_to_bytes
 from litestar import Litestar, Request
 from litestar.connection import ASGIConnection
 from litestar.exceptions import ClientException
-from litestar.handlers import BaseRouteHandler
+from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 from litestar.routes import HTTPRoute
 from litestar.types import HTTPScope
+from msgspec import Struct, ValidationError, convert
 
 MAX_DEPTH = 64  # levels of JSON: far more than any request needs, and far less than the recursion limit
 WHOLE_REQUEST = frozenset({"query", "request", "scope"})  # a handler with one of these arguments may use any parameter
+ENUM_VALUE = re.compile(r"Invalid enum value '.*'", re.DOTALL)  # in errors of msgspec; the value may be patient data
+DECLARES_QUERY = "declares_query"  # option of a handler that has one of these arguments, but declares its parameters
 
 
 class StrictRequest(Request[Any, Any, Any]):
-    """A request whose JSON is not nested too deeply."""
+    """A request whose JSON is not nested too deeply, and has the declared types without conversion."""
 
     async def json(self) -> Any:
         try:
@@ -30,7 +34,21 @@ class StrictRequest(Request[Any, Any, Any]):
             is_too_deep = _is_deeper(value, MAX_DEPTH)
         if is_too_deep:
             raise ClientException(f"The JSON of the body is nested in more than {MAX_DEPTH} levels.")
+        data = self.route_handler.parsed_data_field if isinstance(self.route_handler, HTTPRouteHandler) else None
+        if data is not None and isinstance(data.annotation, type) and issubclass(data.annotation, Struct):
+            _check_types(value, data.annotation)
         return value
+
+
+def _check_types(value: Any, type_: type[Struct]) -> None:
+    """Raise ClientException if a decoded JSON value does not have a type. Litestar would accept `"1"` as a number."""
+    try:
+        convert(value, type_)
+    except ValidationError as failure:
+        text = ENUM_VALUE.sub("Invalid enum value", str(failure))
+    else:
+        return
+    raise ClientException("The body is invalid.", extra=[{"message": text, "source": "body"}])
 
 
 def _is_deeper(value: Any, depth: int) -> bool:
@@ -83,11 +101,11 @@ def _query_parameters(app: Litestar) -> dict[tuple[str, str], QueryParameters | 
     """
     return {
         (route.path_format, method): None
-        if model.expected_reserved_kwargs & WHOLE_REQUEST
+        if model.expected_reserved_kwargs & WHOLE_REQUEST and not handler.opt.get(DECLARES_QUERY)
         else {parameter.field_alias: parameter.is_sequence for parameter in model.expected_query_params}
         for route in app.routes
         if isinstance(route, HTTPRoute)
-        for method, (_handler, model) in route.route_handler_map.items()
+        for method, (handler, model) in route.route_handler_map.items()
     }
 
 
