@@ -6,11 +6,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from manual.admin_api import operations_updated
 from manual.metrics import metrics_updated
 from manual.tables import updated
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES: dict[str, Callable[[str], str]] = {"configuration.md": updated, "metrics.md": metrics_updated}
+PAGES: dict[str, Callable[[str], str]] = {
+    "configuration.md": updated,
+    "metrics.md": metrics_updated,
+    "how-to/admin-api.md": operations_updated,
+}
 
 if __name__ == "__main__":
     for name, update in PAGES.items():
