@@ -177,6 +177,14 @@ class StorageBackend(ABC, Generic[SettingsT]):
         """
         yield ()
 
+    def kept_records(self) -> Iterator[tuple[str, bytes]]:
+        """Iterate over the (key, record) pairs of all processes, also of running ones, and change nothing.
+
+        An audit and other commands use this method to show instances that are stored, not yet entered in the ledger.
+        Records of confirmed marks may be among the records. Records that are just being written may be missing.
+        """
+        return iter(())
+
     @abstractmethod
     def read(self, key: str) -> BinaryIO:
         """Open a stored object for reading, seekable, at position 0. Raises StoredObjectMissing."""

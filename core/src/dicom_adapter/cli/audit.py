@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ from dicom_adapter.dicom.part10 import keep_values_out_of_warnings
 from dicom_adapter.flow.store.commit import Store
 from dicom_adapter.ledger.balance import Account
 from dicom_adapter.operations.audit import Audit, AuditReport, Kind
+from dicom_adapter.operations.not_entered import not_entered
 from dicom_adapter.operations.repair import Repair, RepairResult
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import DataFolder, with_pids
@@ -27,6 +29,7 @@ from dicom_adapter.runtime.resources import Resources
 from dicom_adapter.runtime.storage_generation import StorageGeneration
 
 FAILED_STATUS = 2  # exit status if the audit could not be made
+AT_START = ": the service enters their rows when it starts"
 SHOWN = 20  # number of findings of each kind that the text shows; `--json` has more
 
 MEANING = {
@@ -83,11 +86,13 @@ def audit(
 def _run_audit(path: Path, *, verify: bool, repair: bool) -> tuple[AuditReport, list[RepairResult]]:
     with _open(path, is_strict=repair) as (resources, configuration), progress_bars() as on_progress:
         folder = DataFolder.of(configuration)
+        find_not_entered = partial(not_entered, folder.path, resources.storage, resources.ledger)
         if not repair:
             audit = Audit(
                 resources,
                 is_running=lambda: folder.is_used,
                 displaced=folder.displaced,
+                find_not_entered=find_not_entered,
                 verify=verify,
                 on_progress=on_progress,
             )
@@ -105,7 +110,14 @@ def _run_audit(path: Path, *, verify: bool, repair: bool) -> tuple[AuditReport, 
                 fail(f"{refusal}: stop it first")
                 raise typer.Exit(FAILED_STATUS)
             Store(configuration, resources).recover()  # as at a start of the service
-            report = Audit(resources, is_running=lambda: False, verify=verify, on_progress=on_progress).run()
+            audit = Audit(
+                resources,
+                is_running=lambda: False,
+                find_not_entered=find_not_entered,  # a row that could not be entered above
+                verify=verify,
+                on_progress=on_progress,
+            )
+            report = audit.run()
             repairs = list(Repair(resources).run(report))
             marker = folder.prepare()  # from now on, the ledger and the storage belong together
             StorageGeneration(marker, resources.ledger, resources.clock, folder.is_durable).advance()
@@ -137,10 +149,7 @@ def _open(path: Path, *, is_strict: bool) -> Iterator[tuple[Resources, Config]]:
 
 
 def _print(report: AuditReport, repairs: list[RepairResult]) -> None:
-    for account in report.balance:
-        typer.echo(_equation(account, "received"))
-    for account in report.results:
-        typer.echo(_equation(account, "results"))
+    _print_accounts(report)
     for kind, found in report.found.items():
         typer.echo(f"\n{MEANING[kind]}: {found.count}")
         for finding in found.listed[:SHOWN]:
@@ -158,6 +167,15 @@ def _print(report: AuditReport, repairs: list[RepairResult]) -> None:
             "\nThe service was running: instances that it was just storing or reclaiming may be among the findings."
         )
         typer.echo("Run the audit again to be sure, or stop the service first.")
+
+
+def _print_accounts(report: AuditReport) -> None:
+    for account in report.balance:
+        typer.echo(_equation(account, "received"))
+    for account in report.results:
+        typer.echo(_equation(account, "results"))
+    for ae_title, count in sorted(report.not_entered.items()):
+        typer.echo(f"{ae_title}: {count} stored, not yet entered in the ledger{'' if report.running else AT_START}")
 
 
 def _equation(account: Account, total: str) -> str:
@@ -184,6 +202,7 @@ def _as_json(report: AuditReport, repairs: list[RepairResult]) -> Mapping[str, A
         "running": report.running,
         "balance": [_account_as_json(account, "received") for account in report.balance],
         "results": [_account_as_json(account, "results") for account in report.results],
+        "notEntered": dict(sorted(report.not_entered.items())),
         "counts": {kind.value: found.count for kind, found in report.found.items()},
         "findings": [
             {

@@ -12,6 +12,7 @@ import typer
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.cli.configuration import ConfigOption, config_option, find_file, open_ledger
 from dicom_adapter.cli.filters import takes_filters
+from dicom_adapter.cli.log_reading import read_log
 from dicom_adapter.cli.messages import fail
 from dicom_adapter.cli.study_text import (
     absence_lines,
@@ -23,10 +24,11 @@ from dicom_adapter.cli.wrapping import with_options, wrapped
 from dicom_adapter.config.model import LedgerConfig
 from dicom_adapter.ledger import Ledger, configurations
 from dicom_adapter.ledger.filters import NO_FILTERS, Filters
-from dicom_adapter.ledger.series import of_studies
+from dicom_adapter.ledger.series import ArrivedSeries
 from dicom_adapter.operations.documents.stories import story_as_json
 from dicom_adapter.operations.documents.studies import absence_as_json, matches_as_json, patient_as_json
-from dicom_adapter.operations.look_up import find_absence, match_filters, match_value
+from dicom_adapter.operations.look_up import Matches, find_absence, match_filters, match_value
+from dicom_adapter.operations.not_entered import series_of, without_row
 from dicom_adapter.operations.story import Entry, Story, Unknown, make_story, times_in
 from dicom_adapter.runtime.clock import SystemClock
 
@@ -66,10 +68,8 @@ def explain(
     times = Times.chosen(utc or as_json)
     now = SystemClock().now()
     try:
-        with ledger.read() as transaction, times_in(times.zone):
-            found = match_filters(transaction, filters) if name is None else match_value(transaction, name.strip())
-            story = make_story(transaction, found.subject, now) if found.subject else None
-            series = of_studies(transaction, story.studies) if story is not None and show_patient else []
+        with times_in(times.zone):
+            found, story, series = _look_up(ledger, filters if name is None else name.strip(), now)
     except Unknown as refusal:
         raise _not_found(ledger, refusal, filters, now, times, options, as_json=as_json) from None
     except Refused as refusal:
@@ -83,8 +83,23 @@ def explain(
         patient = {"patient": patient_as_json(series)} if show_patient else {}
         typer.echo(json.dumps({**story_as_json(story), **patient}, indent=2))
     else:
-        for line in story_lines(story, times, list(patient_lines(series)), options):
+        for line in story_lines(story, times, list(patient_lines(series)) if show_patient else [], options):
             typer.echo(line)
+
+
+def _look_up(ledger: Ledger, wanted: str | Filters, now: datetime) -> tuple[Matches, Story | None, list[ArrivedSeries]]:
+    """Return what matches; if it is one subject, its story and the series of its studies. Raises Refused."""
+    log = read_log(ledger)  # before the ledger: an instance that is entered meanwhile has a row
+    with ledger.read() as transaction:
+        waiting = without_row(transaction, log)
+        if isinstance(wanted, str):
+            found = match_value(transaction, wanted, waiting)
+        else:
+            found = match_filters(transaction, wanted, waiting)
+        if not found.subject:
+            return found, None, []
+        story = make_story(transaction, found.subject, now, waiting)
+        return found, story, series_of(transaction, story.studies, waiting)
 
 
 def _not_found(

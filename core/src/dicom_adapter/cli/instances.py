@@ -27,22 +27,33 @@ from dicom_adapter.cli.configuration import (
 from dicom_adapter.cli.confirmation import confirm
 from dicom_adapter.cli.filters import nothing_found_lines, takes_filters
 from dicom_adapter.cli.job_text import event_lines
+from dicom_adapter.cli.log_reading import read_log
 from dicom_adapter.cli.messages import fail, warn
 from dicom_adapter.cli.operator_name import operator_name
 from dicom_adapter.cli.times import Times, Utc
 from dicom_adapter.cli.wrapping import titled, wrapped
+from dicom_adapter.flow.enter.received_instance import ReceivedInstance
 from dicom_adapter.flow.process import quarantine
 from dicom_adapter.flow.process.quarantine import Intervention
 from dicom_adapter.ledger import Transaction, events, instance_rows, lanes
+from dicom_adapter.ledger.arrivals import to_datetime
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.filters import NO_FILTERS, Filters
 from dicom_adapter.ledger.instance_rows import InstanceRow
 from dicom_adapter.ledger.schema import InstanceState
 from dicom_adapter.ledger.schema import instances as instances_table
 from dicom_adapter.ledger.traces import jobs_with
-from dicom_adapter.operations.documents.instances import held_because, instance_as_json, origin_as_json
+from dicom_adapter.operations.documents.instances import (
+    NOT_ENTERED,
+    held_because,
+    instance_as_json,
+    instance_without_row_as_json,
+    origin_as_json,
+)
 from dicom_adapter.operations.documents.jobs import event_as_json
 from dicom_adapter.operations.export import export as export_one
+from dicom_adapter.operations.look_up import selected
+from dicom_adapter.operations.not_entered import without_row
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import DataFolder
 
@@ -79,21 +90,28 @@ def list_instances(
 ) -> None:
     """List instances, the newest first, and why they are held.
 
+    Instances that are stored, not yet entered in the ledger, come first. They have no id and no state yet.
+
     Exit status: 0, even if there are no instances; 1 if there is no ledger.
     """
     ledger = open_ledger(find_file(file, config))
+    log = [] if state is not None or reason else read_log(ledger)
     with ledger.read() as transaction:
-        rows = instance_rows.newest(transaction, limit, state=state, filters=filters, reason=reason)
+        waiting = selected(without_row(transaction, log), filters)[: -limit - 1 : -1]  # the newest first
+        rows = instance_rows.newest(transaction, limit - len(waiting), state=state, filters=filters, reason=reason)
         stopped = lanes.stopped(transaction)
     if as_json:
-        typer.echo(json.dumps([instance_as_json(row, stopped) for row in rows], indent=2))
+        found = [*map(instance_without_row_as_json, waiting), *(instance_as_json(row, stopped) for row in rows)]
+        typer.echo(json.dumps(found, indent=2))
         return
-    for row in rows:
-        typer.echo(_lines(row, stopped, Times.chosen(utc)))
+    times = Times.chosen(utc)
+    for text in (*(_lines_without_row(one, times) for one in waiting), *(_lines(row, stopped, times) for row in rows)):
+        typer.echo(text)
     options = config_option(file or config)
-    if not rows:
+    studies = {row.instance.study_instance_uid for row in rows} | {one.study_instance_uid for one in waiting}
+    if not studies:
         typer.echo("\n".join(nothing_found_lines("No instances", filters, options)))
-    elif len(studies := {row.instance.study_instance_uid for row in rows}) == 1:
+    elif len(studies) == 1:
         text = f"`dicom-adapter explain {studies.pop()}{options}` shows the story of the study."
         typer.echo("\n".join(wrapped(text, "", "")))
 
@@ -295,6 +313,15 @@ def _lines(row: InstanceRow, stopped: Mapping[str, str], times: Times) -> str:
     ]
     note = row.reason or held_because(row, stopped) or row.outcome
     return "\n".join([*lines, *wrapped(times.in_text(note))])
+
+
+def _lines_without_row(instance: ReceivedInstance, times: Times) -> str:
+    lines = [
+        f"-  {instance.ae_title}  stored at {times.full(to_datetime(instance.columns['received_at']))}, {NOT_ENTERED}",
+        f"    study {instance.study_instance_uid}",
+        f"    instance {instance.sop_instance_uid}",
+    ]
+    return "\n".join(lines)
 
 
 def _show(found: Mapping[str, Any], story: list[Event], times: Times) -> None:

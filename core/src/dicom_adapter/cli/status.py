@@ -25,6 +25,7 @@ from dicom_adapter.ledger.configurations import ConfigurationState
 from dicom_adapter.ledger.jobs import is_on_platform
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.operations.documents.status import status_as_json
+from dicom_adapter.operations.not_entered import Backlog
 from dicom_adapter.operations.senders import describe, name_of
 from dicom_adapter.operations.status import (
     AeTitleStatus,
@@ -115,6 +116,8 @@ def _show(report: StatusReport, times: Times, options: str) -> None:
         write("processes", ", ".join(f"{name} (PID {pid})" for name, pid in report.pids.items()))
     write("configuration", _configuration(report.facts))
     write("storage", _storage(report))
+    if report.facts.backlog.oldest_at is not None:
+        write("not entered", _backlog(report.facts.backlog, report.facts.backlog.oldest_at))
     for number, one in enumerate(report.facts.waiting_jobs):
         verb = "waits" if one.count == 1 else "wait"
         write("" if number else "waiting", f"{counted(one.count, 'job')} {verb}: {one.reason}")
@@ -175,6 +178,11 @@ def _storage(report: StatusReport) -> str:
     free = f"{_size(capacity.free_bytes)} of {_size(capacity.total_bytes)} free{used}"
     limits = f"at {settings.watermark_percent} % used, or with less than {_size(settings.reserve)} free"
     return f"{free}; associations are rejected {limits}"
+
+
+def _backlog(backlog: Backlog, oldest_at: datetime) -> str:
+    count = counted(backlog.count, "stored instance")
+    return f"{count} without a row in the ledger yet; the oldest was stored at {_time(oldest_at)}"
 
 
 def _contents(status: AeTitleStatus) -> Iterator[str]:

@@ -3,20 +3,22 @@
 The service may run during an audit. The service stores an object before it inserts the row, and deletes the object
 before it updates the row. Therefore the audit lists the storage keys first, then reads the rows and compares each row
 with its object. The audit checks every mismatch again after a pause, because the service completes open transactions in
-the meantime.
+the meantime. An object whose instance is *stored, not yet entered* (`operations.not_entered`) is no mismatch.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from enum import Enum
 
 from attrs import Factory, define, frozen
 
 from dicom_adapter.api.errors import StoredObjectMissing
+from dicom_adapter.flow.enter.received_instance import ReceivedInstance
 from dicom_adapter.flow.verified_reader import StoredObjectChanged, VerifiedReader
 from dicom_adapter.ledger import attachments, balance, instances, job_attachments
 from dicom_adapter.ledger.attachments import Attachment
@@ -80,6 +82,7 @@ class AuditReport:
     balance: Sequence[Account]
     results: Sequence[Account]  # accounts of results
     found: dict[Kind, FindingList]  # only kinds with at least one finding
+    not_entered: Mapping[str, int]  # number of instances that are stored, not yet entered, by AE title
     running: bool  # True if the service was running: unfinished stores and reclaims may be among the findings
 
     @property
@@ -100,6 +103,7 @@ class Audit:
         *,
         is_running: Callable[[], bool],
         displaced: Callable[[], str] = lambda: "",
+        find_not_entered: Callable[[], Sequence[ReceivedInstance]] = lambda: (),
         verify: bool = False,
         pause: Callable[[float], None] = time.sleep,
         on_progress: ProgressCallback = lambda _step, _done, _total: None,
@@ -107,13 +111,15 @@ class Audit:
         """Create an audit.
 
         `is_running` returns whether another process may change ledger or storage. `displaced` returns why a running
-        service uses other files than the audit; "" if it uses the same files. With `verify`, the object of every
-        instance that is not reclaimed is read and compared with its checksum; attachments are not. `on_progress` is
-        called after every batch.
+        service uses other files than the audit; "" if it uses the same files. `find_not_entered` returns the instances
+        that are stored, not yet entered. With `verify`, the object of every instance that is not reclaimed is read and
+        compared with its checksum; attachments are not. `on_progress` is called after every batch.
         """
         self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
         self._is_running = is_running
         self._displaced = displaced
+        self._find_not_entered = find_not_entered
+        self._not_entered: dict[str, str] = {}  # AE titles of the instances that are not entered, by storage key
         self._verify = verify
         self._pause = pause
         self._on_progress = on_progress
@@ -144,7 +150,10 @@ class Audit:
         displaced = self._displaced()
         if displaced:
             self._add(Finding(kind=Kind.DISPLACED, text=displaced))
-        return AuditReport(balance=accounts, results=of_results, found=self._found, running=running)
+        waiting = Counter(self._not_entered.values())
+        return AuditReport(
+            balance=accounts, results=of_results, found=self._found, not_entered=waiting, running=running
+        )
 
     # --- objects and their rows -------------------------------------------------------------------------------------
 
@@ -250,9 +259,15 @@ class Audit:
             return row.size_bytes
 
     def _confirm_orphans(self, keys: set[str]) -> set[str]:
-        """Return the keys that still have no row and whose objects still exist."""
-        for rows in self._read_new_rows() if keys else ():
-            keys.difference_update(row.storage_key for row in rows)
+        """Return the keys that still have no row and whose objects still exist, without those that get a row later."""
+        for instance in self._find_not_entered() if keys else ():  # before the rows: it may get its row meanwhile
+            if instance.storage_key in keys:
+                keys.discard(instance.storage_key)
+                self._not_entered[instance.storage_key] = instance.ae_title
+        for rows in self._read_new_rows() if keys or self._not_entered else ():
+            for row in rows:
+                keys.discard(row.storage_key)
+                self._not_entered.pop(row.storage_key, None)
         if keys:
             self._compare_attachments(keys)  # of jobs that ended meanwhile
         return {key for key in keys if self._exists(key)}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
 from attrs import frozen
 
 from dicom_adapter.dicom.identity import UID_GRAMMAR
+from dicom_adapter.flow.enter.received_instance import ReceivedInstance
 from dicom_adapter.ledger import Transaction, events, senders, studies
 from dicom_adapter.ledger import jobs as ledger_jobs
+from dicom_adapter.ledger.arrivals import to_datetime
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.filters import Filters
 from dicom_adapter.ledger.senders import Rejected
@@ -35,19 +37,19 @@ class Matches:
     are_more: bool = False  # there are more studies
 
 
-def match_value(transaction: Transaction, value: str) -> Matches:
+def match_value(transaction: Transaction, value: str, waiting: Sequence[ReceivedInstance] = ()) -> Matches:
     """Look for a UID, a job id or its prefix, an Accession Number or a Patient ID.
 
-    Raises Unknown if the ledger has none.
+    `waiting`: instances that are stored, not yet entered in the ledger. Raises Unknown if nothing matches.
     """
     is_uid = "." in value and UID_GRAMMAR.fullmatch(value) is not None
     by_uid = Filters(study_instance_uid=value), Filters(series_instance_uid=value), Filters(sop_instance_uid=value)
-    if is_uid and any(studies.find(transaction, one, 1) for one in by_uid):
+    if is_uid and any(studies.find(transaction, one, 1) or studies_without_rows(waiting, one) for one in by_uid):
         return Matches(subject=value)
     found = {
         study.study_instance_uid: study
         for one in (Filters(accession_number=value), Filters(patient_id=value))
-        for study in studies.find(transaction, one, MOST_STUDIES + 1)
+        for study in [*studies_without_rows(waiting, one), *studies.find(transaction, one, MOST_STUDIES + 1)]
     }
     jobs = ledger_jobs.with_prefix(transaction, value.lower(), 2) if JOB_ID.fullmatch(value) else []
     if jobs and not found:
@@ -57,12 +59,22 @@ def match_value(transaction: Transaction, value: str) -> Matches:
     return _matches(list(found.values()), jobs[0].job.job_id if jobs else "")
 
 
-def match_filters(transaction: Transaction, wanted: Filters) -> Matches:
-    """Look for the studies with selected instances. Raises Unknown if there are none."""
-    found = studies.find(transaction, wanted, MOST_STUDIES + 1)
+def match_filters(transaction: Transaction, wanted: Filters, waiting: Sequence[ReceivedInstance] = ()) -> Matches:
+    """Look for the studies with selected instances. `waiting` and errors: as `match_value`."""
+    found = find_studies(transaction, wanted, waiting)
     if found and wanted == Filters(sop_instance_uid=wanted.sop_instance_uid):
         return Matches(subject=wanted.sop_instance_uid or "")
     return _matches(found, "")
+
+
+def find_studies(
+    transaction: Transaction, wanted: Filters, waiting: Sequence[ReceivedInstance] = ()
+) -> list[StudySummary]:
+    """Return the studies with selected instances, the newest first. If there are more than MOST_STUDIES, not all."""
+    found = studies.find(transaction, wanted, MOST_STUDIES + 1)
+    known = {study.study_instance_uid for study in found}
+    new = [study for study in studies_without_rows(waiting, wanted) if study.study_instance_uid not in known]
+    return sorted([*found, *new], key=lambda study: study.last_at, reverse=True)
 
 
 def _matches(found: list[StudySummary], job: str) -> Matches:
@@ -73,6 +85,44 @@ def _matches(found: list[StudySummary], job: str) -> Matches:
         return Matches(subject=found[0].study_instance_uid)
     found.sort(key=lambda study: study.last_at, reverse=True)
     return Matches(studies=found[:MOST_STUDIES], job=job, are_more=len(found) > MOST_STUDIES)
+
+
+# --- instances that are stored, not yet entered -----------------------------------------------------------------------
+
+
+def selected(waiting: Iterable[ReceivedInstance], wanted: Filters) -> list[ReceivedInstance]:
+    """Return the instances that the filters let through."""
+    return [instance for instance in waiting if all(_conditions(instance, wanted))]
+
+
+def _conditions(instance: ReceivedInstance, wanted: Filters) -> Iterator[bool]:
+    columns, received_at = instance.columns, to_datetime(instance.columns["received_at"])
+    uids = "study_instance_uid", "series_instance_uid", "sop_instance_uid"
+    for name in (*uids, "patient_id", "calling_ae_title", "ae_title"):
+        yield getattr(wanted, name) in (None, columns[name])
+    yield wanted.accession_number in (None, instance.look_up.get("accession_number", ""))
+    yield wanted.since is None or wanted.since <= received_at
+    yield wanted.until is None or received_at < wanted.until
+
+
+def studies_without_rows(waiting: Sequence[ReceivedInstance], wanted: Filters) -> list[StudySummary]:
+    """Return the studies of the selected instances, as far as these have no rows."""
+    found: dict[str, list[ReceivedInstance]] = {}
+    for instance in selected(waiting, wanted):
+        found.setdefault(instance.study_instance_uid, []).append(instance)
+    return [
+        StudySummary(
+            study_instance_uid=study,
+            instances=len(own),
+            first_at=to_datetime(min(one.columns["received_at"] for one in own)),
+            last_at=to_datetime(max(one.columns["received_at"] for one in own)),
+            ae_titles=sorted({one.ae_title for one in own}),
+            calling_ae_titles=sorted({one.calling_ae_title for one in own}),
+            jobs={},
+            series=list(dict.fromkeys(one.series() for one in own)),
+        )
+        for study, own in found.items()
+    ]
 
 
 # --- what did not become an instance ----------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from dicom_adapter.ledger.jobs import HELD, UNFINISHED, FailingJobs, JobCount
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import LaneState
 from dicom_adapter.ledger.senders import DAY, Rejected
+from dicom_adapter.operations.not_entered import NO_BACKLOG, Backlog, measure_backlog
 from dicom_adapter.operations.senders import describe, merged, name_of, rejected_for_long
 from dicom_adapter.operations.waiting_jobs import HELD_BACK, limit_reached
 from dicom_adapter.runtime.parts import PartKind
@@ -109,6 +110,7 @@ class LedgerStatus:
     running: Configuration | None = None  # the configuration that the service uses
     newest: Configuration | None = None  # the configuration that was requested last
     rejected: Sequence[Rejected] = ()  # rejections of the last 24 hours, by sender and kind
+    backlog: Backlog = NO_BACKLOG  # instances that are stored, not yet entered in the ledger
 
 
 @frozen(kw_only=True)
@@ -131,7 +133,7 @@ class StorageStatus:
 
 
 def gather(transaction: Transaction, config: Config, now: datetime) -> LedgerStatus:
-    """Read the facts from the ledger."""
+    """Read the facts from the ledger, and the backlog of rows from the data folder."""
     held, lane_reports = count_held(transaction), lanes.load(transaction)
     counts, oldest = jobs.count(transaction), jobs.oldest_unfinished(transaction)
     draining, duplicates = configurations.draining(transaction), counters.count_duplicates(transaction)
@@ -164,6 +166,7 @@ def gather(transaction: Transaction, config: Config, now: datetime) -> LedgerSta
         running=configurations.running(transaction),
         newest=configurations.newest(transaction),
         rejected=merged(senders.rejected(transaction, now - DAY)),
+        backlog=measure_backlog(config.storage.path, transaction),
     )
 
 
@@ -218,6 +221,7 @@ def assess(facts: LedgerStatus, service: ServiceState, storage: StorageStatus, c
         # The service also reports a problem of the storage, and the refusals that follow from it, a few seconds later.
         *(problem for problem in of_processes if not (of_storage and _is_about_storage(problem.part))),
         *(problem for ae_title in facts.ae_titles for problem in _ae_title_problems(ae_title, service)),
+        *_backlog_problems(facts, service),
         *_job_problems(facts, config),
         *_sender_problems(facts),
         *of_storage,
@@ -268,6 +272,14 @@ def _process_problems(facts: LedgerStatus, service: ServiceState, receivers: int
     is_known = host is not None and not _is_stale(host, facts.at)  # otherwise the state of its parts is unknown
     others = (part for name, part in facts.parts.items() if name not in names and not _is_stale(part, facts.at))
     yield from _part_problems(part for part in others if is_known or part.part.startswith(PartKind.REFUSALS.title))
+
+
+def _backlog_problems(facts: LedgerStatus, service: ServiceState) -> Iterator[Problem]:
+    is_running = service is ServiceState.RUNNING
+    reason = facts.backlog.problem(facts.at, is_running=is_running)
+    if reason:
+        level = Level.RED if is_running and facts.backlog.refuses(facts.at) else Level.YELLOW
+        yield Problem(level=level, part=PartKind.ENTER.title, reason=reason)
 
 
 def _part_problems(parts: Iterable[PartHealth]) -> Iterator[Problem]:

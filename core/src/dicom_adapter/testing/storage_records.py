@@ -49,6 +49,19 @@ class RecoveryRecordTests:
         assert [] == confirm_records(make_backend()), "unconfirmed_records() returned confirmed records"
         assert bytes(MIB + 5) == read_content(started, keys[-1]), "the recovery record is part of the object's content"
 
+    def test_kept_records_are_those_of_all_processes(self, make_backend: MakeBackend) -> None:
+        """An audit reads them while a process writes, and after its end. That does not confirm them."""
+        writing, audit = make_backend(), make_backend()
+        if not self._keeps_recovery_records(writing):
+            assert [] == list(writing.kept_records()), "a backend without recovery records has no kept records"
+            return
+        key = finish_object(writing, b"object", record=b"record")
+        writing.sync([key, finish_object(writing, b"without")])
+        assert [(key, b"record")] == list(audit.kept_records()), "kept_records() omits records of a running process"
+        self.kill(writing)
+        assert [(key, b"record")] == list(audit.kept_records()), "kept_records() omits records of an ended process"
+        assert [(key, b"record")] == confirm_records(audit), "kept_records() has changed the records"
+
     def test_recovery_record_may_have_1000_bytes(self, make_backend: MakeBackend) -> None:
         """A record that is too long for the backend raises ValueError. The object can be stored without the record."""
         storage = make_backend()

@@ -19,12 +19,14 @@ from dicom_adapter.api.errors import LedgerUnavailable
 from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.flow.acceptance import Space as MeasuredSpace
 from dicom_adapter.flow.acceptance import association_refusal
+from dicom_adapter.flow.enter.journal import FOLDER
 from dicom_adapter.flow.free_space import required_free_bytes
 from dicom_adapter.ledger import senders
 from dicom_adapter.ledger.senders import Sender
 from dicom_adapter.testing import Adapter
 from dicom_adapter.web.metrics.processes import process_values
 from dicom_adapter.web.metrics.sample import take_sample
+from support import follow
 
 MakeAdapter = Callable[..., Adapter]
 CONFIGURATION = """
@@ -81,6 +83,15 @@ def test_faulted_jobs_and_the_space_of_their_instances_are_shown(make_adapter: M
     assert found["held_bytes", "LUNG"] > 0
     assert 0 == found["health", "green"]
     assert found["problems", "yellow"] >= 1
+
+
+def test_instances_without_rows_and_the_age_of_the_oldest_are_shown(make_adapter: MakeAdapter) -> None:
+    adapter = make_adapter(follow.CONFIGURATION)
+    names = ("not_entered_instances",), ("oldest_not_entered_instance_age_seconds",)
+    assert [0, 0] == [values(adapter)[name] for name in names]
+    follow.Sender(adapter, adapter.config.storage.path / FOLDER).send("1.1", "1.2", "1.3")
+    adapter.clock.advance(4)
+    assert [3, 4] == [values(adapter)[name] for name in names]
 
 
 def test_the_last_association_with_instances_is_shown(make_adapter: MakeAdapter) -> None:

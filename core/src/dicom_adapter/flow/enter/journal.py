@@ -15,6 +15,7 @@ import errno
 import fcntl
 import os
 import zlib
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -96,10 +97,11 @@ class JournalReader:
 
     path: Path
     position: int = 0  # offset after the last line whose instance was entered; set by the follower
+    is_follower: bool = True  # False: the reader only looks, and frees no lines
     _descriptor: int = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        self._descriptor = os.open(self.path, (os.O_RDWR if self.is_follower else os.O_RDONLY) | os.O_CLOEXEC)
 
     @property
     def run(self) -> str:
@@ -126,15 +128,39 @@ class JournalReader:
 
         Lines that are appended after this call are left to the next call.
         """
-        return self._read(self.position, os.fstat(self._descriptor).st_size)
+        return self._read(self._pieces())
 
-    def _read(self, position: int, end: int) -> Iterator[tuple[int, ReceivedInstance]]:
-        while lines := _complete_lines(os.pread(self._descriptor, min(PIECE, max(0, end - position)), position)):
+    def _read(self, pieces: Iterator[tuple[int, list[bytes]]]) -> Iterator[tuple[int, ReceivedInstance]]:
+        for position, lines in pieces:
+            end = position
             for line in lines:
-                position += len(line) + 1
+                end += len(line) + 1
                 instance = self._instance(line)
                 if instance is not None:
-                    yield position, instance
+                    yield end, instance
+
+    def count_after(self, number: int) -> tuple[int, ReceivedInstance | None]:
+        """Return how many lines have higher numbers, and the instance of the first of them. Raises OSError.
+
+        The numbers of a journal increase, so few lines are decoded. Lines are searched after `position`.
+        """
+        count, first = 0, None
+        for _position, lines in self._pieces():
+            if first is None:
+                start = bisect_right(lines, number, key=self._number)
+                first = self._instance(lines[start]) if start < len(lines) else None
+                count = -start
+            count += len(lines)
+        return (0, None) if first is None else (count, first)
+
+    def _pieces(self) -> Iterator[tuple[int, list[bytes]]]:
+        """Return the lines after `position` up to the current end, in pieces, each with its offset."""
+        return self._pieces_between(self.position, os.fstat(self._descriptor).st_size)
+
+    def _pieces_between(self, position: int, end: int) -> Iterator[tuple[int, list[bytes]]]:
+        while lines := _complete_lines(os.pread(self._descriptor, min(PIECE, max(0, end - position)), position)):
+            yield position, lines
+            position += sum(len(line) + 1 for line in lines)
 
     def free(self, start: int, end: int) -> None:
         """Free the space of these lines: no process reads them any more. Some file systems cannot do that."""
@@ -146,6 +172,10 @@ class JournalReader:
 
     def close(self) -> None:
         os.close(self._descriptor)
+
+    def _number(self, line: bytes) -> int:
+        instance = self._instance(line)
+        return 0 if instance is None else instance.number
 
     def _instance(self, line: bytes) -> ReceivedInstance | None:
         """Return the instance of a line; None if its record has another version of the format."""

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dicom_adapter.flow.enter.received_instance import ReceivedInstance
+from dicom_adapter.ledger.arrivals import to_datetime
 from dicom_adapter.ledger.instance_rows import InstanceRow
 from dicom_adapter.ledger.schema import InstanceState
 from dicom_adapter.operations.documents.moments import iso
+
+NOT_ENTERED = "not yet entered in the ledger"
 
 
 def held_because(row: InstanceRow, stopped: Mapping[str, str]) -> str:
@@ -27,6 +31,21 @@ def instance_as_json(row: InstanceRow, stopped: Mapping[str, str]) -> dict[str, 
         "reason": row.reason,
         "heldBecause": held_because(row, stopped),
         "outcome": row.outcome,
+    }
+
+
+def instance_without_row_as_json(instance: ReceivedInstance) -> dict[str, Any]:
+    """Return an instance that is stored, not yet entered in the ledger, with the keys of the other instances."""
+    return {
+        "instanceId": None,
+        "aeTitle": instance.ae_title,
+        "state": "not-entered",
+        "since": iso(to_datetime(instance.columns["received_at"])),
+        "studyInstanceUid": instance.study_instance_uid,
+        "sopInstanceUid": instance.sop_instance_uid,
+        "reason": "",
+        "heldBecause": NOT_ENTERED,
+        "outcome": "",
     }
 
 

@@ -39,6 +39,10 @@ def status_as_json(report: StatusReport) -> dict[str, Any]:
             "watermarkPercent": storage.watermark_percent,
             "reserveBytes": storage.reserve,
         },
+        "notEntered": {
+            "instances": report.facts.backlog.count,
+            "oldestAt": iso(report.facts.backlog.oldest_at),
+        },
         "waitingJobs": [
             {"submitter": one.submitter, "jobs": one.count, "reason": one.reason} for one in report.facts.waiting_jobs
         ],

@@ -10,6 +10,7 @@ from attrs import frozen
 from dicom_adapter.api.counts import counted
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.values import SOURCE_JOB, JobState
+from dicom_adapter.flow.enter.received_instance import ReceivedInstance
 from dicom_adapter.ledger import Transaction, health, lanes, traces
 from dicom_adapter.ledger import jobs as ledger_jobs
 from dicom_adapter.ledger.events import Event
@@ -17,6 +18,7 @@ from dicom_adapter.ledger.jobs import JobRow
 from dicom_adapter.ledger.schema import InstanceState
 from dicom_adapter.ledger.traces import InstanceSelection, InstanceTrace
 from dicom_adapter.operations.story import arriving, jobs, results, waiting
+from dicom_adapter.operations.story.not_entered import instances_of, story_without_rows, with_not_entered
 from dicom_adapter.operations.story.values import Entry, Section, Story, StoryFacts
 from dicom_adapter.operations.story.words import listed
 
@@ -35,15 +37,22 @@ class Subject:
     job: JobRow | None = None  # None if the subject is not a job
 
 
-def make_story(transaction: Transaction, name: str, now: datetime) -> Story:
+def make_story(transaction: Transaction, name: str, now: datetime, waiting: Sequence[ReceivedInstance] = ()) -> Story:
     """Return the story of a Study, Series or SOP Instance UID, or of a job id or its prefix.
 
-    Raises Unknown if the ledger does not have it, and Refused if several job ids begin with `name`.
+    `waiting`: the instances that are stored, not yet entered in the ledger. Raises Unknown if neither they nor the
+    ledger have it, and Refused if several job ids begin with `name`.
     """
-    subject, arrivals = _find(transaction, name)
+    own = instances_of(name, waiting)
+    try:
+        subject, arrivals = _find(transaction, name)
+    except Unknown:
+        if not own:
+            raise
+        return story_without_rows(name, own, now)
     facts = _gather(transaction, subject, arrivals, now)
     sections = [Section(ae_title=one.ae_title, entries=_entries(one)) for one in facts]
-    return Story(
+    story = Story(
         kind=subject.kind,
         name=subject.name,
         title=_title(subject, arrivals),
@@ -51,6 +60,7 @@ def make_story(transaction: Transaction, name: str, now: datetime) -> Story:
         created_at=now,
         sections=sections,
     )
+    return with_not_entered(story, own)
 
 
 def _find(transaction: Transaction, name: str) -> tuple[Subject, list[InstanceTrace]]:

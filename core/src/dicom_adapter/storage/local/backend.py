@@ -129,6 +129,16 @@ class LocalStorage(StorageBackend[NoSettings]):
                 segment.mark_sealed()
                 delete_if_empty(segment)
 
+    def kept_records(self) -> Iterator[tuple[str, bytes]]:
+        for path in sorted(self._root.glob(f"*{SUFFIX}")):
+            with suppress(FileNotFoundError, ValueError):  # the segment was just deleted, or is being created
+                segment = Segment.open(path)
+                try:
+                    if not segment.is_sealed:
+                        yield from _recovery_records(segment)
+                finally:
+                    segment.close()
+
     def read(self, key: str) -> BinaryIO:
         name, start = parse(key)
         self._segments.write_placed(name)

@@ -72,6 +72,13 @@ class StorageView(ApiValue, frozen=True, kw_only=True):
     reserve_bytes: int
 
 
+class NotEnteredView(ApiValue, frozen=True, kw_only=True):
+    """The instances that are stored, not yet entered in the ledger."""
+
+    instances: int
+    oldest_at: datetime | None  # time at which the oldest of them was stored
+
+
 class AeTitleStatusView(ApiValue, frozen=True, kw_only=True):
     """The state of an AE title, with its instances and jobs."""
 
@@ -99,6 +106,7 @@ class StatusView(ApiValue, frozen=True, kw_only=True):
     parts: list[PartView]
     configuration: ConfigurationStateView | None
     storage: StorageView
+    not_entered: NotEnteredView
     waiting_jobs: list[WaitingJobsView]
     rejections: list[RejectionView]
     ae_titles: list[AeTitleStatusView]

@@ -12,12 +12,11 @@ from litestar import Request, get, post
 from litestar.exceptions import ClientException, PermissionDeniedException
 from litestar.params import JSONBody, PathParameter
 
-from dicom_adapter.ledger import studies
 from dicom_adapter.ledger.filters import Filters
-from dicom_adapter.ledger.series import of_studies
 from dicom_adapter.operations.documents.stories import story_as_json
 from dicom_adapter.operations.documents.studies import matches_as_json, patient_as_json
-from dicom_adapter.operations.look_up import MOST_STUDIES, Matches
+from dicom_adapter.operations.look_up import MOST_STUDIES, Matches, find_studies
+from dicom_adapter.operations.not_entered import read_with_log, series_of
 from dicom_adapter.operations.story import Unknown, make_story
 from dicom_adapter.web.access.principal import Role, principal_of
 from dicom_adapter.web.admin.paging import END
@@ -122,8 +121,8 @@ def _search(site: Site) -> Any:
         uids = (data.study_instance_uid, data.series_instance_uid, data.sop_instance_uid)
         if all(one is None for one in (*uids, data.accession_number, data.patient_id)):
             raise ClientException("A UID, accessionNumber or patientId is required.")
-        with site.resources.ledger.read() as transaction:
-            found = studies.find(transaction, _filters(data), MOST_STUDIES + 1)
+        with read_with_log(site.resources.ledger, site.config().storage.path) as (transaction, waiting):
+            found = find_studies(transaction, _filters(data), waiting)
         matches = Matches(studies=found[:MOST_STUDIES], are_more=len(found) > MOST_STUDIES)
         document = matches_as_json(matches, shows_patient=is_operator)
         return StudyMatches(items=[view(one, StudyView) for one in document["studies"]], more=matches.are_more)
@@ -145,9 +144,10 @@ def _explain(site: Site) -> Any:
     )
     def explain(request: Request[Any, Any, Any], subject: SubjectPath) -> StoryView:
         try:
-            with site.resources.ledger.read() as transaction:
-                story = make_story(transaction, subject, site.resources.clock.now())
-                series = of_studies(transaction, story.studies) if principal_of(request).is_operator else None
+            with read_with_log(site.resources.ledger, site.config().storage.path) as (transaction, waiting):
+                story = make_story(transaction, subject, site.resources.clock.now(), waiting)
+                is_operator = principal_of(request).is_operator
+                series = series_of(transaction, story.studies, waiting) if is_operator else None
         except Unknown as unknown:
             raise not_found(f"{str(unknown)[0].upper()}{str(unknown)[1:]}.") from None
         patient = None if series is None else patient_as_json(series)

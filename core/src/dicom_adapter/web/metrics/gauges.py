@@ -61,6 +61,14 @@ OLDEST_PENDING = Gauge(
     text="Age of the oldest pending instance, and so of the oldest open group; 0 if there is none.",
     labels=("ae_title",),
 )
+NOT_ENTERED = Gauge(
+    name="dicom_adapter_not_entered_instances",
+    text="Instances that are stored, not yet entered in the ledger.",
+)
+OLDEST_NOT_ENTERED = Gauge(
+    name="dicom_adapter_oldest_not_entered_instance_age_seconds",
+    text="Age of the oldest instance that is stored, not yet entered in the ledger; 0 if there is none.",
+)
 LAST_ASSOCIATION = Gauge(
     name="dicom_adapter_last_association_timestamp_seconds",
     text="Time at which the last association with instances ended, in seconds since 1970.",
@@ -167,6 +175,8 @@ GAUGES = (
     GROUP_OVERDUE,
     PENDING,
     OLDEST_PENDING,
+    NOT_ENTERED,
+    OLDEST_NOT_ENTERED,
     LAST_ASSOCIATION,
     JOBS,
     OLDEST_JOB,

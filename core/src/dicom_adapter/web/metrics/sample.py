@@ -23,6 +23,7 @@ from dicom_adapter.ledger.health import SERVICE
 from dicom_adapter.ledger.jobs import HELD, UNFINISHED
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.operations.certificates import owner_of
+from dicom_adapter.operations.not_entered import Backlog
 from dicom_adapter.operations.status import AeTitleStatus, Level
 from dicom_adapter.operations.status_report import StatusReport, report_of_host
 from dicom_adapter.runtime.resources import Resources
@@ -56,6 +57,7 @@ def take_sample(config: Config, resources: Resources, certificates: Iterable[Cer
         values += _of_ae_title(report, status, oldest.get(status.ae_title), now)
         if status.ae_title in last:
             values.append((gauges.LAST_ASSOCIATION, (status.ae_title,), last[status.ae_title].timestamp()))
+    values += _of_backlog(report.facts.backlog, now)
     values += _of_jobs(report)
     values += _of_storage(report.storage.capacity, config.storage)
     values += _of_ledger(config, report.storage.ledger_free)
@@ -103,6 +105,11 @@ def _of_ae_title(
     yield gauges.QUARANTINED, labels, status.held.quarantined
     yield gauges.QUARANTINED_RESULTS, labels, status.held.results
     yield gauges.HELD_BYTES, labels, status.held_bytes.total
+
+
+def _of_backlog(backlog: Backlog, now: datetime) -> Iterator[Value]:
+    yield gauges.NOT_ENTERED, (), backlog.count
+    yield gauges.OLDEST_NOT_ENTERED, (), backlog.age(now)
 
 
 def _of_jobs(report: StatusReport) -> Iterator[Value]:

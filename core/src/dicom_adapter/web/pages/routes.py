@@ -14,6 +14,7 @@ from litestar.response import Stream
 
 from dicom_adapter.operations.installed import plugin_rows
 from dicom_adapter.operations.job_log import last_lines
+from dicom_adapter.operations.not_entered import read_with_log
 from dicom_adapter.web.access.principal import Role, only, principal_of
 from dicom_adapter.web.pages.configuration_page import configuration_page
 from dicom_adapter.web.pages.event_list import events_page
@@ -131,8 +132,8 @@ def study_routes(site: Site) -> Sequence[Any]:
 
     @get("/studies", **PAGE)
     def studies(request: AnyRequest) -> Response[str]:
-        with site.resources.ledger.read() as transaction:
-            lines = newest_studies(transaction, shows_patient=principal_of(request).is_operator)
+        with read_with_log(site.resources.ledger, site.config().storage.path) as (transaction, waiting):
+            lines = newest_studies(transaction, waiting, shows_patient=principal_of(request).is_operator)
         return page(request, "studies.html", lines=lines)
 
     @post("/studies/search", status_code=200, include_in_schema=False)
@@ -142,15 +143,16 @@ def study_routes(site: Site) -> Sequence[Any]:
         return await asyncio.to_thread(answer, request, value if isinstance(value, str) else "")
 
     def answer(request: AnyRequest, value: str) -> dict[str, str]:
-        with site.resources.ledger.read() as transaction:
-            view = search(transaction, value, _now(site), shows_patient=principal_of(request).is_operator)
+        shows_patient = principal_of(request).is_operator
+        with read_with_log(site.resources.ledger, site.config().storage.path) as (transaction, waiting):
+            view = search(transaction, value, _now(site), waiting, shows_patient=shows_patient)
         return {"goTo": view.go_to, "html": "" if view.go_to else fragment("found.html", view=view)}
 
     @get("/studies/{name:str}", **PAGE)
     def one_study(request: AnyRequest, name: FromPath[str]) -> Response[str]:
         shows_patient = principal_of(request).is_operator
-        with site.resources.ledger.read() as transaction:
-            view = study_page(transaction, name, _now(site), shows_patient=shows_patient)
+        with read_with_log(site.resources.ledger, site.config().storage.path) as (transaction, waiting):
+            view = study_page(transaction, name, _now(site), waiting, shows_patient=shows_patient)
         return page(request, "study.html", view=view)
 
     return [studies, found, one_study]

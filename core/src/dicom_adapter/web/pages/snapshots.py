@@ -59,7 +59,7 @@ class Snapshots:
             rates,
             last_arrivals(transaction),
             jobs.count_unfinished(transaction),
-            is_new=INSTANCES.last(transaction) == 0,
+            is_new=INSTANCES.last(transaction) == 0 and not report.facts.backlog.count,
         )
 
     def _new_events(self, transaction: Transaction) -> Sequence[tuple[int, Event]]:

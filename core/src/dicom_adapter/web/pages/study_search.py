@@ -10,11 +10,20 @@ from datetime import datetime
 
 from attrs import frozen
 
+from dicom_adapter.flow.enter.received_instance import ReceivedInstance
 from dicom_adapter.ledger import Transaction, jobs, series, studies
 from dicom_adapter.ledger.filters import Filters
 from dicom_adapter.ledger.series import ArrivedSeries
 from dicom_adapter.ledger.studies import StudySummary
-from dicom_adapter.operations.look_up import JOB_ID, Absence, Matches, find_absence, match_value
+from dicom_adapter.operations.look_up import (
+    JOB_ID,
+    Absence,
+    Matches,
+    find_absence,
+    match_value,
+    studies_without_rows,
+)
+from dicom_adapter.operations.not_entered import series_of
 from dicom_adapter.operations.senders import describe, name_of
 from dicom_adapter.operations.story import Entry, Story, Unknown, full_times, make_story
 
@@ -30,7 +39,7 @@ PATIENT_TITLES = {  # by field of ArrivedSeries
 GOOD = ("job_submitted", "job_succeeded", "results_collected", "instances_reclaimed")
 WARN = ("quarantined", "incomplete", "attempt_failed", "unreleased", "duplicate", "cancel", "ignored")
 BAD = ("failed", "faulted", "stopped", "full", "not_served")
-BUSY = ("waiting", "job_unfinished", "released")
+BUSY = ("waiting", "not_entered", "job_unfinished", "released")
 
 
 @frozen(kw_only=True)
@@ -96,13 +105,19 @@ class StudyContent:
         return " ".join(ae_title for ae_title, _entries in self.sections)
 
 
-def search(transaction: Transaction, value: str, now: datetime, *, shows_patient: bool) -> SearchAnswer:
-    """Return the studies and jobs that match a UID, a job id, an Accession Number or a Patient ID."""
+def search(
+    transaction: Transaction, value: str, now: datetime, waiting: Sequence[ReceivedInstance], *, shows_patient: bool
+) -> SearchAnswer:
+    """Return the studies and jobs that match a UID, a job id, an Accession Number or a Patient ID.
+
+    `waiting`: instances that are stored, not yet entered in the ledger.
+    """
     value = value.strip()
     if not value or len(value) > LONGEST_SEARCH:
         return SearchAnswer(problem="Enter a UID, a job id, an Accession Number or a Patient ID.")
     try:
-        found = match_value(transaction, value) if shows_patient else _match_identifier(transaction, value)
+        match = match_value if shows_patient else _match_identifier
+        found = match(transaction, value, waiting)
     except Unknown as unknown:
         absence = find_absence(transaction, Filters(), now)
         return SearchAnswer(problem=f"Nothing found: {unknown}.", absence=absence)
@@ -113,21 +128,25 @@ def search(transaction: Transaction, value: str, now: datetime, *, shows_patient
     return SearchAnswer(lines=lines, job=found.job, are_more=found.are_more)
 
 
-def _match_identifier(transaction: Transaction, value: str) -> Matches:
+def _match_identifier(transaction: Transaction, value: str, waiting: Sequence[ReceivedInstance]) -> Matches:
     """Look for a UID, or a job id or its prefix. Raises Unknown."""
     by_uid = Filters(study_instance_uid=value), Filters(series_instance_uid=value), Filters(sop_instance_uid=value)
-    if "." in value and any(studies.find(transaction, one, 1) for one in by_uid):
+    if "." in value and any(studies.find(transaction, one, 1) or studies_without_rows(waiting, one) for one in by_uid):
         return Matches(subject=value)
     if JOB_ID.fullmatch(value) and jobs.with_prefix(transaction, value.lower(), 1):
         return Matches(subject=value.lower())
     raise Unknown("the ledger has no study, series, SOP instance or job with this id")
 
 
-def newest_studies(transaction: Transaction, *, shows_patient: bool) -> list[StudyLine]:
-    """Return the studies that arrived last."""
+def newest_studies(
+    transaction: Transaction, waiting: Sequence[ReceivedInstance], *, shows_patient: bool
+) -> list[StudyLine]:
+    """Return the studies that arrived last. `waiting`: instances that are stored, not yet entered in the ledger."""
     uids = series.newest_studies(transaction, NEWEST_STUDIES)
     found = {one.study_instance_uid: one for one in studies.summaries(transaction, uids)}
-    return [view_study_line(found[uid], shows_patient=shows_patient) for uid in uids if uid in found]
+    new = [one for one in studies_without_rows(waiting, Filters()) if one.study_instance_uid not in found]
+    newest = [*reversed(new), *(found[uid] for uid in uids if uid in found)][:NEWEST_STUDIES]
+    return [view_study_line(one, shows_patient=shows_patient) for one in newest]
 
 
 def view_study_line(summary: StudySummary, *, shows_patient: bool) -> StudyLine:
@@ -148,12 +167,17 @@ def _printable(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-def study_page(transaction: Transaction, name: str, now: datetime, *, shows_patient: bool) -> StudyContent:
-    """Return the story of a UID. Raises Unknown if the ledger does not have it."""
+def study_page(
+    transaction: Transaction, name: str, now: datetime, waiting: Sequence[ReceivedInstance], *, shows_patient: bool
+) -> StudyContent:
+    """Return the story of a UID. Raises Unknown if neither the ledger nor `waiting` has it.
+
+    `waiting`: instances that are stored, not yet entered in the ledger.
+    """
     with full_times():
-        story = make_story(transaction, name, now)
+        story = make_story(transaction, name, now, waiting)
     found = jobs.of_studies(transaction, story.studies) if story.studies else []
-    arrived = series.of_studies(transaction, story.studies) if shows_patient else []
+    arrived = series_of(transaction, story.studies, waiting) if shows_patient else []
     return view_study(story, found, arrived)
 
 
