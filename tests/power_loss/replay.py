@@ -75,18 +75,19 @@ class Replay:
     _connections: dict[str, Responses] = field(factory=dict)
     _syncs: dict[int, Sync] = field(factory=dict)
 
-    def moments(self, calls: Iterable[Call]) -> Iterator[Moment]:
+    def moments(self, calls: Iterable[Call], *, after_changes: bool = False) -> Iterator[Moment]:
         """Replay the calls. Yield before each sync takes effect, before each success is sent, and at the end.
 
-        Between these moments nothing becomes durable, and nothing is acknowledged.
+        Between these moments nothing becomes durable, and nothing is acknowledged. With `after_changes`, yield also
+        after each change of a file or folder: these are the states that processes leave when all of them are killed.
         """
         for call in calls:
             if call.name in strace.SYNCS:
                 yield from self._sync(call)
             elif call.result is None:
                 yield from self._acknowledge(call)
-            elif call.result >= 0:
-                self._change(call)
+            elif call.result >= 0 and self._change(call) and after_changes:
+                yield self._now(f"after {call.name}")
         yield self._now("the end")
 
     def _now(self, when: str) -> Moment:
@@ -113,15 +114,17 @@ class Replay:
         if uids:
             yield self._now(f"success {sum(self.acknowledged.values())} is sent")
 
-    def _change(self, call: Call) -> None:
+    def _change(self, call: Call) -> bool:
+        """Replay a call that is neither a sync nor a message. Return whether it concerns the disk."""
         if call.name in (*strace.WRITES, *strace.TRUNCATES, *strace.PUNCHES):
             path = self._below_root(call.descriptors[0])
             if path is not None:
                 self._change_content(call, path)
-            return
+            return path is not None
         paths = [path for text in call.paths if (path := self._below_root(text)) is not None]
         if paths:
             self._change_names(call, paths)
+        return bool(paths)
 
     def _change_content(self, call: Call, path: PurePosixPath) -> None:
         if call.name in strace.TRUNCATES:
@@ -132,7 +135,8 @@ class Replay:
             assert "FALLOC_FL_PUNCH_HOLE" in call.others, f"unexpected arguments of {call.name}: {call.others}"
             self.disk.punch(path, call.number(-2), call.number(-1))
         else:
-            # write(2) writes at the descriptor's position. It is only used to fill new files from their beginning.
+            # write(2) writes at the descriptor's position. It is only used to fill new files from their beginning, and
+            # to append lines to journals.
             place = -2 if call.name == "pwritev2" else -1  # the flags follow the offset
             offset = call.number(place) if call.name.startswith("pwrite") else None
             self.disk.write(path, call.data[: call.result], offset)

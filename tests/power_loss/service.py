@@ -6,26 +6,32 @@ import os
 import select
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+import sqlalchemy
 from attrs import field, frozen
 from pydicom import Dataset
 
 from dicom_adapter.api.errors import StoredObjectMissing
 from dicom_adapter.api.hookspecs import Catalogue
-from dicom_adapter.config import Durability, load
+from dicom_adapter.api.storage import StorageBackend
+from dicom_adapter.config import Config, Durability, load
 from dicom_adapter.dicom import synthetic
 from dicom_adapter.flow.enter.entry import RowEntry
 from dicom_adapter.flow.enter.follower import Follower
 from dicom_adapter.flow.enter.journal import FOLDER
 from dicom_adapter.flow.store.commit import Store
-from dicom_adapter.ledger import instances
+from dicom_adapter.ledger import Ledger, instances
 from dicom_adapter.ledger.health import HOST
+from dicom_adapter.ledger.schema import instances as table
 from dicom_adapter.net import scu
 from dicom_adapter.net.address import Address
+from dicom_adapter.operations.not_entered import not_entered
 from dicom_adapter.plugins.registry import discover
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import DataFolder
@@ -172,6 +178,15 @@ def data_set_of(file: bytes) -> bytes:
     return file[144 + int.from_bytes(file[140:144], "little") :]
 
 
+@frozen(kw_only=True)
+class Found:
+    """What a start finds after a power loss."""
+
+    pending: Mapping[str, bytes | None]  # data sets of pending instances by SOP Instance UID; None: missing object
+    rows: dict[str, int]  # number of rows before the start, by SOP Instance UID
+    not_entered: dict[str, int]  # number of instances that are stored, not yet entered before the start
+
+
 @frozen
 class NextStart:
     """A start on the content of a disk after a power loss, up to the query of pending instances."""
@@ -179,20 +194,17 @@ class NextStart:
     folder: Path  # for the content of the disk
     backend: str = "local"
     _catalogue: Catalogue = field(factory=lambda: discover().catalogue())
-    _known: dict[frozenset[tuple[str, bytes | None]], Mapping[str, bytes | None]] = field(factory=dict)  # by tree
+    _known: dict[frozenset[tuple[str, bytes | None]], Found] = field(factory=dict)  # by tree
 
-    def pending(self, tree: Tree) -> Mapping[str, bytes | None]:
-        """Return the stored data sets of pending instances by SOP Instance UID; None for a missing stored object.
-
-        Raises the errors of ledger and storage if they cannot be opened.
-        """
+    def find(self, tree: Tree) -> Found:
+        """Start on this content of the disk. Raises the errors of ledger and storage if they cannot be opened."""
         key = frozenset(tree.items())
         if key not in self._known:
             _lay_out(tree, self.folder)
-            self._known[key] = dict(self._look())
+            self._known[key] = self._start()
         return self._known[key]
 
-    def _look(self) -> Iterator[tuple[str, bytes | None]]:
+    def _start(self) -> Found:
         # The syncs of this start are not tested.
         text = CONFIGURATION.format(backend=self.backend, path=self.folder / DATA, durability=Durability.PROCESS.value)
         config = load(text, folder=self.folder, catalogue=self._catalogue).config
@@ -204,6 +216,9 @@ class NextStart:
             closing(data_folder.open_storage(config.storage, self._catalogue)) as storage,
         ):
             ledger.migrate()
+            waiting = not_entered(data_folder.path, storage, ledger)
+            with ledger.read() as transaction:
+                rows = Counter(transaction.execute(sqlalchemy.select(table.c.sop_instance_uid)).scalars())
             storage.recover()
             resources = Resources(ledger=ledger, storage=storage, clock=SystemClock())
             follower = Follower(
@@ -212,15 +227,20 @@ class NextStart:
             follower.follow()  # what is left of the journals: the host starts first
             follower.close()
             Store(config, resources).recover()
-            for ae_title in config.ae_titles:
-                with ledger.read() as transaction:
-                    pending = instances.pending_after(transaction, 0, 1000, ae_title)
-                for instance in pending:
-                    try:
-                        with storage.read(instance.storage_key) as file:
-                            yield instance.sop_instance_uid, data_set_of(file.read())
-                    except StoredObjectMissing:
-                        yield instance.sop_instance_uid, None
+            found = dict(_pending(config, ledger, storage))
+        return Found(pending=found, rows=rows, not_entered=Counter(one.sop_instance_uid for one in waiting))
+
+
+def _pending(config: Config, ledger: Ledger, storage: StorageBackend[Any]) -> Iterator[tuple[str, bytes | None]]:
+    for ae_title in config.ae_titles:
+        with ledger.read() as transaction:
+            pending = instances.pending_after(transaction, 0, 1000, ae_title)
+        for instance in pending:
+            try:
+                with storage.read(instance.storage_key) as file:
+                    yield instance.sop_instance_uid, data_set_of(file.read())
+            except StoredObjectMissing:
+                yield instance.sop_instance_uid, None
 
 
 def _lay_out(tree: Tree, folder: Path) -> None:
