@@ -11,6 +11,7 @@ from pydicom.dataelem import DataElement
 
 from dicom_adapter.api.receiving import StoreResult
 from dicom_adapter.dicom.synthetic import make_instance
+from dicom_adapter.flow.enter import open_commit
 from dicom_adapter.flow.enter.entry import RowEntry
 from dicom_adapter.flow.enter.follower import Follower
 from dicom_adapter.flow.enter.instance_log import InstanceLog
@@ -98,6 +99,11 @@ class Site:
 
     def _note(self, results: Sequence[StoreResult]) -> None:
         self.entered += [result.instance.sop_instance_uid for result in results if result.instance is not None]
+
+    @property
+    def journal_files(self) -> set[Path]:
+        """The journals, and all that belongs to them."""
+        return {path for path in self.folder.iterdir() if path.suffix != open_commit.SUFFIX}
 
     @property
     def rows(self) -> list[str]:

@@ -27,7 +27,7 @@ from dicom_adapter.flow.enter.recovery_records import read_recovery_record
 
 FOLDER = "journals"
 SUFFIX = ".journal"
-NEW_SUFFIX = ".new"  # of a journal that is not locked yet
+NEW_SUFFIX = ".new"  # of a file that is not locked yet
 MODE = 0o600  # patient data: only the service's user has access
 FOLDER_MODE = 0o700
 PIECE = 1 << 20  # bytes that are read together
@@ -40,18 +40,26 @@ def journal_path(folder: Path, receiver_run: str, receiver: str) -> Path:
     return folder / f"{receiver_run}-{receiver}{SUFFIX}"
 
 
+def create_locked(path: Path, flags: int = 0) -> int:
+    """Create a file for writing, and its folder. Return its descriptor, which holds a lock while this process lives.
+
+    Raises OSError.
+    """
+    path.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+    new = path.with_suffix(NEW_SUFFIX)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | flags, MODE)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    new.rename(path)  # only now: without a lock, another process would take it for the file of an ended process
+    return descriptor
+
+
 class JournalWriter:
     """Appends lines to the journal of one receiver run. Not thread-safe."""
 
     def __init__(self, folder: Path, receiver_run: str, receiver: str) -> None:
         """Create the journal, which is locked while its receiver run lives. Raises OSError."""
-        folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
         self.path = journal_path(folder, receiver_run, receiver)
-        new = self.path.with_suffix(NEW_SUFFIX)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-        self._descriptor = os.open(new, flags, MODE)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-        new.rename(self.path)  # only now: without a lock, the follower would take it for the journal of an ended run
+        self._descriptor = create_locked(self.path, os.O_APPEND)
         self._size = 0
         self._reserved = 0  # offset up to which blocks are allocated
 

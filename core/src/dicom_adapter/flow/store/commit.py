@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import groupby
 from pathlib import Path
 
@@ -32,6 +33,8 @@ from dicom_adapter.config.model import Config, WrongEncoding
 from dicom_adapter.dicom.part10 import file_header
 from dicom_adapter.flow.enter.entry import RowEntry
 from dicom_adapter.flow.enter.instance_log import InstanceLog
+from dicom_adapter.flow.enter.journal import FOLDER
+from dicom_adapter.flow.enter.open_commit import OpenCommit, delete_unanswered
 from dicom_adapter.flow.enter.received_instance import ReceivedInstance
 from dicom_adapter.flow.enter.recovery import Recovery
 from dicom_adapter.flow.enter.recovery_records import RecoveryRecords
@@ -74,6 +77,7 @@ class Store:
         self._entry = RowEntry(config, resources, name)
         self._recovery_records = RecoveryRecords(self._clock) if self._storage.keeps_recovery_records else None
         self._log: InstanceLog | None = None  # None: rows are entered before the answer
+        self._open_commit: OpenCommit | None = None
         self._associations: set[str] = set()  # open associations whose instances were handed over to the follower
         self._last_seconds = 0.0  # duration of the last sync or inline commit
         self._checkpoint_seconds = checkpoint_seconds
@@ -83,8 +87,10 @@ class Store:
     def open_log(self, folder: Path) -> InstanceLog | None:
         """From now on, hand instances over to a follower, through a journal in this folder. Call this after `recover`.
 
-        Returns None, and changes nothing, if the storage backend keeps no recovery records. Raises OSError.
+        Returns None if the storage backend keeps no recovery records: then rows are entered before the answer. Raises
+        OSError.
         """
+        self._open_commit = OpenCommit(folder, self._name, self._storage.name)
         if self._recovery_records is not None:
             self._log = InstanceLog(folder, self._recovery_records.receiver_run, self._name)
         return self._log
@@ -174,6 +180,13 @@ class Store:
 
         Instances without a recovery record get their rows here.
         """
+        with self._noted([instance.storage_key for instance in received if not instance.number]):
+            return self._commit(received)
+
+    def _noted(self, keys: Sequence[str]) -> AbstractContextManager[None]:
+        return nullcontext() if self._open_commit is None else self._open_commit.of(keys)
+
+    def _commit(self, received: Sequence[ReceivedInstance]) -> list[StoreResult]:
         failure = self._sync(received)
         if failure is not None:
             return [failure] * len(received)
@@ -303,9 +316,12 @@ class Store:
     def recover(self) -> int:
         """Enter the missing rows of stored instances. Return their number. Call this before an instance is received.
 
-        Raises the errors of ledger and storage: nothing may be acknowledged before these rows are entered.
+        Objects that were never acknowledged, and have no record from which a row could be entered, are deleted. Raises
+        OSError and the errors of ledger and storage: nothing may be acknowledged before these rows are entered.
         """
-        return Recovery(self._entry, self._storage, self._ledger).run()
+        entered = Recovery(self._entry, self._storage, self._ledger).run()
+        delete_unanswered(self._config.storage.path / FOLDER, self._storage, self._ledger)
+        return entered
 
     def end_log(self, wake_host: Callable[[], None]) -> None:
         """End the log. Wait a moment for the last checkpoint, so that the next start has no records to read."""
@@ -320,6 +336,8 @@ class Store:
                 log.warning("checkpoint_failed", error=describe_failure(failure))
 
     def close(self) -> None:
-        """Close the log."""
+        """Close the log. Call this after the last commit."""
         if self._log is not None:
             self._log.close()
+        if self._open_commit is not None:
+            self._open_commit.close()
