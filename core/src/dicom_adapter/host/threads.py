@@ -292,6 +292,7 @@ class HostProcess:
         self._host.close(hanging=hanging)
         self._notifications.close(hanging)
         self._generation.finish()
+        self._resources.traces.close()
         self._storage.close()
         self._ledger.close()
 

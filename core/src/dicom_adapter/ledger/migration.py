@@ -13,10 +13,15 @@ from sqlalchemy import Column, Connection, MetaData, String, Table, inspect, sel
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from dicom_adapter.ledger import association_schema, attachment_schema, clean_up_schema  # noqa: F401 - they add tables
+from dicom_adapter.ledger import (  # noqa: F401 - they add tables
+    association_schema,
+    attachment_schema,
+    clean_up_schema,
+    trace_schema,
+)
 from dicom_adapter.ledger.schema import metadata
 
-REVISION = "0016"  # revision of the newest migration, with which a new ledger is created
+REVISION = "0017"  # revision of the newest migration, with which a new ledger is created
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 # All indexes, in the order in which the migrations create them: of two equally good indexes, SQLite uses the newer one.
@@ -58,6 +63,7 @@ INDEXES = (
     "clean_ups_by_time",
     "ix_job_attachments_attachment_number",
     "counted_jobs",
+    "trace_contexts_by_time",
 )
 
 _version = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))

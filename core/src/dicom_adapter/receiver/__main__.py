@@ -27,6 +27,7 @@ from dicom_adapter.plugins.measured import CallStatistics
 from dicom_adapter.plugins.registry import Plugins, discover
 from dicom_adapter.receiver.measured_scp import MeasuredScp
 from dicom_adapter.receiver.receiver import Receiver
+from dicom_adapter.receiver.traced_scp import TracedScp
 from dicom_adapter.runtime import logs
 from dicom_adapter.runtime.channel import APPLIED, FAILED, NOT_APPLIED, Channel, Start
 from dicom_adapter.runtime.clock import SystemClock
@@ -94,7 +95,8 @@ def _receive(channel: Channel, start: Start, config: Config, plugins: Plugins, n
         report_unusable(channel, subject, failure)
         return
     counts = Counts.of_process(start.counts_fd, start.number, has_one_thread=True)
-    measured = MeasuredScp(receiver, counts, config.ae_titles)
+    traced = TracedScp(receiver, resources) if resources.traces.is_on else None
+    measured = MeasuredScp(traced or receiver, counts, config.ae_titles)
     server = DicomServer(config.dicom, measured, shares_port=shares_port, is_first=start.is_first)
     receiver_check = ReceiverCheck(server, receiver, channel, name)
     watch = Watch(receiver_check.examine, ledger, resources.clock, report_alive=channel.report_alive)
@@ -119,6 +121,8 @@ def _receive(channel: Channel, start: Start, config: Config, plugins: Plugins, n
 
     _serve(channel, server, ledger, watch, Worker("refusals", check, clock), configure)
     receiver.close()
+    if traced is not None:
+        traced.close()
     storage.close()
     ledger.close()
 

@@ -12,6 +12,7 @@ import structlog
 
 from dicom_adapter.api.errors import LedgerUnavailable, describe_failure
 from dicom_adapter.api.values import Waiting
+from dicom_adapter.flow.process import job_spans
 from dicom_adapter.flow.process.context import Context
 from dicom_adapter.flow.process.settings import LaneSettings
 from dicom_adapter.flow.process.timers import Timers
@@ -36,7 +37,7 @@ class RunningProcessor:
         """Create the processor. Raises the errors of the plugin."""
         self.ae_title = settings.ae_title
         self.delivered = 0  # id of the last instance that was delivered to the processor
-        self._ledger = resources.ledger
+        self._ledger, self._traces = resources.ledger, resources.traces
         self._durations = resources.counts.distribution(TURN, settings.ae_title)
         self._context = Context(settings, resources)
         self.processor = settings.processor(settings.settings, self._context)
@@ -68,9 +69,13 @@ class RunningProcessor:
     def _commit(self, turn: Turn, required: Required | None) -> Committed:
         try:
             with self._ledger.write() as transaction:
-                return turn.commit(transaction, self.delivered, required)
+                committed = turn.commit(transaction, self.delivered, required)
+                spans = job_spans.start(self._traces, transaction, committed.jobs, turn.now)
         except LedgerUnavailable as failure:
             raise Unavailable from failure
+        for span in spans:
+            span.end(turn.now)
+        return committed
 
     def waiting(self, limit: int) -> tuple[int, tuple[Waiting, ...]]:
         """Return the number of waiting groups, and at most `limit` groups for operators, in the order of due times."""

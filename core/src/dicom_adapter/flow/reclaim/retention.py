@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from dicom_adapter.config.model import Config
-from dicom_adapter.ledger import Ledger, Transaction, history, senders
+from dicom_adapter.ledger import Ledger, Transaction, history, senders, trace_contexts
 from dicom_adapter.ledger.history import BEGINNING, Page, Place
 from dicom_adapter.runtime.clock import Clock
 
@@ -93,6 +93,7 @@ class Retention:
             ("events", events),
             ("series", series),
             ("senders", self._delete_senders(before, now)),
+            ("trace_contexts", self._delete_trace_contexts(before)),
         ):
             for count in counts:
                 deleted[kind] += count
@@ -106,6 +107,13 @@ class Retention:
                 return
         with self._ledger.write() as transaction:
             yield senders.delete_old(transaction, before, now)
+
+    def _delete_trace_contexts(self, before: datetime) -> Iterator[int]:
+        with self._ledger.read() as transaction:
+            if not trace_contexts.has_old(transaction, before):
+                return
+        with self._ledger.write() as transaction:
+            yield trace_contexts.delete_old(transaction, before)
 
     def _delete_pages(self, read_page: ReadPage, delete_rows: DeleteRows) -> Iterator[int]:
         """Delete page by page, oldest first. Yield the number of deleted rows for each page."""

@@ -91,13 +91,16 @@ class PlatformWatch:
         if self._time_limit is not None and self._time_limit.is_ending(row):
             self._record(row, None)
             return
+        asked_at = self._clock.now()
         status = self._status(row.job)
         error = self._end_without_success(row.job, status)
         try:
             if error:
-                self._submission.fail(row, error, status)
+                changed = self._submission.fail(row, error, status)
             else:
-                self._end_at_limit(self._record(row, status), status)
+                changed = self._record(row, status)
+                self._end_at_limit(changed, status)
+            self._submission.spans.polled(row.job, changed.job, asked_at)
         except IllegalTransition as refusal:  # an operator has cancelled the job
             log.info("job_changed_meanwhile", job_id=row.job.job_id, reason=str(refusal))
 

@@ -24,6 +24,7 @@ from dicom_adapter.api.submitter import Submitter
 from dicom_adapter.api.values import Job, JobState, PlatformStatus
 from dicom_adapter.flow.submit.job_measures import JobMeasures
 from dicom_adapter.flow.submit.scheduling import Retries
+from dicom_adapter.flow.submit.step_spans import StepSpans
 from dicom_adapter.flow.submit.steps import NEXT, CannotRead, Done, PlatformContact, Steps
 from dicom_adapter.flow.submit.uploading import Interrupted, lacks_resources
 from dicom_adapter.ledger import Transaction, clean_ups, events, jobs
@@ -66,6 +67,7 @@ class Submission:
         self._retries = retries
         self._ledger, self._clock = resources.ledger, resources.clock
         self._counts, self._measures = resources.counts, JobMeasures(resources.counts)
+        self.spans = StepSpans(resources)
         self._on_change = on_change
         self._opening = threading.Lock()
         self._is_open = False
@@ -102,6 +104,12 @@ class Submission:
 
         Raises Interrupted if the service stops; then no result is recorded.
         """
+        with self.spans.step(row) as describe:
+            result = self._run_step(row)
+            describe(result.row)
+            return result
+
+    def _run_step(self, row: JobRow) -> StepResult:
         try:
             begun = self._begin_step(row)
         except LedgerError as failure:
@@ -115,17 +123,17 @@ class Submission:
         completed = self._complete(begun, done)
         return StepResult(completed, done.platform)
 
-    def fail(self, row: JobRow, error: str, status: PlatformStatus | None) -> None:
+    def fail(self, row: JobRow, error: str, status: PlatformStatus | None) -> JobRow:
         """Record that the run of a job has ended without success. `status` is the last one that the platform reported.
 
-        Raises IllegalTransition if the job has changed meanwhile, and LedgerError.
+        Return the row of the job after it. Raises IllegalTransition if the job has changed meanwhile, and LedgerError.
         """
         values = {**NO_FAILURES, "last_error": error}
         further_events = {}
         if status is not None:
             values |= platform_values(status)
             further_events = {"job_platform_state": platform_event(status)}
-        self._change(row, "job_failed", JobState.FAILED, values, further_events)
+        return self._change(row, "job_failed", JobState.FAILED, values, further_events)
 
     def _end_failed(self, row: JobRow, failure: BaseException) -> StepResult:
         """Record the failure of a step: the job is postponed if a retry may help, otherwise it becomes faulted."""
