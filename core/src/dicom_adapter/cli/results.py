@@ -99,7 +99,7 @@ def list_results(
         attachments = [] if number is None else ledger_attachments.of_job(transaction, number)
         is_filtered = source is not None or state is not None or filters != NO_FILTERS or bool(reason)
         of_jobs = [] if is_filtered else ledger_attachments.count_by_job(transaction, limit)
-        delivered = {row.instance.instance_id: deliveries_of(transaction, row.instance.instance_id) for row in rows}
+        delivered = deliveries_of(transaction, [row.instance.instance_id for row in rows])
         sent = {one: attachment_deliveries_of(transaction, one.instance_id) for one in attachments}
     if as_json:
         found = [result_as_json(row, delivered[row.instance.instance_id]) for row in rows]
@@ -128,7 +128,7 @@ def show(
     with ledger.read() as transaction:
         number = _number_of_result(transaction, name, config_option(config))
         [row] = ledger_results.find(transaction, [number])
-        delivered = deliveries_of(transaction, number)
+        delivered = deliveries_of(transaction, [number])[number]
         story = events.of_instance(transaction, number)
     if as_json:
         found = result_as_json(row, delivered)

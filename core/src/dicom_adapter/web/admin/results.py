@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
@@ -144,7 +145,7 @@ def _reading(site: Site) -> list[Any]:
                 transaction, limit + 1, state=wanted, job_number=number, filters=filters, before=before
             )
             rows, following = split(found, limit, "results", lambda row: row.instance.instance_id)
-            return ResultPage(items=[_view(transaction, row) for row in rows], next=following)
+            return ResultPage(items=_views(transaction, rows), next=following)
 
     @get(
         f"{PATH}/{{number:int}}",
@@ -159,7 +160,7 @@ def _reading(site: Site) -> list[Any]:
             if not rows:
                 raise not_found(f"There is no result {number}.")
             story = [event_view(event_as_json(event)) for event in events.of_instance(transaction, number)]
-            return ResultDetailView(result=_view(transaction, rows[0]), events=story)
+            return ResultDetailView(result=_views(transaction, rows)[0], events=story)
 
     return [list_results, show]
 
@@ -235,5 +236,6 @@ def _job_number(transaction: Transaction, job_id: str) -> int:
     return row.number
 
 
-def _view(transaction: Transaction, row: ResultRow) -> ResultView:
-    return view(result_as_json(row, deliveries_of(transaction, row.instance.instance_id)), ResultView)
+def _views(transaction: Transaction, rows: Sequence[ResultRow]) -> list[ResultView]:
+    delivered = deliveries_of(transaction, [row.instance.instance_id for row in rows])
+    return [view(result_as_json(row, delivered[row.instance.instance_id]), ResultView) for row in rows]
