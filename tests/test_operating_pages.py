@@ -23,8 +23,8 @@ from support import STORAGE, send, write_study
 from support.pages import DOCS, PAGES, ROOT, Block, block, blocks
 from support.requirements import required
 
-INSTALL, MONITOR, BACK_UP, UPGRADE = (
-    DOCS / "how-to" / f"{name}.md" for name in ("install", "monitor", "back-up", "upgrade")
+INSTALL, MONITOR, BACK_UP, UPGRADE, CONTAINER = (
+    DOCS / "how-to" / f"{name}.md" for name in ("install", "monitor", "back-up", "upgrade", "container")
 )
 CONFIG = "/etc/dicom-adapter/dicom-adapter.toml"  # in the commands of the pages
 PROGRAM = "dicom-adapter"
@@ -53,7 +53,7 @@ def shown_commands() -> list[str]:
             words = shlex.split(line, comments=True) if PROGRAM in line else []
             # After -u, the name is that of the service's user.
             calls = [n for n, word in enumerate(words) if Path(word).name == PROGRAM and words[n - 1] != "-u"]
-            if calls and (calls[0] == 0 or words[0] == "sudo"):
+            if calls and (calls[0] == 0 or words[0] == "sudo" or words[:2] == ["podman", "exec"]):
                 commands[shlex.join(words[calls[-1] + 1 :])] = True
     return list(commands)
 
@@ -144,6 +144,18 @@ def test_the_unit_fits_the_configuration_of_its_page(tmp_path: Path) -> None:
     assert int(sections["Service"]["TimeoutStopSec"]) >= loaded.dicom.drain_timeout + STOP_MARGIN_S
     assert sections["Service"]["ExecStart"].endswith(f"dicom-adapter run {CONFIG}")
     assert "process" == sections["Service"]["KillMode"]
+
+
+def test_the_container_keeps_its_data_in_a_volume(tmp_path: Path) -> None:
+    """The configuration of the page, its command and the Containerfile name the same paths."""
+    loaded = config.load(block("toml container", CONTAINER).text, folder=tmp_path, catalogue=discover().catalogue())
+    assert loaded.config is not None
+    volumes = re.findall(r"--volume=\S+?:([^:\s]+)", block("sh container run", CONTAINER).text)
+    containerfile = (ROOT / "deploy" / "container" / "Containerfile").read_text(encoding="utf-8")
+    [folder] = re.findall(r"^VOLUME (\S+)$", containerfile, re.MULTILINE)
+    assert volumes == [str(Path(CONFIG).parent), folder]
+    assert f"DICOM_ADAPTER_CONFIG={CONFIG}\n" in containerfile
+    assert Path(folder) in loaded.config.storage.path.parents
 
 
 # --- with a service -------------------------------------------------------------------------------------------------
