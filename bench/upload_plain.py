@@ -18,7 +18,7 @@ import grpc
 import httpx
 
 from dicom_adapter_clara_client.grpc_settings import ClaraGrpcSettings
-from dicom_adapter_clara_client.rest_connection import PIECE_BYTES
+from dicom_adapter_clara_client.rest_request import PIECE_BYTES
 from dicom_adapter_clara_client.wire.common_pb2 import Identifier
 from dicom_adapter_clara_client.wire.jobs_pb2 import JOB_PRIORITY_NORMAL, JobsCreateRequest
 from dicom_adapter_clara_client.wire.jobs_pb2_grpc import JobsStub

@@ -54,4 +54,4 @@ def test_the_host_imports_no_library_that_only_a_submitter_or_the_http_server_ne
     imports = "import dicom_adapter.host.__main__\nfrom dicom_adapter.plugins.registry import discover\ndiscover()"
     loaded = libraries_of(imports)
     assert "dicom_adapter_clara_client" in loaded
-    assert set() == loaded & {"alembic", "grpc", "httpx", "litestar", "pynetdicom", "requests", "rich"}
+    assert set() == loaded & {"alembic", "grpc", "httpcore", "httpx", "litestar", "pynetdicom", "requests", "rich"}

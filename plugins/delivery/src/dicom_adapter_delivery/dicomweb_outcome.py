@@ -29,7 +29,7 @@ from typing import Any
 from attrs import frozen
 
 from dicom_adapter import Permanent, Retriable
-from dicom_adapter_delivery.dicomweb_connection import DicomwebResponse
+from dicom_adapter_delivery.dicomweb_messages import DicomwebResponse
 
 REFERENCED_SOPS, FAILED_SOPS, OTHER_FAILURES = "00081199", "00081198", "0008119A"
 REFERENCED_UID, FAILURE_REASON, WARNING_REASON = "00081155", "00081197", "00081196"

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import structlog
@@ -35,7 +36,7 @@ from dicom_adapter import (
     certificate_of_server,
     certificates_in_file,
 )
-from dicom_adapter_delivery.dicomweb_connection import DicomwebConnection, DicomwebResponse, StowBody
+from dicom_adapter_delivery.dicomweb_messages import DicomwebResponse, StowBody
 from dicom_adapter_delivery.dicomweb_outcome import (
     StowJudgement,
     contains_instance,
@@ -44,6 +45,9 @@ from dicom_adapter_delivery.dicomweb_outcome import (
 )
 from dicom_adapter_delivery.dicomweb_settings import DicomwebSettings
 from dicom_adapter_delivery.tls_files import FileVersions, file_versions
+
+if TYPE_CHECKING:
+    from dicom_adapter_delivery.dicomweb_connection import DicomwebConnection
 
 log = structlog.get_logger("dicom_adapter_delivery")
 
@@ -105,6 +109,12 @@ class DicomwebSubmitter(Submitter[DicomwebSettings]):
                 status=judgement.words,
             )
 
+    def _connect(self) -> DicomwebConnection:
+        # Imported only when needed: the host has this class even if no configuration uses it, and httpcore takes 3 MB.
+        from dicom_adapter_delivery.dicomweb_connection import DicomwebConnection
+
+        return DicomwebConnection(self.settings)
+
     @contextmanager
     def _connection(self) -> Iterator[DicomwebConnection]:
         """Context manager: return the connection with the present TLS files.
@@ -119,7 +129,7 @@ class DicomwebSubmitter(Submitter[DicomwebSettings]):
             replaced = None
             if self._reused_connection is None or versions != self._versions:
                 replaced = self._reused_connection
-                self._reused_connection, self._versions = DicomwebConnection(self.settings), versions
+                self._reused_connection, self._versions = self._connect(), versions
             connection = self._reused_connection
             self._calls[connection] += 1
         try:
@@ -173,7 +183,7 @@ class DicomwebSubmitter(Submitter[DicomwebSettings]):
             yield from certificate_of_server(address.hostname, address.port or HTTPS_PORT)
 
     def check_connection(self) -> str:
-        connection = DicomwebConnection(self.settings)
+        connection = self._connect()
         try:
             return self._check(connection)
         finally:
