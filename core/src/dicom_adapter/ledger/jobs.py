@@ -19,6 +19,7 @@ from dicom_adapter.ledger.filters import NO_FILTERS, Filters
 from dicom_adapter.ledger.schema import (
     FINISHED_JOB_STATES,
     HELD_JOB_STATES,
+    IS_COUNTED,
     IS_RUNNING,
     IS_STARTED,
     IS_UNFINISHED,
@@ -322,7 +323,8 @@ class JobCount:
 def count(transaction: Transaction) -> list[JobCount]:
     """Count the jobs of each AE title, submitter and state. Reads an entry of an index for every job."""
     columns = (jobs.c.ae_title, jobs.c.submitter, jobs.c.state)
-    rows = transaction.execute(select(*columns, func.count()).group_by(*columns))
+    query = select(*columns, func.count()).where(IS_COUNTED).group_by(*columns)
+    rows = transaction.execute(query)
     return [JobCount(ae_title=row[0], submitter=row[1], state=JobState(row[2]), count=row[3]) for row in rows]
 
 

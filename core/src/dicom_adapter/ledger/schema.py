@@ -204,7 +204,8 @@ jobs = Table(
     Column("attachment_count", Integer, nullable=False, server_default="0"),  # see `attachment_schema`
     sqlite_autoincrement=True,
 )
-Index("counted_jobs", jobs.c.ae_title, jobs.c.submitter, jobs.c.state)  # so that no row is read to count jobs
+# To count jobs. Its condition, which is true for every job, keeps SQLite from using it for any other query.
+Index("counted_jobs", jobs.c.ae_title, jobs.c.submitter, jobs.c.state, sqlite_where=text("job_number > 0"))
 Index(
     "unfinished_jobs",
     jobs.c.submitter,
@@ -382,6 +383,7 @@ IS_IN = {
     InstanceState.RELEASED: IS_RELEASED,
     InstanceState.RECLAIMED: IS_RECLAIMED,
 }
+IS_COUNTED = jobs.c.job_number > literal_column("0")  # every job; for the index `counted_jobs`
 IS_QUEUED = jobs.c.state == literal_column("'queued'")
 IS_UPLOADED = jobs.c.state == literal_column("'uploaded'")
 IS_RUNNING = jobs.c.state == literal_column("'running'")
