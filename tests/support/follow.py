@@ -40,8 +40,11 @@ pipeline-one = "p1"
 class Sender:
     """A store with a log, as in a receiver."""
 
-    def __init__(self, adapter: Adapter, folder: Path, name: str = RECEIVER, **options: Any) -> None:
-        """Enter what earlier stores have left, then open the log. `options` are those of the store."""
+    def __init__(self, adapter: Any, folder: Path, name: str = RECEIVER, **options: Any) -> None:
+        """Enter what earlier stores have left, then open the log. `options` are those of the store.
+
+        `adapter` has the attributes `config`, `resources` and `storage`.
+        """
         self.adapter = adapter
         self.store = Store(adapter.config, adapter.resources, name=name, **options)
         self.recovered = self.store.recover()
@@ -74,7 +77,7 @@ class Sender:
     def kill(self) -> None:
         """End as a killed process: release all locks, and close nothing in order."""
         self.log.end()
-        kill_local_storage(self.adapter.storage)  # type: ignore[arg-type] # `local`
+        kill_local_storage(self.adapter.storage)
 
 
 class Site:
