@@ -1,4 +1,4 @@
-"""Nothing that the service puts out contains patient data: log, metrics, traces, notifications, health and status."""
+"""No output of the service contains patient data: log, metrics, traces, notifications, health, names of files."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_no_output_of_the_service_contains_patient_data(
     """Study UIDs are only in the log and in commands, which operators use to find a study.
 
     A job succeeds and its result is quarantined, a pipeline fails, an instance is quarantined, another is refused.
-    Verified to fail when the reason of a quarantine has the value of the attribute by which instances are grouped.
+    Verified to fail when the log line of a stored instance has the Patient ID.
     """
     exported = ExportedSpans(tmp_path, monkeypatch)
     service = launch_service(CONFIGURATION.format(port=recipient.server_address[1]))
@@ -142,6 +142,7 @@ def test_no_output_of_the_service_contains_patient_data(
             outputs[path] = response.read().decode()
     assert 0 == service.stop()
     outputs["traces"] = exported.text
+    outputs["names of files"] = "\n".join(str(path) for path in service.configuration.parent.rglob("*"))
     log = service.log_file.read_text(encoding="utf-8")
 
     assert {} == {

@@ -143,7 +143,10 @@ def test_a_turn_that_is_not_committed_has_no_span(
 
 
 def test_a_failed_step_has_no_text_of_the_platform(site: Site, exported: Exported) -> None:
-    """Such a text, and that of an exception, may contain patient data."""
+    """Such a text, and that of an exception, may contain patient data.
+
+    Verified to fail when the status of the span has the error of the job.
+    """
     site.adapter.platform.fail("create_job", Retriable(f"no space for {PLANTED}"))
     site.adapter.platform.fail("create_job", ValueError(PLANTED))
     site.adapter.receive(make_instance())
