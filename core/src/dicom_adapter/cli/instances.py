@@ -52,6 +52,7 @@ from dicom_adapter.operations.documents.instances import (
 )
 from dicom_adapter.operations.documents.jobs import event_as_json
 from dicom_adapter.operations.export import export as export_one
+from dicom_adapter.operations.interventions import discard_instances
 from dicom_adapter.operations.look_up import selected
 from dicom_adapter.operations.not_entered import without_row
 from dicom_adapter.runtime.clock import SystemClock
@@ -193,8 +194,7 @@ def discard(
         known = instance_rows.find(transaction, chosen)
     if known and not yes:
         confirm(f"Discard {counted(len(known), 'instance')} permanently?")
-    served = [name for name in settings.ae_titles if not settings.unavailable(name)]
-    _report("discarded", quarantine.discard(ledger, SystemClock(), chosen, operator_name(), served), as_json)
+    _report("discarded", discard_instances(ledger, SystemClock(), settings, chosen, operator_name()), as_json)
 
 
 @instances.command()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,8 +33,7 @@ from dicom_adapter.cli.times import Times, Utc
 from dicom_adapter.cli.wrapping import wrapped
 from dicom_adapter.flow.results import operators
 from dicom_adapter.flow.results.deliver import ADD_SENDER
-from dicom_adapter.flow.results.destinations import known_destinations
-from dicom_adapter.flow.results.operators import Requeue, ResultChanges
+from dicom_adapter.flow.results.operators import ResultChanges
 from dicom_adapter.ledger import Transaction, events, jobs
 from dicom_adapter.ledger import attachments as ledger_attachments
 from dicom_adapter.ledger import results as ledger_results
@@ -47,7 +45,7 @@ from dicom_adapter.operations.documents.moments import iso
 from dicom_adapter.operations.documents.results import attachment_as_json, result_as_json
 from dicom_adapter.operations.export import export as export_one
 from dicom_adapter.operations.export import export_attachment
-from dicom_adapter.plugins.isolation import make_submitters
+from dicom_adapter.operations.interventions import requeue_results
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.resources import Resources
 
@@ -211,15 +209,8 @@ def requeue(
         source = _find_job(transaction, job)
         chosen = _chosen(transaction, ids, everything, (state,), source, filters, reason)
     with open_stored_files(service) as files:
-        requeue = Requeue(
-            resources=Resources(ledger=ledger, storage=files.storage, clock=SystemClock()),
-            settings={name: table.results for name, table in settings.ae_titles.items()},
-            known=known_destinations(make_submitters(settings, service.plugins)),
-            history=timedelta(days=settings.ledger.history_days),
-            by=operator_name(),
-            force=force,
-        )
-        changes = requeue.run(chosen)
+        resources = Resources(ledger=ledger, storage=files.storage, clock=SystemClock())
+        changes = requeue_results(resources, settings, service.plugins, chosen, operator_name(), force=force)
     _report("requeued", changes, as_json)
 
 

@@ -14,12 +14,10 @@ from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, config
 from dicom_adapter.cli.filters import takes_some_filters
 from dicom_adapter.cli.times import Times, Utc
 from dicom_adapter.cli.wrapping import INDENT, with_options, wrapped
-from dicom_adapter.ledger import senders as ledger_senders
 from dicom_adapter.ledger.column_types import EPOCH
 from dicom_adapter.ledger.filters import NO_FILTERS, Filters
-from dicom_adapter.ledger.senders import Rejected, Sender
 from dicom_adapter.operations.documents.senders import sender_as_json
-from dicom_adapter.operations.senders import SenderReport, describe, name_of, next_step, report
+from dicom_adapter.operations.senders import SenderReport, describe, find_senders, name_of, next_step
 from dicom_adapter.runtime.clock import SystemClock
 
 DEEPER = 2 * INDENT
@@ -42,12 +40,7 @@ def senders(
     """
     ledger = open_ledger(find_file(file, config))
     with ledger.read() as transaction:
-        accepted = ledger_senders.load(transaction, filters.calling_ae_title)
-        rejected = ledger_senders.rejected(transaction, filters.since or EPOCH, filters.until)
-    found = report(
-        [one for one in accepted if _is_wanted(one, filters)],
-        [one for one in rejected if _is_wanted(one, filters)],
-    )
+        found = find_senders(transaction, filters, filters.since or EPOCH)
     now = SystemClock().now()
     if as_json:
         typer.echo(json.dumps([sender_as_json(one, now) for one in found], indent=2))
@@ -61,15 +54,6 @@ def senders(
         typer.echo(f"{omitted} more addresses; --json shows all.", err=True)
     if not found:
         typer.echo("No senders.")
-
-
-def _is_wanted(one: Sender | Rejected, filters: Filters) -> bool:
-    return (
-        filters.calling_ae_title in (None, one.calling_ae_title)
-        and filters.ae_title in (None, one.ae_title)
-        and (filters.since is None or one.last_at >= filters.since)
-        and (filters.until is None or one.first_at < filters.until)
-    )
 
 
 def _lines(one: SenderReport, times: Times, now: datetime, options: str) -> Iterator[str]:

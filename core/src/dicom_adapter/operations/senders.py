@@ -9,6 +9,9 @@ from attrs import evolve, frozen
 
 from dicom_adapter.api.counts import counted
 from dicom_adapter.api.receiving import RejectionCause
+from dicom_adapter.ledger import Transaction
+from dicom_adapter.ledger import senders as ledger_senders
+from dicom_adapter.ledger.filters import Filters
 from dicom_adapter.ledger.senders import DAY, Rejected, Sender
 
 # A sender is a problem if it was rejected for this time without interruption. It remains a problem for the same time
@@ -62,6 +65,24 @@ class SenderReport:
     def refused(self) -> int:
         """The number of refused instances."""
         return sum(one.refused for one in self.accepted)
+
+
+def find_senders(transaction: Transaction, filters: Filters, rejected_since: datetime) -> list[SenderReport]:
+    """Return the senders that the filters let through, with their rejections from `rejected_since` (UTC) on."""
+    accepted = ledger_senders.load(transaction, filters.calling_ae_title)
+    found = ledger_senders.rejected(transaction, rejected_since, filters.until)
+    return report(
+        [one for one in accepted if _is_wanted(one, filters)], [one for one in found if _is_wanted(one, filters)]
+    )
+
+
+def _is_wanted(one: Sender | Rejected, filters: Filters) -> bool:
+    return (
+        filters.calling_ae_title in (None, one.calling_ae_title)
+        and filters.ae_title in (None, one.ae_title)
+        and (filters.since is None or one.last_at >= filters.since)
+        and (filters.until is None or one.first_at < filters.until)
+    )
 
 
 def report(accepted: Iterable[Sender], rejected: Iterable[Rejected]) -> list[SenderReport]:

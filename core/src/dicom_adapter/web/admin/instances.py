@@ -25,6 +25,7 @@ from dicom_adapter.ledger.schema import instances as instances_table
 from dicom_adapter.ledger.traces import jobs_with
 from dicom_adapter.operations.documents.instances import instance_as_json, origin_as_json
 from dicom_adapter.operations.documents.jobs import event_as_json
+from dicom_adapter.operations.interventions import discard_instances
 from dicom_adapter.web.access.principal import Role, principal_of
 from dicom_adapter.web.admin.paging import USUAL_PAGE, After, Limit, number_in, split
 from dicom_adapter.web.admin.parameters import (
@@ -160,9 +161,7 @@ def _changing(site: Site) -> list[Any]:
         **arguments("discardInstances", "Discard instances permanently: their files are deleted"),
     )
     def discard(request: Request[Any, Any, Any], data: JSONBody[Selection]) -> ChangesView:
-        config = site.config()
-        served = [name for name in config.ae_titles if not config.unavailable(name)]
-        changes = quarantine.discard(ledger, clock, data.ids, principal_of(request).name, served)
+        changes = discard_instances(ledger, clock, site.config(), data.ids, principal_of(request).name)
         return changes_view(changes.done, changes.refused)
 
     return [requeue, discard]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Any
 
 from litestar import Request, get, post
@@ -11,8 +11,6 @@ from litestar.params import JSONBody, QueryParameter
 
 from dicom_adapter.api.values import JobState
 from dicom_adapter.flow.results import operators
-from dicom_adapter.flow.results.destinations import known_destinations
-from dicom_adapter.flow.results.operators import Requeue
 from dicom_adapter.ledger import Transaction, attachments, events, jobs, results
 from dicom_adapter.ledger.filters import Filters
 from dicom_adapter.ledger.results import ResultRow
@@ -20,7 +18,7 @@ from dicom_adapter.ledger.schema import InstanceState
 from dicom_adapter.operations.deliveries import attachment_deliveries_of, deliveries_of
 from dicom_adapter.operations.documents.jobs import event_as_json
 from dicom_adapter.operations.documents.results import attachment_as_json, result_as_json
-from dicom_adapter.plugins.isolation import make_submitters
+from dicom_adapter.operations.interventions import requeue_results
 from dicom_adapter.web.access.principal import Role, principal_of
 from dicom_adapter.web.admin.paging import END, USUAL_PAGE, After, Limit, number_in, split
 from dicom_adapter.web.admin.parameters import (
@@ -200,15 +198,8 @@ def _changing(site: Site) -> list[Any]:
         **arguments("requeueResults", "Check results again, and deliver them where they have not been delivered"),
     )
     def requeue(request: Request[Any, Any, Any], data: JSONBody[ResultSelection]) -> ResultChangesView:
-        config = site.config()
-        changes = Requeue(
-            resources=site.resources,
-            settings={name: table.results for name, table in config.ae_titles.items()},
-            known=known_destinations(make_submitters(config, site.plugins)),
-            history=timedelta(days=config.ledger.history_days),
-            by=principal_of(request).name,
-            force=data.force,
-        ).run(data.ids)
+        by = principal_of(request).name
+        changes = requeue_results(site.resources, site.config(), site.plugins, data.ids, by, force=data.force)
         common = changes_view(changes.done, changes.refused)
         return ResultChangesView(
             done=common.done,

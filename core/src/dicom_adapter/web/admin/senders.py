@@ -7,10 +7,10 @@ from typing import Any
 
 from litestar import get
 
-from dicom_adapter.ledger import senders
+from dicom_adapter.ledger.filters import Filters
 from dicom_adapter.ledger.senders import DAY
 from dicom_adapter.operations.documents.senders import sender_as_json
-from dicom_adapter.operations.senders import report
+from dicom_adapter.operations.senders import find_senders
 from dicom_adapter.web.access.principal import Role
 from dicom_adapter.web.admin.paging import USUAL_PAGE, After, Limit, cursor, number_in
 from dicom_adapter.web.admin.parameters import AeTitleQuery, CallingQuery, Since, Until
@@ -74,20 +74,9 @@ def sender_routes(site: Site) -> list[Any]:
         after: After = None,
     ) -> SenderPage:
         now = site.resources.clock.now()
-        begin, end = time_of(since), time_of(until)
+        filters = Filters(calling_ae_title=calling, ae_title=ae_title, since=time_of(since), until=time_of(until))
         with site.resources.ledger.read() as transaction:
-            accepted = senders.load(transaction, calling)
-            rejected = senders.rejected(transaction, begin or now - DAY, end)
-        found = report(
-            [
-                one
-                for one in accepted
-                if ae_title in (None, one.ae_title)
-                and (begin is None or one.last_at >= begin)
-                and (end is None or one.first_at < end)
-            ],
-            [one for one in rejected if ae_title in (None, one.ae_title) and calling in (None, one.calling_ae_title)],
-        )
+            found = find_senders(transaction, filters, filters.since or now - DAY)
         first = number_in("senders", after) or 0
         page = found[first : first + limit]
         following = cursor("senders", first + limit) if len(found) > first + limit else None
