@@ -165,6 +165,7 @@ class Morning:
             text = text.replace(real, shown)
         text = re.sub(r"(\w+) \(127\.0\.0\.1\)", lambda match: f"{match[1]} ({ADDRESSES[match[1]]})", text)
         text = re.sub(r"(\w+) \(PID \d+\)", lambda match: f"{match[1]} (PID {PIDS[match[1]]})", text)
+        text = re.sub(r"^( +by): .*$", r"\1: anna", text, flags=re.MULTILINE)  # the user who runs the command
         text = re.sub(r"[\d.]+ \w+ of .* used; ", "412.6 GB of 500.1 GB free, 17 % used; ", text)
         text = re.sub(r"at 100 % used, or .* free", "at 85 % used, or with less than 5.0 GB free", text)
         return self._times.replace_in(text)
