@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -18,11 +18,14 @@ from sqlalchemy import Row, select
 from dicom_adapter.api.receiving import StoreOutcome, StoreResult
 from dicom_adapter.config import load
 from dicom_adapter.dicom.synthetic import make_instance
+from dicom_adapter.flow.enter.entry import RowEntry
+from dicom_adapter.flow.enter.follower import Follower
 from dicom_adapter.flow.enter.received_instance import ReceivedInstance
 from dicom_adapter.flow.enter.rows import DIFFERENT
 from dicom_adapter.flow.store.commit import Store
 from dicom_adapter.ledger import balance, counters
 from dicom_adapter.ledger.counters import Duplicates
+from dicom_adapter.ledger.health import HOST
 from dicom_adapter.ledger.schema import instances
 from dicom_adapter.plugins.registry import discover
 from dicom_adapter.runtime.clock import SystemClock
@@ -65,8 +68,16 @@ class SecondReceiver:
         self.ledger = data_folder.open_ledger(loaded.config.ledger_url)
         self.ledger.migrate()
         self.storage = data_folder.open_storage(loaded.config.storage, catalogue)
-        resources = Resources(ledger=self.ledger, storage=self.storage, clock=SystemClock())
-        self._store = Store(loaded.config, resources, name=name)
+        self._config = loaded.config
+        self._resources = Resources(ledger=self.ledger, storage=self.storage, clock=SystemClock())
+        self._store = Store(loaded.config, self._resources, name=name)
+
+    def open_log(self, folder: Path) -> None:
+        self._store.open_log(folder)
+
+    def host(self, folder: Path, on_entered: Callable[[Sequence[StoreResult]], None]) -> Follower:
+        """Return the follower of a host."""
+        return Follower(folder, RowEntry(self._config, self._resources, HOST), self._resources, on_entered)
 
     def send(self, ae_title: str, groups: Sequence[Sequence[Sent]], start: threading.Barrier) -> list[StoreResult]:
         start.wait(30)
@@ -100,17 +111,26 @@ class SecondReceiver:
             return counters.count_duplicates(transaction).get(ae_title, Duplicates())
 
     def close(self) -> None:
+        self._store.close()
         self.storage.close()
         self.ledger.close()
 
 
 @hypothesis_settings(max_examples=12, deadline=None)
 @given(one=associations, other=associations)
+@pytest.mark.parametrize("has_log", [False, True])
 @pytest.mark.parametrize("ae_title", SETTINGS)
 def test_the_same_instances_from_two_associations_at_once(
-    tmp_path_factory: pytest.TempPathFactory, ae_title: str, one: list[list[Sent]], other: list[list[Sent]]
+    tmp_path_factory: pytest.TempPathFactory,
+    ae_title: str,
+    one: list[list[Sent]],
+    other: list[list[Sent]],
+    *,
+    has_log: bool,
 ) -> None:
-    """All are acknowledged. No data set is lost, and each is kept once.
+    """With a log, the follower decides about duplicates while further instances arrive.
+
+    All are acknowledged. No data set is lost, and each is kept once.
 
     Without overwriting, the first stays pending and each other data set is quarantined once. With overwriting, the last
     different one is pending.
@@ -120,16 +140,28 @@ def test_the_same_instances_from_two_associations_at_once(
     """
     folder = tmp_path_factory.mktemp("data")
     receivers = [SecondReceiver(folder, "receiver"), SecondReceiver(folder, "receiver-2")]
+    decided: list[StoreResult] = []
+    host = receivers[0].host(folder / "journals", decided.extend)
     try:
+        for receiver in receivers[: 2 * has_log]:
+            receiver.open_log(folder / "journals")
         start = threading.Barrier(2)
         with ThreadPoolExecutor(2) as threads:
             sending = [
                 threads.submit(receiver.send, ae_title, groups, start)
                 for receiver, groups in zip(receivers, (one, other), strict=True)
             ]
+            while has_log and not all(future.done() for future in sending):
+                host.follow()
             results = [result for future in sending for result in future.result(60)]
+        if has_log:
+            assert {StoreOutcome.STORED} == {result.outcome for result in results}
+            host.follow()
+            assert len(results) == len(decided)
+            results = decided
         check(receivers[0], ae_title, results, {sent for groups in (one, other) for group in groups for sent in group})
     finally:
+        host.close()
         for receiver in receivers:
             receiver.close()
 
