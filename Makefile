@@ -29,7 +29,7 @@ help:
 	@echo "make dist    build the packages of all distributions, reproducibly, into dist/"
 	@echo "make bench   measure the adapter and other receivers that are installed (20 minutes; writes docs/performance.md)"
 	@echo "make bench QUICK=1   the same in four minutes, only with the receivers that have targets (writes nothing)"
-	@echo "make bench WHAT=uploads|delivery|stow|replay|due|pending|look_up|cache|isolation ARGS=...  measure something else"
+	@echo "make bench WHAT=uploads|delivery|stow|replay|due|pending|look_up|dashboard|cache|isolation ARGS=...  measure something else"
 	@echo "make faults  kill the adapter, let platform, destinations, disk and network fail, and check that nothing is lost"
 	@echo "             (MINUTES=10 SEED=1)"
 	@echo "make corpus  send odd data sets and associations to the adapter and other receivers (ARGS=--write: update the page)"

@@ -38,6 +38,7 @@ bind = "127.0.0.1"
 path = "data"
 watermark-percent = 100
 reserve = 0
+[ledger]
 history-days = 3650
 """
 

@@ -65,8 +65,9 @@ INSERT INTO events (at, event, ae_title, association_id, instance_id, job_id, de
     SELECT at, event, ae_title, association_id, instance_id, job_id, detail FROM (
         SELECT at + 1900000 AS at, 'association_closed' AS event, ae_title, printf('%032x', i) AS association_id,
                 NULL AS instance_id, NULL AS job_id,
-                json_object('calling_ae_title', calling, 'peer_address', peer, 'stored', :of_each) AS detail FROM s
-            UNION ALL SELECT jobs.created_at + steps.key * 1000000, steps.value, ae_title, NULL, NULL, job_id, '{}'
+                json_object('how', 'released', 'statuses', json_object()) AS detail FROM s
+            UNION ALL SELECT jobs.created_at + steps.key * 1000000, steps.value, ae_title, NULL, NULL, job_id,
+            json_object('attempts', 0, 'error', '')
             FROM jobs JOIN json_each(:events_of_a_job) AS steps
                 WHERE steps.key <= CASE state WHEN 'queued' THEN 0 WHEN 'faulted' THEN 1 WHEN 'failed' THEN 4
                     WHEN 'cancelled' THEN 2 ELSE 5 END

@@ -49,12 +49,12 @@ def run_workload(
         longest_pdu=longest_pdu,
     )
     with _fresh(receiver, folder, workload.senders) as running:
-        warm = _per_second(_send(running, [task] * workload.senders))
+        warm = per_second(send_all(running, [task] * workload.senders))
         each = max(4, round(warm * seconds / workload.senders))  # instances of each sender
         processes = ProcessTree(running.pid)
         with Peak(processes) as peak:
             used = processes.cpu_seconds()
-            sent = _send(running, [evolve(task, count=each, seconds=LONGEST_S)] * workload.senders)
+            sent = send_all(running, [evolve(task, count=each, seconds=LONGEST_S)] * workload.senders)
             used = processes.cpu_seconds() - used
     return _rate(sent, used, peak)
 
@@ -62,7 +62,7 @@ def run_workload(
 def _rate(sent: Sequence[Sent], cpu_seconds: float, peak: Peak) -> Rate:
     total = sum(result.count for result in sent)
     return Rate(
-        rate=_per_second(sent),
+        rate=per_second(sent),
         count=total,
         cpu_ms=cpu_seconds * 1e3 / total,
         sender_cpu_us=sum(result.cpu_seconds for result in sent) * 1e6 / total,
@@ -72,7 +72,7 @@ def _rate(sent: Sequence[Sent], cpu_seconds: float, peak: Peak) -> Rate:
     )
 
 
-def _per_second(sent: Sequence[Sent]) -> float:
+def per_second(sent: Sequence[Sent]) -> float:
     """Return the rate from the first accepted association to the last response."""
     seconds = max(result.ended for result in sent) - min(result.began for result in sent)
     return sum(result.count for result in sent) / seconds
@@ -96,7 +96,7 @@ def _truncate(folder: Path) -> None:
             os.truncate(path, 0)
 
 
-def _send(running: Running, tasks: Sequence[SenderTask]) -> list[Sent]:
+def send_all(running: Running, tasks: Sequence[SenderTask]) -> list[Sent]:
     """Start all senders at the same time, each in a separate process."""
     senders = [_start(running, task) for task in tasks]
     try:

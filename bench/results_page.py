@@ -43,6 +43,8 @@ MIN_KEPT = 0.7  # rate at an AE title of the cache, divided by the rate at one w
 MAX_SEARCH_MS, MAX_COMPOSE_S = 50.0, 1.0  # in the cache
 MAX_S_TO_ACCEPT, MAX_S_TO_REPLAY = 5.0, 60.0  # from a start with many pending instances
 MAX_LOOK_UP_MS = 300.0  # CPU time of a command
+MAX_PAGE_MS = 200.0  # from the request for a page of the dashboard until it is read, 95th percentile
+MIN_WATCHED = 0.9  # rate while dashboards are open, divided by the rate without them
 
 LEGEND = """\
 The columns *large* and *small* are for the two sizes of data sets, with 1 or 8 senders; *each*: small data sets, 8
@@ -171,6 +173,13 @@ def _others(found: Mapping[str, Values]) -> Iterator[Verdict]:
         rows = f"with {look_up['instances']:,} instances and {look_up['jobs']:,} jobs"
         longest = max(look_up["cpu_ms"].values())
         yield at_most(longest, MAX_LOOK_UP_MS, f"CPU time of a look-up {rows}, the longest", " ms")
+    if dashboard := found.get("dashboard"):
+        rows = f"with {dashboard['instances']:,} instances and {dashboard['jobs']:,} jobs"
+        slowest = max(page["p95"] for page in dashboard["pages_ms"].values())
+        what = f"A page of the dashboard {rows}, 95th percentile of the slowest page"
+        yield at_most(slowest, MAX_PAGE_MS, what, " ms")
+        open_pages = f"with {dashboard['dashboards']} open dashboards ÷ with none"
+        yield at_least(dashboard["receiving"]["ratio"], MIN_WATCHED, f"Instances per second {open_pages}")
     if cache := found.get("cache"):
         yield from _cache(cache)
 

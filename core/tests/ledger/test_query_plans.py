@@ -86,6 +86,10 @@ def fill(ledger: Ledger, an_instance: Callable[..., InstanceStorageInfo], a_job:
         (lambda t: instances.arrived_late(t, "LUNG", 190, NOW), "pending_instances"),
         (lambda t: jobs.count_unfinished(t), "unfinished_jobs"),
         (lambda t: jobs.count(t), "counted_jobs"),
+        (lambda t: jobs.oldest_unfinished(t), "unfinished_jobs"),
+        (lambda t: jobs.newest(t, 50, filters=Filters(ae_title="LUNG")), "jobs_of_ae_title"),
+        (lambda t: jobs.newest(t, 50, filters=Filters(ae_title="LUNG"), states=jobs.FINISHED), "jobs_of_ae_title"),
+        (lambda t: jobs.newest(t, 50, filters=Filters(ae_title="LUNG"), states=jobs.HELD), "held_jobs"),
         (lambda t: instances.released_after(t, 0, 500, NOW), "released_instances"),
         (lambda t: instance_rows.newest(t, 50, state=InstanceState.QUARANTINED), "quarantined_instances"),
         (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from attrs import frozen
 from sqlalchemy import ColumnElement, exists, func, select
 
@@ -11,12 +13,17 @@ from dicom_adapter.ledger.schema import (
     IS_PENDING,
     IS_QUARANTINED,
     IS_RELEASED,
-    IS_RESULT,
     IS_UNFINISHED,
     instances,
     job_instances,
     jobs,
 )
+
+KEPT_FACTOR = 100.0  # a result is used for this multiple of the time that it took
+QUICK_SECONDS = 0.01  # a result that takes less time is not kept
+
+# "+ 0": SQLite uses the index of quarantined instances, not that of all results
+_IS_HELD_RESULT = (instances.c.source_job + 0).is_not(None)
 
 
 @frozen(kw_only=True)
@@ -43,7 +50,7 @@ class HeldBytes:
 def count_held(transaction: Transaction) -> dict[str, Held]:
     """Count the pending and quarantined instances of each AE title that has any."""
     pending, quarantined = (_count(transaction, state) for state in (IS_PENDING, IS_QUARANTINED))
-    results = _count(transaction, IS_QUARANTINED & IS_RESULT) if quarantined else {}
+    results = _count(transaction, IS_QUARANTINED & _IS_HELD_RESULT) if quarantined else {}
     return {
         ae_title: Held(
             pending=pending.get(ae_title, 0),
@@ -71,11 +78,34 @@ def count_held_bytes(transaction: Transaction, ae_title: str) -> HeldBytes:
     )
 
 
+class HeldSizes:
+    """The results of `count_held_bytes`, for readers that ask often. Thread-safe.
+
+    It takes long if many large jobs are held. So a result is used again, for a hundred times as long as it took.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[float, HeldBytes]] = {}  # by AE title; until this time of the monotonic clock
+
+    def count(self, transaction: Transaction, ae_title: str) -> HeldBytes:
+        """Return the space that instances of this AE title use, now or a short time ago."""
+        began = time.monotonic()
+        until, held = self._known.get(ae_title, (0.0, None))
+        if held is None or began >= until:
+            held = count_held_bytes(transaction, ae_title)
+            ended = time.monotonic()
+            self._known[ae_title] = ended + _kept_seconds(ended - began), held
+        return held
+
+
+def _kept_seconds(took: float) -> float:
+    return KEPT_FACTOR * took if took >= QUICK_SECONDS else 0.0
+
+
 def count_held_results(transaction: Transaction, ae_title: str) -> int:
     """Return the part of `HeldBytes.quarantined` that quarantined results use, in bytes. Reads these rows."""
-    is_result = (instances.c.source_job + 0).is_not(None)  # "+ 0": SQLite uses the index of quarantined instances
     query = select(func.coalesce(func.sum(instances.c.size_bytes), 0))
-    query = query.where(IS_QUARANTINED, instances.c.ae_title == ae_title, is_result)
+    query = query.where(IS_QUARANTINED, instances.c.ae_title == ae_title, _IS_HELD_RESULT)
     return int(transaction.execute(query).scalar_one())
 
 

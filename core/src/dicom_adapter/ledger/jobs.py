@@ -363,7 +363,8 @@ def _last_error(transaction: Transaction, submitter: str, since: datetime) -> st
 
 def oldest_unfinished(transaction: Transaction) -> dict[str, Job]:
     """Return the oldest unfinished job of each AE title that has one."""
-    oldest = select(func.min(jobs.c.job_number)).where(IS_UNFINISHED).group_by(jobs.c.ae_title)
+    by_ae_title = jobs.c.ae_title.concat("")  # an expression: SQLite reads the unfinished jobs, not all by AE title
+    oldest = select(func.min(jobs.c.job_number)).where(IS_UNFINISHED).group_by(by_ae_title)
     oldest_jobs = [_row(row).job for row in transaction.execute(_select().where(jobs.c.job_number.in_(oldest)))]
     return {job.ae_title: job for job in oldest_jobs}
 

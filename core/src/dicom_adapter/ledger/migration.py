@@ -21,7 +21,7 @@ from dicom_adapter.ledger import (  # noqa: F401 - they add tables
 )
 from dicom_adapter.ledger.schema import metadata
 
-REVISION = "0017"  # revision of the newest migration, with which a new ledger is created
+REVISION = "0018"  # revision of the newest migration, with which a new ledger is created
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 # All indexes, in the order in which the migrations create them: of two equally good indexes, SQLite uses the newer one.
@@ -51,7 +51,6 @@ INDEXES = (
     "unfinished_jobs",
     "started_jobs",
     "begun_jobs",
-    "held_jobs",
     "finished_jobs",
     "results_of_job",
     "results_by_uid",
@@ -64,6 +63,8 @@ INDEXES = (
     "ix_job_attachments_attachment_number",
     "counted_jobs",
     "trace_contexts_by_time",
+    "jobs_of_ae_title",
+    "held_jobs",
 )
 
 _version = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))

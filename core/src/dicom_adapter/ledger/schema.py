@@ -105,11 +105,7 @@ Index(
     instances.c.instance_id,
     sqlite_where=text("state = 'pending'"),
 )
-Index(
-    "released_instances",
-    instances.c.instance_id,
-    sqlite_where=text("state = 'released'"),
-)
+Index("released_instances", instances.c.instance_id, sqlite_where=text("state = 'released'"))
 Index(
     "replaced_instances",
     instances.c.replaced_by,
@@ -206,6 +202,8 @@ jobs = Table(
 )
 # To count jobs. Its condition, which is true for every job, keeps SQLite from using it for any other query.
 Index("counted_jobs", jobs.c.ae_title, jobs.c.submitter, jobs.c.state, sqlite_where=text("job_number > 0"))
+# The newest jobs of an AE title. With the other columns, jobs in other states are skipped without reading their rows.
+Index("jobs_of_ae_title", jobs.c.ae_title, jobs.c.job_number, jobs.c.state, jobs.c.submitter)
 Index(
     "unfinished_jobs",
     jobs.c.submitter,
@@ -226,6 +224,7 @@ Index(
     "held_jobs",
     jobs.c.ae_title,
     jobs.c.job_number,
+    jobs.c.state,  # so that the planner prefers this index to those of all jobs
     sqlite_where=text(f"state IN {HELD_JOB_STATES}"),
 )
 Index(

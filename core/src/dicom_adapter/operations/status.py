@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import Enum
 
@@ -132,8 +132,16 @@ class StorageStatus:
         return cls(capacity=space.capacity, ledger_free=space.ledger_free, failure=space.problem)
 
 
-def gather(transaction: Transaction, config: Config, now: datetime) -> LedgerStatus:
-    """Read the facts from the ledger, and the backlog of rows from the data folder."""
+def gather(
+    transaction: Transaction,
+    config: Config,
+    now: datetime,
+    sizes: Callable[[Transaction, str], HeldBytes] = count_held_bytes,
+) -> LedgerStatus:
+    """Read the facts from the ledger, and the backlog of rows from the data folder.
+
+    `sizes` returns the space that instances of an AE title use.
+    """
     held, lane_reports = count_held(transaction), lanes.load(transaction)
     counts, oldest = jobs.count(transaction), jobs.oldest_unfinished(transaction)
     draining, duplicates = configurations.draining(transaction), counters.count_duplicates(transaction)
@@ -149,7 +157,7 @@ def gather(transaction: Transaction, config: Config, now: datetime) -> LedgerSta
                 is_configured=name in config.ae_titles,
                 lane=lane_reports.get(name),
                 held=held.get(name, Held(pending=0, quarantined=0)),
-                held_bytes=count_held_bytes(transaction, name),
+                held_bytes=sizes(transaction, name),
                 incomplete_jobs=events.count_incomplete_jobs(transaction, name, now - INCOMPLETE_JOBS_SHOWN),
                 jobs=_by_state(count for count in counts if count.ae_title == name),
                 oldest=oldest.get(name),

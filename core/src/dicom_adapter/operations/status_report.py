@@ -66,7 +66,7 @@ class StatusReport:
 
 def report_of_host(transaction: Transaction, config: Config, resources: Resources, now: datetime) -> StatusReport:
     """Return the status, in the host process of the running service."""
-    facts = gather(transaction, config, now)
+    facts = gather(transaction, config, now, resources.held_sizes.count)
     has_service = DataFolder.of(config).has_service or bool(resources.problem())  # its folder may have been replaced
     service = service_state(facts, service_runs=has_service, host_runs=True)
     storage = _storage_of_host(resources)

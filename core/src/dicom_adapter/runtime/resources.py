@@ -11,6 +11,7 @@ from attrs import field, frozen
 from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.ledger import Ledger
 from dicom_adapter.runtime import traces
+from dicom_adapter.ledger.held import HeldSizes
 from dicom_adapter.runtime.clock import Clock
 from dicom_adapter.runtime.shared_counts import Counts
 from dicom_adapter.runtime.traces import Traces
@@ -25,6 +26,7 @@ class Resources:
     clock: Clock
     counts: Counts = field(factory=Counts)  # what `/metrics` shows of this process
     traces: Traces = field(factory=lambda: traces.of_process())
+    held_sizes: HeldSizes = field(factory=HeldSizes)  # for status reports, which are computed often
     # Describes the problem if the storage that was opened is missing or was replaced; otherwise "".
     storage_problem: Callable[[], str] = lambda: ""
     # Makes sure that every instance that was acknowledged before a time has a row in the ledger.
