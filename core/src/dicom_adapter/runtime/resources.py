@@ -10,8 +10,8 @@ from attrs import field, frozen
 
 from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.ledger import Ledger
-from dicom_adapter.runtime import traces
 from dicom_adapter.ledger.held import HeldSizes
+from dicom_adapter.runtime import traces
 from dicom_adapter.runtime.clock import Clock
 from dicom_adapter.runtime.shared_counts import Counts
 from dicom_adapter.runtime.traces import Traces

@@ -149,6 +149,35 @@ def test_names_from_the_network_appear_as_text(board: Board) -> None:
     assert all("&lt;img src=x&gt;" in page for page in (pages[4], pages[5], pages[8]))
 
 
+@pytest.mark.parametrize("path", [*PAGES, "/sign-in", "/nothing"])
+def test_a_page_loads_nothing_from_elsewhere_and_runs_only_its_own_scripts(board: Board, path: str) -> None:
+    """The policy forbids inline scripts, inline styles and frames; the page has none of them, and no foreign address."""
+    response = board.read(path)
+    policy = response.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'; ")
+    assert "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy
+    assert "no-store" == response.headers["cache-control"]
+    assert None is re.search(r"<style| style=| on[a-z]+=|<iframe|<script(?! src=| type=\"module\" src=)", response.text)
+    assert [] == [link for link in re.findall(r'(?:src|href|action)="([^"]*)"', response.text) if "//" in link]
+
+
+def test_an_address_adds_no_header_and_no_markup(board: Board) -> None:
+    """Line breaks in an address end in no header of the answer, and the page to sign in has its text escaped."""
+    odd = "%0d%0aX-Injected:%20yes%22%3e%3cimg%20src=x%3e"
+    for path in (
+        f"/sign-in?next={odd}",
+        f"/jobs?ae-title={odd}",
+        f"/jobs{odd}",
+        f"/studies/{odd}",
+        f"/senders?name={odd}",
+    ):
+        for headers in (headers_of(Role.OPERATOR), {"Accept": "text/html"}):
+            response = board.client.get(path, headers=headers, follow_redirects=False)
+            assert "x-injected" not in response.headers
+            assert "<img src=x>" not in response.text
+
+
 @pytest.mark.parametrize("path", ["/nothing", "/jobs/abcdef", "/studies/2.25.404", "/static/0/dashboard.css"])
 def test_an_unknown_address_has_a_page_that_leads_back(board: Board, path: str) -> None:
     """Programs get problem details instead."""

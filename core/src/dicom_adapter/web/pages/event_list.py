@@ -68,8 +68,14 @@ def _details(event: Event) -> Iterator[tuple[str, str]]:
     for key, value in event.detail.items():
         if value in (None, "", [], {}) or key in HIDDEN:
             continue
-        text = " ".join(str(value).split())
+        text = " ".join(_text_of(value).split())
         yield key.replace("_", " "), text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]} …"
+
+
+def _text_of(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _tone(name: str) -> str:

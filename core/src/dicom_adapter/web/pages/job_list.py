@@ -148,7 +148,8 @@ def problem_of(job: Job) -> str:
     """Return why a job makes no progress, or why instances may be missing; "" if there is no problem."""
     if job.last_error:
         tried = f"Attempt {job.attempts} failed" if job.attempts else "Failed"
-        return f"{tried}: {' '.join(job.last_error.split())}"
+        error = job.last_error.removeprefix(f"job {job.job_id}: ")  # the page shows the job already
+        return f"{tried}: {' '.join(error.split())}"
     known = job.metadata.get(INTERRUPTED, "")
     return f"Instances may be missing: {' '.join(known.split())}" if known else ""
 

@@ -11,6 +11,9 @@ document.getElementById("theme")?.addEventListener("click", () => {
   try { localStorage.setItem("theme", root.dataset.theme); } catch (_refused) { /* storage is disabled */ }
 });
 
+// On a narrow screen, the list of pages scrolls: show the page that is open.
+document.querySelector(".pages a[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+
 keepTimes();
 listenForChanges(refresh);
 listenForForms();
