@@ -134,7 +134,7 @@ def test_a_study_is_followed_to_its_delivery_live(site: Site) -> None:
         page.locator(".way li.done", has_text="Delivered").wait_for()
         shown = page.locator(".facts time").first
         expected = page.evaluate(
-            "at => new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'medium' }).format(new Date(at))",
+            "at => new Date(at).toLocaleString(undefined, { dateStyle: 'medium', timeStyle: 'medium' })",
             shown.get_attribute("datetime"),
         )
         assert expected == shown.inner_text()

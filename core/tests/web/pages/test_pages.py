@@ -151,7 +151,7 @@ def test_names_from_the_network_appear_as_text(board: Board) -> None:
 
 @pytest.mark.parametrize("path", [*PAGES, "/sign-in", "/nothing"])
 def test_a_page_loads_nothing_from_elsewhere_and_runs_only_its_own_scripts(board: Board, path: str) -> None:
-    """The policy forbids inline scripts, inline styles and frames; the page has none of them, and no foreign address."""
+    """The policy forbids inline scripts, inline styles and frames; the page has none, and no foreign address."""
     response = board.read(path)
     policy = response.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'; ")

@@ -70,6 +70,19 @@ function applyControls(plan, show) {
   return row;
 }
 
+// Applying may take longer than the request: ask until the service has applied or refused the newest configuration.
+async function waitUntilApplied() {
+  for (let tries = 0; tries < 300; tries += 1) {
+    await new Promise((resolve) => { setTimeout(resolve, 1000); });
+    // While the service applies the file, its HTTP server may restart.
+    const response = await fetch("/api/configuration", { headers: { Accept: "application/json" }, credentials: "same-origin" }).catch(() => null);
+    const newest = response?.ok ? (await response.json()).newest : null;
+    if (newest && newest.state === "running") { return paragraph("note calm", `Applied as configuration ${newest.number}.`); }
+    if (newest && newest.state === "refused") { return paragraph("note bad", `Configuration ${newest.number} was refused: ${newest.reason}`); }
+  }
+  return paragraph("note bad", "The service has not applied the file yet. The overview shows its state.");
+}
+
 export function listenForPlans(refresh) {
   document.addEventListener("click", async (event) => {
     const compare = event.target.closest("button[data-plan]");
@@ -79,6 +92,7 @@ export function listenForPlans(refresh) {
       target.replaceChildren(...found.problems.map((text) => paragraph("note bad", text)));
       if (found.applied !== null || found.isFinished === false) {
         target.append(paragraph("note calm", found.applied === null ? "The service is still applying the file." : `Applied as configuration ${found.applied}.`));
+        if (found.applied === null) { target.replaceChildren(await waitUntilApplied()); }
         await refresh();
         return;
       }
