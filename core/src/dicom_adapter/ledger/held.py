@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from attrs import frozen
 from sqlalchemy import ColumnElement, exists, func, select
@@ -19,6 +20,7 @@ from dicom_adapter.ledger.schema import (
     jobs,
 )
 
+Sizes = Callable[[Transaction, str], "HeldBytes"]  # from an AE title
 KEPT_FACTOR = 100.0  # a result is used for this multiple of the time that it took
 QUICK_SECONDS = 0.01  # a result that takes less time is not kept
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import Enum
 
@@ -19,7 +19,7 @@ from dicom_adapter.ledger import Transaction, configurations, counters, events, 
 from dicom_adapter.ledger.configurations import Configuration
 from dicom_adapter.ledger.counters import Duplicates
 from dicom_adapter.ledger.health import HOST, SERVICE, STALE_AFTER, PartHealth, PartState, processes
-from dicom_adapter.ledger.held import Held, HeldBytes, count_held, count_held_bytes
+from dicom_adapter.ledger.held import Held, HeldBytes, Sizes, count_held, count_held_bytes
 from dicom_adapter.ledger.jobs import HELD, UNFINISHED, FailingJobs, JobCount
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import LaneState
@@ -132,16 +132,8 @@ class StorageStatus:
         return cls(capacity=space.capacity, ledger_free=space.ledger_free, failure=space.problem)
 
 
-def gather(
-    transaction: Transaction,
-    config: Config,
-    now: datetime,
-    sizes: Callable[[Transaction, str], HeldBytes] = count_held_bytes,
-) -> LedgerStatus:
-    """Read the facts from the ledger, and the backlog of rows from the data folder.
-
-    `sizes` returns the space that instances of an AE title use.
-    """
+def gather(transaction: Transaction, config: Config, now: datetime, sizes: Sizes = count_held_bytes) -> LedgerStatus:
+    """Read the facts from the ledger, and the backlog of rows from the data folder. `sizes` counts held bytes."""
     held, lane_reports = count_held(transaction), lanes.load(transaction)
     counts, oldest = jobs.count(transaction), jobs.oldest_unfinished(transaction)
     draining, duplicates = configurations.draining(transaction), counters.count_duplicates(transaction)
