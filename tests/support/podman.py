@@ -30,13 +30,14 @@ runc = ["{wrapper}"]
 WRAPPER = """#!{python}
 import json, os, sys
 arguments = sys.argv[1:]
-if "--bundle" in arguments:
-    path = os.path.join(arguments[arguments.index("--bundle") + 1], "config.json")
-    with open(path) as file:
-        bundle = json.load(file)
-    bundle["process"].pop("rlimits", None)
-    with open(path, "w") as file:
-        json.dump(bundle, file)
+for option, name in (("--bundle", "config.json"), ("--process", "")):
+    if option in arguments:
+        path = os.path.join(arguments[arguments.index(option) + 1], name).rstrip("/")
+        with open(path) as file:
+            described = json.load(file)
+        described.get("process", described).pop("rlimits", None)
+        with open(path, "w") as file:
+            json.dump(described, file)
 os.execv("{runc}", ["runc", *arguments])
 """
 
@@ -53,11 +54,11 @@ class Podman:
     options: tuple[str, ...]  # options before the command: place and driver of the storage
     environment: Mapping[str, str]  # additional variables of the environment
 
-    def run(self, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a command of podman."""
+    def run(self, *arguments: object, check: bool = True, seconds: float = 60) -> subprocess.CompletedProcess[str]:
+        """Run a command of podman, for up to this time."""
         command = [self.program, *self.options, *map(str, arguments)]
         environment = {**os.environ, **self.environment}
-        return subprocess.run(command, check=check, capture_output=True, text=True, timeout=60, env=environment)
+        return subprocess.run(command, check=check, capture_output=True, text=True, timeout=seconds, env=environment)
 
     def build(self, image: str, containerfile: str = "", files: Mapping[str, str] | None = None) -> str:
         """Build an image of `files` (content by path) on the base image. Return its name."""
