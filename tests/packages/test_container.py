@@ -70,10 +70,7 @@ def image(podman: Podman, packages: Path, wheelhouse: Path, tmp_path_factory: py
 def test_the_command_of_the_page_runs_the_service_without_privileges(
     podman: Podman, image: str, tmp_path: Path
 ) -> None:
-    """The health check of the image passes, the root is read-only, an instance is stored, and a stop is orderly.
-
-    Verified to fail when the data folder in the image belongs to root.
-    """
+    """The health check of the image passes, the root is read-only, an instance is stored, and a stop is orderly."""
     (tmp_path / "dicom-adapter.toml").write_text(CONFIGURATION, encoding="utf-8")
     tmp_path.chmod(0o755)
     podman.run(*start(tmp_path), image, "run", "--new")  # these volumes are on the disk of the image

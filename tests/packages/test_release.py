@@ -73,7 +73,6 @@ def test_all_distributions_have_one_version_and_require_each_other_in_it() -> No
 
 
 def test_the_page_lists_all_distributions() -> None:
-    """Verified to fail when a plugin is missing."""
     names = {
         tomli.loads((path / "pyproject.toml").read_text(encoding="utf-8"))["project"]["name"] for path in projects()
     }

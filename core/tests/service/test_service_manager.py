@@ -48,7 +48,6 @@ def test_an_abstract_socket_is_reached() -> None:
 
 
 def test_without_a_watchdog_no_pings_are_sent(bound: socket.socket) -> None:
-    """Verified to fail when `ping` always sends."""
     manager = ServiceManager(address=bound.getsockname())
     manager.ping()
     manager.stopping(58.0)

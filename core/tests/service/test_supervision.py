@@ -282,7 +282,6 @@ def test_a_stop_during_the_start_ends_the_started_processes(site: Site) -> None:
 def test_a_process_that_is_silent_for_too_long_is_killed_and_restarted(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Verified to fail when silence is not counted: this test hangs."""
     monkeypatch.setattr(process_slot, "SILENT_SECONDS", 0.01)
     site.when_configured("host", 2, lambda _host: site.supervisor.stop())
     with capture_logs() as logged:
@@ -337,10 +336,7 @@ def test_the_service_manager_gets_no_pings_while_a_silent_process_cannot_be_kill
 
 
 def test_the_service_manager_is_notified_of_a_reload_after_sighup(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reload ends also if it is refused.
-
-    Verified to fail when `run_command` does not report its end: this test hangs.
-    """
+    """The reload ends also if it is refused."""
     monkeypatch.setattr(
         requests.subprocess,
         "run",
