@@ -30,6 +30,7 @@ ARGUMENTS = {
     "results export": ["1", "--to", "folder"],
     "results requeue": ["1"],
     "results discard": ["1", "--yes"],
+    "notifications test": ["mail"],
     "ae-titles restart": ["LUNG"],
     "ae-titles end-wait": ["LUNG", "--study", "1.2.3"],
 }
