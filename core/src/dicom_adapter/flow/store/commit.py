@@ -71,7 +71,7 @@ class Store:
         self._config = config
         self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
         self._name = name
-        self._storage_problem, self._find_problem = resources.storage_problem, resources.problem
+        self._find_problem = resources.problem
         self.problem = ""  # why the last commit was refused, if the opened storage or ledger was replaced or is missing
         self._limits = limits
         self._entry = RowEntry(config, resources, name)
@@ -228,7 +228,7 @@ class Store:
         return None
 
     def _require_storage(self) -> None:
-        problem = self._storage_problem()
+        problem = self._find_problem()
         if problem:
             raise StorageUnavailable(problem)
 
