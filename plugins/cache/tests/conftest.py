@@ -63,7 +63,7 @@ class CacheSite:
     adapter: Adapter
     lanes: Mapping[str, Any]
     cache: Cache
-    application: Any
+    application: Any  # not that of `rest`: an application can be started only once
     rest: Any
 
     def receive(self, *data_sets: Dataset, ae_title: str = "CACHE", settled: bool = True) -> list[Any]:
@@ -100,9 +100,12 @@ def open_cache() -> OpenCache:
         lanes = {name: ImmediateHandle(adapter, name) for name in adapter.host.handles}
         cache = Cache(lanes)  # type: ignore[arg-type] # delegates to a LaneHandle
         green = Health(health="green", service="running", problems=[])
-        app = make_app({"cache": handlers(cache)}, lambda: green, Access(HttpConfig()), "1.0")
-        client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)  # type: ignore[arg-type] # any ASGI application
-        return CacheSite(adapter, lanes, cache, app, clients.enter_context(client))
+
+        def make() -> Any:
+            return make_app({"cache": handlers(cache)}, lambda: green, Access(HttpConfig()), "1.0")
+
+        client = TestClient(make(), base_url="http://127.0.0.1", raise_server_exceptions=False)  # type: ignore[arg-type] # any ASGI application
+        return CacheSite(adapter, lanes, cache, make(), clients.enter_context(client))
 
     return connect
 
