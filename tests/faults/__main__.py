@@ -14,14 +14,15 @@ from faults.campaign import Plan, run
 
 
 def main() -> int:
-    """Return 0 if the count has no finding, otherwise 1. After a failure the folder is kept."""
+    """Run the campaign. Return 0 if it has no findings, otherwise 1. With findings, its folder is always kept."""
     parser = argparse.ArgumentParser(prog="python -m faults", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10.0, help="of kills and faults (default: 10)")
-    parser.add_argument("--seed", default="1", help="decides every choice (default: 1)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="duration of kills and faults (default: 10)")
+    parser.add_argument("--seed", default="1", help="seed of all random choices (default: 1)")
     parser.add_argument("--senders", type=int, default=3, help="DICOM senders at the same time (default: 3)")
     parser.add_argument("--folder", type=Path, help="folder of the run, which is kept (default: a temporary one)")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # processes and mounts are ended
+    # SystemExit, so that `run` ends its processes and removes its mounts.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     folder = options.folder or Path(tempfile.mkdtemp(prefix="dicom-adapter-faults-"))
     seconds = options.minutes * 60
     plan = Plan(

@@ -1,4 +1,4 @@
-"""Clients of the adapter, each in a separate process, until its standard input is closed."""
+"""Clients of the adapter. Each runs in a separate process until the standard input of this process is closed."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from attrs import asdict, define, field
 from faults.adapter import AE_TITLES, CACHE
 from faults.breaking import BreakingConnection
 from faults.clients import work
-from faults.orders import COMPOSED, CONFLICT, PASSING, UNKNOWN, Order
+from faults.orders import COMPOSED, CONFLICT, UNAVAILABLE, UNKNOWN, Order
 from faults.records import SUCCESS, Record
 
 ANSWER_SECONDS = 45.0  # the cache responds earlier, unless a turn has begun
@@ -139,7 +139,7 @@ class Composer:
             answer = self._ask("POST", "/jobs", json=body, headers={"Idempotency-Key": order.key})
             if answer is not None:
                 self._record.end(request, **_recorded_fields(answer))
-                if answer.status_code != PASSING:
+                if answer.status_code != UNAVAILABLE:
                     break
             time.sleep(self._random.uniform(*REPEAT_SECONDS))
         if answer.status_code == COMPOSED and not order.keep:
@@ -154,7 +154,7 @@ class Composer:
             answer = self._ask("DELETE", f"/studies/{study}")
             if answer is not None:
                 self._record.end(request, status=answer.status_code)
-                if answer.status_code != PASSING:
+                if answer.status_code != UNAVAILABLE:
                     break
             time.sleep(self._random.uniform(*REPEAT_SECONDS))
         self._arrivals.mark_gone([study])

@@ -25,11 +25,11 @@ from faults.adapter import CACHE, SETTLE_SECONDS
 from faults.clock import ClockRange
 from faults.evidence import Evidence, LedgerInstance, LedgerJob
 from faults.lookup import WAITING, Lookup
-from faults.orders import COMPOSED, CONFLICT, DELETED, PASSING, REFUSALS, UNKNOWN, Call, Deletion, Order
+from faults.orders import COMPOSED, CONFLICT, DELETED, REFUSALS, UNAVAILABLE, UNKNOWN, Call, Deletion, Order
 from faults.records import Sent
 
 STILL_ARRIVING = "urn:dicom-adapter:cache:still-arriving"  # `type` of a refusal
-ANSWERS = (None, COMPOSED, UNKNOWN, CONFLICT, PASSING)  # expected statuses; None: no response
+ANSWERS = (None, COMPOSED, UNKNOWN, CONFLICT, UNAVAILABLE)  # expected statuses; None: no response
 LONGEST_SENDING = 25.0  # seconds from a request without a response to a possible row of the request
 
 

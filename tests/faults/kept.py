@@ -12,7 +12,7 @@ import httpx
 from attrs import frozen
 
 from faults.adapter import AE_TITLES, CACHE
-from faults.orders import PASSING, UNKNOWN
+from faults.orders import UNAVAILABLE, UNKNOWN
 from faults.records import data_set_digest
 
 PAGE = 7  # entries of a page; a small number, so that there are many pages
@@ -41,15 +41,18 @@ def read_kept(port: int, folder: Path) -> tuple[Kept, ...]:
 def wait_for_lane(port: int) -> None:
     """Wait until the cache has processed all instances that were received before.
 
-    A job is composed or refused only after this.
+    The request is for a job of a study that does not exist. The cache refuses it with 404 only after it has processed
+    these instances.
     """
     order = {"name": "nothing", "pipeline": AE_TITLES[CACHE].pipelines[0], "studies": [NO_STUDY]}
     deadline = time.monotonic() + LONGEST_START_SECONDS
     with _cache(port) as cache:
-        while (status := _status(cache, order)) in (None, PASSING) and time.monotonic() < deadline:
+        while (status := _status(cache, order)) in (None, UNAVAILABLE) and time.monotonic() < deadline:
             time.sleep(AGAIN_SECONDS)
     if status != UNKNOWN:
-        raise RuntimeError(f"a job of a study that was never there is answered with {status}")
+        raise RuntimeError(
+            f"the cache must refuse a job of a study that does not exist with {UNKNOWN}: its status is {status}"
+        )
 
 
 def _status(cache: httpx.Client, order: dict[str, Any]) -> int | None:

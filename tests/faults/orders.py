@@ -13,7 +13,7 @@ COMPOSED = 201  # HTTP statuses
 DELETED = 204
 UNKNOWN = 404
 CONFLICT = 409
-PASSING = 503  # no change: the request is repeated
+UNAVAILABLE = 503  # nothing was changed: the request is repeated
 REFUSALS = (UNKNOWN, CONFLICT)
 
 
@@ -43,7 +43,7 @@ class Call:
     @property
     def is_definite(self) -> bool:
         """Return whether the response is final for the order."""
-        return self.status not in (None, PASSING)
+        return self.status not in (None, UNAVAILABLE)
 
 
 @frozen(kw_only=True)

@@ -14,7 +14,7 @@ from faults.adapter import Ports
 
 CALLS = ("Jobs.Create", "Jobs.AddMetadata", "Payloads.Upload", "Jobs.Start", "Jobs.Status", "Jobs.List", "*")
 # Transient faults: the adapter retries.
-PASSING = (
+TRANSIENT = (
     "status,protocol=grpc,status=UNAVAILABLE",
     "status,protocol=grpc,status=RESOURCE_EXHAUSTED",
     "status,protocol=grpc,status=ABORTED",
@@ -38,8 +38,8 @@ PASSING = (
     "delay,seconds=3",  # longer than the adapter's time limits
 )
 # Permanent faults: the job is faulted, and retried at the end.
-LASTING = ("code,code=-4097", "status,protocol=grpc,status=PERMISSION_DENIED", "status,protocol=rest,status=403")
-LASTING_SHARE = 0.1  # share of permanent faults
+PERMANENT = ("code,code=-4097", "status,protocol=grpc,status=PERMISSION_DENIED", "status,protocol=rest,status=403")
+PERMANENT_SHARE = 0.1  # share of these faults
 MAX_FAULTS = 16  # number of faults in one run of the emulator
 RUN_SECONDS = (4.0, 25.0)  # from a start of the emulator to its kill
 DOWN_SECONDS = (0.0, 2.0)  # from a kill to the next start
@@ -108,7 +108,7 @@ class Platform:
 
     def _fault(self) -> str:
         random = self._random
-        kinds = LASTING if random.random() < LASTING_SHARE else PASSING
+        kinds = PERMANENT if random.random() < PERMANENT_SHARE else TRANSIENT
         call, kind = random.choice(CALLS), random.choice(kinds)
         return f"{call}={kind},after={random.randrange(25)},times={random.randint(1, 6)}"
 

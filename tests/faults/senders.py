@@ -1,4 +1,4 @@
-"""DICOM senders: `python -m faults.senders`, each a separate process, until its standard input is closed."""
+"""DICOM senders: each runs as `python -m faults.senders` until the standard input of this process is closed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing with a time limit: `make fuzz TARGET=acceptor MINUTES=5`.
 
-An input for which a target raises ends the run with the traceback, and is written to `build/fuzz`. Inputs that increase
-the coverage are kept in the corpus folder, if it exists.
+If a target raises an exception for an input, the run ends with the traceback, and the input is written to `build/fuzz`.
+Inputs that increase the coverage are kept in the corpus folder, if it exists.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main(
         Path | None, typer.Option(help="Folder of inputs, to which new ones are added. Default: a temporary folder.")
     ] = None,
 ) -> None:
-    """Run a target with many inputs. The exit status is 0 if the target raised for no input."""
+    """Run a target with many inputs. The exit status is 0 if the target raised no exception."""
     atheris: Any = importlib.import_module("atheris")  # installed by `make fuzz` only
     with atheris.instrument_imports(include=["dicom_adapter"]):
         targets = importlib.import_module("fuzz.targets").TARGETS

@@ -50,8 +50,8 @@ class ExportedSpans:
     def spans(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.text.splitlines()]
 
-    def names_of_traces(self) -> dict[str, set[str]]:
-        """Return the names of the spans of each trace, by its id."""
+    def span_names_by_trace(self) -> dict[str, set[str]]:
+        """Return the names of the spans of each trace, by the id of the trace."""
         traces: dict[str, set[str]] = {}
         for span in self.spans():
             traces.setdefault(span["context"]["trace_id"], set()).add(span["name"])

@@ -48,8 +48,8 @@ def test_demo_is_complete_if_an_instance_was_sent_again() -> None:
 
 
 def test_demo_ends_when_a_job_needs_an_operator() -> None:
-    assert view(pipeline_job(1, SENT, state=JobState.FAILED), archived=0).has_stopped
-    assert not view(pipeline_job(1, SENT, state=JobState.RUNNING), archived=0).has_stopped
+    assert view(pipeline_job(1, SENT, state=JobState.FAILED), archived=0).needs_operator
+    assert not view(pipeline_job(1, SENT, state=JobState.RUNNING), archived=0).needs_operator
 
 
 def test_only_progress_restarts_the_time_limit_of_the_demo() -> None:

@@ -34,7 +34,6 @@ settings = { pipeline-b = "p2" }
 SETTINGS_A = 'settings = { required = "AdmissionID", pipeline-a = "p1" }'
 CONFIGURATION = ONLY_B + f'[ae-titles.A]\nprocessor = "by-study"\n{SETTINGS_A}\n'
 STUDY = "2.25.4711"
-REASON = "it has no AdmissionID"
 USER = pwd.getpwuid(os.getuid()).pw_name
 
 Command = Callable[..., Result]
@@ -172,7 +171,9 @@ def test_a_selection_must_be_either_ids_or_all_with_filters(
 
 
 @pytest.mark.parametrize("name", ["discard", "export"])
-def test_a_state_needs_all(adapter: Adapter, command: Command, tmp_path: Path, name: str) -> None:
+def test_the_option_state_requires_the_option_all(
+    adapter: Adapter, command: Command, tmp_path: Path, name: str
+) -> None:
     """The state of an instance is not checked if its id is given, so the option would have no effect."""
     where = ("--to", tmp_path / "out") if name == "export" else ()
     assert "filters need --all" in command("instances", name, 1, "--state", "pending", *where, status=2).stderr

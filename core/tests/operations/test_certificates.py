@@ -144,7 +144,7 @@ def test_a_server_that_does_not_answer_has_no_certificate() -> None:
 def test_a_certificate_is_yellow_thirty_days_before_it_expires(
     days: float, is_authority: bool, state: PartState
 ) -> None:
-    """It is red afterwards, but an authority stays yellow: other authorities may be enough."""
+    """It is red afterwards. An authority stays yellow, because connections may need only other authorities."""
     finding = assess_certificates([certificate(900), certificate(days, is_authority=is_authority)], NOW)
     assert state is finding.state
     assert bool(finding.reason) is (state is not PartState.OK)
@@ -170,7 +170,7 @@ class Reporting:
 
 
 def test_a_submitter_that_fails_does_not_hide_the_certificates_of_others() -> None:
-    """A submitter without its own `certificates` method has none. Verified to fail when the exception is not caught."""
+    """The default method returns no certificates. Verified to fail when the exception is not caught."""
     submitters: dict[str, Any] = {
         "a": Reporting(ValueError("secret")),
         "b": Reporting([certificate(3)]),

@@ -127,9 +127,10 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
         """React to the end of an association, or to failures: instances of its studies may be missing.
 
         The host calls this method as a separate turn, after `handle_instance` for all instances of the association that
-        were stored before the report. While the association is open, the call is at the first failure of each study;
-        the last report, about the end, contains all failures. After a restart or a failed turn, the reports that
-        concern pending instances are delivered again, each after the same instances as before.
+        were stored before the report. While the association is open, there is one report for each study with a failure,
+        at the first failure. The last report, at the end of the association, contains all failures. After a restart or
+        a failed turn, the reports that concern pending instances are delivered again, each after the same instances as
+        before.
         """
 
     def end_wait(self, study_instance_uids: Collection[str]) -> None:
@@ -153,7 +154,8 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
         """Submit one job, committed with this turn. The instances must be pending at this AE title.
 
         `metadata` is sent to the platform with the job, after the keys `Source` and `Instances`, which the host adds.
-        If instances may be missing, set the key `INTERRUPTED` to what is known about them: operators see it, too.
+        If instances may be missing, set the key `Interrupted` (the constant `INTERRUPTED`) to what is known about them:
+        operators see it, too.
         `submitter` is the name of a [submitters.<name>] table and defaults to the submitter of the AE title. `job_id`
         has 32 lower-case hexadecimal digits and is random by default; derive `job_id` from the purpose of the job to
         prevent a second submission. Raises Refused if the submitter does not exist. The turn fails with Refused if a
@@ -215,9 +217,9 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
     def read_texts(self, instance: InstanceStorageInfo, keywords: Iterable[str]) -> Mapping[str, str]:
         """Read the values of some attributes with text values, by keyword. Much faster than `read_header`.
 
-        A missing value is "". So is a value of more than 64 KiB, with a warning in the log (`text_omitted`). Multiple
-        values are separated by backslashes. The texts are patient data. Raises as `read_header`, and ValueError for a
-        keyword of an attribute without a text value.
+        Return "" for a missing value, and for a value of more than 64 KiB, with a warning in the log (`text_omitted`).
+        Multiple values are separated by backslashes. The texts are patient data. Raises the same errors as
+        `read_header`, and ValueError for a keyword of an attribute without a text value.
         """
         return self.context.read_texts(instance, keywords)
 

@@ -90,7 +90,8 @@ class Submitter(ABC, Generic[SettingsT]):
     constructor."""
     node_ae_title: str | None = None
     """AE title of the DICOM node to which the instances of jobs are sent; set it in the constructor. None: they are not
-    sent to a DICOM node. With `to-sender = true`, the results of instances that this node has sent are sent to it."""
+    sent to a DICOM node. With `to-sender = true`, this submitter delivers the results of instances that the adapter has
+    received from this AE title."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -115,7 +116,7 @@ class Submitter(ABC, Generic[SettingsT]):
     def create_job(self, job: Job) -> PlatformJob:
         """Create the job on the platform without starting it. If the job with `job.run_id` exists there, return it.
 
-        If `job.run` is not 1, the earlier runs have failed: what the platform keeps of them may be deleted.
+        If `job.run` is not 1, the earlier runs have failed. The method may delete what the platform keeps of them.
         """
 
     @abstractmethod
@@ -159,22 +160,22 @@ class Submitter(ABC, Generic[SettingsT]):
 
         The core calls this method after the results are stored; for a failed run, after an operator has retried the
         job; and for each cancelled job, even if the platform has refused `cancel`. After `Retriable`, a bug or a crash,
-        it calls the method again, without a limit; after `Permanent`, it reports that the files are left. Of `job`,
-        `run` and the ids of the platform are those of the run to clean up; a later run may exist. What is already
-        deleted is not an error.
+        it calls the method again, without a limit; after `Permanent`, it reports that the files are left. `job.run`
+        and the platform's ids in `job` are those of the run to clean up, even if the job has a later run. What is
+        already deleted is not an error.
         """
 
     def log(self, job: Job) -> BinaryIO | None:  # noqa: ARG002 - for subclasses
         """Open the log of the job's last run: text in UTF-8. Return None if there is none.
 
-        Called by `jobs show --log`, in another process, before `open`.
+        Called by `jobs show --log`, in another process, without `open`.
         """
         return None
 
     def certificates(self) -> Iterable[Certificate]:
         """Return the certificates on which the connection depends: those in the submitter's files, and the platform's.
 
-        Called once per hour, for the health of the adapter, and by `check`, also before `open`. It may connect to the
+        Called once per hour, for the health of the adapter, and by `check`, without `open`. It may connect to the
         platform, for at most ten seconds. Use `certificates_in_file` and `certificate_of_server`.
         """
         return ()
@@ -182,9 +183,9 @@ class Submitter(ABC, Generic[SettingsT]):
     def check_connection(self) -> str:
         """Ask the platform whether it accepts the adapter's requests; return its answer in words, for operators.
 
-        Called only by `check --connect`, before `open`, with a limit of thirty seconds. The request must change nothing
-        on the platform. Errors as for the other methods: their message is shown. Return "" if nothing was tried, as
-        this default implementation does.
+        Called only by `check --connect`, without `open`, with a limit of thirty seconds. The request must change
+        nothing on the platform. Raise the same errors as the other methods: `check` shows the message. Return "" if
+        nothing was tried, as this default implementation does.
         """
         return ""
 

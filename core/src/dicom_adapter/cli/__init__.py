@@ -82,7 +82,7 @@ def make_app(is_wanted: Callable[[str], bool]) -> typer.Typer:
         else:
             made.command(name=entry.name, short_help=entry.summary)(loaded)
     _keep_summaries(made)
-    help_text.use(made)
+    help_text.use_plain_commands(made)
     return made
 
 
@@ -139,7 +139,7 @@ def _call(wanted: str | None) -> None:
 
         add_commands(made, discover(kinds=()), CORE_COMMANDS)
         _keep_summaries(made)
-        help_text.use(made)
+        help_text.use_plain_commands(made)
     made()
 
 

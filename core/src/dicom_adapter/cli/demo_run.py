@@ -95,7 +95,7 @@ def _run(outgoing: Path, port: int, configurations: Sequence[Path]) -> View:
             demo.note_progress(view)
             if (
                 (demo.has_sent and view.is_complete(STUDIES * INSTANCES))
-                or view.has_stopped
+                or view.needs_operator
                 or demo.idle_seconds > LONGEST_PAUSE_S
             ):
                 return view

@@ -32,7 +32,7 @@ class DemoState:
     messages: list[str] = field(factory=list)  # lines about the studies that were sent
     printed: set[str] = field(factory=set)  # keys of the changes that were printed
     has_sent: bool = False  # all studies were sent
-    _seen: object = None  # what had happened at the last progress
+    _seen: object = None  # the facts that `note_progress` compares, at the last progress
     _changed: float = field(factory=time.monotonic)  # monotonic time of the last progress
 
     @property
@@ -71,7 +71,7 @@ class View:
 
     @property
     def processed(self) -> int:
-        """Number of instances in these jobs."""
+        """Number of instances in the succeeded jobs of the pipeline."""
         return sum(job.instance_count for job in self.succeeded)
 
     @property
@@ -87,14 +87,14 @@ class View:
     def is_complete(self, sent: int) -> bool:
         """Return whether all `sent` instances were processed, and the PACS has all results.
 
-        More instances than that are processed if one was sent again: its response did not arrive in time.
+        An instance is sent again if its response is late. Then more than `sent` instances are processed.
         """
         is_processed = self.pending == 0 and self.processed >= sent
         is_finished = all(job.state in (JobState.SUCCEEDED, JobState.SUBMITTED) for job in self.jobs)
         return is_processed and is_finished and 0 < self.delivered <= self.archived
 
     @property
-    def has_stopped(self) -> bool:
+    def needs_operator(self) -> bool:
         """Return whether a job needs an operator, so that the demo cannot be completed."""
         return any(job.state in (JobState.FAULTED, JobState.FAILED) for job in self.jobs)
 

@@ -88,8 +88,8 @@ def explain(
 
 
 def _look_up(ledger: Ledger, wanted: str | Filters, now: datetime) -> tuple[Matches, Story | None, list[ArrivedSeries]]:
-    """Return what matches; if it is one subject, its story and the series of its studies. Raises Refused."""
-    log = read_log(ledger)  # before the ledger: an instance that is entered meanwhile has a row
+    """Return the matches; for one match, also its story and the series of its studies. Raises Refused."""
+    log = read_log(ledger)  # first: an instance that is entered in between is then found in the ledger
     with ledger.read() as transaction:
         waiting = without_row(transaction, log)
         if isinstance(wanted, str):
@@ -131,9 +131,10 @@ def _possible_reasons(ledger: Ledger) -> str:
 
 
 def story_lines(story: Story, times: Times, patient: Sequence[str] = (), options: str = "") -> Iterator[str]:
-    """Yield the lines of a story: for each AE title its entries, and a line for each new day and change of the zone.
+    """Yield the lines of a story: a section of entries for each AE title.
 
-    `patient`: lines with patient data. `options`: options to add to the commands in the text.
+    Each new day, and each change of the time zone, begins with a separate line. `patient`: lines with patient data.
+    `options`: options to add to the commands in the text.
     """
     zone = times.zone_at(story.created_at)
     yield from wrapped(f"{story.title}. Times are {zone}.", "", "")
@@ -154,6 +155,3 @@ def _entry_lines(entries: Sequence[Entry], times: Times, zone: str, options: str
         when = NOW if entry.at is None else times.clock(entry.at)
         text = with_options(times.in_text(entry.text), options)
         yield from wrapped(text, f"{when:{MARGIN}}", " " * MARGIN)
-
-
-# --- JSON -------------------------------------------------------------------------------------------------------------

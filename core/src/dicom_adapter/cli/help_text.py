@@ -34,14 +34,14 @@ class PlainCommand(TyperCommand):
                     formatter.write_dl(rows)
 
 
-def use(group: typer.Typer) -> None:
-    """Let all commands of a group be of this class."""
+def use_plain_commands(group: typer.Typer) -> None:
+    """Make `PlainCommand` the class of all commands of a group that have no class of their own."""
     for command in group.registered_commands:
         if command.cls in (None, TyperCommand):
             command.cls = PlainCommand
     for inner in group.registered_groups:
         if inner.typer_instance is not None:
-            use(inner.typer_instance)
+            use_plain_commands(inner.typer_instance)
 
 
 def _name(argument: Any) -> str:

@@ -129,7 +129,7 @@ def show(
     with ledger.read() as transaction:
         rows = instance_rows.find(transaction, [number])
         if not rows:
-            raise fail(f"there is no instance {number}; `dicom-adapter instances list` shows them")
+            raise fail(f"there is no instance {number}; `dicom-adapter instances list` shows the instances")
         found = {
             **instance_as_json(rows[0], lanes.stopped(transaction)),
             **origin_as_json(rows[0]),

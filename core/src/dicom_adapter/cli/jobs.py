@@ -46,7 +46,7 @@ NO_STUDY = JobStudies(count=0, first="")
 WATCH_EVERY_S = 0.5  # `watch` reads new events of the ledger at this interval
 EVENTS_PER_READ = 1000  # maximum number of events that `watch` reads at once
 STATES = ", ".join(state.value for state in JobState)
-STATE_OF = {f"job_{state.value.replace('-', '_')}": state for state in JobState}  # the state that an event begins
+STATE_AFTER = {f"job_{state.value.replace('-', '_')}": state for state in JobState}  # by event name
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[JOB_ID]", help="Job ids, or their prefixes.")]
 All = Annotated[bool, typer.Option("--all", help="All jobs that match the filters, instead of ids.")]
@@ -105,7 +105,7 @@ def show(
 ) -> None:
     """Show one job: its studies, its state, what happens next, and its events; or the log of its last run.
 
-    Exit status: 0; 1 if no job, or more than one, has this id, there is no ledger, or the job has no log.
+    Exit status: 0; 1 if the id matches no job or several jobs, if there is no ledger, or if the job has no log.
     """
     if log:
         _show_log(find_file(config), job_id, lines)
@@ -118,9 +118,9 @@ def show(
         waiting = clean_ups.of_job(transaction, row.job.job_id)
         writer = _writer(transaction, utc, config)
     if as_json:
-        counted = JobStudies(count=len(studies), first=min(studies, default=""))
+        of_job = JobStudies(count=len(studies), first=min(studies, default=""))
         more = {"cleanUps": list(map(clean_up_as_json, waiting)), "events": list(map(event_as_json, story))}
-        typer.echo(json.dumps({**job_as_json(row.job, counted), **more}, indent=2))
+        typer.echo(json.dumps({**job_as_json(row.job, of_job), **more}, indent=2))
     else:
         typer.echo("\n".join(writer.details(row.job, studies, story, waiting)))
 
@@ -256,21 +256,21 @@ def _print_changes(ledger: Ledger, last: int, seen: dict[str, Job], format_job: 
         if job is None:
             continue
         before = seen.get(job.job_id)
-        seen[job.job_id] = then = _at_event(job, event, before)
-        if before is None or _visible(before) != _visible(then):
-            typer.echo(format_job(then))
+        seen[job.job_id] = after = _at_event(job, event, before)
+        if before is None or _visible(before) != _visible(after):
+            typer.echo(format_job(after))
     return last
 
 
 def _visible(job: Job) -> tuple[object, ...]:
-    """Return the values whose change is worth a line. The number of failed attempts is not among them."""
+    """Return the values of a job whose changes `watch` prints. The number of failed attempts is not included."""
     return (job.state, job.platform_state, job.platform_detail, job.last_error, job.cancel_requested)
 
 
 def _at_event(job: Job, event: Event, before: Job | None) -> Job:
     """Return the job as it was at an event. Its row, `job`, may have changed since then."""
     earlier = before or evolve(job, attempts=0, platform_state="", platform_detail="", cancel_requested=False)
-    values: dict[str, Any] = {"state": STATE_OF.get(event.event, earlier.state)}
+    values: dict[str, Any] = {"state": STATE_AFTER.get(event.event, earlier.state)}
     if event.event == "job_faulted":
         values["faulted_in"] = earlier.state
     elif event.event == "job_retried" and "run" in event.detail:
@@ -319,14 +319,14 @@ def _chosen(
 
 
 def _can_retry(job: Job) -> bool:
-    """Return whether a job is faulted or failed, or waits for its next attempt and is not being cancelled."""
+    """Return whether a job is faulted or failed, or is postponed without a request to cancel it."""
     return job.state in HELD or (job.next_attempt_at is not None and not job.cancel_requested)
 
 
 def _find(transaction: Transaction, job_id: str) -> JobRow:
     found = ledger_jobs.with_prefix(transaction, job_id, 2)
     if not found:
-        raise fail(f"there is no job whose id begins with {job_id!r}; `dicom-adapter jobs list` shows them")
+        raise fail(f"there is no job whose id begins with {job_id!r}; `dicom-adapter jobs list` shows the jobs")
     if len(found) > 1:
         raise fail(f"several job ids begin with {job_id!r}; enter more characters")
     return found[0]

@@ -54,12 +54,12 @@ class CannotStart(Refused):
 
 
 class Supervisor:
-    """Supervises the processes until a signal. Not thread-safe, except `stop`: used by the main thread only."""
+    """Supervises the processes until a signal. Only `stop` and `hang_up` are thread-safe."""
 
     def __init__(
         self, blueprint: Blueprint, start_child: StartChild = Child, manager: ServiceManager | None = None
     ) -> None:
-        """Supervise the processes of `blueprint`. `start_child` starts one process. `manager` is notified."""
+        """Supervise the processes of `blueprint`. `start_child` starts one. `manager` gets notifications."""
         self._blueprint = blueprint
         self._start_child = start_child
         # A SimpleQueue, because signal handlers use it, too: a Queue would deadlock if a `put` interrupted another.
@@ -67,7 +67,7 @@ class Supervisor:
         self._host = ProcessSlot(HOST, HOST_MODULE)
         names = enumerate(receiver_names(blueprint.receivers), start=1)
         self._receivers = [ProcessSlot(name, RECEIVER_MODULE, number) for number, name in names]
-        self._wake_read, self._wake_write = os.pipe()
+        self._wake_read, self._wake_write = os.pipe()  # receivers wake the host, see `Start.wake_fd`
         self._counts = create_shared_counts(blueprint.receivers)
         self._port = blueprint.port
         self._ledger: Ledger | None = None  # opened after the host has created it
@@ -77,7 +77,7 @@ class Supervisor:
         self._is_hung_up = False  # a SIGHUP was received
         self._had_terminal = os.isatty(0)  # standard input was a terminal at the start
         self._rollout: Rollout | None = None
-        self._clock = SystemClock()  # the clock of the service; the other processes continue it
+        self._clock = SystemClock()  # the clock of the service; the other processes start from its reading
         self._manager = manager or ServiceManager()
         self._next_beat = 0.0  # monotonic time
 
@@ -86,16 +86,16 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stop())
         signal.signal(signal.SIGHUP, lambda *_: self.hang_up())
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # `run` has blocked them
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # `early_signals.hold` has blocked them
         try:
             for slot in self._receivers:
                 slot.preloaded = self._make_child(slot)
-            if self._start_first([self._host]):
+            if self._start_and_wait([self._host]):
                 self._ledger = Ledger(self._blueprint.ledger_url, durable=self._blueprint.is_durable)
                 self._requests = self._make_requests(self._ledger)
                 # The first receiver chooses the port that the others share.
                 first, *others = self._receivers
-                if self._start_first([first]) and self._start_first(others):
+                if self._start_and_wait([first]) and self._start_and_wait(others):
                     self._run_started(self._ledger, self._requests)
         finally:
             self._stop()
@@ -110,8 +110,8 @@ class Supervisor:
 
     # --- starting ---------------------------------------------------------------------------------------------------
 
-    def _start_first(self, slots: list[ProcessSlot]) -> bool:
-        """Start these processes for the first time. Return False if a stop is requested before they are ready."""
+    def _start_and_wait(self, slots: list[ProcessSlot]) -> bool:
+        """Start these processes. Return True when they are ready, False if a stop is requested earlier."""
         for slot in slots:
             self._start(slot, is_first=slot in (self._host, self._receivers[0]))
         return self._wait_for(slots)
@@ -228,7 +228,7 @@ class Supervisor:
             self._set_ready(child, report)
         elif report["event"] == FAILED:
             log.error("process_failed", name=child.name, reason=report["reason"])
-            child.stop()  # this ends a receiver that accepts no more connections; then it is restarted
+            child.stop()  # a failed receiver does not end without a request; `_reap` restarts it
         elif report["event"] == ENDED:
             self._reap(child, report["status"])
         if self._rollout is not None and report["event"] != ALIVE:
@@ -296,9 +296,11 @@ class Supervisor:
         problems = [problem for slot in self._slots if (problem := slot.problem())]
         if problems:
             return {process_part(SERVICE): PartFinding(state=PartState.FAILING, reason="; ".join(problems))}
-        away = [f"the {slot.name} does not run yet: it is restarted" for slot in self._slots if not slot.is_ready]
-        state = PartState.DEGRADED if away else PartState.OK
-        return {process_part(SERVICE): PartFinding(state=state, reason="; ".join(away))}
+        not_ready = [
+            f"the {slot.name} is being restarted and is not ready yet" for slot in self._slots if not slot.is_ready
+        ]
+        state = PartState.DEGRADED if not_ready else PartState.OK
+        return {process_part(SERVICE): PartFinding(state=state, reason="; ".join(not_ready))}
 
     # --- another configuration --------------------------------------------------------------------------------------
 
@@ -339,7 +341,7 @@ class Supervisor:
         return True
 
     def configure_receivers(self) -> set[str]:
-        assert self._next is not None  # the host has it
+        assert self._next is not None  # `configure_host` or `restart_host` has set it
         self._blueprint, self._next = self._next, None
         running = {slot.name: slot.child for slot in self._receivers if slot.child is not None}
         for slot in self._receivers:

@@ -14,7 +14,7 @@ def is_conflict(rows: Iterable[Any]) -> bool:
 
     Patient ID and issuer must be the same in all headers; a missing value is different from any other value. Name,
     birth date and sex must not contradict each other. For these, missing values, and differences in case or padding,
-    are not a contradiction. Any sex except F and M contradicts no value, because devices send "O" for an unknown sex.
+    are not a contradiction. A sex other than F and M counts as missing, because devices send "O" for an unknown sex.
     """
     distinct = {
         (row.patient_id, row.issuer_of_patient_id, row.patient_name, row.patient_birth_date, row.patient_sex)

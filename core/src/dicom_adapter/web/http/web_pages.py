@@ -34,7 +34,7 @@ def is_local(host: bytes) -> bool:
 
 
 def is_foreign(host: bytes, origins: Iterable[bytes], sites: Iterable[bytes]) -> bool:
-    """Return whether a web page that this server did not send made the request.
+    """Return whether the request comes from a web page of another server.
 
     `host`, `origins`, `sites`: the values of the headers Host, Origin and Sec-Fetch-Site. Programs other than browsers
     do not send the last two.
