@@ -47,15 +47,15 @@ MAX_PAGE_MS = 200.0  # from the request for a page of the dashboard until it is 
 MIN_WATCHED = 0.9  # rate while dashboards are open, divided by the rate without them
 
 LEGEND = """\
-The columns *large* and *small* are for the two sizes of data sets, with 1 or 8 senders; *each*: small data sets, 8
-senders, and a new association for each instance. *CPU* is the CPU time for each instance, with 8 senders. *(syncs)*:
-the instance is on disk before the response. *memory* is the peak of all processes of a receiver together, in
-parentheses with shared pages counted once (PSS), if it was measured."""
+*large* and *small* are the two sizes of data sets; the number of senders follows. *each* has 8 senders, small data
+sets, and a new association for each instance. *CPU* is the CPU time for each instance, with 8 senders. *(syncs)* marks
+receivers that have the instance on disk before they respond. *memory* is the peak of all processes of a receiver
+together. The number in parentheses, if it was measured, counts shared pages once (PSS)."""
 HELD_LEGEND = """\
-*held open* is the number of idle associations to which the columns on its right refer. 0: not measured, because the
-receiver serves one association at a time, or because the busy plugin would hide the cost of idle associations."""
+*held open* is the number of idle associations for the columns on its right. If it is 0, these columns were not
+measured: the receiver serves one association at a time, or a busy plugin would hide the cost of idle associations."""
 CPU = "CPU, ms (large / small)"
-MEMORY = "memory, MB (proportional)"
+MEMORY = "memory, MB (PSS)"
 
 Values = Mapping[str, Any]
 
@@ -157,7 +157,7 @@ def _verdict(verdict: Verdict) -> Sequence[str]:
 def _others(found: Mapping[str, Values]) -> Iterator[Verdict]:
     """Yield the rows of the other benchmarks that were run."""
     if due := found.get("due"):
-        what = f"Time from the due time of a group to its job, with {due['open_groups']:,} groups, 99th percentile"
+        what = f"Delay from the due time of a group until its job, with {due['open_groups']:,} groups, 99th percentile"
         yield at_most(due["p99_ms"], MAX_DUE_MS, what, " ms")
     if pending := found.get("pending"):
         conditions = f"with {pending['instances']:,} pending ÷ with none"
@@ -172,7 +172,7 @@ def _others(found: Mapping[str, Values]) -> Iterator[Verdict]:
     if look_up := found.get("look_up"):
         rows = f"with {look_up['instances']:,} instances and {look_up['jobs']:,} jobs"
         longest = max(look_up["cpu_ms"].values())
-        yield at_most(longest, MAX_LOOK_UP_MS, f"CPU time of a look-up {rows}, the longest", " ms")
+        yield at_most(longest, MAX_LOOK_UP_MS, f"Longest CPU time of a look-up {rows}", " ms")
     if dashboard := found.get("dashboard"):
         rows = f"with {dashboard['instances']:,} instances and {dashboard['jobs']:,} jobs"
         slowest = max(page["p95"] for page in dashboard["pages_ms"].values())
@@ -190,7 +190,8 @@ def _cache(cache: Values) -> Iterator[Verdict]:
     kept = f"with {cache['instances']:,} kept instances"
     yield at_least(min(ratios), MIN_KEPT, "Instances per second: `cache` ÷ `aetitle`, lowest ratio of all workloads")
     yield at_most(cache["search_ms"]["p99"], MAX_SEARCH_MS, f"Search {kept}, 99th percentile", " ms")
-    yield at_most(max(cache["compose_10000_s"]), MAX_COMPOSE_S, f"Composing 10,000 instances {kept}, the longest", " s")
+    what = f"Longest time to compose a job of 10,000 instances, {kept}"
+    yield at_most(max(cache["compose_10000_s"]), MAX_COMPOSE_S, what, " s")
 
 
 ASSOCIATION_HEADINGS = (

@@ -1,4 +1,7 @@
-"""`python -m faults --minutes 10 --seed 1`, in the folder `tests`."""
+"""Run the adapter with kills and faults, then count what became of each instance and job.
+
+`python -m faults --minutes 10 --seed 1`, in the folder `tests`.
+"""
 
 from __future__ import annotations
 

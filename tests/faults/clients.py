@@ -1,4 +1,4 @@
-"""Clients of the adapter. Each runs in a separate process until the standard input of this process is closed."""
+"""Clients of the adapter. Each client is a separate process, and runs until its standard input is closed."""
 
 from __future__ import annotations
 
@@ -47,8 +47,11 @@ class Client:
             self._process.wait()
 
 
-def work(make: Callable[..., Any], description: str | None, **more: Callable[[str], Any]) -> None:
-    """Create the client with `make` from the command line, and run it in this process. `more`: further options."""
+def run_client(make: Callable[..., Any], description: str | None, **more: Callable[[str], Any]) -> None:
+    """Parse the command line, call `make` with the options to create a client, and run the client in this process.
+
+    `more`: further options of the command line.
+    """
     parser = argparse.ArgumentParser(description=description)
     options = {"port": int, "folder": Path, "name": str, "seed": str, **more}
     for name, kind in options.items():

@@ -22,7 +22,7 @@ from attrs import asdict, define, field
 
 from faults.adapter import AE_TITLES, CACHE
 from faults.breaking import BreakingConnection
-from faults.clients import work
+from faults.clients import run_client
 from faults.orders import COMPOSED, CONFLICT, UNAVAILABLE, UNKNOWN, Order
 from faults.records import SUCCESS, Record
 
@@ -183,4 +183,4 @@ def _recorded_fields(answer: httpx.Response) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    work(Composer, __doc__, senders=Path)
+    run_client(Composer, __doc__, senders=Path)

@@ -16,7 +16,7 @@ from faults.orders import UNAVAILABLE, UNKNOWN
 from faults.records import data_set_digest
 
 PAGE = 7  # entries of a page; a small number, so that there are many pages
-ANSWER_SECONDS = 75.0  # longer than the cache waits for its lane
+ANSWER_SECONDS = 75.0  # time limit of a request; longer than the time limit of the cache for its lane
 LONGEST_START_SECONDS = 120.0  # longest wait for the host
 AGAIN_SECONDS = 0.5  # between two requests
 NO_STUDY = "2.25.0"  # a UID that no study has
@@ -39,7 +39,7 @@ def read_kept(port: int, folder: Path) -> tuple[Kept, ...]:
 
 
 def wait_for_lane(port: int) -> None:
-    """Wait until the cache has processed all instances that were received before.
+    """Wait until the cache has processed all instances that were received before this call.
 
     The request is for a job of a study that does not exist. The cache refuses it with 404 only after it has processed
     these instances.

@@ -16,7 +16,7 @@ from pynetdicom import AE, _config, build_context, evt
 from pynetdicom.association import Association
 
 from faults.breaking import BreakingConnection
-from faults.clients import Client, work
+from faults.clients import Client, run_client
 from faults.records import Record, Records, Sent, read
 from faults.studies import Delivery, End, Instance, deliveries
 
@@ -189,4 +189,4 @@ class Senders:
 
 
 if __name__ == "__main__":
-    work(Sender, __doc__)
+    run_client(Sender, __doc__)

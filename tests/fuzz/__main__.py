@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing with a time limit: `make fuzz TARGET=acceptor MINUTES=5`.
 
 If a target raises an exception for an input, the run ends with the traceback, and the input is written to `build/fuzz`.
-Inputs that increase the coverage are kept in the corpus folder, if it exists.
+Inputs that increase the coverage are kept in the folder of the option `--corpus`.
 """
 
 from __future__ import annotations

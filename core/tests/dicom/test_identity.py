@@ -92,7 +92,7 @@ def outcome(call: object, *arguments: object) -> Identity | type[Exception]:
         return type(refusal)
 
 
-# --- files of pydico --------------------------------------------------------------------------------------------------
+# --- files of pydicom -------------------------------------------------------------------------------------------------
 
 
 def shipped() -> list[Path]:
@@ -113,12 +113,12 @@ def transfer_syntax(path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", shipped(), ids=lambda path: path.name)
-def test_every_file_of_pydicom_is_read_in_pieces_as_at_once(path: Path) -> None:
-    """The invalid files among them are refused in pieces as well. The UIDs are those that pydicom reads."""
+def test_files_of_pydicom_have_the_same_identity_in_pieces_and_as_a_whole(path: Path) -> None:
+    """Invalid files are refused in both cases. The UIDs are those that pydicom reads."""
     content, syntax = path.read_bytes(), transfer_syntax(path)
     data_set = content[data_set_offset(content) :]
     expected = outcome(identify, data_set, syntax)
-    # For large files the beginning is sufficient, because reading them byte by byte takes minutes.
+    # Large files are read only in large pieces: reading them byte by byte takes minutes.
     sizes = (1, 7, 4096) if len(data_set) < 1 << 17 else (4096,)
 
     assert [expected] * len(sizes) == [outcome(read, data_set, syntax, size) for size in sizes]
@@ -160,7 +160,7 @@ def test_the_reader_stops_when_it_has_every_attribute_and_has_seen_the_pixel_dat
         reader.feed(data_set[fed : fed + size])
         fed += size
     assert IDENTITY == reader.identity()
-    assert fed < max(len(data_set) - 100_000, 1024) + size  # the beginning decides about the encoding
+    assert fed < max(len(data_set) - 100_000, 1024) + size  # 1024 bytes are collected to check the encoding
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.name)
@@ -192,11 +192,11 @@ def test_a_wanted_value_that_is_too_long_is_refused_with_its_place() -> None:
 
 @given(st.sampled_from(SYNTAXES), st.permutations(range(9)), st.integers(1, 400))
 def test_attributes_are_found_in_any_order(syntax: str, order: list[int], size: int) -> None:
-    """PS3.5 section 7.1 requires ascending tags; a sender that does not sort must not change the patient."""
+    """PS3.5 section 7.1 requires ascending tags. If a sender does not sort them, the identity is still correct."""
     elements = [
         element(0x00080016, "UI", CT.encode(), syntax),
         element(0x00080018, "UI", b"1.2.3.4", syntax),
-        sequence(syntax, element(0x00100020, "LO", b"OTHER", syntax), sequence_ends=True, item_ends=True),
+        sequence(syntax, element(0x00100020, "LO", b"OTHER", syntax), sequence_delimiter=True, item_delimiter=True),
         element(0x00100020, "LO", b"PID-4711", syntax),
         element(0x00100021, "LO", b"HOSPITAL", syntax),
         element(0x0020000D, "UI", b"1.2.3", syntax),
@@ -216,10 +216,10 @@ def test_an_attribute_with_two_values_is_refused(syntax: str) -> None:
     assert IDENTITY == identify(encode(syntax) + element(0x00100020, "LO", b"PID-4711", syntax), syntax)
 
 
-def test_what_follows_the_identity_in_order_may_be_damaged() -> None:
+def test_damaged_elements_after_the_identity_are_accepted_if_the_order_is_correct() -> None:
     """The instance is stored unchanged.
 
-    With attributes out of order it is refused, because the damage may hide an attribute.
+    If its elements are out of order, the instance is refused, because the damage may hide an attribute.
     """
     syntax = ExplicitVRLittleEndian
     damage = b"\xff\xff\xff\xffgarbage" * 9
@@ -270,7 +270,8 @@ def test_pixel_data_must_be_encapsulated_exactly_if_the_transfer_syntax_requires
     pixels = element(
         0x7FE00010, "OB", fragments if encapsulated else b"pixels", own, UNDEFINED if encapsulated else None
     )
-    charset = element(0x00080005, "CS", b"ISO_IR 100", own)  # then all attributes are known before the pixel data
+    # With the character set, the reader has all attributes when the pixel data begin.
+    charset = element(0x00080005, "CS", b"ISO_IR 100", own)
     if encapsulated is (negotiated == JPEGBaseline8Bit):
         assert IDENTITY == identify(charset + encode(own, after=pixels), negotiated)
         return
@@ -288,33 +289,33 @@ def test_a_dicom_file_instead_of_a_data_set_is_refused() -> None:
 # --- elements between the attributes ----------------------------------------------------------------------------------
 
 
-def sequence(syntax: str, content: bytes, *, sequence_ends: bool, item_ends: bool) -> bytes:
-    """Encode a sequence with one item. Lengths are undefined where a delimiter follows (PS3.5 section 7.5)."""
-    end = element(ITEM_END, "", b"", syntax) if item_ends else b""
-    item = element(ITEM, "", content + end, syntax, UNDEFINED if item_ends else None)
-    if sequence_ends:
+def sequence(syntax: str, content: bytes, *, sequence_delimiter: bool, item_delimiter: bool) -> bytes:
+    """Encode a sequence with one item. Without a delimiter, the length is defined (PS3.5 section 7.5)."""
+    end = element(ITEM_END, "", b"", syntax) if item_delimiter else b""
+    item = element(ITEM, "", content + end, syntax, UNDEFINED if item_delimiter else None)
+    if sequence_delimiter:
         return element(0x00081140, "SQ", item + element(SEQUENCE_END, "", b"", syntax), syntax, UNDEFINED)
     return element(0x00081140, "SQ", item, syntax)
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.name)
-@pytest.mark.parametrize("outer", [True, False], ids=["outer ends", "outer has a length"])
-@pytest.mark.parametrize("inner", [True, False], ids=["inner ends", "inner has a length"])
-@pytest.mark.parametrize("items", [True, False], ids=["items end", "items have lengths"])
+@pytest.mark.parametrize("outer", [True, False], ids=["outer delimiter", "outer length"])
+@pytest.mark.parametrize("inner", [True, False], ids=["inner delimiter", "inner length"])
+@pytest.mark.parametrize("items", [True, False], ids=["item delimiters", "item lengths"])
 def test_attributes_in_nested_sequences_are_ignored(syntax: str, outer: bool, inner: bool, items: bool) -> None:
     """The UIDs of a referenced image and the ID of another patient are not those of the instance."""
     others = element(0x00080018, "UI", b"9.9", syntax) + element(0x00100020, "LO", b"OTHER", syntax)
     late = others + element(0x0020000E, "UI", b"9.9.9", syntax) + element(0x00400001, "LO", b"LATE", syntax)
-    nested = sequence(syntax, late, sequence_ends=inner, item_ends=items)
-    whole = encode(syntax, sequence(syntax, others + nested, sequence_ends=outer, item_ends=items))
+    nested = sequence(syntax, late, sequence_delimiter=inner, item_delimiter=items)
+    whole = encode(syntax, sequence(syntax, others + nested, sequence_delimiter=outer, item_delimiter=items))
 
     assert IDENTITY == identify(whole, syntax)
     assert [IDENTITY] * 3 == [read(whole, syntax, size) for size in (1, 7, 4096)]
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian], ids=lambda syntax: syntax.name)
-@pytest.mark.parametrize("length", [None, UNDEFINED], ids=["with a length", "with an end"])
-def test_an_attribute_with_unknown_vr_is_skipped(syntax: str, length: int | None) -> None:
+@pytest.mark.parametrize("length", [None, UNDEFINED], ids=["with a length", "with a delimiter"])
+def test_an_element_with_vr_un_is_skipped(syntax: str, length: int | None) -> None:
     """An element with VR UN contains a value, or items in implicit VR little endian (PS3.5 section 6.2.2)."""
     own = ImplicitVRLittleEndian
     items = element(ITEM, "", element(0x00100020, "LO", b"OTHER", own), own) + element(SEQUENCE_END, "", b"", own)
@@ -341,11 +342,11 @@ def test_random_bytes_are_refused(syntax: str, garbage: bytes, size: int) -> Non
     st.integers(0, 10_000),
     st.integers(1, 50),
 )
-def test_damaged_data_sets_are_read_in_pieces_as_at_once(
+def test_damaged_data_sets_have_the_same_identity_in_pieces_and_as_a_whole(
     syntax: str, changes: list[tuple[int, bytes]], cut: int, size: int
 ) -> None:
     """If both readings find an identity, the identities are equal. No exception other than a refusal is raised."""
-    inner = sequence(syntax, element(0x00100020, "LO", b"OTHER", syntax), sequence_ends=True, item_ends=True)
+    inner = sequence(syntax, element(0x00100020, "LO", b"OTHER", syntax), sequence_delimiter=True, item_delimiter=True)
     data_set = bytearray(encode(syntax, inner))
     for place, value in changes:
         place %= len(data_set)
@@ -359,8 +360,8 @@ def test_damaged_data_sets_are_read_in_pieces_as_at_once(
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian], ids=lambda syntax: syntax.name)
 @pytest.mark.parametrize("vr", [b"??", b"  ", b"\0\0", b"ZZ"])
 @pytest.mark.parametrize("size", [1, 4096])
-def test_an_unknown_vr_with_a_short_length_is_skipped(syntax: str, vr: bytes, size: int) -> None:
-    """Writers that do not know the VR of an element use such a length."""
+def test_an_invalid_vr_with_a_length_of_16_bits_is_skipped(syntax: str, vr: bytes, size: int) -> None:
+    """Some programs write such a header for an element whose VR they do not know."""
     odd = element(0x00091001, "LO", b"whatever", syntax).replace(b"LO", vr)
     assert IDENTITY == read(encode(syntax, odd), syntax, size)
 
@@ -376,7 +377,8 @@ def test_a_vr_of_the_future_has_a_long_length(syntax: str) -> None:
 def test_a_delimiter_with_a_length_is_accepted(syntax: str) -> None:
     """PS3.5 table 7.5-3 requires the length 0; pydicom and DCMTK ignore any other length."""
     whole = encode(
-        syntax, sequence(syntax, element(0x00100020, "LO", b"OTHER", syntax), sequence_ends=True, item_ends=True)
+        syntax,
+        sequence(syntax, element(0x00100020, "LO", b"OTHER", syntax), sequence_delimiter=True, item_delimiter=True),
     )
     odd = whole.replace(element(SEQUENCE_END, "", b"", syntax), element(SEQUENCE_END, "", b"", syntax, length=8))
     assert [IDENTITY] * 2 == [read(odd, syntax, size) for size in (1, 4096)]
@@ -389,7 +391,7 @@ def test_a_delimiter_with_a_length_is_accepted(syntax: str) -> None:
 def test_attributes_for_look_up_are_read_and_never_cause_a_refusal(syntax: str) -> None:
     """The first of several values is kept; a value that is too long, or has no length, is skipped.
 
-    Verified to fail when these attributes are decisive.
+    Verified to fail when `ElementScanner.decisive` contains these attributes.
     """
     accession = element(0x00080050, "SH", b" ACC-1 ", syntax)
     other = element(0x00080050, "SH", b"ACC-2", syntax)

@@ -91,7 +91,7 @@ def read_omitting(content: bytes, syntax: str, *keywords: str) -> tuple[dict[str
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
 @pytest.mark.parametrize("length", [LONG, 3 << 20])
 def test_a_text_that_is_too_long_is_omitted_and_later_texts_are_read(syntax: str, length: int) -> None:
-    """Verified to fail when the long text is decisive for the scanner."""
+    """Verified to fail when `ElementScanner.decisive` contains the attribute of the long text."""
     data_set = instance(transfer_syntax=syntax, RetrieveURL="x" * length)  # (0008,1190), before the other texts
     found, omitted = read_omitting(encode(data_set), syntax, "RetrieveURL", "PatientName", "BodyPartExamined")
     assert {"RetrieveURL": "", "PatientName": "A^B", "BodyPartExamined": ""} == found
@@ -121,7 +121,7 @@ class Counted(BytesIO):
 
 
 def test_of_several_values_the_first_is_read_and_later_texts_are_read() -> None:
-    """An attribute must not occur twice. Verified to fail when all wanted values are decisive."""
+    """An attribute must not occur twice. Verified to fail when `ElementScanner.decisive` contains all wanted ones."""
     content = encode(instance())
     twice = b"\x08\x00\x30\x10LO\x04\x00" + b"BODY"  # (0008,1030) Study Description
     place = content.index(b"\x10\x00\x10\x00PN")

@@ -185,7 +185,7 @@ def test_a_submitter_that_fails_does_not_hide_the_certificates_of_others() -> No
 
 
 def test_check_shows_the_days_left(tmp_path: Path, memory_submitter: None) -> None:
-    """The certificate that expires first is shown first. A certificate that has not expired is not a problem."""
+    """The certificate that expires first is shown first. The exit status is 0 if no certificate has expired."""
     pki = Pki(tmp_path)
     own, key = pki.adapter()
     text = f'''

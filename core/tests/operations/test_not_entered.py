@@ -177,7 +177,7 @@ def late(seconds: float, **values: Any) -> Backlog:
         ),
         (
             late(0, is_ledger_full=True),
-            "2 instances are stored, not yet entered in the ledger, because there is no free space for it, the oldest "
+            "2 instances are stored, not yet entered in the ledger, because the ledger has no free space, the oldest "
             "for 0 s; receivers refuse more instances until their rows are entered",
             True,
         ),

@@ -154,12 +154,12 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
         """Submit one job, committed with this turn. The instances must be pending at this AE title.
 
         `metadata` is sent to the platform with the job, after the keys `Source` and `Instances`, which the host adds.
-        If instances may be missing, set the key `Interrupted` (the constant `INTERRUPTED`) to what is known about them:
-        operators see it, too.
-        `submitter` is the name of a [submitters.<name>] table and defaults to the submitter of the AE title. `job_id`
-        has 32 lower-case hexadecimal digits and is random by default; derive `job_id` from the purpose of the job to
-        prevent a second submission. Raises Refused if the submitter does not exist. The turn fails with Refused if a
-        job with this `job_id` already exists.
+        If instances may be missing, set the key `Interrupted` (the constant `INTERRUPTED`) to a text about what is
+        missing; operators see the text, too. `submitter` is the name of a [submitters.<name>] table and defaults to the
+        submitter of the AE title. `job_id` has 32 lower-case hexadecimal digits and is random by default. To avoid
+        submitting the same job twice, compute `job_id` from what identifies the job, such as study and pipeline: the
+        turn fails with Refused if a job with this `job_id` already exists. Raises Refused if the submitter does not
+        exist.
         """
         request = JobRequest(
             name=job_name,
@@ -250,7 +250,7 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
         """Return the number of waiting groups, and at most `limit` of them: those that operators see.
 
         Groups with a problem come first, then those that are due first. The default calls `waiting`. Override this
-        method if `waiting` is slow for thousands of groups: the host calls it twice in a second, between turns.
+        method if `waiting` is slow for thousands of groups: the host calls it twice a second, between turns.
         """
         groups = list(islice(self.waiting(), MAX_GROUPS))
         return len(groups), nsmallest(limit, groups, key=_urgency)

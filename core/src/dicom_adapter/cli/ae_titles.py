@@ -53,7 +53,7 @@ def list_ae_titles(
         state = typer.style(lane.state.value, fg=colour)
         typer.echo(f"{lane.ae_title}  {state} since {times.full(lane.since)}")
         typer.echo(f"    {counted(lane.groups, 'group')}, {count.pending} pending, {count.quarantined} quarantined")
-        for line in wrapped(times.in_text(lane.reason or lane.full)):
+        for line in wrapped(times.in_text(lane.reason or lane.full_reason)):
             typer.echo(line)
     if not rows:
         typer.echo("No AE titles: no service has used this ledger yet.")

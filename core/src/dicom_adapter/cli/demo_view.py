@@ -127,7 +127,7 @@ def render(demo: DemoState, view: View) -> Group:
 
 
 def print_news(demo: DemoState, view: View) -> None:
-    """Print a line for each change, but not for each second of a wait; used if the output is not a terminal."""
+    """Print a line for each change except that of a countdown; used if the output is not a terminal."""
     for line in list(demo.messages):
         _once(demo, line, line)
     for ae_title, report in view.lanes.items():

@@ -91,15 +91,15 @@ def _look_up(ledger: Ledger, wanted: str | Filters, now: datetime) -> tuple[Matc
     """Return the matches; for one match, also its story and the series of its studies. Raises Refused."""
     log = read_log(ledger)  # first: an instance that is entered in between is then found in the ledger
     with ledger.read() as transaction:
-        waiting = without_row(transaction, log)
+        not_entered = without_row(transaction, log)
         if isinstance(wanted, str):
-            found = match_value(transaction, wanted, waiting)
+            found = match_value(transaction, wanted, not_entered)
         else:
-            found = match_filters(transaction, wanted, waiting)
+            found = match_filters(transaction, wanted, not_entered)
         if not found.subject:
             return found, None, []
-        story = make_story(transaction, found.subject, now, waiting)
-        return found, story, series_of(transaction, story.studies, waiting)
+        story = make_story(transaction, found.subject, now, not_entered)
+        return found, story, series_of(transaction, story.studies, not_entered)
 
 
 def _not_found(
@@ -108,13 +108,13 @@ def _not_found(
     """Print what was rejected and refused instead; return the exception to raise."""
     with ledger.read() as transaction:
         absence = find_absence(transaction, filters, now)
-    ended = fail(str(refusal))
+    error = fail(str(refusal))
     if as_json:
         typer.echo(json.dumps(absence_as_json(absence), indent=2))
     else:
         typer.echo("\n".join(wrapped(_possible_reasons(ledger), "", "")))
         typer.echo("\n".join(absence_lines(absence, times, filters.calling_ae_title, options)))
-    return ended
+    return error
 
 
 def _possible_reasons(ledger: Ledger) -> str:

@@ -98,18 +98,21 @@ def list_instances(
     ledger = open_ledger(find_file(file, config))
     log = [] if state is not None or reason else read_log(ledger)
     with ledger.read() as transaction:
-        waiting = selected(without_row(transaction, log), filters)[: -limit - 1 : -1]  # the newest first
-        rows = instance_rows.newest(transaction, limit - len(waiting), state=state, filters=filters, reason=reason)
+        not_entered = selected(without_row(transaction, log), filters)[: -limit - 1 : -1]  # the newest first
+        rows = instance_rows.newest(transaction, limit - len(not_entered), state=state, filters=filters, reason=reason)
         stopped = lanes.stopped(transaction)
     if as_json:
-        found = [*map(instance_without_row_as_json, waiting), *(instance_as_json(row, stopped) for row in rows)]
+        found = [*map(instance_without_row_as_json, not_entered), *(instance_as_json(row, stopped) for row in rows)]
         typer.echo(json.dumps(found, indent=2))
         return
     times = Times.chosen(utc)
-    for text in (*(_lines_without_row(one, times) for one in waiting), *(_lines(row, stopped, times) for row in rows)):
+    for text in (
+        *(_lines_without_row(one, times) for one in not_entered),
+        *(_lines(row, stopped, times) for row in rows),
+    ):
         typer.echo(text)
     options = config_option(file or config)
-    studies = {row.instance.study_instance_uid for row in rows} | {one.study_instance_uid for one in waiting}
+    studies = {row.instance.study_instance_uid for row in rows} | {one.study_instance_uid for one in not_entered}
     if not studies:
         typer.echo("\n".join(nothing_found_lines("No instances", filters, options)))
     elif len(studies) == 1:

@@ -26,7 +26,7 @@ class LaneReport:
     waiting: tuple[Waiting, ...] = ()  # the groups that will be due next, not all
     groups: int = 0  # total number of waiting groups
     # `save` does not write the next two fields:
-    full: str = ""  # why the AE title accepts no instances although its lane runs; else ""
+    full_reason: str = ""  # why the AE title accepts no instances although its lane runs; else ""
     restarts: int = 0  # number of restarts that operators requested
 
 
@@ -96,7 +96,7 @@ def _lane(row: Row[Any]) -> LaneReport:
         since=row.since,
         waiting=tuple(_from_json(entry) for entry in row.waiting["first"]),
         groups=row.waiting["groups"],
-        full=row.full,
+        full_reason=row.full,
         restarts=row.restarts,
     )
 

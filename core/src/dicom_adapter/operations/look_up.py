@@ -37,19 +37,19 @@ class Matches:
     are_more: bool = False  # there are more studies
 
 
-def match_value(transaction: Transaction, value: str, waiting: Sequence[ReceivedInstance] = ()) -> Matches:
+def match_value(transaction: Transaction, value: str, not_entered: Sequence[ReceivedInstance] = ()) -> Matches:
     """Look for a UID, a job id or its prefix, an Accession Number or a Patient ID.
 
-    `waiting`: instances that are stored, not yet entered in the ledger. Raises Unknown if nothing matches.
+    `not_entered`: instances that are stored, not yet entered in the ledger. Raises Unknown if nothing matches.
     """
     is_uid = "." in value and UID_GRAMMAR.fullmatch(value) is not None
     by_uid = Filters(study_instance_uid=value), Filters(series_instance_uid=value), Filters(sop_instance_uid=value)
-    if is_uid and any(studies.find(transaction, one, 1) or studies_without_rows(waiting, one) for one in by_uid):
+    if is_uid and any(studies.find(transaction, one, 1) or studies_without_rows(not_entered, one) for one in by_uid):
         return Matches(subject=value)
     found = {
         study.study_instance_uid: study
         for one in (Filters(accession_number=value), Filters(patient_id=value))
-        for study in [*studies_without_rows(waiting, one), *studies.find(transaction, one, MOST_STUDIES + 1)]
+        for study in [*studies_without_rows(not_entered, one), *studies.find(transaction, one, MOST_STUDIES + 1)]
     }
     jobs = ledger_jobs.with_prefix(transaction, value.lower(), 2) if JOB_ID.fullmatch(value) else []
     if jobs and not found:
@@ -59,21 +59,21 @@ def match_value(transaction: Transaction, value: str, waiting: Sequence[Received
     return _matches(list(found.values()), jobs[0].job.job_id if jobs else "")
 
 
-def match_filters(transaction: Transaction, wanted: Filters, waiting: Sequence[ReceivedInstance] = ()) -> Matches:
-    """Look for the studies with selected instances. `waiting` and errors: as `match_value`."""
-    found = find_studies(transaction, wanted, waiting)
+def match_filters(transaction: Transaction, wanted: Filters, not_entered: Sequence[ReceivedInstance] = ()) -> Matches:
+    """Look for the studies with selected instances. `not_entered` and errors: as `match_value`."""
+    found = find_studies(transaction, wanted, not_entered)
     if found and wanted == Filters(sop_instance_uid=wanted.sop_instance_uid):
         return Matches(subject=wanted.sop_instance_uid or "")
     return _matches(found, "")
 
 
 def find_studies(
-    transaction: Transaction, wanted: Filters, waiting: Sequence[ReceivedInstance] = ()
+    transaction: Transaction, wanted: Filters, not_entered: Sequence[ReceivedInstance] = ()
 ) -> list[StudySummary]:
     """Return the studies with selected instances, the newest first. If there are more than MOST_STUDIES, not all."""
     found = studies.find(transaction, wanted, MOST_STUDIES + 1)
     known = {study.study_instance_uid for study in found}
-    new = [study for study in studies_without_rows(waiting, wanted) if study.study_instance_uid not in known]
+    new = [study for study in studies_without_rows(not_entered, wanted) if study.study_instance_uid not in known]
     return sorted([*found, *new], key=lambda study: study.last_at, reverse=True)
 
 
@@ -90,9 +90,9 @@ def _matches(found: list[StudySummary], job: str) -> Matches:
 # --- instances that are stored, not yet entered -----------------------------------------------------------------------
 
 
-def selected(waiting: Iterable[ReceivedInstance], wanted: Filters) -> list[ReceivedInstance]:
+def selected(not_entered: Iterable[ReceivedInstance], wanted: Filters) -> list[ReceivedInstance]:
     """Return the instances that the filters let through."""
-    return [instance for instance in waiting if all(_conditions(instance, wanted))]
+    return [instance for instance in not_entered if all(_conditions(instance, wanted))]
 
 
 def _conditions(instance: ReceivedInstance, wanted: Filters) -> Iterator[bool]:
@@ -105,10 +105,10 @@ def _conditions(instance: ReceivedInstance, wanted: Filters) -> Iterator[bool]:
     yield wanted.until is None or received_at < wanted.until
 
 
-def studies_without_rows(waiting: Sequence[ReceivedInstance], wanted: Filters) -> list[StudySummary]:
+def studies_without_rows(not_entered: Sequence[ReceivedInstance], wanted: Filters) -> list[StudySummary]:
     """Return the studies of the selected instances, as far as these have no rows."""
     found: dict[str, list[ReceivedInstance]] = {}
-    for instance in selected(waiting, wanted):
+    for instance in selected(not_entered, wanted):
         found.setdefault(instance.study_instance_uid, []).append(instance)
     return [
         StudySummary(

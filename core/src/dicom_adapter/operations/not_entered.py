@@ -1,7 +1,7 @@
 """Find the instances that are *stored, not yet entered*, for commands and pages.
 
-Such an instance is acknowledged, or was stored when its receiver was killed, and has no row in the ledger yet. That
-takes milliseconds while the host runs. Without a host, it takes until the next start.
+Such an instance has no row in the ledger yet. It was acknowledged, or it was stored when its receiver was killed. While
+the host runs, its row is entered within milliseconds. Without a host, its row is entered after the next start.
 
     logged             read the log: the journals, and the recovery records that the storage backend keeps
     without_row        select those that are above the high-water marks of their receiver runs
@@ -33,8 +33,8 @@ from dicom_adapter.ledger import Ledger, Transaction, receiver_runs, series
 from dicom_adapter.ledger.arrivals import to_datetime
 from dicom_adapter.ledger.series import ArrivedSeries
 
-LATE_SECONDS = 10.0  # age of the oldest instance of a backlog from which on operators see it as a problem
-TRIES = 3  # number of times that a journal is read, if the follower frees lines meanwhile
+LATE_SECONDS = 10.0  # a backlog is a problem for operators if its oldest instance is older than this
+TRIES = 3  # maximum number of attempts to read a journal, whose lines the follower may free at the same time
 
 
 # --- the instances ----------------------------------------------------------------------------------------------------
@@ -43,8 +43,8 @@ TRIES = 3  # number of times that a journal is read, if the follower frees lines
 def logged(data_folder: Path, storage: StorageBackend[Any] | None) -> list[ReceivedInstance]:
     """Return the instances of the log, in the order of arrival. Many of them have rows: see `without_row`.
 
-    Without `storage`, instances are missing whose journal a power loss has destroyed, or that were stored when their
-    receiver was killed. Raises OSError, and the errors of the storage backend.
+    Without `storage`, some instances are missing: a power loss has destroyed their journal, or their receiver was
+    killed when it had stored them. Raises OSError, and the errors of the storage backend.
     """
     found = {instance.storage_key: instance for instance in _journaled(data_folder)}
     for key, record in storage.kept_records() if storage is not None else ():
@@ -68,10 +68,10 @@ def not_entered(data_folder: Path, storage: StorageBackend[Any] | None, ledger: 
 
 
 def series_of(
-    transaction: Transaction, studies: Sequence[str], waiting: Sequence[ReceivedInstance]
+    transaction: Transaction, studies: Sequence[str], not_entered: Sequence[ReceivedInstance]
 ) -> list[ArrivedSeries]:
-    """Return the series of the studies, also of the instances in `waiting`, which have no rows."""
-    new = (one.series() for one in waiting if one.study_instance_uid in studies)
+    """Return the series of the studies, also of the instances in `not_entered`, which have no rows."""
+    new = (one.series() for one in not_entered if one.study_instance_uid in studies)
     return list(dict.fromkeys([*series.of_studies(transaction, studies), *new]))
 
 
@@ -103,7 +103,7 @@ class Backlog:
         return 0.0 if self.oldest_at is None else max(0.0, (now - self.oldest_at).total_seconds())
 
     def problem(self, now: datetime, *, is_running: bool) -> str:
-        """Return why the backlog is a problem; "" if it is not. `is_running`: a host should enter the rows."""
+        """Return why the backlog is a problem; "" if it is not. `is_running`: a host runs, which enters the rows."""
         if self.failure:
             return f"the number of instances that are stored, not yet entered is unknown: {self.failure}"
         if not self.count:
@@ -112,7 +112,7 @@ class Backlog:
         if not is_running:
             return f"{are_stored} in the ledger: the service enters their rows when it starts"
         if self.refuses(now) or self.age(now) > LATE_SECONDS:
-            why = ", because there is no free space for it" if self.is_ledger_full else ""
+            why = ", because the ledger has no free space" if self.is_ledger_full else ""
             refused = "; receivers refuse more instances until their rows are entered" if self.refuses(now) else ""
             return f"{are_stored} in the ledger{why}, the oldest for {self.age(now):.0f} s{refused}"
         return ""
@@ -164,8 +164,9 @@ def _read(path: Path) -> list[ReceivedInstance]:
         position = _progress(path).position
         with closing(JournalReader(path, position, is_follower=False)) as reader:
             instances = [instance for _end, instance in reader.read()]
+        # If the follower has continued meanwhile, it may have freed the line at which the reading began.
         if instances or _progress(path).position == position:
-            break  # otherwise the follower may have freed the line at which the reading began
+            break
     return instances
 
 

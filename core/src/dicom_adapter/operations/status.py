@@ -85,7 +85,7 @@ class AeTitleStatus:
             return "not yet served"
         if self.lane.state is LaneState.STOPPED:
             return "stopped"
-        return "full" if self.lane.full else "served"
+        return "full" if self.lane.full_reason else "served"
 
 
 @frozen(kw_only=True)
@@ -234,7 +234,7 @@ def refusal_of(
     status: AeTitleStatus, facts: LedgerStatus, storage: StorageStatus, config: Config
 ) -> LocalRefusal | None:
     """Return why an AE title of the running service refuses associations or instances; None if it accepts them."""
-    full = {} if status.lane is None or not status.lane.full else {status.ae_title: status.lane.full}
+    full = {} if status.lane is None or not status.lane.full_reason else {status.ae_title: status.lane.full_reason}
     refusal = association_refusal(status.ae_title, full, storage.space, config.storage)
     if refusal is not None:
         return refusal
@@ -312,8 +312,8 @@ def _ae_title_problems(status: AeTitleStatus, service: ServiceState) -> Iterator
     elif service is ServiceState.RUNNING and lane is not None:
         if lane.reason:  # it is stopped, or makes no progress
             yield _red(f"AE title {name}", lane.reason)
-        if lane.full:
-            yield _red(f"AE title {name}", lane.full)
+        if lane.full_reason:
+            yield _red(f"AE title {name}", lane.full_reason)
         yield from _interruptions(status, lane)
     yield from _waiting_for_operator(status)
 

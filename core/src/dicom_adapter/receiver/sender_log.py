@@ -141,7 +141,7 @@ class SenderLog:
             del rows[:BATCH]
 
     def _keep(self, rows: Iterable[Sender | Rejected]) -> None:
-        """Keep counts that could not be written for the next attempt."""
+        """Keep the counts, which could not be written, until the next attempt."""
         with self._lock:
             for one in rows:
                 if isinstance(one, Sender):

@@ -44,13 +44,17 @@ class ProcessSlot:
         self.is_ready = False
         self.start_at = time.monotonic() + self.pause
 
-    def count_silence(self, seconds: float) -> bool:
-        """Count a time without a report of a started process. Return whether the process counts as silent.
+    def count_silence(self, seconds: float) -> None:
+        """Add `seconds` to the time without a report of a started process.
 
-        The caller counts: otherwise a supervisor that was stopped itself, for example with SIGSTOP, would see reports
-        missing that it has not read yet.
+        No clock measures this time: otherwise a supervisor that was stopped itself, for example with SIGSTOP, would
+        see reports missing that it has not read yet.
         """
         self.silent_seconds = self.silent_seconds + seconds if self.child is not None and self.is_ready else 0.0
+
+    @property
+    def is_silent(self) -> bool:
+        """Return whether the process has not reported for so long that it must be killed."""
         return self.silent_seconds > SILENT_SECONDS
 
     def is_healthy(self) -> bool:

@@ -40,7 +40,7 @@ log = structlog.get_logger("dicom_adapter.service")
 
 HOST_MODULE = "dicom_adapter.host"
 RECEIVER_MODULE = "dicom_adapter.receiver"
-READY = frozenset({"ready", "listening"})  # reports that the start of a host ("ready") or receiver has ended
+READY = frozenset({"ready", "listening"})  # events of the report with which a host or a receiver ends its start
 STOP, HANG_UP = "stop", "hang-up"  # reports of the signal handlers
 HOST_STOP_SECONDS = 30.0  # time limit for the stop of the host at its restart
 STOP_SECONDS = 28.0  # time limit for a stop of the service, after the drain timeout; documented as half a minute
@@ -59,7 +59,10 @@ class Supervisor:
     def __init__(
         self, blueprint: Blueprint, start_child: StartChild = Child, manager: ServiceManager | None = None
     ) -> None:
-        """Supervise the processes of `blueprint`. `start_child` starts one. `manager` gets notifications."""
+        """Supervise the processes of `blueprint`. `start_child` starts one process.
+
+        `manager`: the service manager, such as systemd, to which the state of the service is reported.
+        """
         self._blueprint = blueprint
         self._start_child = start_child
         # A SimpleQueue, because signal handlers use it, too: a Queue would deadlock if a `put` interrupted another.
@@ -200,7 +203,7 @@ class Supervisor:
             self._receive(child, report)
 
     def _beat(self) -> None:
-        """Kill the processes that have been silent for too long. Ping the service manager if there are none.
+        """Kill the processes that have been silent for too long. If no process is silent, ping the service manager.
 
         A process that cannot be killed, for example because of a device that does not answer, remains silent: then the
         service manager restarts the whole service.
@@ -209,7 +212,9 @@ class Supervisor:
         if time.monotonic() < self._next_beat:
             return
         self._next_beat = time.monotonic() + seconds
-        silent = [slot for slot in self._slots if slot.count_silence(seconds)]
+        for slot in self._slots:
+            slot.count_silence(seconds)
+        silent = [slot for slot in self._slots if slot.is_silent]
         for slot in silent:
             log.error("process_silent", name=slot.name, seconds=round(slot.silent_seconds))
             if slot.child is not None:
@@ -281,7 +286,7 @@ class Supervisor:
         requests = ReloadRequests(
             self._blueprint, ledger, self._clock, lambda report: self._reports.put((None, report))
         )
-        requests.begin()
+        requests.record_configuration()
         if self._is_hung_up:  # SIGHUP while the host started: the file may be newer than the configuration
             requests.hang_up()
         return requests

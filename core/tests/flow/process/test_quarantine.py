@@ -405,7 +405,7 @@ def test_associations_with_an_ae_title_at_its_quota_are_rejected(adapter: Adapte
     held, total = fill(adapter, picky)
     assert total >= QUOTA > total - held[-1].size_bytes
     assert (Rejection.LOCAL_LIMIT_EXCEEDED, None) == (rejection(adapter), rejection(adapter, "B"))
-    full, faulted = adapter.lanes["A"].full, sum(instance.size_bytes for instance in held[:2])
+    full, faulted = adapter.lanes["A"].full_reason, sum(instance.size_bytes for instance in held[:2])
     assert full == (
         f"quarantine-quota = {QUOTA} bytes is used up: {total - faulted} bytes by quarantined instances, "
         f"{faulted} bytes by instances of faulted and failed jobs; free space with `dicom-adapter instances requeue` "
@@ -447,7 +447,7 @@ def test_associations_are_accepted_again_below_the_quota(adapter: Adapter, picky
     held, _total = fill(adapter, picky)
     free_space(adapter, picky, held)
     adapter.advance(2)
-    assert (None, "") == (rejection(adapter), adapter.lanes["A"].full)
+    assert (None, "") == (rejection(adapter), adapter.lanes["A"].full_reason)
     assert ["ae_title_full", "ae_title_below_quota"] == [
         event.event for event in adapter.events if event.event.startswith("ae_title_")
     ]

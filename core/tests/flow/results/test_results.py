@@ -325,7 +325,7 @@ def test_the_reason_of_a_full_ae_title_names_the_commands_for_what_is_held(make_
     bad = output(1, patient_id="OTHER")
     site.end_job({"a.dcm": bad})
     adapter.advance(60)
-    assert adapter.lanes["LUNG"].full == (
+    assert adapter.lanes["LUNG"].full_reason == (
         f"quarantine-quota = 5000 bytes is used up: {len(bad)} bytes by quarantined results; "
         "free space with `dicom-adapter results requeue` or `discard`"
     )

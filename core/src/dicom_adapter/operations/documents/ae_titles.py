@@ -16,7 +16,7 @@ def lane_as_json(lane: LaneReport, held: Held) -> dict[str, Any]:
         "state": lane.state.value,
         "since": iso(lane.since),
         "reason": lane.reason,
-        "full": lane.full,
+        "full": lane.full_reason,
         "groups": lane.groups,
         "pending": held.pending,
         "quarantined": held.quarantined,

@@ -66,7 +66,7 @@ def _ae_title_as_json(status: AeTitleStatus, report: StatusReport) -> dict[str, 
     return {
         "aeTitle": status.ae_title,
         "state": report.state_of(status),
-        "reason": (lane.reason or lane.full if lane is not None else "") or report.refusal_of(status),
+        "reason": (lane.reason or lane.full_reason if lane is not None else "") or report.refusal_of(status),
         "groups": 0 if lane is None else lane.groups,
         "nextDueAt": iso(lane.waiting[0].until) if lane is not None and lane.waiting else None,
         "pending": status.held.pending,

@@ -150,11 +150,11 @@ def _recorded_end(facts: StoryFacts, association_id: str) -> str | None:
     return None if end is None else str(end.detail["how"])
 
 
-def _end_of(end: Event | None, beside: datetime) -> str:
+def _end_of(end: Event | None, reference: datetime) -> str:
     if end is None:
         return "is open, or its end was not recorded"
     cut_off = " in the middle of an instance" if end.detail.get("cut_off") else ""
-    return f"{ENDED[str(end.detail['how'])]}{cut_off} at {clock(end.at, beside)}"
+    return f"{ENDED[str(end.detail['how'])]}{cut_off} at {clock(end.at, reference)}"
 
 
 def _count_ends(ends: Iterable[Event | None]) -> str:

@@ -37,13 +37,15 @@ class Subject:
     job: JobRow | None = None  # None if the subject is not a job
 
 
-def make_story(transaction: Transaction, name: str, now: datetime, waiting: Sequence[ReceivedInstance] = ()) -> Story:
+def make_story(
+    transaction: Transaction, name: str, now: datetime, not_entered: Sequence[ReceivedInstance] = ()
+) -> Story:
     """Return the story of a Study, Series or SOP Instance UID, or of a job id or its prefix.
 
-    `waiting`: the instances that are stored, not yet entered in the ledger. Raises Unknown if neither they nor the
+    `not_entered`: the instances that are stored, not yet entered in the ledger. Raises Unknown if neither they nor the
     ledger have it, and Refused if several job ids begin with `name`.
     """
-    own = instances_of(name, waiting)
+    own = instances_of(name, not_entered)
     try:
         subject, arrivals = _find(transaction, name)
     except Unknown:

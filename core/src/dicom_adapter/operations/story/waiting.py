@@ -80,12 +80,12 @@ def _ae_title(lane: LaneReport, facts: StoryFacts) -> Iterator[Entry]:
             f"`dicom-adapter ae-titles restart {lane.ae_title}`, or restart the service."
         )
         yield Entry(kind="lane_stopped", at=None, text=text, fields={"since": lane.since, "reason": lane.reason})
-    elif lane.full:
+    elif lane.full_reason:
         text = (
-            f"AE title {lane.ae_title} is full and refuses instances: {sentence(lane.full)} "
+            f"AE title {lane.ae_title} is full and refuses instances: {sentence(lane.full_reason)} "
             "Requeue or discard quarantined instances, or retry or cancel faulted and failed jobs."
         )
-        yield Entry(kind="ae_title_full", at=None, text=text, fields={"reason": lane.full})
+        yield Entry(kind="ae_title_full", at=None, text=text, fields={"reason": lane.full_reason})
 
 
 def _pending(facts: StoryFacts, pending: Sequence[InstanceTrace]) -> Entry:

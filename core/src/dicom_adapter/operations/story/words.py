@@ -33,17 +33,20 @@ def full_times() -> Iterator[None]:
         _has_full_times.reset(token)
 
 
-def clock(moment: datetime, beside: datetime) -> str:
-    """Return the time of day, with the date if the date differs from the date of `beside`."""
+def clock(moment: datetime, reference: datetime) -> str:
+    """Return the time of day of `moment`, with the date if `reference` is on another date.
+
+    `reference`: a time that the reader sees near it, or the present time.
+    """
     if _has_full_times.get():
         return f"{moment.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
     local = moment.astimezone(_zone.get())
-    is_same_day = local.date() == beside.astimezone(_zone.get()).date()
+    is_same_day = local.date() == reference.astimezone(_zone.get()).date()
     return f"{local:%H:%M:%S}" if is_same_day else f"{local:%Y-%m-%d %H:%M:%S}"
 
 
 def due(when: datetime, now: datetime) -> str:
-    """Return the time of a future step; if the time is in the past, with the likely reason."""
+    """Return the time at which a step is due. If this time is in the past, add why the step is probably late."""
     past = "" if when >= now else ", which is in the past: the service is late or not running"
     return f"at {clock(when, now)}{past}"
 

@@ -40,7 +40,7 @@ class RolloutResult:
 
 
 class ReloadRequests:
-    """Receives requests for other configurations, from `begin` to `close`.
+    """Receives requests for other configurations, from `start` to `close`. Call `record_configuration` before.
 
     Two workers run `poll` and `run_command` on their own threads. All other methods are for the supervisor's thread.
     """
@@ -60,7 +60,7 @@ class ReloadRequests:
         self._caller = Worker("reload on SIGHUP", self.run_command, clock)
         self._hung_up = False  # a SIGHUP was received, and the command was not run yet
 
-    def begin(self) -> None:
+    def record_configuration(self) -> None:
         """Record the configuration of the start, with which commands compare files."""
         try:
             self._record_start()

@@ -121,8 +121,8 @@ def _search(site: Site) -> Any:
         uids = (data.study_instance_uid, data.series_instance_uid, data.sop_instance_uid)
         if all(one is None for one in (*uids, data.accession_number, data.patient_id)):
             raise ClientException("A UID, accessionNumber or patientId is required.")
-        with read_with_log(site.resources.ledger, site.config().storage.path) as (transaction, waiting):
-            found = find_studies(transaction, _filters(data), waiting)
+        with read_with_log(site.resources.ledger, site.config().storage.path) as (transaction, not_entered):
+            found = find_studies(transaction, _filters(data), not_entered)
         matches = Matches(studies=found[:MOST_STUDIES], are_more=len(found) > MOST_STUDIES)
         document = matches_as_json(matches, shows_patient=is_operator)
         return StudyMatches(items=[view(one, StudyView) for one in document["studies"]], more=matches.are_more)
@@ -144,10 +144,10 @@ def _explain(site: Site) -> Any:
     )
     def explain(request: Request[Any, Any, Any], subject: SubjectPath) -> StoryView:
         try:
-            with read_with_log(site.resources.ledger, site.config().storage.path) as (transaction, waiting):
-                story = make_story(transaction, subject, site.resources.clock.now(), waiting)
+            with read_with_log(site.resources.ledger, site.config().storage.path) as (transaction, not_entered):
+                story = make_story(transaction, subject, site.resources.clock.now(), not_entered)
                 is_operator = principal_of(request).is_operator
-                series = series_of(transaction, story.studies, waiting) if is_operator else None
+                series = series_of(transaction, story.studies, not_entered) if is_operator else None
         except Unknown as unknown:
             raise not_found(f"{str(unknown)[0].upper()}{str(unknown)[1:]}.") from None
         patient = None if series is None else patient_as_json(series)

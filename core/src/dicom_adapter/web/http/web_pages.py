@@ -1,8 +1,8 @@
-"""Recognize requests of web pages: a browser on this machine also runs pages of other sites.
+"""Recognize requests that are sent by web pages of other sites: a browser on this machine also runs such pages.
 
-A page cannot set the headers Host, Origin and Sec-Fetch-Site. A page can send a request to any address without the
-consent of the server if the request has a simple content type (Fetch standard, section 2.2.2), and the type of JSON is
-not simple.
+A page cannot set the headers Host, Origin and Sec-Fetch-Site. Without the consent of the server, a page can send only
+requests with a simple content type (Fetch standard, section 2.2.2). The content type of JSON is not simple, so a page
+of another site cannot send JSON.
 """
 
 from __future__ import annotations

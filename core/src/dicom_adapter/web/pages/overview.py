@@ -204,7 +204,7 @@ def view_ae_title(status: AeTitleStatus, report: StatusReport, last_arrival: dat
     """Return an AE title as the overview shows it."""
     lane = status.lane
     groups = () if lane is None else lane.waiting[:MOST_GROUPS]
-    own = "" if lane is None else lane.reason or lane.full
+    own = "" if lane is None else lane.reason or lane.full_reason
     held = {state.value: status.jobs[state] for state in HELD if state in status.jobs}
     unfinished = sum(status.jobs.get(state, 0) for state in UNFINISHED)
     return ShownAeTitle(

@@ -132,8 +132,8 @@ def study_routes(site: Site) -> Sequence[Any]:
 
     @get("/studies", **PAGE)
     def studies(request: AnyRequest) -> Response[str]:
-        with read_with_log(site.resources.ledger, site.config().storage.path) as (transaction, waiting):
-            lines = newest_studies(transaction, waiting, shows_patient=principal_of(request).is_operator)
+        with read_with_log(site.resources.ledger, site.config().storage.path) as (transaction, not_entered):
+            lines = newest_studies(transaction, not_entered, shows_patient=principal_of(request).is_operator)
         return page(request, "studies.html", lines=lines)
 
     @post("/studies/search", status_code=200, include_in_schema=False)
@@ -144,15 +144,15 @@ def study_routes(site: Site) -> Sequence[Any]:
 
     def answer(request: AnyRequest, value: str) -> dict[str, str]:
         shows_patient = principal_of(request).is_operator
-        with read_with_log(site.resources.ledger, site.config().storage.path) as (transaction, waiting):
-            view = search(transaction, value, _now(site), waiting, shows_patient=shows_patient)
+        with read_with_log(site.resources.ledger, site.config().storage.path) as (transaction, not_entered):
+            view = search(transaction, value, _now(site), not_entered, shows_patient=shows_patient)
         return {"goTo": view.go_to, "html": "" if view.go_to else fragment("found.html", view=view)}
 
     @get("/studies/{name:str}", **PAGE)
     def one_study(request: AnyRequest, name: FromPath[str]) -> Response[str]:
         shows_patient = principal_of(request).is_operator
-        with read_with_log(site.resources.ledger, site.config().storage.path) as (transaction, waiting):
-            view = study_page(transaction, name, _now(site), waiting, shows_patient=shows_patient)
+        with read_with_log(site.resources.ledger, site.config().storage.path) as (transaction, not_entered):
+            view = study_page(transaction, name, _now(site), not_entered, shows_patient=shows_patient)
         return page(request, "study.html", view=view)
 
     return [studies, found, one_study]

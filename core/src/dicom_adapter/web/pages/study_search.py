@@ -106,18 +106,18 @@ class StudyContent:
 
 
 def search(
-    transaction: Transaction, value: str, now: datetime, waiting: Sequence[ReceivedInstance], *, shows_patient: bool
+    transaction: Transaction, value: str, now: datetime, not_entered: Sequence[ReceivedInstance], *, shows_patient: bool
 ) -> SearchAnswer:
     """Return the studies and jobs that match a UID, a job id, an Accession Number or a Patient ID.
 
-    `waiting`: instances that are stored, not yet entered in the ledger.
+    `not_entered`: instances that are stored, not yet entered in the ledger.
     """
     value = value.strip()
     if not value or len(value) > LONGEST_SEARCH:
         return SearchAnswer(problem="Enter a UID, a job id, an Accession Number or a Patient ID.")
     try:
         match = match_value if shows_patient else _match_identifier
-        found = match(transaction, value, waiting)
+        found = match(transaction, value, not_entered)
     except Unknown as unknown:
         absence = find_absence(transaction, Filters(), now)
         return SearchAnswer(problem=f"Nothing found: {unknown}.", absence=absence)
@@ -128,10 +128,12 @@ def search(
     return SearchAnswer(lines=lines, job=found.job, are_more=found.are_more)
 
 
-def _match_identifier(transaction: Transaction, value: str, waiting: Sequence[ReceivedInstance]) -> Matches:
+def _match_identifier(transaction: Transaction, value: str, not_entered: Sequence[ReceivedInstance]) -> Matches:
     """Look for a UID, or a job id or its prefix. Raises Unknown."""
     by_uid = Filters(study_instance_uid=value), Filters(series_instance_uid=value), Filters(sop_instance_uid=value)
-    if "." in value and any(studies.find(transaction, one, 1) or studies_without_rows(waiting, one) for one in by_uid):
+    if "." in value and any(
+        studies.find(transaction, one, 1) or studies_without_rows(not_entered, one) for one in by_uid
+    ):
         return Matches(subject=value)
     if JOB_ID.fullmatch(value) and jobs.with_prefix(transaction, value.lower(), 1):
         return Matches(subject=value.lower())
@@ -139,12 +141,12 @@ def _match_identifier(transaction: Transaction, value: str, waiting: Sequence[Re
 
 
 def newest_studies(
-    transaction: Transaction, waiting: Sequence[ReceivedInstance], *, shows_patient: bool
+    transaction: Transaction, not_entered: Sequence[ReceivedInstance], *, shows_patient: bool
 ) -> list[StudyLine]:
-    """Return the studies that arrived last. `waiting`: instances that are stored, not yet entered in the ledger."""
+    """Return the studies that arrived last. `not_entered`: instances that are stored, not yet entered in the ledger."""
     uids = series.newest_studies(transaction, NEWEST_STUDIES)
     found = {one.study_instance_uid: one for one in studies.summaries(transaction, uids)}
-    new = [one for one in studies_without_rows(waiting, Filters()) if one.study_instance_uid not in found]
+    new = [one for one in studies_without_rows(not_entered, Filters()) if one.study_instance_uid not in found]
     newest = [*reversed(new), *(found[uid] for uid in uids if uid in found)][:NEWEST_STUDIES]
     return [view_study_line(one, shows_patient=shows_patient) for one in newest]
 
@@ -168,16 +170,16 @@ def _printable(text: str) -> str:
 
 
 def study_page(
-    transaction: Transaction, name: str, now: datetime, waiting: Sequence[ReceivedInstance], *, shows_patient: bool
+    transaction: Transaction, name: str, now: datetime, not_entered: Sequence[ReceivedInstance], *, shows_patient: bool
 ) -> StudyContent:
-    """Return the story of a UID. Raises Unknown if neither the ledger nor `waiting` has it.
+    """Return the story of a UID. Raises Unknown if neither the ledger nor `not_entered` has it.
 
-    `waiting`: instances that are stored, not yet entered in the ledger.
+    `not_entered`: instances that are stored, not yet entered in the ledger.
     """
     with full_times():
-        story = make_story(transaction, name, now, waiting)
+        story = make_story(transaction, name, now, not_entered)
     found = jobs.of_studies(transaction, story.studies) if story.studies else []
-    arrived = series_of(transaction, story.studies, waiting) if shows_patient else []
+    arrived = series_of(transaction, story.studies, not_entered) if shows_patient else []
     return view_study(story, found, arrived)
 
 
