@@ -65,13 +65,16 @@ INSERT INTO events (at, event, ae_title, association_id, instance_id, job_id, de
     SELECT at, event, ae_title, association_id, instance_id, job_id, detail FROM (
         SELECT at + 1900000 AS at, 'association_closed' AS event, ae_title, printf('%032x', i) AS association_id,
                 NULL AS instance_id, NULL AS job_id,
-                json_object('how', 'released', 'statuses', json_object()) AS detail FROM s
+                json_object('how', 'released', 'statuses', json_object('SUCCESS', :of_each + (i < :quarantined)),
+                    'calling_ae_title', calling, 'peer', peer) AS detail FROM s
             UNION ALL SELECT jobs.created_at + steps.key * 1000000, steps.value, ae_title, NULL, NULL, job_id,
-            json_object('attempts', 0, 'error', '')
+            CASE steps.key WHEN 0 THEN json_object('name', name, 'pipeline', pipeline_id, 'instances', instance_count)
+                ELSE '{}' END
             FROM jobs JOIN json_each(:events_of_a_job) AS steps
                 WHERE steps.key <= CASE state WHEN 'queued' THEN 0 WHEN 'faulted' THEN 1 WHEN 'failed' THEN 4
                     WHEN 'cancelled' THEN 2 ELSE 5 END
-            UNION ALL SELECT changed_at, 'job_' || state, ae_title, NULL, NULL, job_id, json_object('error', last_error)
+            UNION ALL SELECT changed_at, 'job_' || state, ae_title, NULL, NULL, job_id,
+            CASE last_error WHEN '' THEN '{}' ELSE json_object('error', last_error) END
             FROM jobs WHERE state IN ('faulted', 'failed', 'cancelled')
             UNION ALL SELECT changed_at, 'instance_quarantined', ae_title, association_id, instance_id, NULL,
                 json_object('reason', reason) FROM instances WHERE state = 'quarantined') ORDER BY at;

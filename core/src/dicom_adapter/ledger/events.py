@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import cast
 
 from attrs import asdict, field, frozen
 from sqlalchemy import ColumnElement, Row, func, select, text
@@ -25,7 +26,23 @@ class Event:
     association_id: str | None = None
     instance_id: int | None = None
     job_id: str | None = None
-    detail: Mapping[str, object] = field(factory=dict)
+    detail: Mapping[str, object] = field(factory=dict)  # earlier versions may have recorded fewer members
+
+    def text(self, member: str) -> str:
+        """Return a member of the detail as text; "" if it was not recorded."""
+        return str(self.detail.get(member, ""))
+
+    def number(self, member: str) -> int:
+        """Return a count of the detail; 0 if it was not recorded."""
+        return int(str(self.detail.get(member, 0)))
+
+    def names(self, member: str) -> Sequence[str]:
+        """Return a list of names of the detail; an empty list if it was not recorded."""
+        return cast("Sequence[str]", self.detail.get(member, []))
+
+    def counts(self, member: str) -> Mapping[str, int]:
+        """Return the counts of the detail by name; an empty mapping if they were not recorded."""
+        return cast("Mapping[str, int]", self.detail.get(member, {}))
 
 
 def quarantined(instance: InstanceStorageInfo, reason: str, at: datetime) -> Event:

@@ -166,12 +166,10 @@ def find_absence(transaction: Transaction, wanted: Filters, now: datetime) -> Ab
 def _refused(ends: Iterable[Event], wanted: Filters) -> list[RefusedInstances]:
     found: dict[tuple[str, ...], RefusedInstances] = {}
     for end in ends:
-        calling, peer = str(end.detail["calling_ae_title"]), str(end.detail["peer"])
+        calling, peer = end.text("calling_ae_title"), end.text("peer")
         if wanted.calling_ae_title not in (None, calling) or wanted.ae_title not in (None, end.ae_title):
             continue
-        statuses = end.detail["statuses"]
-        assert isinstance(statuses, dict)  # written by the receiver
-        for status, count in statuses.items():
+        for status, count in end.counts("statuses").items():
             if status == CStoreStatus.SUCCESS.name:
                 continue
             key = calling, peer, end.ae_title, status

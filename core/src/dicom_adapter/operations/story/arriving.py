@@ -16,7 +16,7 @@ from dicom_adapter.ledger.schema import InstanceOutcome, InstanceState
 from dicom_adapter.ledger.traces import InstanceTrace
 from dicom_adapter.net.codes import CStoreStatus
 from dicom_adapter.operations.story.values import Entry, StoryFacts
-from dicom_adapter.operations.story.words import clock, listed, sentence, short, until, was
+from dicom_adapter.operations.story.words import clock, listed, short, until, was, with_reason
 
 MAX_SINGLE = 3  # number of associations of a visit with separate entries; more are merged into one entry
 MAX_VISITS = 8  # number of visits with separate entries; more are merged into one visit for each sender
@@ -65,7 +65,7 @@ def duplicated(facts: StoryFacts) -> Iterator[Entry]:
     for event in facts.instance_events:
         if event.event == DROPPED:
             sender = _sender_of(facts.associations.get(event.association_id or ""))
-            alike.setdefault((str(event.detail["reason"]), sender), []).append(event)
+            alike.setdefault((event.text("reason"), sender), []).append(event)
     for (reason, sender), events in alike.items():
         yield _dropped(facts, reason, sender, events)
 
@@ -80,7 +80,7 @@ def interventions(facts: StoryFacts) -> Iterator[Entry]:
     for _event, run in groupby(others, key=lambda event: event.event):
         alike: dict[tuple[str, str, str], list[Event]] = {}
         for event in run:
-            key = str(event.detail.get("reason", "")), str(event.detail.get("by", "")), _action(event)
+            key = event.text("reason"), event.text("by"), _action(event)
             alike.setdefault(key, []).append(event)
         for (reason, by, what), events in alike.items():
             yield _intervention(reason, by, what, events)
@@ -129,7 +129,8 @@ def _received(facts: StoryFacts, visit: Visit, part: dict[str, list[InstanceTrac
     if series > 1:
         text += f" in {series} series"
     if len(part) > 1:
-        text += f", in {len(part)} associations,{until(first, last)}; {_count_ends(ends.values())}."
+        period = until(first, last)
+        text += f", in {len(part)} associations{',' if period else ''}{period}; {_count_ends(ends.values())}."
     else:
         [(name, end)] = ends.items()
         text += f"{until(first, last)}; association {short(name)} {_end_of(end, first)}."
@@ -147,18 +148,18 @@ def _received(facts: StoryFacts, visit: Visit, part: dict[str, list[InstanceTrac
 def _recorded_end(facts: StoryFacts, association_id: str) -> str | None:
     """Return the recorded end of the association; None if the association is open or its end was not recorded."""
     end = facts.associations.get(association_id)
-    return None if end is None else str(end.detail["how"])
+    return None if end is None else end.text("how") or None
 
 
 def _end_of(end: Event | None, reference: datetime) -> str:
     if end is None:
         return "is open, or its end was not recorded"
     cut_off = " in the middle of an instance" if end.detail.get("cut_off") else ""
-    return f"{ENDED[str(end.detail['how'])]}{cut_off} at {clock(end.at, reference)}"
+    return f"{ENDED.get(end.text('how'), 'ended')}{cut_off} at {clock(end.at, reference)}"
 
 
 def _count_ends(ends: Iterable[Event | None]) -> str:
-    how = Counter("" if end is None else str(end.detail["how"]) for end in ends)
+    how = Counter("" if end is None else end.text("how") for end in ends)
     counts = [f"{how[name]} {was(how[name])} {name}" for name in ENDED if how[name]]
     if how[""]:
         counts.append(f"{how['']} {'has' if how[''] == 1 else 'have'} no recorded end")
@@ -170,9 +171,8 @@ def _refused(facts: StoryFacts, part: Iterable[str]) -> Iterator[Entry]:
     ends = [end for name in part if (end := facts.associations.get(name)) is not None]
     counts: Counter[str] = Counter()
     for end in ends:
-        statuses = end.detail["statuses"]
-        assert isinstance(statuses, dict)  # written by the receiver
-        counts.update({name: count for name, count in statuses.items() if name != CStoreStatus.SUCCESS.name})
+        statuses = end.counts("statuses").items()
+        counts.update({name: count for name, count in statuses if name != CStoreStatus.SUCCESS.name})
     if not counts:
         return
     refusals = listed(
@@ -205,15 +205,17 @@ def _dropped(facts: StoryFacts, reason: str, sender: str, events: Sequence[Event
     [(association, how), *more] = associations.items()
     where = f"{len(associations)} associations" if more else f"association {short(association)}"
     if how and not more:
-        where += f", which {ENDED[how]}"
+        where += f", which {ENDED.get(how, 'ended')}"
     they = "It was" if count == 1 else "They were"
-    text = f"{counted(count, 'duplicate')} arrived{sender} in {where}{until(first, last)}. {they} not kept: {reason}"
+    text = f"{counted(count, 'duplicate')} arrived{sender} in {where}{until(first, last)}. {they} not kept"
     fields = {"instances": count, "reason": reason, "until": last, "associations": associations}
-    return Entry(kind=DROPPED, at=first, text=sentence(text), fields=fields)
+    return Entry(kind=DROPPED, at=first, text=with_reason(text, reason), fields=fields)
 
 
 def _sender_of(end: Event | None) -> str:
-    return "" if end is None else f" from {end.detail['calling_ae_title']} ({end.detail['peer']})"
+    """Return the sender of an association; "" if its end, or the sender with it, was not recorded."""
+    calling = "" if end is None else end.text("calling_ae_title")
+    return f" from {calling} ({end.text('peer')})" if end is not None and calling else ""
 
 
 def _action(event: Event) -> str:
@@ -227,7 +229,7 @@ def _intervention(reason: str, by: str, what: str, events: Sequence[Event]) -> E
     kind, count = events[0].event, len(events)
     text = f"{counted(count, 'instance')} {was(count)} {what}{f' by {by}' if by else ''}{until(first, last)}"
     fields = {"instances": count, "reason": reason, "by": by, "until": last}
-    return Entry(kind=kind, at=first, text=sentence(f"{text}: {reason}" if reason else text), fields=fields)
+    return Entry(kind=kind, at=first, text=with_reason(text, reason), fields=fields)
 
 
 def _span(times: Iterable[datetime]) -> tuple[datetime, datetime]:

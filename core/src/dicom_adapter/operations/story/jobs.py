@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import groupby
-from typing import cast
 
 from dicom_adapter.api.counts import counted
 from dicom_adapter.api.values import INTERRUPTED, SOURCE_JOB, Job, JobState
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.jobs import HELD, UNFINISHED, JobRow, is_on_platform
 from dicom_adapter.operations.story.values import Entry, StoryFacts
-from dicom_adapter.operations.story.words import clock, due, listed, sentence, short, until
+from dicom_adapter.operations.story.words import clock, due, listed, sentence, short, until, with_reason
 from dicom_adapter.operations.waiting_jobs import why_waits
 
 MAX_JOBS = 6  # number of jobs of an AE title with separate entries; if there are more, jobs without failures share one
@@ -33,8 +32,8 @@ SENTENCES = {
     "job_succeeded": "Job {} has succeeded, and its results are stored.",
 }
 FAILURES = {
-    "job_failed": "Job {} failed on the platform: {}",
-    "job_clean_up_failed": "The platform refused to delete the files of job {}: {}",
+    "job_failed": "Job {} failed on the platform",
+    "job_clean_up_failed": "The platform refused to delete the files of job {}",
 }
 # The state of a job after an event
 AFTER = {f"job_{state.value.replace('-', '_')}": state for state in STEPS} | {"job_submitted": JobState.RUNNING}
@@ -163,18 +162,18 @@ def _steps(job: Job, events: Sequence[Event]) -> Iterator[Entry]:
     state = JobState.QUEUED
     for kind, run in groupby(events, key=_kind):
         own = list(run)
-        error = str(own[-1].detail.get("error", ""))
+        error = own[-1].text("error")
         if kind == "steps":
             yield _progress(job, own)
         elif kind == "job_attempt_failed":
             yield _failed(job, state, own)
         elif kind == "job_faulted":
-            text = f"Job {short(job.job_id)} became faulted. The last attempt to {STEPS[state]} failed: {error}"
-            yield _of_job(job, "job_faulted", own, sentence(text), error=error)
+            text = f"Job {short(job.job_id)} became faulted. The last attempt to {STEPS[state]} failed"
+            yield _of_job(job, "job_faulted", own, with_reason(text, error), error=error)
         elif kind in FAILURES:
-            error = error or str(own[-1].detail.get("reason", ""))
-            text = FAILURES[kind].format(short(job.job_id), error)
-            yield _of_job(job, kind, own, sentence(text), error=error)
+            error = error or own[-1].text("reason")
+            text = FAILURES[kind].format(short(job.job_id))
+            yield _of_job(job, kind, own, with_reason(text, error), error=error)
         elif kind == "job_metadata_incomplete":
             yield from (_incomplete(job, event) for event in own)
         elif kind == "job_platform_state":
@@ -210,32 +209,26 @@ def _as_platform_job(job: Job) -> str:
 
 def _failed(job: Job, state: JobState, events: Sequence[Event]) -> Entry:
     first, last = events[0].at, events[-1].at
-    errors = list(dict.fromkeys(str(event.detail["error"]) for event in events))
+    errors = list(dict.fromkeys(event.text("error") for event in events))
     attempts = "an attempt" if len(events) == 1 else f"{len(events)} attempts"
-    why = (
-        f": {errors[0]}"
-        if len(errors) == 1
-        else f", with {len(errors)} different errors. The last error: {events[-1].detail['error']}"
-    )
-    text = f"Job {short(job.job_id)}: {attempts} to {STEPS[state]} failed{until(first, last)}{why}"
-    return _of_job(job, "job_attempt_failed", events, sentence(text), attempts=len(events), errors=errors)
+    text = f"Job {short(job.job_id)}: {attempts} to {STEPS[state]} failed{until(first, last)}"
+    if len(errors) > 1:
+        text += f", with {len(errors)} different errors. The last error"
+    text = with_reason(text, events[-1].text("error"))
+    return _of_job(job, "job_attempt_failed", events, text, attempts=len(events), errors=errors)
 
 
 def _incomplete(job: Job, event: Event) -> Entry:
-    detail = event.detail
-    names = listed(map(str, cast("list[str]", detail["attributes"])))
-    text = (
-        f"The metadata of job {short(job.job_id)} has no value of {names} from "
-        f"{counted(int(str(detail['instances'])), 'instance')} (the first is {detail['first']}): {detail['reason']}"
-    )
-    return _of_job(job, event.event, [event], sentence(text), **detail)
+    names, first = listed(event.names("attributes")) or "some attributes", event.text("first")
+    which = f"{counted(event.number('instances'), 'instance')} (the first is {first})" if first else "some instances"
+    text = f"The metadata of job {short(job.job_id)} has no value of {names} from {which}"
+    return _of_job(job, event.event, [event], with_reason(text, event.text("reason")), **event.detail)
 
 
 def _platform_state(job: Job, event: Event) -> Entry:
-    message = f" ({event.detail['message']})" if event.detail.get("message") else ""
-    text = f"The platform reported job {short(job.job_id)} as {event.detail['state']}{message}."
-    fields = {"state": event.detail["state"], "message": event.detail.get("message", "")}
-    return _of_job(job, event.event, [event], text, **fields)
+    state, message = event.text("state"), event.text("message")
+    text = f"The platform reported job {short(job.job_id)} as {state or 'changed'}{f' ({message})' if message else ''}."
+    return _of_job(job, event.event, [event], text, state=state, message=message)
 
 
 def _of_job(job: Job, kind: str, events: Sequence[Event], text: str, **fields: object) -> Entry:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import cast
 
 from dicom_adapter.api.counts import counted
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.schema import InstanceOutcome, InstanceState
 from dicom_adapter.operations.story.values import Entry, StoryFacts
-from dicom_adapter.operations.story.words import clock, listed, sentence, short, until, was
+from dicom_adapter.operations.story.words import clock, listed, sentence, short, until, was, with_reason
 
 MAX_NAMED = 3  # number of results that are named in a sentence
 ACTIONS = {  # by event: the action, and the addition if the event has a reason, {}
@@ -63,25 +62,24 @@ def standing(facts: StoryFacts) -> Iterator[Entry]:
 
 
 def _collected(event: Event) -> Entry:
-    detail = event.detail
-    parts = [f"{counted(int(str(detail['results'])), 'result')}"]
-    if detail["quarantined"]:
-        parts.append(f"{detail['quarantined']} more that {was(int(str(detail['quarantined'])))} quarantined")
-    if detail["attachments"]:
-        parts.append(counted(int(str(detail["attachments"])), "attachment"))
+    quarantined, attachments = event.number("quarantined"), event.number("attachments")
+    parts = [counted(event.number("results"), "result")]
+    if quarantined:
+        parts.append(f"{quarantined} more that {was(quarantined)} quarantined")
+    if attachments:
+        parts.append(counted(attachments, "attachment"))
     text = f"Job {short(str(event.job_id))} produced {listed(parts)}.{_attachments(event)}"
-    return Entry(kind=event.event, at=event.at, text=text, fields={"jobId": event.job_id, **detail})
+    return Entry(kind=event.event, at=event.at, text=text, fields={"jobId": event.job_id, **event.detail})
 
 
 def _attachments(event: Event) -> str:
     """Return where the attachments are delivered; "" if there are none, or no destinations."""
-    detail = event.detail
-    if not detail["attachments"]:
+    if not event.number("attachments"):
         return ""
-    if detail.get("attachments_wait"):
+    if event.detail.get("attachments_wait"):
         return " The attachments are not delivered, because no DICOM output has passed the check."
-    to = cast("list[str]", detail.get("attachments_to", []))
-    without = [name for name in cast("list[str]", detail["destinations"]) if name not in to]
+    to = event.names("attachments_to")
+    without = [name for name in event.names("destinations") if name not in to]
     sent = f" The attachments are delivered to {listed(to)}." if to else ""
     takes = "takes" if len(without) == 1 else "take"
     left = f" They are not sent to {listed(without)}, which {takes} DICOM only." if without else ""
@@ -89,12 +87,12 @@ def _attachments(event: Event) -> str:
 
 
 def _sender_unknown(event: Event) -> Entry:
-    senders = cast("list[str]", event.detail["senders"])
+    senders = event.names("senders")
     job = short(str(event.job_id))
     text = (
-        f"The results of job {job} are not delivered to {listed(senders)}, as to-sender = true requires: no submitter "
-        "sends to this AE title. Add a [submitters.<name>] table for it and reload the configuration. Then run "
-        f"`dicom-adapter results requeue --all --state released --job {job}`."
+        f"The results of job {job} are not delivered to {listed(senders) or 'their senders'}, as to-sender = true "
+        "requires: no submitter sends to this AE title. Add a [submitters.<name>] table for it and reload the "
+        f"configuration. Then run `dicom-adapter results requeue --all --state released --job {job}`."
     )
     return Entry(kind=event.event, at=event.at, text=text, fields={"jobId": event.job_id, "senders": senders})
 
@@ -113,20 +111,22 @@ def _made(facts: StoryFacts) -> Iterator[Entry]:
 def _quarantined(facts: StoryFacts) -> Iterator[Entry]:
     reasons: dict[str, list[Event]] = {}
     for event in _named(facts, "result_quarantined"):
-        reasons.setdefault(str(event.detail["reason"]), []).append(event)
+        reasons.setdefault(event.text("reason"), []).append(event)
     for reason, events in reasons.items():
-        text = f"{counted(len(events), 'result')} {was(len(events))} quarantined: {reason}"
+        text = f"{counted(len(events), 'result')} {was(len(events))} quarantined"
         fields = {"results": len(events), "reason": reason}
-        yield Entry(kind="result_quarantined", at=events[0].at, text=sentence(text), fields=fields)
+        yield Entry(kind="result_quarantined", at=events[0].at, text=with_reason(text, reason), fields=fields)
 
 
 def _acted(facts: StoryFacts, kind: str, what: str, although: str) -> Iterator[Entry]:
     alike: dict[tuple[str, str], list[Event]] = {}
     for event in _named(facts, kind):
-        alike.setdefault((str(event.detail["by"]), str(event.detail.get("reason", ""))), []).append(event)
+        alike.setdefault((event.text("by"), event.text("reason")), []).append(event)
     for (by, reason), events in alike.items():
         first, last = _span(event.at for event in events)
-        text = f"{counted(len(events), 'result')} {was(len(events))} {what} by {by}{until(first, last)}"
+        text = (
+            f"{counted(len(events), 'result')} {was(len(events))} {what}{f' by {by}' if by else ''}{until(first, last)}"
+        )
         text += although.format(reason) if reason else ""
         fields = {"results": len(events), "by": by, "reason": reason, "until": last}
         yield Entry(kind=kind, at=first, text=sentence(text), fields=fields)
@@ -136,12 +136,13 @@ def _returned(facts: StoryFacts) -> Iterator[Entry]:
     events = _named(facts, "result_returned")
     if events:
         first, last = _span(event.at for event in events)
-        numbers = [str(event.detail["result"]) for event in events]
+        numbers = [event.text("result") for event in events if event.text("result")]
         more = [f"{len(events) - MAX_NAMED} more"] if len(events) > MAX_NAMED else []
+        which = f" (result {listed([*numbers[:MAX_NAMED], *more])})" if numbers else ""
         they = "it" if len(events) == 1 else "they"
         text = (
             f"{counted(len(events), 'instance')} {was(len(events))} not processed{until(first, last)}: the adapter has "
-            f"sent {_them(events)} itself (result {listed([*numbers[:MAX_NAMED], *more])}), and {they} came back."
+            f"sent {_them(events)} itself{which}, and {they} came back."
         )
         yield Entry(kind="result_returned", at=first, text=text, fields={"instances": len(events), "until": last})
 

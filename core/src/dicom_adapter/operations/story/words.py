@@ -61,14 +61,19 @@ def was(number: int) -> str:
 
 
 def listed(words: Iterable[str]) -> str:
-    """Return for example `one`, `one and two` or `one, two and three`."""
-    *some, last = words
+    """Return for example `one`, `one and two` or `one, two and three`; an empty string without words."""
+    *some, last = [*words] or [""]
     return f"{', '.join(some)} and {last}" if some else last
 
 
 def sentence(text: str) -> str:
     """Return the text with a full stop at its end."""
     return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def with_reason(text: str, reason: str) -> str:
+    """Return the text and the reason as a sentence; without a reason, the text only."""
+    return sentence(f"{text}: {reason}" if reason else text)
 
 
 def short(identifier: str) -> str:
