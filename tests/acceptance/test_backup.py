@@ -191,6 +191,32 @@ def test_a_backup_after_a_power_loss_has_the_rows_that_were_lost(launch_service:
     assert 3 == run_as_json("backup", tmp_path / "backup", config=service.configuration)["instances"]
 
 
+@pytest.mark.slow
+def test_the_ledger_of_a_backup_is_used_with_the_present_storage(launch_service: LaunchService, tmp_path: Path) -> None:
+    """After a damage of the ledger, everything in the storage is pending again, as docs/operation.md describes."""
+    configuration = STORAGE + DOWN + AE_TITLES
+    service = launch_service(configuration)
+    config, ledger = service.configuration, service.configuration.parent / "data" / "ledger.sqlite"
+    assert all(result.ok for result in send(write_study(tmp_path / "before"), service, "WAIT"))
+    run("backup", tmp_path / "backup", "--config", config)
+    assert all(result.ok for result in send(write_study(tmp_path / "after", instances=3), service, "WAIT"))
+    assert 0 == service.stop()
+    acknowledged = received(service)
+    assert 5 == len(acknowledged)
+
+    ledger.write_bytes(bytes(len(ledger.read_bytes())))
+    assert "cannot be opened" in run("audit", "--config", config, status=2).stderr
+    ledger.write_bytes((tmp_path / "backup" / "ledger.sqlite").read_bytes())
+    run("audit", "--repair", "--config", config)
+    again = launch_service(configuration)
+    again.port()
+    run("instances", "requeue", "--all", "--reason", "without a row", "--config", config)
+    run("instances", "discard", "--all", "--reason", "no stored object", "--yes", "--config", config)
+    pending = run_as_json("instances", "list", "--state", "pending", config=config)
+    assert acknowledged == {each["sopInstanceUid"] for each in pending}
+    assert len(acknowledged) == len(pending)
+
+
 @contextmanager
 def cache_of(service: LaunchedService) -> Iterator[httpx.Client]:
     """Wait until the cache has the study with both instances."""
