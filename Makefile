@@ -12,7 +12,7 @@ IDENTITY := import sys; print(sys.version.split()[0], "of", sys.base_prefix)
 # Builds in isolated environments would take twice as long.
 INSTALL := $(BIN)/python tools/install.py build/install.log --no-build-isolation
 
-.PHONY: help interpreter demo test test-slow lint format docs reference transcript api audit constraints dist bench faults corpus fuzz clean
+.PHONY: help interpreter demo test test-slow lint format docs reference transcript pictures api audit constraints dist bench faults corpus fuzz clean
 
 help:
 	@echo "make demo    show the whole path in a temporary folder: studies, jobs, results in a PACS (30 seconds, after the set-up)"
@@ -23,6 +23,7 @@ help:
 	@echo "make docs    build the documentation into build/site; a warning, such as of a broken link, is an error"
 	@echo "make reference  update the tables of docs/configuration.md from the settings classes"
 	@echo "make transcript  run the commands of docs/how-to/find-a-study.md, and write their output to the page"
+	@echo "make pictures  take the pictures of docs/how-to/dashboard.md with a real service and Chromium (two minutes)"
 	@echo "make api     update the snapshot of the public API, which a test compares with the code"
 	@echo "make audit   look for published vulnerabilities of the dependencies; needs an index with advisories"
 	@echo "make constraints  write the installed versions to constraints.txt"
@@ -95,6 +96,10 @@ reference: $(STAMP)
 
 transcript: $(STAMP)
 	DICOM_ADAPTER_WRITE_TRANSCRIPT=1 $(BIN)/python -m pytest -q -n 0 tests/acceptance/test_find_a_study.py
+
+pictures: $(STAMP)
+	DICOM_ADAPTER_WRITE_PICTURES=1 DICOM_ADAPTER_TESTS_REQUIRE=chromium \
+	  $(BIN)/python -m pytest -q -n 0 tests/acceptance/test_pictures.py
 
 api: $(STAMP)
 	$(BIN)/python tools/public_api.py
