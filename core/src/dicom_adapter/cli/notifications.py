@@ -34,7 +34,7 @@ notifications = typer.Typer(
 @notifications.command()
 def test(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME…", help="Names of [notifications.<name>] tables; default: all.")
+        list[str] | None, typer.Argument(metavar="NAME…", help="Names of notifications; default: all.")
     ] = None,
     config: ConfigOption = None,
 ) -> None:
