@@ -19,11 +19,11 @@ from dicom_adapter.runtime.clock import SystemClock
 from faults import count_results, outcomes
 from faults import evidence as files
 from faults.adapter import RETRIES, Adapter, Ports, Victim
+from faults.cached_instances import CachedInstance, read_cached_instances, wait_for_lane
 from faults.clients import Client
 from faults.count import count, orphans
 from faults.destination import Destination, make_destinations
 from faults.evidence import Evidence, LedgerFile, LedgerJob, PlatformFile
-from faults.kept import Kept, read_kept, wait_for_lane
 from faults.orders import Call, Deletion, Orders, read_orders
 from faults.platform import Platform
 from faults.records import Records
@@ -117,7 +117,7 @@ class _Campaign:
         self._calm_down()
         self._deliver_with_faults()
         drained_in = time.monotonic() - faults_ended if self._drain() else None
-        kept = read_kept(self.adapter.http_port, self.plan.folder)
+        kept = read_cached_instances(self.adapter.http_port, self.plan.folder)
         status = self.adapter.stop()
         if status != 0:
             raise RuntimeError(f"the adapter ended with status {status}: see {self.adapter.log}")
@@ -239,7 +239,10 @@ class _Campaign:
     # --- the end ----------------------------------------------------------------------------------------------------
 
     def _report(
-        self, drained_in: float | None, kept: tuple[Kept, ...], arrived: Mapping[str, tuple[PlatformFile, ...]]
+        self,
+        drained_in: float | None,
+        kept: tuple[CachedInstance, ...],
+        arrived: Mapping[str, tuple[PlatformFile, ...]],
     ) -> Report:
         records, orders = self.senders.records(), read_orders(self.composer.record)
         evidence = self._evidence(records, orders, kept, arrived)
@@ -277,7 +280,7 @@ class _Campaign:
         self,
         records: Records,
         orders: Orders,
-        kept: tuple[Kept, ...],
+        kept: tuple[CachedInstance, ...],
         arrived: Mapping[str, tuple[PlatformFile, ...]],
     ) -> Evidence:
         return Evidence(

@@ -23,13 +23,13 @@ from attrs import asdict, define, field
 from faults.adapter import AE_TITLES, CACHE
 from faults.breaking import BreakingConnection
 from faults.clients import run_client
-from faults.orders import COMPOSED, CONFLICT, UNAVAILABLE, UNKNOWN, Order
+from faults.orders import COMPOSED, CONFLICT, NOT_FOUND, UNAVAILABLE, Order
 from faults.records import SUCCESS, Record
 
 ANSWER_SECONDS = 45.0  # the cache responds earlier, unless a turn has begun
 PAUSE_SECONDS = (0.05, 0.6)  # between two requests
 REPEAT_SECONDS = (0.05, 0.5)  # after a request without a response
-AGAIN = {COMPOSED: 0.4, CONFLICT: 0.7, UNKNOWN: 0.3}  # probability that an order is repeated after this status
+AGAIN = {COMPOSED: 0.4, CONFLICT: 0.7, NOT_FOUND: 0.3}  # probability that an order is repeated after this status
 AGAIN_AFTER = (0.2, 12.0)  # seconds
 DELETIONS = 0.1  # share of the composer's requests
 CLEANING_UP, INSISTING = 0.2, 0.4  # shares of the orders without `keep`, and with `insist`

@@ -25,11 +25,11 @@ from faults.adapter import CACHE, SETTLE_SECONDS
 from faults.clock import ClockRange
 from faults.evidence import Evidence, LedgerInstance, LedgerJob
 from faults.lookup import WAITING, Lookup
-from faults.orders import COMPOSED, CONFLICT, DELETED, REFUSALS, UNAVAILABLE, UNKNOWN, Call, Deletion, Order
+from faults.orders import COMPOSED, CONFLICT, DELETED, NOT_FOUND, REFUSALS, UNAVAILABLE, Call, Deletion, Order
 from faults.records import Sent
 
 STILL_ARRIVING = "urn:dicom-adapter:cache:still-arriving"  # `type` of a refusal
-ANSWERS = (None, COMPOSED, UNKNOWN, CONFLICT, UNAVAILABLE)  # expected statuses; None: no response
+ANSWERS = (None, COMPOSED, NOT_FOUND, CONFLICT, UNAVAILABLE)  # expected statuses; None: no response
 LONGEST_SENDING = 25.0  # seconds from a request without a response to a possible row of the request
 
 
@@ -89,7 +89,7 @@ def _index(evidence: Evidence, lookup: Lookup) -> CacheIndex:
         if request.ae_title == CACHE:
             sent[request.study_instance_uid].append(request)
     for deletion in evidence.orders.deletions:
-        if deletion.status != UNKNOWN:
+        if deletion.status != NOT_FOUND:
             deletions[deletion.study].append(deletion)
     for call in evidence.orders.calls:
         calls[call.order.key].append(call)
@@ -245,7 +245,7 @@ def _refused(evidence: Evidence, index: CacheIndex) -> Iterator[str]:
         for call in refusals:
             if history.composed is not None and call.began > history.composed.began:
                 yield f"order {key} was answered with a job, and then with {call.status}"
-            elif call.status == UNKNOWN and all(
+            elif call.status == NOT_FOUND and all(
                 _certain(index, study, call.began, _end(call)) for study in history.order.studies
             ):
                 yield f"order {key} was answered with {call.status} at {call.answered}, although its studies were there"

@@ -18,8 +18,8 @@ from attrs import field, frozen
 from pydicom import dcmread
 
 from faults.adapter import AE_TITLES
+from faults.cached_instances import CachedInstance
 from faults.clock import ClockRange
-from faults.kept import Kept
 from faults.mount import Outage
 from faults.orders import Orders
 from faults.records import Sent, data_set_digest
@@ -95,7 +95,7 @@ class Evidence:
     jobs: tuple[LedgerJob, ...]
     stored: frozenset[str]  # storage keys of the existing objects
     orders: Orders = field(factory=Orders)  # orders to the cache
-    kept: tuple[Kept, ...] = ()  # instances that the cache lists
+    kept: tuple[CachedInstance, ...] = ()  # instances that the cache lists
     unfinished: tuple[str, ...] = ()  # files or segments with parts of receptions that never ended
     log: tuple[Mapping[str, Any], ...] = ()
     audit: tuple[Mapping[str, Any], ...] = ()  # the findings of `dicom-adapter audit`

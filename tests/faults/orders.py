@@ -11,10 +11,10 @@ from faults.records import read_requests
 
 COMPOSED = 201  # HTTP statuses
 DELETED = 204
-UNKNOWN = 404
+NOT_FOUND = 404
 CONFLICT = 409
 UNAVAILABLE = 503  # nothing was changed: the request is repeated
-REFUSALS = (UNKNOWN, CONFLICT)
+REFUSALS = (NOT_FOUND, CONFLICT)
 
 
 @frozen(kw_only=True)

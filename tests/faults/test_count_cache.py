@@ -14,11 +14,11 @@ import pytest
 from attrs import evolve
 
 from faults.adapter import AE_TITLES, CACHE
+from faults.cached_instances import CachedInstance
 from faults.clock import ClockRange
 from faults.count import count
 from faults.count_cache import STILL_ARRIVING
 from faults.evidence import Evidence, LedgerInstance, LedgerJob, PlatformFile, PlatformJob
-from faults.kept import Kept
 from faults.orders import Call, Deletion, Order, Orders
 from faults.records import Sent
 
@@ -104,7 +104,7 @@ GOOD = Evidence(
     jobs=JOBS,
     stored=frozenset({"k3"}),
     orders=Orders(calls=COMPOSED, deletions=(DELETED,)),
-    kept=(Kept(study_instance_uid=FIRST, sop_instance_uid=f"{FIRST}.1", digest=f"bytes of {FIRST}"),),
+    kept=(CachedInstance(study_instance_uid=FIRST, sop_instance_uid=f"{FIRST}.1", digest=f"bytes of {FIRST}"),),
 )
 
 Change = Callable[[Evidence], Evidence]
@@ -260,7 +260,7 @@ def later(good: Evidence) -> Evidence:
         sent=(*SENT, evolve(sent(FIRST, 60.0), digest="d2", **more)),
         instances=(*ROWS, evolve(row(4, FIRST, 60.2, "pending", 60.2), **more)),
         stored=frozenset({"k3", "k4"}),
-        kept=(*good.kept, Kept(study_instance_uid=FIRST, digest="d2", **more)),
+        kept=(*good.kept, CachedInstance(study_instance_uid=FIRST, digest="d2", **more)),
     )
 
 

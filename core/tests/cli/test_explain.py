@@ -1,4 +1,4 @@
-"""`explain` in the terms of a PACS: one study, several studies, and what was rejected or refused instead."""
+"""`explain` in the terms of a PACS: one study, several studies, and for no match what was rejected or refused."""
 
 from __future__ import annotations
 

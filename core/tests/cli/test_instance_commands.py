@@ -132,7 +132,7 @@ def test_discard_requires_confirmation(adapter: Adapter, command: Command) -> No
 def test_pending_instances_of_a_removed_ae_title_can_be_discarded(
     adapter: Adapter, command: Command, tmp_path: Path
 ) -> None:
-    """Before the service is restarted without the AE title, they are refused: the processor may use them."""
+    """Until the service is restarted without the AE title, the command refuses: the processor may use the instances."""
     without_b = CONFIGURATION.replace("[ae-titles.B]", "[ae-titles.C]")
     (tmp_path / "adapter.toml").write_text(without_b, encoding="utf-8")
     discard = ("instances", "discard", "--all", "--state", "pending", "--yes")

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from dicom_adapter.ledger import Ledger, senders
-from dicom_adapter.ledger.senders import MOST_OF_HOUR, MOST_OF_PEER, Rejected, Sender
+from dicom_adapter.ledger.senders import MOST_ROWS_OF_HOUR, MOST_ROWS_OF_PEER, Rejected, Sender
 
 NOW = datetime(2026, 1, 5, 8, 30, tzinfo=timezone.utc)
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
@@ -26,7 +26,7 @@ def a_rejection(at: datetime = NOW, **values: Any) -> Rejected:
     return Rejected(**{**defaults, **values})
 
 
-def an_end(at: datetime = NOW, **values: Any) -> Sender:
+def a_sender(at: datetime = NOW, **values: Any) -> Sender:
     defaults = {
         "calling_ae_title": "CT1",
         "ae_title": "LUNGG",
@@ -41,7 +41,7 @@ def an_end(at: datetime = NOW, **values: Any) -> Sender:
 
 
 def reject(ledger: Ledger, *rejected: Rejected) -> list[Rejected]:
-    """Add rejections, and return all of them."""
+    """Add rejections. Return all rejections in the ledger."""
     with ledger.write() as transaction:
         senders.add_rejections(transaction, rejected)
     with ledger.read() as transaction:
@@ -49,7 +49,10 @@ def reject(ledger: Ledger, *rejected: Rejected) -> list[Rejected]:
 
 
 def test_rejections_of_an_hour_have_one_row(ledger: Ledger) -> None:
-    """The row has the reason of the last rejection. `since` continues in the next hour, but not after a long pause."""
+    """The row has the reason of the last rejection. `since` is the time of the first rejection.
+
+    A row of the next hour has the same `since`, except after a pause of more than an hour.
+    """
     [first] = reject(ledger, a_rejection(), a_rejection(NOW + MINUTE, reason="another", count=3))
     assert (4, NOW, NOW + MINUTE, "another", NOW) == (
         first.count,
@@ -67,7 +70,10 @@ def test_rejections_of_an_hour_have_one_row(ledger: Ledger) -> None:
 
 
 def test_an_accepted_association_ends_the_rejections_of_its_sender(ledger: Ledger) -> None:
-    """Rejections with another AE title, and later ones, continue. Rejections of connections have no AE titles."""
+    """The association clears `since` of this sender's earlier rejections, also of those without AE titles (TLS).
+
+    Rejections with another called AE title, and later rejections, keep `since`.
+    """
     reject(
         ledger,
         a_rejection(),
@@ -76,12 +82,12 @@ def test_an_accepted_association_ends_the_rejections_of_its_sender(ledger: Ledge
         a_rejection(NOW + 5 * MINUTE, calling_ae_title="MR1"),
     )
     with ledger.write() as transaction:
-        senders.add_associations(transaction, [an_end(NOW + MINUTE), an_end(NOW + MINUTE, calling_ae_title="MR1")])
-        senders.add_associations(transaction, [an_end(NOW + 2 * MINUTE, instances=5, refused=1)])
+        senders.add_associations(transaction, [a_sender(NOW + MINUTE), a_sender(NOW + MINUTE, calling_ae_title="MR1")])
+        senders.add_associations(transaction, [a_sender(NOW + 2 * MINUTE, instances=5, refused=1)])
         rows = {(row.calling_ae_title, row.ae_title): row.since for row in senders.rejected(transaction, NOW)}
         [known] = senders.load(transaction, "CT1")
     assert {("CT1", "LUNGG"): None, ("CT1", "HEAD"): NOW, ("", ""): None, ("MR1", "LUNGG"): NOW + 5 * MINUTE} == rows
-    assert an_end(NOW + MINUTE, last_at=NOW + 2 * MINUTE, associations=2, instances=7, refused=1) == known
+    assert a_sender(NOW + MINUTE, last_at=NOW + 2 * MINUTE, associations=2, instances=7, refused=1) == known
     again = next(
         row for row in reject(ledger, a_rejection(NOW + 9 * MINUTE)) if row.ae_title == "LUNGG" and row.count == 2
     )
@@ -89,17 +95,19 @@ def test_an_accepted_association_ends_the_rejections_of_its_sender(ledger: Ledge
 
 
 def test_a_port_scanner_does_not_fill_the_ledger(ledger: Ledger) -> None:
-    """Any number of AE titles and addresses has a limited number of rows; no rejection is lost.
+    """The number of rows is limited, but no rejection is lost: those above the limits are counted without names.
 
     Verified to fail when `_is_full` returns False.
     """
-    names = [a_rejection(calling_ae_title=f"SCAN{number}") for number in range(3 * MOST_OF_PEER)]
+    names = [a_rejection(calling_ae_title=f"SCAN{number}") for number in range(3 * MOST_ROWS_OF_PEER)]
     rows = reject(ledger, *names)
-    assert MOST_OF_PEER + 1 == len(rows)
+    assert MOST_ROWS_OF_PEER + 1 == len(rows)
     assert len(names) == sum(row.count for row in rows)
-    peers = [a_rejection(peer_address=f"10.0.{number // 250}.{number % 250}") for number in range(2 * MOST_OF_HOUR)]
+    peers = [
+        a_rejection(peer_address=f"10.0.{number // 250}.{number % 250}") for number in range(2 * MOST_ROWS_OF_HOUR)
+    ]
     rows = reject(ledger, *peers)
-    assert MOST_OF_HOUR + 1 == len(rows)
+    assert MOST_ROWS_OF_HOUR + 1 == len(rows)
     assert len(names) + len(peers) == sum(row.count for row in rows)
     assert 1 == len([row for row in rows if row.peer_address == ""])
 
@@ -108,7 +116,7 @@ def test_old_rows_are_deleted(ledger: Ledger) -> None:
     """Rejections are kept like the history, senders for a year."""
     reject(ledger, a_rejection(), a_rejection(NOW - 3 * HOUR, ae_title="OLD"))
     with ledger.write() as transaction:
-        senders.add_associations(transaction, [an_end(), an_end(NOW - timedelta(days=367), calling_ae_title="OLD")])
+        senders.add_associations(transaction, [a_sender(), a_sender(NOW - timedelta(days=367), calling_ae_title="OLD")])
         assert senders.has_old(transaction, NOW - HOUR, NOW)
         assert 2 == senders.delete_old(transaction, NOW - HOUR, NOW)
         assert not senders.has_old(transaction, NOW - HOUR, NOW)

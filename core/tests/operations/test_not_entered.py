@@ -151,7 +151,7 @@ def test_a_journal_that_cannot_be_read_is_a_problem(site: Site, monkeypatch: pyt
     site.receiver.send("1.1")
     monkeypatch.setattr(module, "JournalReader", unreadable)
     problem = backlog(site).problem(NOW, is_running=True)
-    assert problem.startswith("the number of instances that are stored, not yet entered is unknown: ")
+    assert problem.startswith("it is unknown how many instances are stored, not yet entered: ")
 
 
 def late(seconds: float, **values: Any) -> Backlog:

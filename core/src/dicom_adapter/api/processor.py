@@ -94,7 +94,7 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
 
     @classmethod
     def listening_addresses(cls, settings: SettingsT) -> Sequence[tuple[str, int]]:  # noqa: ARG003 - for subclasses
-        """Return the addresses on which servers of the plugin listen for an AE title with these settings.
+        """Return the addresses on which servers of the plugin listen if an AE title has these settings.
 
         Each is an IP address and a port. `check` tries to listen on them. The hook `dicom_adapter_servers` provides the
         servers.
@@ -124,7 +124,7 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
         """
 
     def association_changed(self, association: AssociationReport) -> None:
-        """React to the end of an association, or to failures: instances of its studies may be missing.
+        """React to the end of an association, or to failed C-STOREs: instances of its studies may be missing.
 
         The host calls this method as a separate turn, after `handle_instance` for all instances of the association that
         were stored before the report. While the association is open, there is one report for each study with a failure,

@@ -105,10 +105,10 @@ class Submitter(ABC, Generic[SettingsT]):
         """Prepare for use. The method must not wait for the platform, which may be down for hours."""
 
     def pipeline_ids(self) -> Collection[str] | None:
-        """Return the ids of all pipelines that jobs may name; None if only the platform has them.
+        """Return the ids of all pipelines that jobs may name; None if the ids are known only to the platform.
 
-        Called by `check` and at the start of the service, before `open`: the method must not call the platform. A
-        pipeline of an AE title that is not among them is reported, because its jobs would be faulted.
+        Called by `check` and at the start of the service, before `open`: the method must not call the platform. An
+        AE title with another pipeline is reported as an error, because the jobs of that pipeline would be faulted.
         """
         return None
 

@@ -94,7 +94,7 @@ def end_wait(
 ) -> None:
     """Stop waiting for missing instances of studies: their groups are submitted as they are.
 
-    The service submits them within seconds. Exit status: 0, or 1 if no instance of a study is pending.
+    The service submits them within seconds. Exit status: 0, or 1 if one of the studies has no pending instance.
     """
     try:
         operations.end_wait(open_ledger(find_file(config)), SystemClock(), ae_title, studies, operator_name())

@@ -171,9 +171,9 @@ def _describe_group(group: Waiting) -> str:
 def _lanes(reports: dict[str, LaneReport], counts: dict[tuple[str, str], int]) -> Table:
     table = Table("AE title", "Instances", "Pending", "Reclaimed", "Groups and when they become jobs")
     for ae_title, report in reports.items():
-        of = {state: count for (name, state), count in counts.items() if name == ae_title}
+        by_state = {state: count for (name, state), count in counts.items() if name == ae_title}
         groups = "\n".join(f"{_describe_group(group)}{_countdown(group.until)}" for group in report.waiting)
-        numbers = (sum(of.values()), of.get("pending", 0), of.get("reclaimed", 0))
+        numbers = (sum(by_state.values()), by_state.get("pending", 0), by_state.get("reclaimed", 0))
         table.add_row(ae_title, *map(str, numbers), groups)
     return table
 

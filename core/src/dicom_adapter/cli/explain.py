@@ -105,7 +105,7 @@ def _look_up(ledger: Ledger, wanted: str | Filters, now: datetime) -> tuple[Matc
 def _not_found(
     ledger: Ledger, refusal: Unknown, filters: Filters, now: datetime, times: Times, options: str, *, as_json: bool
 ) -> typer.Exit:
-    """Print what was rejected and refused instead; return the exception to raise."""
+    """Print what was rejected and refused, because nothing matches. Return the exception to raise."""
     with ledger.read() as transaction:
         absence = find_absence(transaction, filters, now)
     error = fail(str(refusal))

@@ -1,4 +1,4 @@
-"""Output of `explain` for several matches, and for none: what was rejected or refused instead."""
+"""Output of `explain` for several matches, and for no match: then it shows what was rejected or refused."""
 
 from __future__ import annotations
 
@@ -90,6 +90,3 @@ def _refusal(refused: RefusedInstances) -> str:
     count = counted(refused.count, "instance")
     status = f"0x{CStoreStatus[refused.status]:04X} ({refused.status.lower().replace('_', ' ')})"
     return f"{name}: {count} refused at {refused.ae_title} with {status}"
-
-
-# --- JSON -------------------------------------------------------------------------------------------------------------

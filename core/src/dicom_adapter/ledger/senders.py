@@ -19,8 +19,8 @@ from dicom_adapter.ledger.column_types import EPOCH
 from dicom_adapter.ledger.connection import Transaction
 from dicom_adapter.ledger.schema import rejections, senders
 
-MOST_OF_PEER = 20  # rows of the rejections of one address in an hour
-MOST_OF_HOUR = 500  # rows of all rejections in an hour
+MOST_ROWS_OF_PEER = 20  # rows of the rejections of one address in an hour
+MOST_ROWS_OF_HOUR = 500  # rows of all rejections in an hour
 MOST_SENDERS = 10_000  # rows of senders; above it, those with the oldest last association are deleted
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -117,7 +117,7 @@ def _last_row(transaction: Transaction, one: Rejected, hour: datetime) -> Row[An
 
 
 def _is_full(transaction: Transaction, one: Rejected, hour: datetime) -> bool:
-    """Return whether the hour has no more space for this row. Only MOST_OF_HOUR limits rows without names."""
+    """Return whether the hour has no more space for this row. Only MOST_ROWS_OF_HOUR limits rows without names."""
 
     def count(*conditions: ColumnElement[bool]) -> int:
         query = select(func.count()).select_from(rejections).where(rejections.c.hour == hour, *conditions)
@@ -125,7 +125,7 @@ def _is_full(transaction: Transaction, one: Rejected, hour: datetime) -> bool:
 
     is_named = bool(one.calling_ae_title or one.ae_title)
     of_peer = count(rejections.c.peer_address == one.peer_address) if is_named else 0
-    return of_peer >= MOST_OF_PEER or count() >= MOST_OF_HOUR
+    return of_peer >= MOST_ROWS_OF_PEER or count() >= MOST_ROWS_OF_HOUR
 
 
 def load(transaction: Transaction, calling_ae_title: str | None = None) -> list[Sender]:

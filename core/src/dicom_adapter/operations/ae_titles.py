@@ -36,7 +36,7 @@ def _reason_refused(ae_title: str, config: Config, is_known: bool) -> str:
 def end_wait(ledger: Ledger, clock: Clock, ae_title: str, studies: Sequence[str], by: str) -> None:
     """Stop waiting for missing instances of studies: their groups are submitted as they are.
 
-    `by`: name of the operator. Raises Refused if no instance of a study is pending.
+    `by`: name of the operator. Raises Refused if one of the studies has no pending instance.
     """
     now = clock.now()
     with ledger.write() as transaction:

@@ -105,7 +105,7 @@ class Backlog:
     def problem(self, now: datetime, *, is_running: bool) -> str:
         """Return why the backlog is a problem; "" if it is not. `is_running`: a host runs, which enters the rows."""
         if self.failure:
-            return f"the number of instances that are stored, not yet entered is unknown: {self.failure}"
+            return f"it is unknown how many instances are stored, not yet entered: {self.failure}"
         if not self.count:
             return ""
         are_stored = f"{counted(self.count, 'instance')} {'is' if self.count == 1 else 'are'} stored, not yet entered"

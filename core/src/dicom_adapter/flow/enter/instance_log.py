@@ -1,7 +1,7 @@
 """Entry of rows: the receiver's side of the log. It hands instances over to the follower, and limits their number.
 
-A stored instance without a row is *stored, not yet entered*. That takes milliseconds while the host runs. The limits
-below apply when the host does not run, or cannot write to the ledger.
+A stored instance without a row is *stored, not yet entered*. While the host runs, it enters the row within
+milliseconds. The limits below apply when the host does not run, or cannot write to the ledger.
 """
 
 from __future__ import annotations

@@ -92,8 +92,8 @@ def _title(subject: Subject, arrivals: Sequence[InstanceTrace]) -> str:
     instances = counted(len({arrival.sop_instance_uid for arrival in received or arrivals}), "instance")
     studies = list(dict.fromkeys(arrival.study_instance_uid for arrival in arrivals if arrival.study_instance_uid))
     if subject.job is not None:
-        of = f"study {studies[0]}" if len(studies) == 1 else counted(len(studies), "study")
-        return f"Job {subject.name} ({subject.job.job.name}): {instances} of {of}"
+        text = f"study {studies[0]}" if len(studies) == 1 else counted(len(studies), "study")
+        return f"Job {subject.name} ({subject.job.job.name}): {instances} of {text}"
     if subject.kind == "sop-instance":
         return f"SOP instance {subject.name} of study {listed(studies)}"
     if subject.kind == "series":

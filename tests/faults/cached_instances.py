@@ -12,7 +12,7 @@ import httpx
 from attrs import frozen
 
 from faults.adapter import AE_TITLES, CACHE
-from faults.orders import UNAVAILABLE, UNKNOWN
+from faults.orders import NOT_FOUND, UNAVAILABLE
 from faults.records import data_set_digest
 
 PAGE = 7  # entries of a page; a small number, so that there are many pages
@@ -23,7 +23,7 @@ NO_STUDY = "2.25.0"  # a UID that no study has
 
 
 @frozen(kw_only=True)
-class Kept:
+class CachedInstance:
     """One instance in the cache."""
 
     study_instance_uid: str
@@ -31,11 +31,11 @@ class Kept:
     digest: str  # of the data set that the cache returns
 
 
-def read_kept(port: int, folder: Path) -> tuple[Kept, ...]:
+def read_cached_instances(port: int, folder: Path) -> tuple[CachedInstance, ...]:
     """Read the whole content over REST. `folder`: for temporary files."""
     wait_for_lane(port)
     with _cache(port) as cache, tempfile.TemporaryDirectory(dir=folder) as temporary:
-        return tuple(_kept(cache, Path(temporary) / "downloaded.dcm"))
+        return tuple(_read_instances(cache, Path(temporary) / "downloaded.dcm"))
 
 
 def wait_for_lane(port: int) -> None:
@@ -49,9 +49,9 @@ def wait_for_lane(port: int) -> None:
     with _cache(port) as cache:
         while (status := _status(cache, order)) in (None, UNAVAILABLE) and time.monotonic() < deadline:
             time.sleep(AGAIN_SECONDS)
-    if status != UNKNOWN:
+    if status != NOT_FOUND:
         raise RuntimeError(
-            f"the cache must refuse a job of a study that does not exist with {UNKNOWN}: its status is {status}"
+            f"the cache must refuse a job of a study that does not exist with {NOT_FOUND}: its status is {status}"
         )
 
 
@@ -66,13 +66,15 @@ def _cache(port: int) -> httpx.Client:
     return httpx.Client(base_url=f"http://127.0.0.1:{port}/cache", timeout=ANSWER_SECONDS, trust_env=False)
 
 
-def _kept(cache: httpx.Client, file: Path) -> Iterator[Kept]:
+def _read_instances(cache: httpx.Client, file: Path) -> Iterator[CachedInstance]:
     for study in _pages(cache, "/studies"):
         uid = study["studyInstanceUid"]
         for instance in _pages(cache, f"/studies/{uid}/instances"):
             sop_instance_uid = instance["sopInstanceUid"]
             file.write_bytes(cache.get(f"/instances/{sop_instance_uid}/file").raise_for_status().content)
-            yield Kept(study_instance_uid=uid, sop_instance_uid=sop_instance_uid, digest=data_set_digest(file))
+            yield CachedInstance(
+                study_instance_uid=uid, sop_instance_uid=sop_instance_uid, digest=data_set_digest(file)
+            )
 
 
 def _pages(cache: httpx.Client, path: str) -> Iterator[dict[str, Any]]:
