@@ -102,7 +102,7 @@ def list_notifications(
     for row in rows:
         _show(*row, Times.chosen(utc))
     if not rows:
-        warn("no notifications are configured: nobody is told about failures; see [notifications.<name>]")
+        warn("no notifications are configured: nobody gets a message about failures; see [notifications.<name>]")
 
 
 def _entry(
