@@ -7,7 +7,7 @@ import re
 from dicom_adapter import Upload
 
 JOB_NAME_CHARACTERS = 63  # limit of a DNS label: Kubernetes uses the job's name as one
-END_CHARACTERS = 21  # at the end of a long name that are kept: time and digits, which distinguish the jobs of a processor
+END_CHARACTERS = 21  # kept at the end of a long name: time and digits, which distinguish the jobs of a processor
 NAMELESS = "job"  # replaces a name without letters and digits
 NOT_IN_JOB_NAMES = re.compile(r"[^a-z0-9]+")
 FOLDER = "dcm"  # below the input folder of a job's payload, as in NVIDIA's own adapter
