@@ -20,6 +20,7 @@ NOT_CAUSED_BY_PEERS = {
     "certificates_renewed",
     "http_listening",
     "http_mount_failed",
+    "metrics_not_read",  # once per sample, however often the metrics are requested
 }
 LIMITS = {"connection_refused": Limit("peer", burst=5, per_second=1, unless="bytes")}
 

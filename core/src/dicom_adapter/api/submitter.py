@@ -26,7 +26,9 @@ class SubmitterContext:
     """Information from the core for each submitter, besides the submitter's settings."""
 
     name: str  # name of the [submitters.<name>] table
-    data_folder: Path  # folder for data of this submitter only; the submitter creates the folder if needed
+    # Folder for data of this submitter only. A submitter that needs the folder creates it, with its parents, in `open`
+    # or once before its first job. Later, the disk may not be mounted, and the folder would be created in its place.
+    data_folder: Path
 
 
 @frozen(kw_only=True)

@@ -6,8 +6,10 @@ import errno
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from attrs import evolve
 
 from dicom_adapter import (
     Job,
@@ -19,6 +21,7 @@ from dicom_adapter import (
 from dicom_adapter.api.errors import LedgerUnavailable
 from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.flow.submit import operators
+from dicom_adapter.flow.submit.submission import Submission
 from dicom_adapter.ledger import jobs as ledger_jobs
 from dicom_adapter.testing import Adapter, Plugin
 from support.scripted_platform import ScriptedPlatform
@@ -124,6 +127,23 @@ def test_a_submitted_job_is_not_repeated_after_a_restart(make_adapter: MakeAdapt
     adapter.advance(400)
     assert calls == platform.calls
     assert (2, 1) == (platform.opened, platform.closed)
+
+
+def test_a_submitter_is_not_opened_while_the_storage_is_missing(make_adapter: MakeAdapter, platform: Platform) -> None:
+    """It would create its data folder on a disk that is not mounted.
+
+    Verified to fail when the submitter is opened in any case.
+    """
+    adapter = make_adapter(ONE, Plugin(platform))
+    problems = ["the disk is not mounted"]
+    resources = evolve(adapter.resources, storage_problem=lambda: "".join(problems))
+    submission = Submission(platform, Mock(), Mock(), resources, Mock())
+    with pytest.raises(Retriable, match="the disk is not mounted"):
+        submission.open()
+    opened = platform.opened
+    problems.clear()
+    submission.open()
+    assert (opened + 1, "") == (platform.opened, resources.problem())
 
 
 # --- retriable ------------------------------------------------------------------------------------------------------

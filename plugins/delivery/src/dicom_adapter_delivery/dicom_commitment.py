@@ -179,7 +179,7 @@ class CommitmentFiles:
     def _make_folder(self, run_id: str) -> Path:
         folder = self._folder(run_id)
         if not folder.exists():
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
             _sync(folder.parent)
         return folder
 

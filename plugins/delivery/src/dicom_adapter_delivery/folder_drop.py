@@ -119,7 +119,6 @@ class FolderDrop:
     def create(self) -> None:
         """Create the job's folder among the incomplete ones."""
         with writing(self.subject, self.data):
-            self.data.parent.mkdir(parents=True, exist_ok=True)
             make_folder(self.data)
             (self.data / FILES).touch(mode=PRIVATE_FILE)
             sync_folder(self.data)  # `append_line` syncs only the file
@@ -184,7 +183,6 @@ class FolderDrop:
             write_json(self.work / MANIFEST, self._manifest(files), self.settings.file_mode)
             set_permissions(self.work, self.settings.folder_mode)
         with writing(self.subject, self.mark.parent):
-            self.mark.parent.mkdir(parents=True, exist_ok=True)
             self.mark.touch(mode=PRIVATE_FILE)
             sync_folder(self.mark.parent)
         with writing(self.subject, self.settings.path):

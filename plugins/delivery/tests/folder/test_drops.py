@@ -472,3 +472,17 @@ def test_no_name_contains_patient_data(drop_box: DropBox, steps: JobSteps) -> No
     steps.all(drop_box.connect(), INSTANCES)
     names = [path.name for path in drop_box.path.rglob("*")]
     assert not [name for name in names if "NOBODY" in name or "1.2.3" in name]
+
+
+def test_the_data_folder_is_not_created_again_by_a_job(drop_box: DropBox) -> None:
+    """When the disk of the data folder is not mounted, nothing is written in its place, and the job is retried.
+
+    Verified to fail when a job creates the parents of its folder.
+    """
+    submitter = drop_box.connect()
+    drop_box.data_folder.rename(drop_box.data_folder.with_name("unmounted"))
+    with pytest.raises(Retriable):
+        submitter.create_job(make_job(1, "pipeline-1"))
+    assert not drop_box.data_folder.exists()
+    drop_box.data_folder.with_name("unmounted").rename(drop_box.data_folder)
+    submitter.create_job(make_job(1, "pipeline-1"))

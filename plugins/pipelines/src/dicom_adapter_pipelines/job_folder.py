@@ -83,15 +83,11 @@ class JobFolder:
 
     def create(self, job: Job) -> None:
         """Create the folder; a repetition keeps its contents."""
-        parent = self.path.parent
-        if not parent.exists():
-            parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
-            sync_folder(parent.parent)
         self.path.mkdir(mode=FOLDER_MODE, exist_ok=True)
         self.uploads.mkdir(mode=FOLDER_MODE, exist_ok=True)
         if not self.manifest.exists():
             self.describe(job, job.metadata)
-        sync_folder(parent)
+        sync_folder(self.path.parent)
 
     def describe(self, job: Job, metadata: Mapping[str, str]) -> None:
         """Write the job and all of its metadata."""
@@ -227,6 +223,12 @@ class JobFolders:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "jobs"
+
+    def create(self) -> None:
+        """Create the folder that contains all job folders, if it is missing. Raises OSError."""
+        if not self.path.exists():
+            self.path.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+            sync_folder(self.path.parent)
 
     def of(self, run_id: str) -> JobFolder:
         """Return the folder of a run, which may not exist. Raises Permanent for an id that is not the adapter's."""

@@ -50,6 +50,7 @@ class JobFolderSubmitter(Submitter[JobFolderSettingsT]):
     follows_jobs = True
     most_running = 1
     _swept_at = -math.inf  # not yet
+    _has_folder = False  # the folder of the jobs was created, with its parents
 
     def __init__(self, settings: JobFolderSettingsT, context: SubmitterContext) -> None:
         super().__init__(settings, context)
@@ -93,6 +94,9 @@ class JobFolderSubmitter(Submitter[JobFolderSettingsT]):
         with _reporting_files():
             if time.monotonic() - self._swept_at > SWEEP_EVERY_S:
                 self._sweep()
+            if not self._has_folder:  # only once: later, a missing folder means that its disk is not mounted
+                self.folders.create()
+                self._has_folder = True
             for run in range(1, job.run):  # the runs that the operator has retried: only their logs are kept
                 earlier = self.folders.of(evolve(job, run=run).run_id)
                 if earlier.exists and not earlier.is_running:

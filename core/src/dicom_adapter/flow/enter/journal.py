@@ -45,7 +45,7 @@ def create_locked(path: Path, flags: int = 0) -> int:
 
     Raises OSError.
     """
-    path.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+    path.parent.mkdir(mode=FOLDER_MODE, exist_ok=True)  # without parents: their disk may not be mounted
     new = path.with_suffix(NEW_SUFFIX)
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | flags, MODE)
     fcntl.flock(descriptor, fcntl.LOCK_EX)

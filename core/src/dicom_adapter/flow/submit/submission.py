@@ -66,6 +66,7 @@ class Submission:
         self._steps = steps
         self._retries = retries
         self._ledger, self._clock = resources.ledger, resources.clock
+        self._find_problem = resources.problem
         self._counts, self._measures = resources.counts, JobMeasures(resources.counts)
         self.spans = StepSpans(resources)
         self._on_change = on_change
@@ -74,9 +75,16 @@ class Submission:
         self._is_closing = False
 
     def open(self) -> None:
-        """Open the submitter if it is not open. Call this method before each use of the submitter."""
+        """Open the submitter if it is not open. Call this method before each use of the submitter.
+
+        Raises Retriable while the storage or the ledger is missing: the submitter would create its data folder on a
+        disk that is not mounted.
+        """
         with self._opening:
             if not self._is_open:
+                problem = self._find_problem()
+                if problem:
+                    raise Retriable(problem)
                 self._submitter.open()
                 self._is_open = True
 

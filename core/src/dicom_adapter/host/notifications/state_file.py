@@ -54,7 +54,7 @@ class StateFile:
 
     def save(self, state: NotificationState) -> None:
         """Replace the file. After a power loss, there is the old or the new file. Raises OSError."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.parent.mkdir(exist_ok=True)  # without parents: the disk of the data folder may not be mounted
         temporary = self._path.with_suffix(".new")
         with temporary.open("w", encoding="utf-8") as file:
             json.dump(_to_json(state), file)
