@@ -19,9 +19,11 @@ from pynetdicom.dsutils import decode, encode
 
 from dicom_adapter.dicom import synthetic
 from dicom_adapter.ledger import Ledger, Transaction, events, instances
+from dicom_adapter.operations.not_entered import NO_BACKLOG, measure_backlog
 from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
 from support import INSTANCE_LINES, STORAGE, PlatformFolder, Run, incomplete_records
+from support.listening import wait_until
 from support.requestor import associate, rejection, wait_for_rejection
 
 CONFIGURATION = (
@@ -311,15 +313,12 @@ def test_an_invalid_data_set_is_refused_and_the_next_valid_one_is_stored(
 def test_an_instance_that_cannot_be_grouped_is_quarantined(service: LaunchedService) -> None:
     """An instance without the attribute of `group-by` is acknowledged and kept. Log and event have the reason."""
     with Peer(service.port(), "ACCESSION") as peer:
-        uid = store_valid_instance(peer)
-    stored = service.wait_for("instance_stored", sop_instance_uid=uid)
-    logged = service.wait_for("instance_quarantined", instance_id=stored["instance_id"])
+        store_valid_instance(peer)
+    logged = service.wait_for("instance_quarantined", ae_title="ACCESSION", times=2)  # the first is from the fixture
     assert "groups by AccessionNumber (0008,0050), which is missing or empty" in logged["reason"]
     with open_ledger(service) as transaction:
-        assert (
-            2 == instances.count_by_state(transaction)["ACCESSION", "quarantined"]
-        )  # the other instance is from the fixture
-        [quarantined] = events.of_instance(transaction, stored["instance_id"])
+        assert 2 == instances.count_by_state(transaction)["ACCESSION", "quarantined"]
+        [quarantined] = events.of_instance(transaction, logged["instance_id"])
     assert ("instance_quarantined", logged["reason"]) == (quarantined.event, quarantined.detail["reason"])
 
 
@@ -385,6 +384,12 @@ def open_ledger(service: LaunchedService) -> Iterator[Transaction]:
 
 
 def instances_in_ledger(service: LaunchedService) -> int:
-    """Return the number of all instances in the ledger, in any state."""
+    """Return the number of all instances in the ledger, in any state, when all stored instances are entered."""
+
+    def is_entered() -> bool:
+        with open_ledger(service) as transaction:
+            return measure_backlog(service.configuration.parent / "data", transaction) == NO_BACKLOG
+
+    wait_until(is_entered)
     with open_ledger(service) as transaction:
         return instances.last_number(transaction)

@@ -46,7 +46,7 @@ def origins(transaction: Transaction, job_id: str) -> list[Origin]:
         .outerjoin(contexts, contexts.c.subject == instances.c.association_id)
         .where(jobs.c.job_id == job_id)
         .group_by(instances.c.association_id, contexts.c.context)
-        .order_by(first_at)
+        .order_by(first_at, func.min(instances.c.instance_id))
     )
     return [Origin(context or "", at) for context, at in transaction.execute(query)]
 
