@@ -1,4 +1,4 @@
-"""`Notifier`: a way to tell people about events that need them, such as e-mail. Values without patient data."""
+"""`Notifier`: a way to notify people of events that need them, such as e-mail. Values without patient data."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Killed(BaseException):
 
 @frozen
 class Process:
-    """What the process of a receiver has: a storage backend of its own."""
+    """The resources of a receiver process: a storage backend of its own."""
 
     config: Config
     resources: Resources

@@ -1,4 +1,4 @@
-"""What is reported, and that it is reported once, also after failures and restarts."""
+"""Failures are reported, and only once, also after failures and restarts."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ CHECKSUM = struct.Struct("<I")
 
 @frozen(kw_only=True)
 class FollowerProgress:
-    """What the follower has done for one receiver run."""
+    """The progress of the follower for one receiver run."""
 
     entered: int = 0  # number of the record up to which all records have rows, or were decided otherwise
     confirmed: int = 0  # the same for rows that are durable: their recovery records are not needed any more

@@ -35,7 +35,7 @@ SubjectPath = Annotated[
 
 
 class StudySearch(ApiValue, frozen=True, kw_only=True):
-    """What to look for. At least one UID, the Accession Number or the Patient ID is required."""
+    """The values to look for. At least one UID, the Accession Number or the Patient ID is required."""
 
     study_instance_uid: Uid | None = None
     series_instance_uid: Uid | None = None
@@ -86,7 +86,7 @@ class SectionView(ApiValue, frozen=True, kw_only=True):
 
 
 class StoryView(ApiValue, frozen=True, kw_only=True):
-    """What happened to a study, series, SOP instance or job."""
+    """The events of a study, series, SOP instance or job."""
 
     kind: str
     name: str

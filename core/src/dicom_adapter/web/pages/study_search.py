@@ -63,7 +63,7 @@ class SearchAnswer:
 
     @property
     def rejections(self) -> list[str]:
-        """What was rejected lately, in words."""
+        """The associations that were rejected lately, in words."""
         if self.absence is None:
             return []
         return [
