@@ -278,10 +278,13 @@ def _run(act: Callable[[socket.socket], None], connection: socket.socket) -> Non
 
 
 def read_request(connection: socket.socket) -> None:
-    """Read a small request to its end."""
+    """Read a small request to its end. Raise ConnectionError if the submitter closes the connection before."""
     received = b""
     while not received.endswith(b"--\r\n"):
-        received += connection.recv(65536)
+        piece = connection.recv(65536)
+        if not piece:
+            raise ConnectionError("the request is incomplete")
+        received += piece
 
 
 def trickle(connection: socket.socket) -> None:
