@@ -25,6 +25,8 @@ from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.host.host import Host
 from dicom_adapter.ledger import Transaction, jobs, lanes
 from dicom_adapter.ledger.health import HOST, RECEIVER, SERVICE, PartState
+from dicom_adapter.net.codes import CStoreStatus
+from dicom_adapter.net.storage_scp import ClosedAssociation
 from dicom_adapter.receiver.receiver import Receiver
 from dicom_adapter.runtime.data_folder import DataFolder
 from dicom_adapter.runtime.parts import Part, PartKind, process_part
@@ -199,6 +201,7 @@ class Site(ScriptedPlatform):
             self.refused_since = None if is_stored else self.refused_since or self.clock.now()
         if "host is dead" not in self.active:
             self._run_host()
+        self.receiver._senders._write()  # else its thread writes after some seconds of real time
         self.receiver.check({SENDER.peer_address} if "sender is at its limit" in self.active else ())
         for watch in self.watches if self.host is not None else self.watches[1:]:  # a dead host examines nothing
             watch.examine()
@@ -251,7 +254,11 @@ class Site(ScriptedPlatform):
         self.unfinished = incoming.size
         result = self.receiver.complete_store(incoming, None)
         self.unfinished = 0
-        return result is not None and result.outcome.is_acknowledged
+        is_stored = result is not None and result.outcome.is_acknowledged
+        statuses = {CStoreStatus.SUCCESS.name: 1} if is_stored else {}
+        closed = ClosedAssociation(association_id="a", request=SENDER, how="released", statuses=statuses)
+        self.receiver._senders.ended(closed, self.clock.now())
+        return is_stored
 
     def put(self, received: Any, _ticket: object) -> StoreResult:
         """Commit as `GroupCommit` does, but on this thread and without waiting for other instances."""
