@@ -18,7 +18,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom.dsutils import decode, encode
 
 from dicom_adapter.dicom import synthetic
-from dicom_adapter.ledger import Ledger, Transaction, events, instances
+from dicom_adapter.ledger import Ledger, Transaction, instances, recorded_events
 from dicom_adapter.operations.not_entered import NO_BACKLOG, measure_backlog
 from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
@@ -318,7 +318,7 @@ def test_an_instance_that_cannot_be_grouped_is_quarantined(service: LaunchedServ
     assert "groups by AccessionNumber (0008,0050), which is missing or empty" in logged["reason"]
     with open_ledger(service) as transaction:
         assert 2 == instances.count_by_state(transaction)["ACCESSION", "quarantined"]
-        [quarantined] = events.of_instance(transaction, logged["instance_id"])
+        [quarantined] = recorded_events.of_instance(transaction, logged["instance_id"])
     assert ("instance_quarantined", logged["reason"]) == (quarantined.event, quarantined.detail["reason"])
 
 

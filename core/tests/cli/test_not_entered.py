@@ -28,7 +28,7 @@ from dicom_adapter.plugins.registry import discover
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import DataFolder
 from dicom_adapter.runtime.resources import Resources
-from dicom_adapter.service.reload.snapshot import snapshot
+from dicom_adapter.service.reload.take_snapshot import snapshot
 from dicom_adapter.simulation.adapter import encode, make_request
 from support.local_storage import kill_local_storage
 

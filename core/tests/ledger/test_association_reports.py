@@ -9,8 +9,8 @@ from attrs import evolve
 
 from dicom_adapter import AssociationReport, AssociationStatus
 from dicom_adapter.ledger import Ledger, association_reports, instances
-from dicom_adapter.ledger.arrivals import to_microseconds
 from dicom_adapter.ledger.association_reports import OpenAssociation
+from dicom_adapter.ledger.microseconds import to_microseconds
 from dicom_adapter.testing import Adapter, make_instance
 
 NOW = datetime(2026, 1, 5, 8, 0, 0, 123_456, tzinfo=timezone.utc)

@@ -19,7 +19,7 @@ from dicom_adapter import InstanceStorageInfo, Refused
 from dicom_adapter.api.errors import LedgerUnavailable
 from dicom_adapter.config.model import default_ledger_url
 from dicom_adapter.ledger import Ledger, instances
-from dicom_adapter.ledger.connection import exists
+from dicom_adapter.ledger.ledger_file import exists
 from dicom_adapter.ledger.migration import MIGRATIONS, REVISION, create, upgrade
 from dicom_adapter.ledger.schema import metadata
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 from attrs import evolve
 
 from dicom_adapter import Waiting
-from dicom_adapter.ledger import Ledger, events, lanes
+from dicom_adapter.ledger import Ledger, events, lanes, recorded_events
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import LaneState
@@ -43,10 +43,10 @@ def test_events_round_trip(ledger: Ledger) -> None:
         events.record(transaction, recorded[:2])
         events.record(transaction, iter(recorded[2:]))
     with ledger.read() as transaction:
-        assert [recorded[0], recorded[2]] == events.of_job(transaction, "a" * 32)
-        assert [recorded[1]] == events.of_instance(transaction, 2**40)
-        assert [(1, recorded[0]), (2, recorded[1])] == events.after(transaction, 0, 2)
-        assert [(3, recorded[2])] == events.after(transaction, 2, 10)
+        assert [recorded[0], recorded[2]] == recorded_events.of_job(transaction, "a" * 32)
+        assert [recorded[1]] == recorded_events.of_instance(transaction, 2**40)
+        assert [(1, recorded[0]), (2, recorded[1])] == recorded_events.after(transaction, 0, 2)
+        assert [(3, recorded[2])] == recorded_events.after(transaction, 2, 10)
 
 
 def test_lanes_round_trip(ledger: Ledger) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 
 from dicom_adapter import InstanceStorageInfo, Job
-from dicom_adapter.ledger import Ledger, events, instance_rows, instances, jobs, senders
+from dicom_adapter.ledger import Ledger, events, instance_rows, instances, jobs, recorded_events, senders
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.last_arrivals import last_arrivals
 from dicom_adapter.ledger.numbering import INSTANCES
@@ -41,8 +41,8 @@ def test_the_newest_events_are_selected_by_name_and_ae_title(ledger: Ledger) -> 
         events.record(transaction, [Event(at=NOW, event=name, ae_title="LUNG") for name in names])
         events.record(transaction, [Event(at=NOW, event="job_queued", ae_title="BONE")])
     with ledger.read() as transaction:
-        found = events.newest(transaction, 10, searched=100, ae_title="LUNG", prefix="job_")
-        near = events.newest(transaction, 10, searched=2, ae_title="LUNG")
+        found = recorded_events.newest(transaction, 10, searched=100, ae_title="LUNG", prefix="job_")
+        near = recorded_events.newest(transaction, 10, searched=2, ae_title="LUNG")
     assert [(3, "job_faulted"), (1, "job_queued")] == [(number, event.event) for number, event in found]
     assert ["instance_quarantined"] == [event.event for _number, event in near]
 

@@ -16,21 +16,21 @@ from dicom_adapter.ledger import (
     Ledger,
     balance,
     clean_ups,
-    events,
     history,
     instance_rows,
     instances,
     jobs,
+    recorded_events,
     senders,
     series,
     studies,
     traces,
 )
 from dicom_adapter.ledger.begun_jobs import begun
-from dicom_adapter.ledger.connection import database_file
 from dicom_adapter.ledger.filters import Filters
 from dicom_adapter.ledger.held import count_held, count_held_bytes, count_held_results
 from dicom_adapter.ledger.history import BEGINNING
+from dicom_adapter.ledger.ledger_file import database_file
 from dicom_adapter.ledger.numbering import INSTANCES, JOBS
 from dicom_adapter.ledger.schema import InstanceState
 from dicom_adapter.ledger.series import ArrivedSeries
@@ -112,8 +112,8 @@ def fill(ledger: Ledger, an_instance: Callable[..., InstanceStorageInfo], a_job:
         (lambda t: instances.of_job(t, 200, missing_only=True), "sqlite_autoindex_job_instances_1"),
         (lambda t: jobs.mark_uploaded(t, 200, [0, 1]), "sqlite_autoindex_job_instances_1"),
         (lambda t: instances.reclaimable(t, [185, 186], NOW), "ix_job_instances_instance_id"),
-        (lambda t: events.of_job(t, "f" * 32), "ix_events_job_id"),
-        (lambda t: events.of_instance(t, 1), "ix_events_instance_id"),
+        (lambda t: recorded_events.of_job(t, "f" * 32), "ix_events_job_id"),
+        (lambda t: recorded_events.of_instance(t, 1), "ix_events_instance_id"),
     ],
 )
 def test_a_frequent_query_uses_its_index(large_ledger: Ledger, query: Query, index: str) -> None:
@@ -129,9 +129,9 @@ def test_a_frequent_query_uses_its_index(large_ledger: Ledger, query: Query, ind
         lambda t: instances.arrived_after(t, 199, 1000),
         lambda t: instances.last_number(t),
         lambda t: instances.release(t, [190], NOW),
-        lambda t: events.after(t, 1000, 10),
-        lambda t: events.newest(t, 100, searched=1000, before=500),
-        lambda t: events.newest(t, 100, searched=1000, before=500, ae_title="LUNG", prefix="job_"),
+        lambda t: recorded_events.after(t, 1000, 10),
+        lambda t: recorded_events.newest(t, 100, searched=1000, before=500),
+        lambda t: recorded_events.newest(t, 100, searched=1000, before=500, ae_title="LUNG", prefix="job_"),
         lambda t: jobs.newest(t, 50, before=100),
         lambda t: INSTANCES.at_least(t, 100),
         lambda t: JOBS.last(t),
@@ -157,8 +157,8 @@ def test_held_instances_are_counted_without_reading_the_rest(large_ledger: Ledge
             count_held_bytes(transaction, "LUNG")
             count_held_results(transaction, "LUNG")
             count_held(transaction)
-            events.last_number(transaction)
-            events.ae_titles_after(transaction, 1000, ["job_faulted"])
+            recorded_events.last_number(transaction)
+            recorded_events.ae_titles_after(transaction, 1000, ["job_faulted"])
         for statement, parameters in sent:
             plan = [str(row[3]) for row in transaction.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
             assert [] == [line for line in plan if line.startswith("SCAN") and line.split()[-1] not in PARTIAL], plan
@@ -193,7 +193,7 @@ def test_a_summary_of_studies_reads_only_their_rows(large_ledger: Ledger, filter
 @pytest.mark.parametrize(
     "query",
     [
-        lambda t: events.association_ends(t, NOW, NOW, 100),
+        lambda t: recorded_events.association_ends(t, NOW, NOW, 100),
         lambda t: senders.rejected(t, NOW),
         lambda t: history.old_series(t, NOW, BEGINNING, 500),
         lambda t: history.delete_series(t, [1, 2]),

@@ -15,7 +15,7 @@ from sqlalchemy import delete, update
 from dicom_adapter import InstanceStorageInfo, JobState, Permanent, Retriable
 from dicom_adapter.dicom.part10 import file_header
 from dicom_adapter.dicom.synthetic import make_instance
-from dicom_adapter.ledger import balance, counters, events, instances, jobs
+from dicom_adapter.ledger import balance, counters, instances, jobs, recorded_events
 from dicom_adapter.ledger.schema import InstanceOutcome
 from dicom_adapter.ledger.schema import instances as table
 from dicom_adapter.ledger.schema import job_instances as members
@@ -120,7 +120,7 @@ class Site:
 
     def last_event(self) -> tuple[str, int | None]:
         with self.ledger.read() as transaction:
-            event = [event for _number, event in events.after(transaction, 0, 10_000)][-1]
+            event = [event for _number, event in recorded_events.after(transaction, 0, 10_000)][-1]
         return event.event, event.instance_id
 
 

@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from dicom_adapter.api.errors import LedgerUnavailable
-from dicom_adapter.ledger import Ledger, events, health
+from dicom_adapter.ledger import Ledger, health, recorded_events
 from dicom_adapter.ledger.health import PartHealth, PartState
 from dicom_adapter.runtime.parts import Part, PartKind, lane_part, process_part
 from dicom_adapter.runtime.watch import EXAMINE_EVERY, MAX_UNWRITTEN, PartFinding, Watch, examine
@@ -64,7 +64,7 @@ class Site:
     @property
     def events(self) -> list[tuple[str, str]]:
         with self.ledger.read() as transaction:
-            return [(event.event, event.ae_title) for _number, event in events.after(transaction, 0, 1000)]
+            return [(event.event, event.ae_title) for _number, event in recorded_events.after(transaction, 0, 1000)]
 
 
 @pytest.fixture

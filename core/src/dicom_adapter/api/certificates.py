@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import re
 import socket
-import ssl
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -52,6 +51,8 @@ def certificate_of_server(host: str, port: int, server_name: str | None = None) 
 
     The certificate is not verified: an expired certificate is returned, too. Only the TLS handshake is done.
     """
+    import ssl
+
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols(["h2", "http/1.1"])  # gRPC servers require "h2"

@@ -19,7 +19,7 @@ from dicom_adapter.config.load import Loaded, ledger_url, syntax_problems
 from dicom_adapter.config.model import Config
 from dicom_adapter.config.suggest import nearest
 from dicom_adapter.ledger import Ledger, configurations
-from dicom_adapter.ledger.connection import exists
+from dicom_adapter.ledger.ledger_file import exists
 from dicom_adapter.service.announcement import find_announcement
 
 if TYPE_CHECKING:

@@ -35,11 +35,11 @@ from dicom_adapter.cli.wrapping import titled, wrapped
 from dicom_adapter.flow.enter.received_instance import ReceivedInstance
 from dicom_adapter.flow.process import quarantine
 from dicom_adapter.flow.process.quarantine import Intervention
-from dicom_adapter.ledger import Transaction, events, instance_rows, lanes
-from dicom_adapter.ledger.arrivals import to_datetime
+from dicom_adapter.ledger import Transaction, instance_rows, lanes, recorded_events
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.filters import NO_FILTERS, Filters
 from dicom_adapter.ledger.instance_rows import InstanceRow
+from dicom_adapter.ledger.microseconds import to_datetime
 from dicom_adapter.ledger.schema import InstanceState
 from dicom_adapter.ledger.schema import instances as instances_table
 from dicom_adapter.ledger.traces import jobs_with
@@ -138,7 +138,7 @@ def show(
             **origin_as_json(rows[0]),
             "jobs": [row.job.job_id for row, _count in jobs_with(transaction, instances_table.c.instance_id == number)],
         }
-        story = events.of_instance(transaction, number)
+        story = recorded_events.of_instance(transaction, number)
     if as_json:
         typer.echo(json.dumps({**found, "events": [event_as_json(event) for event in story]}, indent=2))
     else:

@@ -29,7 +29,7 @@ from dicom_adapter.cli.messages import fail, warn
 from dicom_adapter.cli.operator_name import operator_name
 from dicom_adapter.cli.times import Times, Utc
 from dicom_adapter.flow.submit import operators
-from dicom_adapter.ledger import Ledger, Transaction, clean_ups, events, health
+from dicom_adapter.ledger import Ledger, Transaction, clean_ups, health, recorded_events
 from dicom_adapter.ledger import jobs as ledger_jobs
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.filters import NO_FILTERS, Filters
@@ -113,7 +113,7 @@ def show(
     ledger = open_ledger(find_file(config))
     with ledger.read() as transaction:
         row = _find(transaction, job_id.lower())
-        story = events.of_job(transaction, row.job.job_id)
+        story = recorded_events.of_job(transaction, row.job.job_id)
         studies = ledger_jobs.instances_by_study(transaction, row.number)
         waiting = clean_ups.of_job(transaction, row.job.job_id)
         writer = _writer(transaction, utc, config)
@@ -207,7 +207,7 @@ def watch(
     """
     ledger = open_ledger(find_file(file, config))
     with ledger.read() as transaction:
-        last = events.last_number(transaction)
+        last = recorded_events.last_number(transaction)
         known = [row.job for row in reversed(ledger_jobs.newest(transaction, limit))] if limit else []
         writer = _writer(transaction, utc, file or config)
 
@@ -244,7 +244,7 @@ def _show_log(path: Path, job_id: str, lines: int) -> None:
 def _print_changes(ledger: Ledger, last: int, seen: dict[str, Job], format_job: Callable[[Job], str]) -> int:
     """Print the jobs that have changed after event `last`. Return the number of the newest event."""
     with ledger.read() as transaction:
-        found = events.after(transaction, last, EVENTS_PER_READ)
+        found = recorded_events.after(transaction, last, EVENTS_PER_READ)
         rows = {
             job_id: row.job
             for job_id in {event.job_id for _number, event in found if event.job_id}

@@ -29,7 +29,8 @@ from dicom_adapter.ledger.configurations import Configuration, ConfigurationStat
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import DataFolder
 from dicom_adapter.service.reload.plan import Change, Plan, Tables, compare, to_json
-from dicom_adapter.service.reload.snapshot import Snapshot, snapshot
+from dicom_adapter.service.reload.snapshot import Snapshot
+from dicom_adapter.service.reload.take_snapshot import snapshot
 
 LOOK_EVERY_S = 0.2  # the state of the reload is read from the ledger at this interval
 COLOURS = {"+": typer.colors.GREEN, "-": typer.colors.RED, "~": typer.colors.YELLOW, "!": typer.colors.RED}

@@ -34,7 +34,7 @@ from dicom_adapter.cli.wrapping import wrapped
 from dicom_adapter.flow.results import operators
 from dicom_adapter.flow.results.deliver import ADD_SENDER
 from dicom_adapter.flow.results.operators import ResultChanges
-from dicom_adapter.ledger import Transaction, events, jobs
+from dicom_adapter.ledger import Transaction, jobs, recorded_events
 from dicom_adapter.ledger import attachments as ledger_attachments
 from dicom_adapter.ledger import results as ledger_results
 from dicom_adapter.ledger.filters import NO_FILTERS, Filters
@@ -127,7 +127,7 @@ def show(
         number = _number_of_result(transaction, name, config_option(config))
         [row] = ledger_results.find(transaction, [number])
         delivered = deliveries_of(transaction, [number])[number]
-        story = events.of_instance(transaction, number)
+        story = recorded_events.of_instance(transaction, number)
     if as_json:
         found = result_as_json(row, delivered)
         found["events"] = [{"at": iso(event.at), "event": event.event, **event.detail} for event in story]

@@ -20,7 +20,7 @@ from dicom_adapter.plugins.registry import STORAGE
 from dicom_adapter.runtime.data_folder import DataFolder
 from dicom_adapter.runtime.ledger_lock import LedgerLock
 from dicom_adapter.service.blueprint import Blueprint
-from dicom_adapter.service.reload.snapshot import snapshot
+from dicom_adapter.service.reload.take_snapshot import snapshot
 
 SERVICE_MODULE = "dicom_adapter.service"
 

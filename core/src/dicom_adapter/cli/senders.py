@@ -14,8 +14,8 @@ from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, config
 from dicom_adapter.cli.filters import takes_some_filters
 from dicom_adapter.cli.times import Times, Utc
 from dicom_adapter.cli.wrapping import INDENT, with_options, wrapped
-from dicom_adapter.ledger.column_types import EPOCH
 from dicom_adapter.ledger.filters import NO_FILTERS, Filters
+from dicom_adapter.ledger.microseconds import EPOCH
 from dicom_adapter.operations.documents.senders import sender_as_json
 from dicom_adapter.operations.senders import SenderReport, describe, find_senders, name_of, next_step
 from dicom_adapter.runtime.clock import SystemClock

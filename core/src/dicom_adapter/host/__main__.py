@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dicom_adapter.runtime import (
     pydicom_without_requests,  # noqa: F401 - before anything loads pydicom
-    structlog_without_rich,  # noqa: F401 - before anything loads structlog
+    structlog_without_extras,  # noqa: F401 - before anything loads structlog
 )
 
 # isort: split

@@ -36,7 +36,7 @@ from dicom_adapter.host.job_log import log_queued
 from dicom_adapter.host.lanes import AeTitleDecisions, Lanes, decide_ae_titles
 from dicom_adapter.host.observers import Observer
 from dicom_adapter.host.submitters import NewSubmitters, Submitters
-from dicom_adapter.ledger import events, jobs, lanes
+from dicom_adapter.ledger import jobs, lanes, recorded_events
 from dicom_adapter.ledger.configurations import Draining
 from dicom_adapter.ledger.jobs import FINISHED
 from dicom_adapter.ledger.lanes import LaneReport
@@ -129,7 +129,9 @@ class Host:
         self._apply(config, new_submitters, decisions, draining)
         with ledger.read() as transaction:
             self._restarts = lanes.restarts(transaction)  # number of restarts that were carried out, by AE title
-            self._last_event = events.last_number(transaction)  # the last event that `_report_cancelled_jobs` has read
+            self._last_event = recorded_events.last_number(
+                transaction
+            )  # the last event that `_report_cancelled_jobs` has read
 
     # --- configuration ----------------------------------------------------------------------------------------------
 
@@ -282,7 +284,7 @@ class Host:
     def _report_cancelled_jobs(self) -> None:
         """Report the jobs that operators have cancelled before their first step."""
         with self._ledger.read() as transaction:
-            last = events.last_number(transaction)
+            last = recorded_events.last_number(transaction)
             cancelled = operators.cancelled_at_once(transaction, self._last_event)
         self._last_event = last
         for job in cancelled:

@@ -7,14 +7,12 @@ parameters; for so many rows, the conversion would take ten times as long as the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
 from typing import Any
 
 from attrs import fields
 from sqlalchemy.dialects import sqlite
 
 from dicom_adapter.api.values import InstanceStorageInfo
-from dicom_adapter.ledger.column_types import EPOCH
 from dicom_adapter.ledger.connection import Transaction, as_sqlalchemy_error
 from dicom_adapter.ledger.counters import RECEIVED
 from dicom_adapter.ledger.schema import IS_PENDING, InstanceState, instances
@@ -22,7 +20,6 @@ from dicom_adapter.ledger.schema import IS_PENDING, InstanceState, instances
 COLUMNS = [name.name for name in fields(InstanceStorageInfo) if name.name != "instance_id"]
 
 _STATE_COLUMNS = ["state", "reason", "changed_at"]
-_MICROSECOND = timedelta(microseconds=1)
 
 
 def _compile() -> str:
@@ -45,16 +42,6 @@ _COUNT = (
     "INSERT INTO tallies (ae_title, what, count) VALUES (?, ?, ?) "
     "ON CONFLICT (ae_title, what) DO UPDATE SET count = count + excluded.count"
 )
-
-
-def to_microseconds(when: datetime) -> int:
-    """Return a time in the form that columns store: microseconds since 1970-01-01 UTC."""
-    return (when - EPOCH) // _MICROSECOND
-
-
-def to_datetime(microseconds: int) -> datetime:
-    """Return the time that a column stores as microseconds since 1970-01-01 UTC."""
-    return EPOCH + microseconds * _MICROSECOND
 
 
 def enter(

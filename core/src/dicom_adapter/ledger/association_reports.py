@@ -16,9 +16,9 @@ from attrs import frozen
 from sqlalchemy import Row, bindparam, exists, func, select
 
 from dicom_adapter.api.values import AssociationReport, AssociationStatus
-from dicom_adapter.ledger.arrivals import to_microseconds
 from dicom_adapter.ledger.association_schema import association_reports, open_associations
 from dicom_adapter.ledger.connection import Transaction, as_sqlalchemy_error
+from dicom_adapter.ledger.microseconds import to_microseconds
 from dicom_adapter.ledger.schema import IS_PENDING, instances
 
 END_WAIT = "end-wait"  # state of a row that is no report: an operator does not expect more instances of its studies

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import BigInteger, Integer, TypeDecorator
 
-EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+from dicom_adapter.ledger.microseconds import to_datetime, to_microseconds
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -17,10 +17,10 @@ class UtcDateTime(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Any) -> int | None:  # noqa: ARG002 - SQLAlchemy's
-        return None if value is None else (value - EPOCH) // timedelta(microseconds=1)
+        return None if value is None else to_microseconds(value)
 
     def process_result_value(self, value: int | None, dialect: Any) -> datetime | None:  # noqa: ARG002 - SQLAlchemy's
-        return None if value is None else EPOCH + timedelta(microseconds=value)
+        return None if value is None else to_datetime(value)
 
 
 # SQLite numbers rows automatically only if the key is exactly INTEGER; in other databases ids may exceed 2³¹.

@@ -6,18 +6,28 @@ that a reload removes may have to drain: their names are recorded with the last 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
 from typing import Any
 
 from attrs import asdict, field, frozen
-from sqlalchemy import Row, delete, select, update
 
-from dicom_adapter.ledger.connection import Transaction, inserted_id
-from dicom_adapter.ledger.schema import configurations
+from dicom_adapter.ledger.driver import AnyTransaction, execute, execute_many
+from dicom_adapter.ledger.microseconds import to_datetime, to_microseconds
 
 KEPT_CONFIGURATIONS = 20  # number of rows; older rows are deleted
+
+_SELECT = "SELECT number, text, folder, settings, wanted, leaving, state, reason, changed_at FROM configurations"
+_INSERT = (
+    "INSERT INTO configurations (text, folder, settings, wanted, leaving, state, reason, changed_at) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_REPLACE = "UPDATE configurations SET state = ?, changed_at = ? WHERE state = ?"
+_SET_STATE = "UPDATE configurations SET state = ?, reason = ?, changed_at = ? WHERE number = ?"
+_SET_DRAINING = "UPDATE configurations SET leaving = ? WHERE number = ?"
+_DELETE = "DELETE FROM configurations WHERE number = ?"
 
 
 class ConfigurationState(str, Enum):
@@ -72,7 +82,9 @@ class Configuration:
     changed_at: datetime  # UTC; time of the last change of `state`
 
 
-def record_start(transaction: Transaction, text: str, folder: str, settings: Mapping[str, Any], now: datetime) -> int:
+def record_start(
+    transaction: AnyTransaction, text: str, folder: str, settings: Mapping[str, Any], now: datetime
+) -> int:
     """Record that the service was started with this configuration; return its number. Refuse earlier requests."""
     for earlier in _in_state(transaction, ConfigurationState.REQUESTED):
         mark_refused(transaction, earlier.number, "the service ended before it was applied", now)
@@ -82,64 +94,65 @@ def record_start(transaction: Transaction, text: str, folder: str, settings: Map
 
 
 def request(
-    transaction: Transaction, text: str, folder: str, settings: Mapping[str, Any], request: ReloadRequest, now: datetime
+    transaction: AnyTransaction,
+    text: str,
+    folder: str,
+    settings: Mapping[str, Any],
+    request: ReloadRequest,
+    now: datetime,
 ) -> int:
     """Request that the running service applies another configuration; return its number."""
     return _insert(transaction, text, folder, settings, _request_to_json(request), ConfigurationState.REQUESTED, now)
 
 
-def mark_running(transaction: Transaction, number: int, reason: str, now: datetime) -> None:
+def mark_running(transaction: AnyTransaction, number: int, reason: str, now: datetime) -> None:
     """Record that this configuration is in use and replaces the earlier one. `reason`: a warning, or ""."""
-    is_running = configurations.c.state == ConfigurationState.RUNNING.value
-    change = {"state": ConfigurationState.REPLACED.value, "changed_at": now}
-    transaction.execute(update(configurations).where(is_running).values(**change))
+    replaced, running = ConfigurationState.REPLACED.value, ConfigurationState.RUNNING.value
+    execute(transaction, _REPLACE, [replaced, to_microseconds(now), running])
     _set_state(transaction, number, ConfigurationState.RUNNING, reason, now)
     _delete_old(transaction)
 
 
-def mark_refused(transaction: Transaction, number: int, reason: str, now: datetime) -> None:
+def mark_refused(transaction: AnyTransaction, number: int, reason: str, now: datetime) -> None:
     """Record that this requested configuration was refused."""
     _set_state(transaction, number, ConfigurationState.REFUSED, reason, now)
 
 
-def get(transaction: Transaction, number: int) -> Configuration | None:
+def get(transaction: AnyTransaction, number: int) -> Configuration | None:
     """Return the configuration with this number, or None."""
-    row = transaction.execute(select(configurations).where(configurations.c.number == number)).one_or_none()
-    return None if row is None else _configuration(row)
+    return next(iter(_select(transaction, "WHERE number = ?", [number])), None)
 
 
-def running(transaction: Transaction) -> Configuration | None:
+def running(transaction: AnyTransaction) -> Configuration | None:
     """Return the configuration that is in use, or was last in use."""
     return next(iter(_in_state(transaction, ConfigurationState.RUNNING)), None)
 
 
-def requested(transaction: Transaction) -> Configuration | None:
+def requested(transaction: AnyTransaction) -> Configuration | None:
     """Return the configuration that is requested, or None."""
     return next(iter(_in_state(transaction, ConfigurationState.REQUESTED)), None)
 
 
-def newest(transaction: Transaction) -> Configuration | None:
+def newest(transaction: AnyTransaction) -> Configuration | None:
     """Return the newest configuration in any state; None if there is none."""
-    row = transaction.execute(select(configurations).order_by(configurations.c.number.desc()).limit(1)).one_or_none()
-    return None if row is None else _configuration(row)
+    return next(iter(_select(transaction, "ORDER BY number DESC LIMIT 1")), None)
 
 
-def all_newest_first(transaction: Transaction) -> list[Configuration]:
+def all_newest_first(transaction: AnyTransaction) -> list[Configuration]:
     """Return the configurations that are kept, newest first."""
-    rows = transaction.execute(select(configurations).order_by(configurations.c.number.desc()))
-    return [_configuration(row) for row in rows]
+    return _select(transaction, "ORDER BY number DESC")
 
 
 # --- draining -------------------------------------------------------------------------------------------------------
 
 
-def with_draining(transaction: Transaction) -> list[Configuration]:
+def with_draining(transaction: AnyTransaction) -> list[Configuration]:
     """Return the configurations with draining AE titles or submitters, newest first."""
     newest_first = all_newest_first(transaction)
     return [configuration for configuration in newest_first if configuration.draining != Draining()]
 
 
-def draining(transaction: Transaction) -> Draining:
+def draining(transaction: AnyTransaction) -> Draining:
     """Return everything that is draining."""
     draining_configurations = with_draining(transaction)
     return Draining(
@@ -148,13 +161,12 @@ def draining(transaction: Transaction) -> Draining:
     )
 
 
-def set_draining(transaction: Transaction, number: int, names: Draining) -> None:
+def set_draining(transaction: AnyTransaction, number: int, names: Draining) -> None:
     """Record the draining AE titles and submitters of the configuration with this number."""
-    has_number = configurations.c.number == number
-    transaction.execute(update(configurations).where(has_number).values(leaving=asdict(names)))
+    execute(transaction, _SET_DRAINING, [json.dumps(asdict(names)), number])
 
 
-def end_drain(transaction: Transaction, names: Draining) -> None:
+def end_drain(transaction: AnyTransaction, names: Draining) -> None:
     """Record that these AE titles and submitters are drained, or configured again."""
     for configuration in with_draining(transaction):
         set_draining(transaction, configuration.number, configuration.draining.without(names))
@@ -164,7 +176,7 @@ def end_drain(transaction: Transaction, names: Draining) -> None:
 
 
 def _insert(
-    transaction: Transaction,
+    transaction: AnyTransaction,
     text: str,
     folder: str,
     settings: Mapping[str, Any],
@@ -172,42 +184,43 @@ def _insert(
     state: ConfigurationState,
     now: datetime,
 ) -> int:
-    row = {"text": text, "folder": folder, "settings": dict(settings), "wanted": dict(request)}
-    rest = {"leaving": asdict(Draining()), "state": state.value, "reason": "", "changed_at": now}
-    return inserted_id(transaction.execute(configurations.insert().values(**row, **rest)))
+    values = [text, folder, *map(json.dumps, (dict(settings), dict(request), asdict(Draining())))]
+    number = execute(transaction, _INSERT, [*values, state.value, "", to_microseconds(now)]).lastrowid
+    assert number is not None  # the statement has inserted a row
+    return number
 
 
-def _set_state(transaction: Transaction, number: int, state: ConfigurationState, reason: str, now: datetime) -> None:
-    change = {"state": state.value, "reason": reason, "changed_at": now}
-    transaction.execute(update(configurations).where(configurations.c.number == number).values(**change))
+def _set_state(transaction: AnyTransaction, number: int, state: ConfigurationState, reason: str, now: datetime) -> None:
+    execute(transaction, _SET_STATE, [state.value, reason, to_microseconds(now), number])
 
 
-def _delete_old(transaction: Transaction) -> None:
+def _delete_old(transaction: AnyTransaction) -> None:
     """Delete old configurations, except those with draining AE titles or submitters."""
-    numbers = list(
-        transaction.execute(select(configurations.c.number).order_by(configurations.c.number.desc())).scalars()
-    )
-    needed: Collection[int] = {configuration.number for configuration in with_draining(transaction)}
-    old = [number for number in numbers[KEPT_CONFIGURATIONS:] if number not in needed]
-    transaction.execute(delete(configurations).where(configurations.c.number.in_(old)))
+    old = [(one.number,) for one in all_newest_first(transaction)[KEPT_CONFIGURATIONS:] if one.draining == Draining()]
+    execute_many(transaction, _DELETE, old)
 
 
-def _in_state(transaction: Transaction, state: ConfigurationState) -> Sequence[Configuration]:
-    query = select(configurations).where(configurations.c.state == state.value).order_by(configurations.c.number)
-    return [_configuration(row) for row in transaction.execute(query)]
+def _in_state(transaction: AnyTransaction, state: ConfigurationState) -> list[Configuration]:
+    return _select(transaction, "WHERE state = ? ORDER BY number", [state.value])
 
 
-def _configuration(row: Row[Any]) -> Configuration:
+def _select(transaction: AnyTransaction, condition: str, values: Sequence[object] = ()) -> list[Configuration]:
+    return [_configuration(row) for row in execute(transaction, f"{_SELECT} {condition}", values)]
+
+
+def _configuration(row: tuple[Any, ...]) -> Configuration:
+    number, text, folder, settings, wanted, leaving, state, reason, changed_at = row
+    request = json.loads(wanted)
     return Configuration(
-        number=row.number,
-        text=row.text,
-        folder=row.folder,
-        settings=row.settings,
-        request=_request_from_json(row.wanted) if row.wanted else None,
-        draining=Draining(**row.leaving),
-        state=ConfigurationState(row.state),
-        reason=row.reason,
-        changed_at=row.changed_at,
+        number=number,
+        text=text,
+        folder=folder,
+        settings=json.loads(settings),
+        request=_request_from_json(request) if request else None,
+        draining=Draining(**json.loads(leaving)),
+        state=ConfigurationState(state),
+        reason=reason,
+        changed_at=to_datetime(changed_at),
     )
 
 

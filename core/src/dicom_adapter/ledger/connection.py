@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import threading
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from sqlalchemy import URL, Connection, CursorResult, Engine, create_engine, event
@@ -15,42 +13,27 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from dicom_adapter.api.errors import LedgerUnavailable, Refused
 from dicom_adapter.ledger import migration
 from dicom_adapter.ledger.errors import ledger_error
-from dicom_adapter.ledger.placed_database import PlacedDatabase
+from dicom_adapter.ledger.ledger_file import (
+    CLOSING_SECONDS,
+    WAIT_SECONDS,
+    LedgerFile,
+    busy_timeout,
+    database_file,
+    prepare,
+    synchronous,
+)
 
 Transaction: TypeAlias = Connection
 
-SQLITE = "sqlite:///"
-# Limit of the wait for other transactions. A stopping host waits longer than this for the steps of jobs, so that a step
-# that waits for the ledger can end.
-WAIT_SECONDS = 6.0
-CLOSING_SECONDS = 1.0  # the same limit while the process stops
-# A wait for other threads is counted in this number of parts. A pause of the whole machine, such as for the snapshot of
-# a virtual machine, counts as one part at most: it has also stopped the thread that writes. SQLite counts its waits for
-# other processes in the same way.
-WAIT_PARTS = 6
 
-
-class Ledger:
-    """The open ledger: connections to the database, and transactions on them. Thread-safe."""
+class Ledger(LedgerFile):
+    """The open ledger: connections of SQLAlchemy to the database, and transactions on them. Thread-safe."""
 
     def __init__(self, url: str, *, durable: bool = True, wait_seconds: float = WAIT_SECONDS) -> None:
-        """Connect to `sqlite:///<file>`. `durable`: a committed transaction survives a power loss.
-
-        `wait_seconds`: limit of the wait for other transactions; 1.5 times this value if threads of this process wait,
-        too. After it, LedgerUnavailable with `is_busy` is raised: a program that locks the ledger for a long time must
-        not stop the service.
-        """
-        self.url = url
-        self._durable = durable
-        self._wait_seconds = wait_seconds
-        file = database_file(url)
-        self._folder = file.parent
-        self._placed = PlacedDatabase(file)
+        super().__init__(url, durable=durable, wait_seconds=wait_seconds)
         self._engine = self._connect()
-        # SQLite allows one writing transaction. Threads of one process wait for this lock instead of polling the file.
-        self._writing = threading.Lock()
         self._writer: Connection | None = None  # stays open: to get one from the pool takes as long as a small change
-        self._writer_syncs, self._writer_waits_ms = durable, _milliseconds(wait_seconds)
+        self._writer_syncs, self._writer_timeout = durable, busy_timeout(wait_seconds)
         self._has_recorded_logs = False  # whether `record_logs` was called for the current writer
 
     def _connect(self) -> Engine:
@@ -62,82 +45,44 @@ class Ledger:
         return engine
 
     def _prepare(self, connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # this module begins transactions, not the driver
-        connection.execute("PRAGMA journal_mode = WAL")
-        self._placed.record_database()
-        # In WAL mode, NORMAL keeps the file consistent but may lose the last commits in a power loss; FULL syncs each.
-        connection.execute(_synchronous(self._durable))
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA cache_size = -16000")  # negative: KiB; the memory of one connection
+        prepare(connection, self._placed, durable=self._durable)
 
     @contextmanager
     def write(self, *, synced: bool = True, waits: bool = True) -> Iterator[Transaction]:
-        """Begin a writing transaction: committed when the block ends, rolled back if it raises.
-
-        A transaction that is not `synced` becomes durable with the next synced transaction of any process: transactions
-        become durable in the order of their commits. Without `waits`, LedgerUnavailable with `is_busy` is
-        raised while another transaction is writing, and nothing is changed.
-        """
         seconds = self._acquire(self._wait_seconds if waits else 0)
         try:
-            writer = self._writing_connection(syncs=synced and self._durable, waits_ms=_milliseconds(seconds))
+            writer = self._writing_connection(syncs=synced and self._durable, timeout=busy_timeout(seconds))
             with writer.begin():
                 if not self._has_recorded_logs:
                     self._placed.record_logs()
                     self._has_recorded_logs = True
                 yield writer
                 self._placed.require()  # a commit to a deleted file would be lost
-        except SQLAlchemyError as failure:
+        except (SQLAlchemyError, sqlite3.Error) as failure:
             raise ledger_error(failure) from None
         finally:
             self._writing.release()
 
-    def _acquire(self, seconds: float) -> float:
-        """Wait for the other threads of this process. Return the seconds to wait for other processes.
-
-        After a long wait, the result is smaller than `seconds`, so that both waits take `1.5 * seconds` at most. After
-        a short wait the result is `seconds`, because a change of the connection's setting takes time.
-        """
-        for part in range(1, WAIT_PARTS + 1):
-            if self._writing.acquire(timeout=seconds / WAIT_PARTS):
-                return seconds if part <= WAIT_PARTS / 2 else seconds * (1 - part / WAIT_PARTS)
-        raise LedgerUnavailable("another transaction is writing", is_busy=True)
-
-    def _writing_connection(self, *, syncs: bool, waits_ms: int) -> Connection:
+    def _writing_connection(self, *, syncs: bool, timeout: str) -> Connection:
         if self._writer is None or self._writer.invalidated:
             self._writer, self._writer_syncs = self._engine.connect(), self._durable
-            self._writer_waits_ms = -1  # unknown
+            self._writer_timeout = ""  # unknown
             self._has_recorded_logs = False
         if self._writer_syncs is not syncs:
-            _set(self._writer, _synchronous(syncs))
+            _set(self._writer, synchronous(durable=syncs))
             self._writer_syncs = syncs
-        if self._writer_waits_ms != waits_ms:
-            _set(self._writer, f"PRAGMA busy_timeout = {waits_ms}")
-            self._writer_waits_ms = waits_ms
+        if self._writer_timeout != timeout:
+            _set(self._writer, timeout)
+            self._writer_timeout = timeout
         return self._writer
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
-        """Begin a read-only transaction, which sees a snapshot of the ledger and blocks no other transaction."""
         try:
             with self._engine.connect().execution_options(reads_only=True) as transaction:
                 yield transaction
-        except SQLAlchemyError as failure:
+        except (SQLAlchemyError, sqlite3.Error) as failure:
             raise ledger_error(failure) from None
-
-    def shorten_waits(self) -> None:
-        """Shorten the waits of all later transactions: the process stops, and must not wait long. Thread-safe."""
-        self._wait_seconds = min(self._wait_seconds, CLOSING_SECONDS)
-
-    def free_bytes(self) -> int:
-        """Return the free space of the disk with the database."""
-        disk = os.statvfs(self._folder)
-        return disk.f_bavail * disk.f_frsize
-
-    def problem(self) -> str:
-        """Return why the files are no longer those that were opened; "" if they are. Needs three calls of stat(2)."""
-        problem = self._placed.problem()
-        return problem and f"the ledger is not the one that the service has opened: {problem}"
 
     def migrate(self) -> None:
         """Create or upgrade the schema. One process does this before the others start.
@@ -185,7 +130,6 @@ class Ledger:
             )
 
     def close(self) -> None:
-        """Close every connection. Closing the last one moves the write-ahead log into the database file."""
         if self._writing.acquire(timeout=CLOSING_SECONDS):  # otherwise, an abandoned thread waits for the ledger
             if self._writer is not None:
                 self._writer.close()
@@ -213,29 +157,11 @@ def _unknown(url: str, revision: str) -> str:
     )
 
 
-def _synchronous(durable: bool) -> str:
-    return f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}"
-
-
-def _milliseconds(seconds: float) -> int:
-    return round(seconds * 1000)
-
-
 def _set(writer: Connection, pragma: str) -> None:
     try:
         writer.connection.cursor().execute(pragma)
     except writer.dialect.loaded_dbapi.Error as failure:
         raise as_sqlalchemy_error(writer, failure) from failure
-
-
-def exists(url: str) -> bool:
-    """Return whether the ledger exists, without creating it."""
-    return database_file(url).exists()
-
-
-def database_file(url: str) -> Path:
-    """Return the file of `sqlite:///<file>`. Its name may contain any character, also `?`, `#` and `%`."""
-    return Path(url.removeprefix(SQLITE))
 
 
 def _sqlalchemy_url(url: str) -> URL:

@@ -10,11 +10,10 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from enum import Enum
 
-from attrs import asdict, field, frozen
-from sqlalchemy import delete, select, update
+from attrs import field, frozen
 
-from dicom_adapter.ledger.connection import Transaction
-from dicom_adapter.ledger.schema import health
+from dicom_adapter.ledger.driver import AnyTransaction, execute, execute_many
+from dicom_adapter.ledger.microseconds import to_datetime, to_microseconds
 
 SERVICE, HOST, RECEIVER = "service", "host", "receiver"
 # Age of `seen_at` above which a row is out of date: processes write every five seconds, but the ledger may be busy
@@ -55,21 +54,40 @@ class PartHealth:
     pid: int | None = None  # PID of a process; None for a part of the host
 
 
-def save(transaction: Transaction, parts: Iterable[PartHealth]) -> None:
+_SAVE = (
+    "INSERT INTO health (part, state, reason, since, seen_at, pid) VALUES (?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (part) DO UPDATE SET state = excluded.state, reason = excluded.reason, since = excluded.since, "
+    "seen_at = excluded.seen_at, pid = excluded.pid"
+)
+_LOAD = "SELECT part, state, reason, since, seen_at, pid FROM health ORDER BY part"
+_DELETE = "DELETE FROM health WHERE part = ?"
+
+
+def save(transaction: AnyTransaction, parts: Iterable[PartHealth]) -> None:
     """Insert or update the health of these parts."""
-    for part in parts:
-        values = asdict(part) | {"state": part.state.value}
-        result = transaction.execute(update(health).where(health.c.part == part.part).values(**values))
-        if result.rowcount == 0:
-            transaction.execute(health.insert().values(**values))
+    execute_many(transaction, _SAVE, map(_row, parts))
 
 
-def load(transaction: Transaction) -> dict[str, PartHealth]:
+def load(transaction: AnyTransaction) -> dict[str, PartHealth]:
     """Return the health of every part, by name."""
-    rows = transaction.execute(select(health).order_by(health.c.part))
-    return {row.part: PartHealth(**{**row._mapping, "state": PartState(row.state)}) for row in rows}
+    return {
+        part: PartHealth(
+            part=part,
+            state=PartState(state),
+            reason=reason,
+            since=to_datetime(since),
+            seen_at=to_datetime(seen_at),
+            pid=pid,
+        )
+        for part, state, reason, since, seen_at, pid in execute(transaction, _LOAD)
+    }
 
 
-def delete_old_parts(transaction: Transaction, receivers: int) -> None:
+def delete_old_parts(transaction: AnyTransaction, receivers: int) -> None:
     """Delete the rows of an earlier host's parts, and of receivers that no longer exist."""
-    transaction.execute(delete(health).where(health.c.part.not_in(processes(receivers))))
+    execute_many(transaction, _DELETE, [(part,) for part in load(transaction) if part not in processes(receivers)])
+
+
+def _row(part: PartHealth) -> tuple[object, ...]:
+    times = (to_microseconds(part.since), to_microseconds(part.seen_at))
+    return (part.part, part.state.value, part.reason, *times, part.pid)

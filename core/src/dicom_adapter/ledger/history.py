@@ -16,8 +16,9 @@ from sqlalchemy import Column, ColumnElement, and_, delete, exists, func, litera
 
 from dicom_adapter.api.values import JobState
 from dicom_adapter.ledger import clean_ups, counters
-from dicom_adapter.ledger.column_types import EPOCH, UtcDateTime
+from dicom_adapter.ledger.column_types import UtcDateTime
 from dicom_adapter.ledger.connection import Transaction
+from dicom_adapter.ledger.microseconds import EPOCH
 from dicom_adapter.ledger.schema import (
     IS_FINISHED,
     IS_RECLAIMED,

@@ -13,8 +13,8 @@ from attrs import fields
 from sqlalchemy import Row, Select, bindparam, func, select
 
 from dicom_adapter.api.values import InstanceStorageInfo
-from dicom_adapter.ledger.column_types import EPOCH
 from dicom_adapter.ledger.connection import Transaction
+from dicom_adapter.ledger.microseconds import EPOCH
 from dicom_adapter.ledger.schema import instances
 
 CHUNK = 500  # number of ids in one IN (…), below the limit of parameters of every database

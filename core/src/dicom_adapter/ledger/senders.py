@@ -15,8 +15,8 @@ from sqlalchemy import ColumnElement, Row, delete, func, select, update
 from sqlalchemy.dialects import sqlite
 
 from dicom_adapter.ledger.association_schema import unreleased_associations
-from dicom_adapter.ledger.column_types import EPOCH
 from dicom_adapter.ledger.connection import Transaction
+from dicom_adapter.ledger.microseconds import EPOCH
 from dicom_adapter.ledger.schema import rejections, senders
 
 MOST_ROWS_OF_PEER = 20  # rows of the rejections of one address in an hour

@@ -12,8 +12,8 @@ from typing import TypeAlias
 from attrs import fields, frozen
 from sqlalchemy import ColumnElement, Select, func, select, text, union
 
-from dicom_adapter.ledger import events as ledger_events
 from dicom_adapter.ledger import jobs as ledger_jobs
+from dicom_adapter.ledger import recorded_events
 from dicom_adapter.ledger.connection import Transaction
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.filters import Filters
@@ -105,13 +105,13 @@ def sources(transaction: Transaction, numbers: Collection[int]) -> dict[int, str
 def job_events(transaction: Transaction, selection: InstanceSelection) -> list[Event]:
     """Return the events of the jobs with selected instances, oldest first."""
     job_ids = select(jobs.c.job_id).where(jobs.c.job_number.in_(_job_numbers(selection)))
-    return ledger_events.find_where(transaction, events.c.job_id.in_(job_ids))
+    return recorded_events.find_where(transaction, events.c.job_id.in_(job_ids))
 
 
 def instance_events(transaction: Transaction, selection: InstanceSelection) -> list[Event]:
     """Return the events of the selected instances, oldest first, without `instance_reclaimed` (see their rows)."""
     is_other = events.c.event != "instance_reclaimed"
-    return ledger_events.find_where(transaction, events.c.instance_id.in_(_ids(selection)) & is_other)
+    return recorded_events.find_where(transaction, events.c.instance_id.in_(_ids(selection)) & is_other)
 
 
 def association_ends(transaction: Transaction, selection: InstanceSelection) -> list[Event]:
@@ -119,13 +119,13 @@ def association_ends(transaction: Transaction, selection: InstanceSelection) -> 
     of_first = select(instances.c.association_id).where(selection)
     of_duplicates = select(events.c.association_id).where(events.c.instance_id.in_(_ids(selection))).correlate(None)
     is_end = events.c.event == "association_closed"
-    return ledger_events.find_where(transaction, events.c.association_id.in_(union(of_first, of_duplicates)) & is_end)
+    return recorded_events.find_where(transaction, events.c.association_id.in_(union(of_first, of_duplicates)) & is_end)
 
 
 def ae_title_events(transaction: Transaction, ae_title: str, since: datetime, until: datetime) -> list[Event]:
     """Return the events that concern a whole AE title, for example the stop of its lane, oldest first."""
     is_in_time = events.c.at.between(since, until) & (events.c.ae_title == ae_title)
-    return ledger_events.find_where(transaction, is_in_time & text(CONCERNS_AE_TITLE))
+    return recorded_events.find_where(transaction, is_in_time & text(CONCERNS_AE_TITLE))
 
 
 def _ids(selection: InstanceSelection) -> Select[tuple[int]]:

@@ -12,8 +12,9 @@ from sqlalchemy.pool import NullPool
 
 from dicom_adapter.api.errors import LedgerError, LedgerUnavailable, Refused
 from dicom_adapter.ledger import migration
-from dicom_adapter.ledger.connection import Ledger, database_file, require_known_schema
+from dicom_adapter.ledger.connection import Ledger, require_known_schema
 from dicom_adapter.ledger.errors import ledger_error
+from dicom_adapter.ledger.ledger_file import database_file
 
 HEADER_BYTES = 100  # length of the header of a database file (sqlite.org/fileformat2.html)
 MAGIC = b"SQLite format 3\0"

@@ -10,11 +10,11 @@ from attrs import frozen
 
 from dicom_adapter.dicom.identity import UID_GRAMMAR
 from dicom_adapter.flow.enter.received_instance import ReceivedInstance
-from dicom_adapter.ledger import Transaction, events, senders, studies
+from dicom_adapter.ledger import Transaction, recorded_events, senders, studies
 from dicom_adapter.ledger import jobs as ledger_jobs
-from dicom_adapter.ledger.arrivals import to_datetime
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.filters import Filters
+from dicom_adapter.ledger.microseconds import to_datetime
 from dicom_adapter.ledger.senders import Rejected
 from dicom_adapter.ledger.studies import StudySummary
 from dicom_adapter.net.codes import CStoreStatus
@@ -159,7 +159,7 @@ def find_absence(transaction: Transaction, wanted: Filters, now: datetime) -> Ab
         for one in senders.rejected(transaction, since, until)
         if wanted.calling_ae_title in (None, one.calling_ae_title) and wanted.ae_title in (None, one.ae_title)
     ]
-    refused = _refused(events.association_ends(transaction, since, until, MOST_ASSOCIATIONS), wanted)
+    refused = _refused(recorded_events.association_ends(transaction, since, until, MOST_ASSOCIATIONS), wanted)
     return Absence(since=since, until=until, rejected=merged(rejected), refused=refused)
 
 

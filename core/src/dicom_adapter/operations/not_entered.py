@@ -30,7 +30,7 @@ from dicom_adapter.flow.enter.progress import FollowerProgress, progress_path
 from dicom_adapter.flow.enter.received_instance import ReceivedInstance
 from dicom_adapter.flow.enter.recovery_records import read_recovery_record
 from dicom_adapter.ledger import Ledger, Transaction, receiver_runs, series
-from dicom_adapter.ledger.arrivals import to_datetime
+from dicom_adapter.ledger.microseconds import to_datetime
 from dicom_adapter.ledger.series import ArrivedSeries
 
 LATE_SECONDS = 10.0  # a backlog is a problem for operators if its oldest instance is older than this

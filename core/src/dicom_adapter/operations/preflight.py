@@ -15,7 +15,7 @@ from dicom_adapter.api.errors import DicomAdapterError
 from dicom_adapter.api.values import Capacity
 from dicom_adapter.config.model import Config
 from dicom_adapter.flow.acceptance import Space, association_refusal
-from dicom_adapter.ledger.connection import database_file
+from dicom_adapter.ledger.ledger_file import database_file
 from dicom_adapter.ledger.trial import require_usable
 from dicom_adapter.net.address import cannot_listen
 from dicom_adapter.runtime.data_folder import DataFolder, with_pids

@@ -34,7 +34,8 @@ from dicom_adapter.operations.backup_folder import (
 )
 from dicom_adapter.operations.object_copier import ObjectCopier, ObjectNotCopied
 from dicom_adapter.runtime.clock import Clock
-from dicom_adapter.runtime.data_folder import USE_LOCK, DataFolder
+from dicom_adapter.runtime.data_folder import DataFolder
+from dicom_adapter.runtime.folder_locks import USE_LOCK
 from dicom_adapter.runtime.storage_generation import StorageGeneration, write_generation
 from dicom_adapter.runtime.storage_marker import create_marker
 

@@ -15,7 +15,7 @@ from dicom_adapter.api.counts import counted
 from dicom_adapter.api.values import Capacity, Job, JobState
 from dicom_adapter.config.model import Config
 from dicom_adapter.flow.acceptance import LocalRefusal, Space, association_refusal
-from dicom_adapter.ledger import Transaction, configurations, counters, events, health, jobs, lanes, senders
+from dicom_adapter.ledger import Transaction, configurations, counters, health, jobs, lanes, recorded_events, senders
 from dicom_adapter.ledger.configurations import Configuration
 from dicom_adapter.ledger.counters import Duplicates
 from dicom_adapter.ledger.health import HOST, SERVICE, STALE_AFTER, PartHealth, PartState, processes
@@ -150,7 +150,7 @@ def gather(transaction: Transaction, config: Config, now: datetime, sizes: Sizes
                 lane=lane_reports.get(name),
                 held=held.get(name, Held(pending=0, quarantined=0)),
                 held_bytes=sizes(transaction, name),
-                incomplete_jobs=events.count_incomplete_jobs(transaction, name, now - INCOMPLETE_JOBS_SHOWN),
+                incomplete_jobs=recorded_events.count_incomplete_jobs(transaction, name, now - INCOMPLETE_JOBS_SHOWN),
                 jobs=_by_state(count for count in counts if count.ae_title == name),
                 oldest=oldest.get(name),
                 duplicates=duplicates.get(name, Duplicates()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dicom_adapter.receiver import pydicom_without_numpy  # noqa: F401 - before anything loads pydicom
-from dicom_adapter.runtime import structlog_without_rich  # noqa: F401 - before anything loads structlog
+from dicom_adapter.runtime import structlog_without_extras  # noqa: F401 - before anything loads structlog
 from dicom_adapter.runtime.resources import Resources
 
 # isort: split

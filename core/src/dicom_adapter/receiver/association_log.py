@@ -20,7 +20,7 @@ from dicom_adapter.api.receiving import StoreRequest
 from dicom_adapter.api.values import AssociationReport, AssociationStatus
 from dicom_adapter.flow.enter.instance_log import InstanceLog
 from dicom_adapter.flow.enter.received_instance import ReceivedInstance
-from dicom_adapter.ledger import Ledger, Transaction, association_reports, events
+from dicom_adapter.ledger import Ledger, Transaction, association_reports, events, recorded_events
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.net.codes import CStoreStatus
 from dicom_adapter.net.storage_scp import ClosedAssociation
@@ -183,7 +183,7 @@ class AssociationLog:
 def _with_duplicates(transaction: Transaction, records: Sequence[_Record]) -> list[AssociationReport]:
     """Return the reports. The report about an end also names the studies of duplicates, which have no row."""
     ended = [record.report.association_id for record in records if record.event is not None]
-    duplicates = events.studies_of_ignored(transaction, ended)
+    duplicates = recorded_events.studies_of_ignored(transaction, ended)
     reports = []
     for record in records:
         report = record.report

@@ -5,11 +5,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from attrs import frozen
 
@@ -26,16 +25,14 @@ from dicom_adapter.api.local_disk import PlacedFile, sync_folder
 from dicom_adapter.api.storage import StorageBackend, StorageContext
 from dicom_adapter.config.model import Config, Durability, StorageConfig
 from dicom_adapter.ledger import WAIT_SECONDS, Ledger
-from dicom_adapter.ledger.connection import database_file
+from dicom_adapter.ledger.ledger_file import database_file
 from dicom_adapter.runtime.channel import FAILED, Channel
+from dicom_adapter.runtime.folder_locks import SERVICE_LOCK, FolderLocks, lock_owners
 from dicom_adapter.runtime.storage_marker import StorageMarker, create_marker, read_marker, require_there
 
 UNUSABLE = (OSError, StorageFull, StorageUnavailable, LedgerError)  # errors of a data folder that a process cannot use
 
 HOST_LOCK = "host.lock"  # locked by the host
-SERVICE_LOCK = "service.lock"  # locked by the supervisor
-USE_LOCK = "in-use.lock"  # host and receivers lock it shared, a repair exclusively
-LOCK_TRIES = 10  # number of tries: a process that only checks a lock holds it for a moment
 
 
 @frozen
@@ -47,18 +44,11 @@ class _HostRecord:
 
 
 @frozen
-class DataFolder:
-    """A data folder, with advisory locks (flock(2)), which the kernel releases when their process ends.
+class DataFolder(FolderLocks):
+    """A data folder. In addition to the locks of `FolderLocks`, the host has one: two hosts would deliver twice."""
 
-    There are three locks. The first lock is for use of the folder: processes of the service lock it `shared`, a repair
-    `exclusive`. The second lock is for the host, `as_host`: two hosts would deliver every instance twice. The third
-    lock, `as_service`, excludes nothing: it shows that the supervisor runs.
-    """
-
-    path: Path
     ledger: Path | None = None  # the file of the ledger; None if the ledger is not a file
     is_durable: bool = True  # acknowledged instances survive a power loss, not only the end of a process
-    lock_pause_seconds: float = 0.1  # pause between two tries
 
     @classmethod
     def of(cls, config: Config) -> DataFolder:
@@ -109,38 +99,6 @@ class DataFolder:
                 self._record(os.getpid() if service_pid is None else service_pid, [])
             yield got_lock
 
-    @contextmanager
-    def as_service(self) -> Iterator[None]:
-        """Hold the lock of the supervisor until the block ends. The block also runs if the lock cannot be acquired.
-
-        This lock need not exclude a second supervisor: its host cannot start, because of the lock of the host.
-        """
-        try:
-            file = self._open(SERVICE_LOCK)
-        except OSError:  # for example on a full disk
-            yield
-            return
-        with file:
-            self._lock_soon(file, fcntl.LOCK_EX)
-            yield
-
-    @contextmanager
-    def shared(self) -> Iterator[bool]:
-        """Use the folder together with other processes until the block ends. Yield False while a repair uses it."""
-        with self._open(USE_LOCK) as file:
-            yield self._lock_soon(file, fcntl.LOCK_SH)
-
-    @contextmanager
-    def exclusive(self) -> Iterator[bool]:
-        """Use the folder exclusively until the block ends. Yield False if another process uses it."""
-        with self._open(USE_LOCK) as file:
-            yield _lock(file, fcntl.LOCK_EX)
-
-    @property
-    def is_used(self) -> bool:
-        """True if any process uses the folder. Creates no file, which might belong to another user than the service."""
-        return self._is_locked(USE_LOCK, fcntl.LOCK_EX)
-
     @property
     def is_missing(self) -> bool:
         """True if the storage is missing, for example because its disk is not mounted. Its locks are missing, too."""
@@ -166,11 +124,6 @@ class DataFolder:
         """PID of the service that uses the folder; empty if there is no such service or its PID is unknown."""
         recorded = self._recorded() if self.has_host else None
         return [] if recorded is None else [recorded.service_pid]
-
-    @property
-    def user_pids(self) -> list[int]:
-        """PIDs of the processes that use the folder; empty if there are no such processes or they are unknown."""
-        return _lock_owners_of(self.path / USE_LOCK)
 
     def record_open_files(self, marker: StorageMarker) -> None:
         """Record which files the host has open, in the file of its lock, for `displaced`."""
@@ -208,27 +161,10 @@ class DataFolder:
             return ""
         lock = recorded.files[0]
         problem = next((problem for file in recorded.files if (problem := file.problem())), "")
-        if not problem or not (_lock_owners(lock.device, lock.inode) or self.has_host):
+        if not problem or not (lock_owners(lock.device, lock.inode) or self.has_host):
             return ""
         service = with_pids("the running service", [recorded.service_pid])
         return f"{service} uses other files: {problem}; stop the service"
-
-    def _open(self, name: str) -> IO[str]:
-        return (self.path / name).open("a")
-
-    def _lock_soon(self, file: IO[str], kind: int) -> bool:
-        for _try in range(LOCK_TRIES):
-            if _lock(file, kind):
-                return True
-            time.sleep(self.lock_pause_seconds)
-        return False
-
-    def _is_locked(self, name: str, kind: int) -> bool:
-        try:
-            with (self.path / name).open() as file:
-                return not _lock(file, kind)
-        except FileNotFoundError:
-            return False
 
     # --- storage and ledger -----------------------------------------------------------------------------------------
 
@@ -270,33 +206,3 @@ def _sync_names_up_to_mount_point(folder: Path) -> None:
         folder = folder.parent
         with suppress(PermissionError):  # the folder of another user, which this process may not read
             sync_folder(folder)
-
-
-def _lock(file: IO[str], kind: int) -> bool:
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _lock_owners_of(path: Path) -> list[int]:
-    try:
-        status = path.stat()
-    except OSError:
-        return []
-    return _lock_owners(status.st_dev, status.st_ino)
-
-
-def _lock_owners(device: int, inode: int) -> list[int]:
-    """Return the PIDs of the processes that hold flock(2) locks on a file, from /proc/locks (proc(5)).
-
-    Only for messages: the list is empty where /proc/locks does not exist or names the file system differently.
-    """
-    try:
-        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return []
-    file = f"{os.major(device):02x}:{os.minor(device):02x}:{inode}"
-    locks = (line.split() for line in lines)  # such as "1: FLOCK ADVISORY WRITE 27195 fe:00:2179566 0 EOF"
-    return sorted({int(lock[4]) for lock in locks if lock[1] == "FLOCK" and lock[5] == file})

@@ -1,10 +1,11 @@
-"""Hide modules from a library that imports them if they are installed, but does not need them."""
+"""Hide modules from a library that imports them, but does not need them."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 
 
 @contextmanager
@@ -17,4 +18,18 @@ def hidden_modules(*names: str) -> Iterator[None]:
         yield
     finally:
         for name in hidden:
+            del sys.modules[name]
+
+
+@contextmanager
+def replaced_module(replacement: ModuleType) -> Iterator[None]:
+    """In this block, imports of the module with this name return `replacement`, unless the module is loaded already."""
+    name = replacement.__name__
+    is_loaded = name in sys.modules
+    if not is_loaded:
+        sys.modules[name] = replacement
+    try:
+        yield
+    finally:
+        if not is_loaded:
             del sys.modules[name]

@@ -16,9 +16,10 @@ import structlog
 from attrs import field, frozen
 
 from dicom_adapter.api.errors import LedgerError, describe_failure
-from dicom_adapter.ledger import Ledger, events, health
+from dicom_adapter.ledger import events, health
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.health import PartHealth, PartState
+from dicom_adapter.ledger.ledger_file import LedgerFile
 from dicom_adapter.runtime import logs
 from dicom_adapter.runtime.clock import Clock
 from dicom_adapter.runtime.deadline import TookTooLong, call_within
@@ -81,7 +82,7 @@ class Watch:
     def __init__(
         self,
         examine_parts: Examine,
-        ledger: Ledger,
+        ledger: LedgerFile,
         clock: Clock,
         log_problem: Callable[[], str] = logs.problem,
         report_alive: Callable[[], None] = lambda: None,

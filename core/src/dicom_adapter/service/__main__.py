@@ -7,7 +7,7 @@ process uses half of the memory.
 
 from __future__ import annotations
 
-from dicom_adapter.runtime import structlog_without_rich  # noqa: F401 - before anything loads structlog
+from dicom_adapter.runtime import structlog_without_extras  # noqa: F401 - before anything loads structlog
 
 # isort: split
 import json

@@ -21,12 +21,12 @@ from typing import Any
 import structlog
 
 from dicom_adapter.api.errors import Refused
-from dicom_adapter.ledger import Ledger
 from dicom_adapter.ledger.configurations import Configuration
 from dicom_adapter.ledger.health import HOST, SERVICE, PartState, receiver_names
+from dicom_adapter.ledger.plain import PlainLedger
 from dicom_adapter.runtime.channel import ALIVE, ENDED, FAILED, SIGNALS, Child, Report, Start
 from dicom_adapter.runtime.clock import SystemClock
-from dicom_adapter.runtime.data_folder import DataFolder
+from dicom_adapter.runtime.folder_locks import FolderLocks
 from dicom_adapter.runtime.parts import Part, process_part
 from dicom_adapter.runtime.shared_counts import create_shared_counts
 from dicom_adapter.runtime.watch import PartFinding, Watch
@@ -73,7 +73,7 @@ class Supervisor:
         self._wake_read, self._wake_write = os.pipe()  # receivers wake the host, see `Start.wake_fd`
         self._counts = create_shared_counts(blueprint.receivers)
         self._port = blueprint.port
-        self._ledger: Ledger | None = None  # opened after the host has created it
+        self._ledger: PlainLedger | None = None  # opened after the host has created it
         self._watch: Watch | None = None
         self._next: Blueprint | None = None  # blueprint of the host during a rollout; the receivers get it next
         self._requests: ReloadRequests | None = None
@@ -94,7 +94,7 @@ class Supervisor:
             for slot in self._receivers:
                 slot.preloaded = self._make_child(slot)
             if self._start_and_wait([self._host]):
-                self._ledger = Ledger(self._blueprint.ledger_url, durable=self._blueprint.is_durable)
+                self._ledger = PlainLedger(self._blueprint.ledger_url, durable=self._blueprint.is_durable)
                 self._requests = self._make_requests(self._ledger)
                 # The first receiver chooses the port that the others share.
                 first, *others = self._receivers
@@ -183,8 +183,8 @@ class Supervisor:
 
     # --- running ----------------------------------------------------------------------------------------------------
 
-    def _run_started(self, ledger: Ledger, requests: ReloadRequests) -> None:
-        with DataFolder(Path(self._blueprint.data_folder)).as_service():
+    def _run_started(self, ledger: PlainLedger, requests: ReloadRequests) -> None:
+        with FolderLocks(Path(self._blueprint.data_folder)).as_service():
             self._watch = self._start_watch(ledger)
             requests.start()
             self._manager.ready(f"listening on port {self._port}")
@@ -282,7 +282,7 @@ class Supervisor:
             if slot.start_at is not None and slot.start_at <= time.monotonic():
                 self._start(slot, is_first=False)
 
-    def _make_requests(self, ledger: Ledger) -> ReloadRequests:
+    def _make_requests(self, ledger: PlainLedger) -> ReloadRequests:
         requests = ReloadRequests(
             self._blueprint, ledger, self._clock, lambda report: self._reports.put((None, report))
         )
@@ -291,7 +291,7 @@ class Supervisor:
             requests.hang_up()
         return requests
 
-    def _start_watch(self, ledger: Ledger) -> Watch:
+    def _start_watch(self, ledger: PlainLedger) -> Watch:
         watch = Watch(self._examine, ledger, self._clock)
         watch.start()
         return watch

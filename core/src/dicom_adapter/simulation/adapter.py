@@ -23,7 +23,7 @@ from dicom_adapter.config.model import Config
 from dicom_adapter.flow.store.commit import Store
 from dicom_adapter.host.draining import PreviousConfig, with_draining
 from dicom_adapter.host.host import Host
-from dicom_adapter.ledger import association_reports, events, instances, jobs, lanes
+from dicom_adapter.ledger import association_reports, instances, jobs, lanes, recorded_events
 from dicom_adapter.ledger.configurations import Draining
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.health import RECEIVER
@@ -252,7 +252,7 @@ class SimulatedAdapter:
     def events(self) -> list[Event]:
         """All recorded events, oldest first."""
         with self.ledger.read() as transaction:
-            return [event for _number, event in events.after(transaction, 0, 1_000_000)]
+            return [event for _number, event in recorded_events.after(transaction, 0, 1_000_000)]
 
 
 class InlineExecutor(Executor):

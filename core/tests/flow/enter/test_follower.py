@@ -19,8 +19,8 @@ from dicom_adapter.flow.enter.progress import FollowerProgress, open_progress, p
 from dicom_adapter.flow.process.inbox import Inbox, LaneStart
 from dicom_adapter.host.draining import Drain
 from dicom_adapter.ledger import arrivals, instances, receiver_runs
-from dicom_adapter.ledger.arrivals import to_microseconds
 from dicom_adapter.ledger.configurations import Draining
+from dicom_adapter.ledger.microseconds import to_microseconds
 from support.follow import CONFIGURATION, Sender, Site, uids
 
 

@@ -16,7 +16,18 @@ from dicom_adapter import AssociationStatus, InstanceStorageInfo, Job, JobPriori
 from dicom_adapter.dicom.synthetic import make_instance, make_study
 from dicom_adapter.flow.reclaim import retention
 from dicom_adapter.flow.reclaim.retention import EVERY, Retention
-from dicom_adapter.ledger import Ledger, balance, clean_ups, events, history, instances, jobs, senders, series
+from dicom_adapter.ledger import (
+    Ledger,
+    balance,
+    clean_ups,
+    events,
+    history,
+    instances,
+    jobs,
+    recorded_events,
+    senders,
+    series,
+)
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.history import BEGINNING
 from dicom_adapter.ledger.instances import UNNUMBERED
@@ -189,7 +200,7 @@ def test_needed_rows_are_never_deleted(make_adapter: MakeAdapter) -> None:
     assert {"released": 2, "quarantined": 1} == adapter.states
     assert [JobState.SUBMITTED, JobState.FAULTED] == [job.state for job in adapter.jobs]
     with adapter.ledger.read() as transaction:
-        names = [event.event for job in adapter.jobs for event in events.of_job(transaction, job.job_id)]
+        names = [event.event for job in adapter.jobs for event in recorded_events.of_job(transaction, job.job_id)]
     assert ["job_submitted", "job_faulted"] == [event for event in names if event in ("job_submitted", "job_faulted")]
     assert (9, 2, 0) == (account(adapter).received, account(adapter).held, account(adapter).difference)
     assert 3 == len(list(adapter.storage.keys()))

@@ -26,9 +26,9 @@ from dicom_adapter.config import Config, load
 from dicom_adapter.flow.enter.received_instance import ReceivedInstance
 from dicom_adapter.flow.enter.rows import DIFFERENT
 from dicom_adapter.flow.store.commit import Store
-from dicom_adapter.ledger import Ledger, arrivals, events, instance_rows, instances, receiver_runs
-from dicom_adapter.ledger.column_types import EPOCH
+from dicom_adapter.ledger import Ledger, arrivals, instance_rows, instances, receiver_runs, recorded_events
 from dicom_adapter.ledger.filters import Filters
+from dicom_adapter.ledger.microseconds import EPOCH
 from dicom_adapter.ledger.schema import IS_QUARANTINED
 from dicom_adapter.ledger.schema import instances as table
 from dicom_adapter.plugins.registry import discover
@@ -143,7 +143,7 @@ class Process:
     def recovered(self) -> list[int | None]:
         """Return the ids of the instances with an event `instance_recovered`."""
         with self.ledger.read() as transaction:
-            recorded = [event for _number, event in events.after(transaction, 0, 1000)]
+            recorded = [event for _number, event in recorded_events.after(transaction, 0, 1000)]
         return [event.instance_id for event in recorded if event.event == "instance_recovered"]
 
     def content(self, instance: InstanceStorageInfo) -> bytes:

@@ -12,7 +12,7 @@ from dicom_adapter.api.receiving import StoreOutcome, StoreRequest, StoreResult
 from dicom_adapter.dicom.part10 import data_set_offset
 from dicom_adapter.flow.enter.recovery_records import read_recovery_record
 from dicom_adapter.flow.store.commit import Store
-from dicom_adapter.ledger import events, instance_rows
+from dicom_adapter.ledger import instance_rows, recorded_events
 from dicom_adapter.testing import Adapter, make_instance
 
 CONFIGURATION = """
@@ -82,7 +82,7 @@ def test_a_wrong_encoding_is_quarantined_at_an_ae_title_that_keeps_such_instance
     assert ({"quarantined": 1}, []) == (adapter.states, adapter.jobs)
     with adapter.ledger.read() as transaction:
         [row] = instance_rows.find(transaction, [result.instance.instance_id])
-        history = events.of_instance(transaction, result.instance.instance_id)
+        history = recorded_events.of_instance(transaction, result.instance.instance_id)
     assert result.reason == row.reason
     assert [("instance_quarantined", {"reason": row.reason})] == [(event.event, event.detail) for event in history]
 

@@ -15,7 +15,8 @@ from dicom_adapter.config import load, plugin_settings
 from dicom_adapter.plugins.entry_points import VARIABLE
 from dicom_adapter.plugins.registry import discover
 from dicom_adapter.service.reload.plan import Change, Plan, compare, to_json
-from dicom_adapter.service.reload.snapshot import Snapshot, snapshot
+from dicom_adapter.service.reload.snapshot import Snapshot
+from dicom_adapter.service.reload.take_snapshot import snapshot
 from dicom_adapter.simulation.platform import MemoryPlugin
 from dicom_adapter.testing import Plugin
 

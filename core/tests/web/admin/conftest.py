@@ -12,7 +12,7 @@ from litestar.testing import TestClient
 
 from dicom_adapter import Secret
 from dicom_adapter.config.listening import HttpConfig, TokenConfig, TokenRole
-from dicom_adapter.ledger import events
+from dicom_adapter.ledger import recorded_events
 from dicom_adapter.testing import Adapter
 from dicom_adapter.web.access.access import Access
 from dicom_adapter.web.admin.api import admin_routes
@@ -42,7 +42,7 @@ class ApiSite:
     def changes(self) -> list[tuple[str, object]]:
         """Return the names of the events with an operator, with the operator."""
         with self.adapter.ledger.read() as transaction:
-            found = events.after(transaction, 0, 10_000)
+            found = recorded_events.after(transaction, 0, 10_000)
         return [(event.event, event.detail["by"]) for _number, event in found if "by" in event.detail]
 
 

@@ -227,7 +227,7 @@ def test_senders_and_events_are_listed_page_by_page(full: Any) -> None:
 def test_the_configuration_is_shown_without_secrets(api: Any) -> None:
     """Digests of secrets are not shown either."""
     from dicom_adapter.ledger import configurations
-    from dicom_adapter.service.reload.snapshot import snapshot
+    from dicom_adapter.service.reload.take_snapshot import snapshot
 
     config = api.adapter.config
     settings = snapshot(config, api.adapter._plugins, "salt").to_json()

@@ -201,7 +201,7 @@ def test_secrets_of_the_configuration_are_not_shown(
 ) -> None:
     """The page has no access to them: the ledger contains digests, which are hidden, too."""
     from dicom_adapter.ledger import configurations
-    from dicom_adapter.service.reload.snapshot import snapshot
+    from dicom_adapter.service.reload.take_snapshot import snapshot
 
     monkeypatch.setenv("TOKEN", "a-secret-of-operators")
     board = board_of(

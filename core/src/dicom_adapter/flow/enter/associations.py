@@ -7,8 +7,8 @@ from collections.abc import Container, Sequence
 from dicom_adapter.api.receiving import StoreResult
 from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.ledger import Transaction, association_reports
-from dicom_adapter.ledger.arrivals import to_microseconds
 from dicom_adapter.ledger.association_reports import OpenAssociation
+from dicom_adapter.ledger.microseconds import to_microseconds
 
 
 def record_open(

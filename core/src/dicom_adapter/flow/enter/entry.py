@@ -22,8 +22,8 @@ from dicom_adapter.flow.enter.known_series import KnownSeries
 from dicom_adapter.flow.enter.received_instance import ReceivedInstance
 from dicom_adapter.flow.enter.rows import RowWriter
 from dicom_adapter.ledger import Transaction, events, receiver_runs, series
-from dicom_adapter.ledger.arrivals import to_microseconds
 from dicom_adapter.ledger.events import Event
+from dicom_adapter.ledger.microseconds import to_microseconds
 from dicom_adapter.runtime.resources import Resources
 
 log = structlog.get_logger("dicom_adapter.enter")

@@ -41,7 +41,7 @@ from dicom_adapter.flow.enter.progress import (
 from dicom_adapter.flow.enter.received_instance import ReceivedInstance
 from dicom_adapter.flow.enter.stored_objects import delete_stored_objects
 from dicom_adapter.ledger import receiver_runs
-from dicom_adapter.ledger.arrivals import to_microseconds
+from dicom_adapter.ledger.microseconds import to_microseconds
 from dicom_adapter.runtime.resources import Resources
 
 log = structlog.get_logger("dicom_adapter.enter")

@@ -11,6 +11,7 @@ from attrs import define, field
 from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.ledger import arrivals
 from dicom_adapter.ledger.instances import UNNUMBERED
+from dicom_adapter.ledger.microseconds import to_datetime
 from dicom_adapter.ledger.series import ArrivedSeries
 
 _VALUES = itemgetter(*arrivals.COLUMNS)
@@ -91,5 +92,5 @@ class ReceivedInstance:
 
     def info(self, instance_id: int = UNNUMBERED) -> InstanceStorageInfo:
         """Return the instance as processors receive it."""
-        columns = {**self.columns, "received_at": arrivals.to_datetime(self.columns["received_at"])}
+        columns = {**self.columns, "received_at": to_datetime(self.columns["received_at"])}
         return InstanceStorageInfo(instance_id=instance_id, **columns)

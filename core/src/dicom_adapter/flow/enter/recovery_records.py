@@ -19,7 +19,7 @@ from attrs import define, field
 
 from dicom_adapter.api.storage import InstanceWriter
 from dicom_adapter.flow.enter.received_instance import ReceivedInstance
-from dicom_adapter.ledger import arrivals
+from dicom_adapter.ledger.microseconds import to_microseconds
 from dicom_adapter.runtime.clock import Clock
 
 VERSION = 2  # version of the format; records of other versions are not read: an audit finds their instances
@@ -38,7 +38,7 @@ class RecoveryRecords:
         """Write the record of an instance, unless it is too long for the storage backend."""
         number = self.assigned + 1
         # The time is never earlier than the previous time, even if the clock was set back: instances keep their order.
-        received_at = max(self._last_received_at, arrivals.to_microseconds(self.clock.now()))
+        received_at = max(self._last_received_at, to_microseconds(self.clock.now()))
         received.columns["received_at"] = received_at
         record = {
             "version": VERSION,

@@ -27,6 +27,7 @@ from dicom_adapter.config.model import Config
 from dicom_adapter.dicom.part10 import BEFORE_META, data_set_offset
 from dicom_adapter.flow.enter.received_instance import ReceivedInstance
 from dicom_adapter.ledger import Transaction, arrivals, counters, events, instances, receiver_runs
+from dicom_adapter.ledger.microseconds import to_microseconds
 
 log = structlog.get_logger("dicom_adapter.store")
 
@@ -44,7 +45,7 @@ class RowWriter:
 
     def enter(self, received: Sequence[ReceivedInstance], now: datetime) -> list[StoreResult]:
         """Enter the rows in their order, and set the high-water marks of their receiver runs. Return the results."""
-        moment = arrivals.to_microseconds(now)
+        moment = to_microseconds(now)
         reasons = [instance.quarantine_reason for instance in received]
         ids = arrivals.enter(self.transaction, [instance.row() for instance in received], reasons, moment)
         results = [
@@ -87,7 +88,7 @@ class RowWriter:
             if self._is_same(held, instance):
                 reason = "the same data set is quarantined already"
                 return self._drop(StoreOutcome.ALREADY_STORED, reason, instance, held, now)
-        moment = arrivals.to_microseconds(now)
+        moment = to_microseconds(now)
         [instance_id] = arrivals.enter(self.transaction, [received.row()], [DIFFERENT], moment)
         assert instance_id is not None  # a quarantined instance is no duplicate
         counters.add(self.transaction, instance.ae_title, counters.DUPLICATES_HELD)

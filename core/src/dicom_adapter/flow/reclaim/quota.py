@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from dicom_adapter.ledger import Ledger, Transaction, events, lanes
+from dicom_adapter.ledger import Ledger, Transaction, events, lanes, recorded_events
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.held import Held, HeldBytes, count_held, count_held_bytes, count_held_results
 from dicom_adapter.ledger.lanes import LaneReport
@@ -56,8 +56,10 @@ class Quota:
         now = self._clock.now()
         refresh = self._refresh_at <= now
         with self._ledger.read() as transaction:
-            last = events.last_number(transaction)
-            changed = self._ae_titles if refresh else events.ae_titles_after(transaction, self._seen, QUOTA_EVENTS)
+            last = recorded_events.last_number(transaction)
+            changed = (
+                self._ae_titles if refresh else recorded_events.ae_titles_after(transaction, self._seen, QUOTA_EVENTS)
+            )
         for ae_title in sorted(changed):
             if ae_title in self._ae_titles:
                 self._check(ae_title)

@@ -8,7 +8,7 @@ from typing import Any
 
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.values import Job, JobPriority, JobState
-from dicom_adapter.ledger import Ledger, Transaction, clean_ups, events, jobs
+from dicom_adapter.ledger import Ledger, Transaction, clean_ups, events, jobs, recorded_events
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.jobs import HELD, UNFINISHED, JobRow, is_on_platform
 from dicom_adapter.runtime.clock import Clock
@@ -89,7 +89,7 @@ def prioritize(ledger: Ledger, clock: Clock, job_id: str, priority: JobPriority,
 
 def cancelled_at_once(transaction: Transaction, event_number: int) -> list[Job]:
     """Return the jobs that `cancel` has ended after event `event_number`: the host notifies observers of them."""
-    ended = events.named_after(transaction, event_number, "job_cancelled")
+    ended = recorded_events.named_after(transaction, event_number, "job_cancelled")
     rows = [jobs.get(transaction, event.job_id) for event in ended if event.job_id and event.detail == NEVER_BEGUN]
     return [row.job for row in rows if row is not None]
 

@@ -22,7 +22,7 @@ from dicom_adapter.host.notifications.message import make_notification
 from dicom_adapter.host.notifications.pending import Key, key_of
 from dicom_adapter.host.notifications.schedule import Due, next_message
 from dicom_adapter.host.notifications.state_file import NotificationState, StateFile
-from dicom_adapter.ledger import Transaction, events, jobs
+from dicom_adapter.ledger import Transaction, events, jobs, recorded_events
 from dicom_adapter.ledger.health import PartState
 from dicom_adapter.runtime.parts import Part, PartKind
 from dicom_adapter.runtime.peer_health import FAILURES_TO_REPORT
@@ -85,7 +85,7 @@ class NotificationPart:
     def _begin(self) -> NotificationState:
         """Load the state. Without a state, only later events are reported."""
         with self._resources.ledger.read() as transaction:
-            newest = events.last_number(transaction)
+            newest = recorded_events.last_number(transaction)
         state = self._state_file.load()
         if state is None:
             state = NotificationState(read_up_to=newest)
@@ -97,8 +97,8 @@ class NotificationPart:
     def _read_events(self, state: NotificationState, now: datetime) -> bool:
         """Add the notices of new events. Return whether there are any."""
         with self._resources.ledger.read() as transaction:
-            newest = events.last_number(transaction)
-            found = events.named_between(transaction, state.read_up_to, newest, EVENT_NAMES, PAGE)
+            newest = recorded_events.last_number(transaction)
+            found = recorded_events.named_between(transaction, state.read_up_to, newest, EVENT_NAMES, PAGE)
             notices = [self._notice_of(transaction, event) for _number, event in found]
         state.read_up_to = found[-1][0] if len(found) == PAGE else newest
         wanted = [notice for notice in notices if self._is_wanted(notice)]

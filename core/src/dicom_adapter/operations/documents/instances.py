@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dicom_adapter.flow.enter.received_instance import ReceivedInstance
-from dicom_adapter.ledger.arrivals import to_datetime
 from dicom_adapter.ledger.instance_rows import InstanceRow
+from dicom_adapter.ledger.microseconds import to_datetime
 from dicom_adapter.ledger.schema import InstanceState
 from dicom_adapter.operations.documents.moments import iso
 

@@ -9,7 +9,7 @@ from attrs import evolve
 
 from dicom_adapter.api.counts import counted
 from dicom_adapter.flow.enter.received_instance import ReceivedInstance
-from dicom_adapter.ledger.arrivals import to_datetime
+from dicom_adapter.ledger.microseconds import to_datetime
 from dicom_adapter.operations.story.values import Entry, Section, Story
 from dicom_adapter.operations.story.words import clock, listed
 

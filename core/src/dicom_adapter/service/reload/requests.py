@@ -18,8 +18,9 @@ import structlog
 from attrs import frozen
 
 from dicom_adapter.api.errors import LedgerError, describe_failure
-from dicom_adapter.ledger import Ledger, configurations
+from dicom_adapter.ledger import configurations
 from dicom_adapter.ledger.configurations import Configuration, Draining
+from dicom_adapter.ledger.ledger_file import LedgerFile
 from dicom_adapter.runtime.clock import Clock
 from dicom_adapter.runtime.workers import Worker
 from dicom_adapter.service.blueprint import Blueprint
@@ -46,7 +47,7 @@ class ReloadRequests:
     """
 
     def __init__(
-        self, blueprint: Blueprint, ledger: Ledger, clock: Clock, report: Callable[[Mapping[str, Any]], None]
+        self, blueprint: Blueprint, ledger: LedgerFile, clock: Clock, report: Callable[[Mapping[str, Any]], None]
     ) -> None:
         """`report` is called on other threads: with RELOAD for each requested configuration, and with RELOADED."""
         self._blueprint = blueprint

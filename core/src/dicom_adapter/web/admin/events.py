@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from litestar import get
 from litestar.params import QueryParameter
 
-from dicom_adapter.ledger import events
+from dicom_adapter.ledger import recorded_events
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.web.access.principal import Role
 from dicom_adapter.web.admin.paging import END, USUAL_PAGE, After, Limit, cursor, number_in
@@ -61,8 +61,10 @@ def event_routes(site: Site) -> list[Any]:
     ) -> EventPage:
         before = number_in("events", after)
         with site.resources.ledger.read() as transaction:
-            end = events.last_number(transaction) + 1 if before is None else before
-            found = events.newest(transaction, limit, searched=SEARCHED, before=end, ae_title=ae_title, prefix=event)
+            end = recorded_events.last_number(transaction) + 1 if before is None else before
+            found = recorded_events.newest(
+                transaction, limit, searched=SEARCHED, before=end, ae_title=ae_title, prefix=event
+            )
         is_full = len(found) == limit
         following = found[-1][0] if is_full else end - SEARCHED
         return EventPage(

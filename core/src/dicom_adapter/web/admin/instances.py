@@ -16,7 +16,7 @@ from dicom_adapter.api.errors import Permanent
 from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.flow.process import quarantine
 from dicom_adapter.flow.verified_reader import VerifiedReader
-from dicom_adapter.ledger import Transaction, events, instance_rows, lanes
+from dicom_adapter.ledger import Transaction, events, instance_rows, lanes, recorded_events
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.filters import Filters
 from dicom_adapter.ledger.instance_rows import InstanceRow
@@ -132,7 +132,7 @@ def _reading(site: Site) -> list[Any]:
             row = _find(transaction, number)
             members = jobs_with(transaction, instances_table.c.instance_id == number)
             document = {**instance_as_json(row, lanes.stopped(transaction)), **origin_as_json(row)}
-            story = [event_view(event_as_json(event)) for event in events.of_instance(transaction, number)]
+            story = [event_view(event_as_json(event)) for event in recorded_events.of_instance(transaction, number)]
         document |= {"jobs": [job.job.job_id for job, _count in members], "events": []}
         return replace(view(document, InstanceDetailView), events=story)
 

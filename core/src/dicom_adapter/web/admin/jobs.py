@@ -11,7 +11,7 @@ from litestar.params import JSONBody, QueryParameter
 
 from dicom_adapter.api.values import JobPriority, JobState
 from dicom_adapter.flow.submit import operators
-from dicom_adapter.ledger import Transaction, clean_ups, events, jobs
+from dicom_adapter.ledger import Transaction, clean_ups, jobs, recorded_events
 from dicom_adapter.ledger.filters import Filters
 from dicom_adapter.ledger.jobs import JobRow
 from dicom_adapter.operations.documents.jobs import clean_up_as_json, event_as_json, job_as_json
@@ -162,7 +162,9 @@ def _show(site: Site) -> Any:
                 clean_ups=[
                     view(clean_up_as_json(one), CleanUpView) for one in clean_ups.of_job(transaction, row.job.job_id)
                 ],
-                events=[event_view(event_as_json(event)) for event in events.of_job(transaction, row.job.job_id)],
+                events=[
+                    event_view(event_as_json(event)) for event in recorded_events.of_job(transaction, row.job.job_id)
+                ],
             )
 
     return show

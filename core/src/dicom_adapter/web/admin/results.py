@@ -11,7 +11,7 @@ from litestar.params import JSONBody, QueryParameter
 
 from dicom_adapter.api.values import JobState
 from dicom_adapter.flow.results import operators
-from dicom_adapter.ledger import Transaction, attachments, events, jobs, results
+from dicom_adapter.ledger import Transaction, attachments, jobs, recorded_events, results
 from dicom_adapter.ledger.filters import Filters
 from dicom_adapter.ledger.results import ResultRow
 from dicom_adapter.ledger.schema import InstanceState
@@ -157,7 +157,7 @@ def _reading(site: Site) -> list[Any]:
             rows = results.find(transaction, [number])
             if not rows:
                 raise not_found(f"There is no result {number}.")
-            story = [event_view(event_as_json(event)) for event in events.of_instance(transaction, number)]
+            story = [event_view(event_as_json(event)) for event in recorded_events.of_instance(transaction, number)]
             return ResultDetailView(result=_views(transaction, rows)[0], events=story)
 
     return [list_results, show]

@@ -18,10 +18,10 @@ from dicom_adapter.api.values import Capacity
 from dicom_adapter.config.model import Config, StorageConfig
 from dicom_adapter.flow.free_space import required_free_bytes
 from dicom_adapter.ledger import arrival_times
-from dicom_adapter.ledger.connection import database_file
 from dicom_adapter.ledger.health import SERVICE
 from dicom_adapter.ledger.jobs import HELD, UNFINISHED
 from dicom_adapter.ledger.lanes import LaneReport
+from dicom_adapter.ledger.ledger_file import database_file
 from dicom_adapter.operations.certificates import owner_of
 from dicom_adapter.operations.not_entered import Backlog
 from dicom_adapter.operations.status import AeTitleStatus, Level

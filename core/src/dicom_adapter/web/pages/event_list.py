@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 from attrs import frozen
 
-from dicom_adapter.ledger import Transaction, events
+from dicom_adapter.ledger import Transaction, recorded_events
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.web.pages.job_list import number_in
 
@@ -102,9 +102,11 @@ def events_page(transaction: Transaction, query: Mapping[str, str]) -> EventsCon
     """Return a page of events, with the filters of the address."""
     kind = query.get("kind", "") if query.get("kind", "") in KINDS else ""
     ae_title, before = query.get("ae-title", ""), number_in(query.get("before", ""))
-    last = events.last_number(transaction)
+    last = recorded_events.last_number(transaction)
     end = last + 1 if before is None else min(before, last + 1)
-    found = events.newest(transaction, PAGE_ROWS, searched=SEARCHED, before=end, ae_title=ae_title or None, prefix=kind)
+    found = recorded_events.newest(
+        transaction, PAGE_ROWS, searched=SEARCHED, before=end, ae_title=ae_title or None, prefix=kind
+    )
     next_end = found[-1][0] if len(found) == PAGE_ROWS else end - SEARCHED
     return EventsContent(
         kind=kind,

@@ -9,7 +9,7 @@ from attrs import frozen
 
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.values import SOURCE_JOB, Job, JobState
-from dicom_adapter.ledger import Transaction, clean_ups, events, health, jobs
+from dicom_adapter.ledger import Transaction, clean_ups, health, jobs, recorded_events
 from dicom_adapter.ledger import attachments as ledger_attachments
 from dicom_adapter.ledger import results as ledger_results
 from dicom_adapter.ledger.attachments import Attachment
@@ -78,7 +78,7 @@ def job_page(transaction: Transaction, job_id: str, now: datetime) -> JobContent
         attachments=attached[:MOST_RESULTS],
         deliveries=[one.job for one in deliveries_of(transaction, row.number)],
         waiting=clean_ups.of_job(transaction, row.job.job_id),
-        found=events.of_job(transaction, row.job.job_id),
+        found=recorded_events.of_job(transaction, row.job.job_id),
         line=view_job_line(row.job, "", health.load(transaction), now),
     )
 

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from attrs import frozen
 
 from dicom_adapter.ledger import Transaction, senders
-from dicom_adapter.ledger.column_types import EPOCH
+from dicom_adapter.ledger.microseconds import EPOCH
 from dicom_adapter.operations.senders import SenderReport, describe, name_of, next_step, report, silence_of
 
 MOST_SENDERS = 200  # senders on the page

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from dicom_adapter.ledger import Transaction, events, jobs
+from dicom_adapter.ledger import Transaction, jobs, recorded_events
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.last_arrivals import last_arrivals
 from dicom_adapter.ledger.numbering import INSTANCES, JOBS
@@ -64,11 +64,11 @@ class Snapshots:
 
     def _new_events(self, transaction: Transaction) -> Sequence[tuple[int, Event]]:
         """Return the events since the last call; the first call returns none."""
-        last = events.last_number(transaction)
+        last = recorded_events.last_number(transaction)
         if self._last_event is None or last < self._last_event:
             self._last_event = last
             return []
-        found = events.after(transaction, max(self._last_event, last - MOST_EVENTS), MOST_EVENTS)
+        found = recorded_events.after(transaction, max(self._last_event, last - MOST_EVENTS), MOST_EVENTS)
         self._last_event = last
         return found
 
