@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -14,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, send, write_study
+from support.requirements import required
 
 VIEWER, WRONG = "v" * 20, "w" * 20
 CONFIGURATION = (
@@ -84,6 +87,25 @@ def test_the_metrics_of_all_processes_survive_a_kill_and_a_reload(
     send(write_study(tmp_path / "b", patient_id="SECRET-2"), service, "LUNG")
     assert {("LUNG", "stored"): 4.0} == metrics.values("dicom_adapter_received_instances_total")
     assert "SECRET" not in metrics.read()
+
+
+@pytest.mark.prometheus
+def test_promtool_finds_nothing_in_the_metrics_of_all_processes(tmp_path: Path, launch_service: LaunchService) -> None:
+    """`promtool check metrics` reports invalid text, and names, units and texts that break a convention.
+
+    Verified to fail when a metric has no text, and when the name of a gauge ends with `_total`.
+    """
+    promtool = required(shutil.which("promtool"), "prometheus", "promtool of Prometheus is not installed")
+    service = launch_service(CONFIGURATION + "[dicom]\nreceivers = 2\n")
+    service.port()
+    metrics = Metrics(service)
+    send(write_study(tmp_path / "study"), service, "LUNG")
+    processes = {("service",), ("host",), ("receiver 1",), ("receiver 2",)}
+    assert processes == metrics.values("dicom_adapter_process_open_fds").keys()
+    assert {("LUNG", "stored"): 2.0} == metrics.values("dicom_adapter_received_instances_total")
+    command = [promtool, "check", "metrics"]
+    checked = subprocess.run(command, input=metrics.read(), capture_output=True, text=True, check=False)
+    assert (0, "") == (checked.returncode, checked.stdout + checked.stderr)
 
 
 @pytest.mark.parametrize("token", ["", WRONG])
