@@ -87,7 +87,7 @@ def make_app(is_wanted: Callable[[str], bool]) -> typer.Typer:
 
 
 def _keep_summaries(group: typer.Typer) -> None:
-    """Make the first lines of the docstrings the summaries of the commands: click would cut longer ones."""
+    """Make the first line of each docstring the summary of its command, because click cuts long summaries."""
     for command in group.registered_commands:
         command.short_help = command.short_help or _first_line(command.callback and command.callback.__doc__)
     for inner in group.registered_groups:

@@ -26,7 +26,7 @@ ae_titles = typer.Typer(
     no_args_is_help=True,
 )
 
-NOTHING = Held()
+NOTHING_HELD = Held()
 
 
 @ae_titles.command("list")
@@ -43,7 +43,7 @@ def list_ae_titles(
     ledger = open_ledger(find_file(file, config))
     with ledger.read() as transaction:
         found, held = ledger_lanes.load(transaction), count_held(transaction)
-    rows = [(found[name], held.get(name, NOTHING)) for name in sorted(found)]
+    rows = [(found[name], held.get(name, NOTHING_HELD)) for name in sorted(found)]
     if as_json:
         typer.echo(json.dumps([lane_as_json(lane, count) for lane, count in rows], indent=2))
         return

@@ -113,7 +113,7 @@ def _run_audit(path: Path, *, verify: bool, repair: bool) -> tuple[AuditReport, 
             audit = Audit(
                 resources,
                 is_running=lambda: False,
-                find_not_entered=find_not_entered,  # a row that could not be entered above
+                find_not_entered=find_not_entered,  # instances whose rows `recover` could not enter
                 verify=verify,
                 on_progress=on_progress,
             )
@@ -178,7 +178,7 @@ def _print_accounts(report: AuditReport) -> None:
         typer.echo(f"{ae_title}: {count} stored, not yet entered in the ledger{'' if report.running else AT_START}")
 
 
-def _equation(account: Account, total: str) -> str:
+def _equation(account: Account, total_name: str) -> str:
     """Return for example `LUNG: 5 received = 3 pending + 2 reclaimed (submitted)`."""
     released = {
         "needed by unfinished jobs": account.unfinished,
@@ -193,7 +193,7 @@ def _equation(account: Account, total: str) -> str:
     }
     sum_of_parts = " + ".join(f"{count} {what}" for what, count in parts.items() if count)
     sign = "≠" if account.difference else "="
-    return f"{account.ae_title}: {account.received} {total} {sign} {sum_of_parts or 0}"
+    return f"{account.ae_title}: {account.received} {total_name} {sign} {sum_of_parts or 0}"
 
 
 def _as_json(report: AuditReport, repairs: list[RepairResult]) -> Mapping[str, Any]:
@@ -220,10 +220,10 @@ def _as_json(report: AuditReport, repairs: list[RepairResult]) -> Mapping[str, A
     }
 
 
-def _account_as_json(account: Account, total: str) -> Mapping[str, Any]:
+def _account_as_json(account: Account, total_name: str) -> Mapping[str, Any]:
     return {
         "aeTitle": account.ae_title,
-        total: account.received,
+        total_name: account.received,
         "pending": account.pending,
         "quarantined": account.quarantined,
         "released": {"unfinished": account.unfinished, "faulted": account.held, "free": account.free},

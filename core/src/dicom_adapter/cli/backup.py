@@ -30,7 +30,7 @@ from dicom_adapter.runtime.ledger_lock import LedgerLock
 from dicom_adapter.runtime.resources import Resources
 
 INCOMPLETE_STATUS = 1  # exit status if the objects of some instances could not be copied
-FAILED_STATUS = 2  # exit status if nothing was made
+FAILED_STATUS = 2  # exit status if no backup was made, or nothing was restored
 SHOWN = 20  # number of instances without an object that the text shows; `--json` has all
 
 
@@ -49,7 +49,7 @@ def backup(
     Exit status: 0 if the backup is complete; 1 if it was made, but the stored objects of some instances are missing or
     damaged; 2 if no backup was made.
     """
-    with _or_nothing("no backup was made"):
+    with _exit_on_failure("no backup was made"):
         path = find_file(None, config)
         with progress_bars() as on_progress, _open(path) as (resources, configuration, text):
             work = Backup(resources, configuration.storage.path, text, on_progress=on_progress)
@@ -65,7 +65,7 @@ def backup(
 
 
 def restore(
-    backup: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of the backup.", show_default=False)],
+    source: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of the backup.", show_default=False)],
     config: ConfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
     utc: Utc = False,
@@ -75,7 +75,7 @@ def restore(
     Exit status: 0 if everything was restored; 1 if it was restored without some instances, whose stored objects are
     missing or damaged in the backup; 2 if nothing was restored.
     """
-    with _or_nothing("nothing was restored"):
+    with _exit_on_failure("nothing was restored"):
         path = find_file(None, config)
         found = read(path)
         configuration = found.loaded.config
@@ -87,7 +87,7 @@ def restore(
             work = Restore(
                 folder, lambda: folder.open_storage(configuration.storage, catalogue), SystemClock(), on_progress
             )
-            result = work.run(backup)
+            result = work.run(source)
     if as_json:
         typer.echo(json.dumps(_result_as_json(result, folder.path), indent=2))
     else:
@@ -100,7 +100,7 @@ def restore(
 
 
 @contextmanager
-def _or_nothing(consequence: str) -> Iterator[None]:
+def _exit_on_failure(consequence: str) -> Iterator[None]:
     """End the command with FAILED_STATUS if the block fails or is interrupted."""
     keep_values_out_of_warnings()
     umask = os.umask(0o077)  # every file of a backup or a restore may hold patient data
@@ -138,7 +138,7 @@ def _open(path: Path) -> Iterator[tuple[Resources, Config, str]]:
 
 
 def _recover(folder: DataFolder, configuration: Config, resources: Resources) -> None:
-    """Restore the rows that a power loss has erased, as a start of the service does. A running service has done it."""
+    """Enter the rows that a power loss has erased. A running service has done this at its start."""
     if not resources.storage.keeps_recovery_records:
         return
     with folder.exclusive() as is_alone, LedgerLock(folder.ledger, folder.path).hold() as refusal:

@@ -66,8 +66,8 @@ def check(
     """Check a configuration and try what the service needs, without starting it: errors, plugins, each AE title.
 
     Exit status: 0 if `run --strict` would start, servers of plugins could listen and no certificate has expired (with
-    --connect: and no platform refuses), 1 otherwise. All errors are listed, not only the first. Run it as the service's
-    user.
+    --connect: and no platform refuses), 1 otherwise. All errors are listed, not only the first. Run the command as the
+    service's user.
     """
     path = find_file(file, config)
     found = read(path)
@@ -147,14 +147,14 @@ def try_plugins(found: CheckedConfiguration) -> PluginTrials:
                 trials.problems.extend(f"AE title '{name}': {problem}" for problem in unknown)
             except Refused as refusal:
                 trials.undescribed[name] = str(refusal)
-                trials.problems.append(_of_processor(found, config, name, refusal))
+                trials.problems.append(_processor_problem(found, config, name, refusal))
     trials.notices.extend([*_unable_to_deliver(config, trials.submitters), *_unknown_ae_titles(config)])
     for name in trials.described:
         try:
             addresses = list_addresses(config, plugins, name)
             trials.listeners.extend(Listener(f"AE title '{name}'", *address) for address in addresses)
         except Refused as refusal:  # the AE title is served nevertheless
-            trials.problems.append(_of_processor(found, config, name, refusal))
+            trials.problems.append(_processor_problem(found, config, name, refusal))
     return trials
 
 
@@ -199,14 +199,14 @@ def _unable_to_deliver(config: Config, submitters: Mapping[str, Submitter[Any]])
 
 
 def _unknown_ae_titles(config: Config) -> Iterator[str]:
-    """Yield a warning for each AE title in a notification that is not configured: it sends nothing for it."""
+    """Yield a warning for each AE title that a notification names and that is not configured."""
     for name, table in config.notifications.items():
         for ae_title in table.ae_titles or ():
             if ae_title not in config.ae_titles:
                 yield f"notification '{name}': ae-titles names '{ae_title}', which is not a configured AE title"
 
 
-def _of_processor(found: CheckedConfiguration, config: Config, ae_title: str, refusal: Refused) -> str:
+def _processor_problem(found: CheckedConfiguration, config: Config, ae_title: str, refusal: Refused) -> str:
     plugin = _provider(found, PROCESSOR, config.ae_titles[ae_title].processor)
     return f"{plugin}: AE title '{ae_title}': {refusal}"
 
@@ -283,9 +283,9 @@ def _show(report: CheckReport) -> None:
     warn(*report.warnings)
 
 
-def _show_ae_titles(served: list[dict[str, Any]]) -> None:
+def _show_ae_titles(entries: list[dict[str, Any]]) -> None:
     table = Table("AE title", "Processor", "Description", "Submitter")
-    for entry in served:
+    for entry in entries:
         refusal = f"[red]refused: {escape(entry['refused'])}[/red]"
         description = refusal if entry["refused"] else escape(entry["description"])
         table.add_row(escape(entry["aeTitle"]), entry["processor"], description, entry["submitter"])

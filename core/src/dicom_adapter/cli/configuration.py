@@ -164,7 +164,7 @@ def open_service(path: Path) -> tuple[Ledger, CheckedConfiguration]:
 
 
 def _find_ledger(path: Path) -> tuple[Ledger, list[str]]:
-    """Return the ledger of a service, and the problems of the configuration file if they did not prevent this."""
+    """Return the ledger of a service, and the problems of the configuration file. End the command without a ledger."""
     folder = path.resolve().parent
     text, problems = _readable_text(path)
     url = None if problems else ledger_url(text, folder=folder)

@@ -1,4 +1,4 @@
-"""Confirmation of what cannot be undone."""
+"""Ask the user to confirm an action that cannot be undone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Core dumps hold the memory of a process, and so patient data: they are off unless the configuration asks for them."""
+"""Disable core dumps unless the configuration requests them: they contain a process's memory, with patient data."""
 
 from __future__ import annotations
 

@@ -165,7 +165,7 @@ def _next_commands() -> Iterator[str]:
 
 
 def _send_everything(demo: DemoState, outgoing: Path, port: int) -> None:
-    """Write all files first: the groups wait only for a short time, which a busy machine would need for the files."""
+    """Write all studies, then send them. Groups wait only shortly; writing between two studies could take longer."""
     lung = [
         _write(
             outgoing / f"lung-{number}", synthetic.make_study(modality="CT", patient_id="DEMO-1", instances=INSTANCES)

@@ -43,7 +43,7 @@ def doctor(
     _check(given, names or [])
     path = find_optional_file(None, config)
     if path is not None:
-        read_text(path)
+        read_text(path)  # ends the command if the file cannot be read
     points = _chosen(names or [])
     diagnoses = []
     for point in points:

@@ -113,7 +113,7 @@ def _filters(values: dict[str, Any]) -> Filters:
 
 
 def _time(option: str, text: str | None, now: datetime, *, end_of_day: bool) -> datetime | None:
-    """Return the time that an option names. `end_of_day`: of a date, not its start but its end."""
+    """Return the time that an option names. `end_of_day`: for a date, return its end instead of its start."""
     if text is None:
         return None
     try:

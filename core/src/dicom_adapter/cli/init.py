@@ -111,12 +111,12 @@ class Given:
     def validated(self) -> Wanted:
         """Return the values of the options. Raises BadParameter with the name of the option."""
         return Wanted(
-            ae_titles=_option("--ae-title", ae_titles, ",".join(self.ae_titles)) if self.ae_titles else None,
+            ae_titles=_option("--ae-title", parse_ae_titles, ",".join(self.ae_titles)) if self.ae_titles else None,
             port=self.port,
-            command=_option("--command", command_words, self.command),
-            image=_option("--image", image_name, self.image),
+            command=_option("--command", parse_command, self.command),
+            image=_option("--image", parse_image, self.image),
             pacs=_option("--pacs", parse_address, self.pacs),
-            data=_option("--data", folder, self.data),
+            data=_option("--data", parse_folder, self.data),
         )
 
 
@@ -160,19 +160,19 @@ def ask(known: Wanted) -> Wanted:
     """Ask for the values that are not known. An answer that is not valid is asked for again."""
     typer.echo("Press Enter for the answer in brackets. Ctrl-C ends the command, and nothing is\nwritten.\n")
     called = known.ae_titles or _ask(
-        "AE titles to which studies are sent, separated by commas", DEFAULT_AE_TITLE, ae_titles
+        "AE titles to which studies are sent, separated by commas", DEFAULT_AE_TITLE, parse_ae_titles
     )
-    port = known.port or _ask("TCP port for DICOM", str(DEFAULT_PORT), port_number)
+    port = known.port or _ask("TCP port for DICOM", str(DEFAULT_PORT), parse_port)
     command, image = known.command, known.image
     if command is None and image is None:
-        kind = _ask("Pipeline: command, image, or none for the example", "none", pipeline_kind)
+        kind = _ask("Pipeline: command, image, or none for the example", "none", parse_pipeline_kind)
         if kind == "command":
             typer.echo("{input} and {output} are the folders of a job. No shell reads the command.")
-            command = _ask("Command and arguments", None, command_words)
+            command = _ask("Command and arguments", None, parse_command)
         elif kind == "image":
-            image = _ask("Name of the image", None, image_name)
-    pacs = known.pacs or _ask("PACS that gets the results, as AET@HOST:PORT, or none", "none", pacs_or_none)
-    data = known.data or _ask("Data folder", DEFAULT_FOLDER, folder)
+            image = _ask("Name of the image", None, parse_image)
+    pacs = known.pacs or _ask("PACS that gets the results, as AET@HOST:PORT, or none", "none", parse_pacs)
+    data = known.data or _ask("Data folder", DEFAULT_FOLDER, parse_folder)
     typer.echo()
     return Wanted(ae_titles=called, port=port, command=command, image=image, pacs=pacs, data=data)
 
@@ -198,26 +198,26 @@ def _option(name: str, parse: Callable[[str], T], value: str | None) -> Any:
 # --- values: each function raises ValueError or Refused with the rule -------------------------------------------------
 
 
-def ae_titles(text: str) -> list[str]:
+def parse_ae_titles(text: str) -> list[str]:
     found = [parse_ae_title(part) for part in text.split(",")]
     if len(set(found)) < len(found):
         raise ValueError("an AE title is named twice")
     return found
 
 
-def port_number(text: str) -> int:
+def parse_port(text: str) -> int:
     if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= 65535:
         raise ValueError(f"'{text}' must be a number from 1 to 65535")
     return int(text)
 
 
-def pipeline_kind(text: str) -> str:
+def parse_pipeline_kind(text: str) -> str:
     if text not in ("command", "image", "none"):
         raise ValueError(f"'{text}' must be command, image or none")
     return text
 
 
-def command_words(text: str) -> list[str]:
+def parse_command(text: str) -> list[str]:
     try:
         words = shlex.split(text)
     except ValueError as problem:
@@ -227,17 +227,17 @@ def command_words(text: str) -> list[str]:
     return words
 
 
-def image_name(text: str) -> str:
+def parse_image(text: str) -> str:
     if not IMAGE.fullmatch(text):
         raise ValueError(f"'{text}' must be the name of an image, for example registry.example/lung:1.2")
     return text
 
 
-def pacs_or_none(text: str) -> Address | None:
+def parse_pacs(text: str) -> Address | None:
     return None if text == "none" else parse_address(text)
 
 
-def folder(text: str) -> str:
+def parse_folder(text: str) -> str:
     if not text or not text.isprintable():
         raise ValueError("must be a path without control characters")
     return text

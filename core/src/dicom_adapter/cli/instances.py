@@ -276,8 +276,8 @@ def _chosen(
         return list(dict.fromkeys(ids))
     return sorted(
         row.instance.instance_id
-        for selected in (default_states if state is None else (state,))
-        for row in instance_rows.newest(transaction, None, state=selected, filters=filters, reason=reason)
+        for one_state in (default_states if state is None else (state,))
+        for row in instance_rows.newest(transaction, None, state=one_state, filters=filters, reason=reason)
     )
 
 

@@ -31,7 +31,7 @@ COLOURS = {
 
 @frozen(kw_only=True)
 class JobWriter:
-    """Describes jobs in lines of text."""
+    """Writer that describes jobs in lines of text."""
 
     times: Times
     now: datetime  # UTC

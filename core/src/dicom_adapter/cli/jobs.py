@@ -335,7 +335,7 @@ def _find(transaction: Transaction, job_id: str) -> JobRow:
 def _intervene(
     ledger: Ledger, chosen: list[Job], action: Callable[[Ledger, Clock, str, str], Job], outcome: str, options: str
 ) -> None:
-    """Call `action` for each job. Ends the command with status 1 if it refuses a job.
+    """Call `action` for each job. Ends the command with status 1 if `action` refuses a job.
 
     `options`: options to add to the commands in the text.
     """

@@ -18,8 +18,8 @@ from dicom_adapter.runtime.data_folder import DataFolder
 def read_log(ledger: Ledger) -> list[ReceivedInstance]:
     """Return the instances of the log of the service that used the ledger last. Many of them have rows.
 
-    While the service runs, the journals are complete. Otherwise a power loss may have destroyed them: the storage
-    backend is read, too, for which the plugins have to be loaded. Prints a warning if the log cannot be read.
+    While the service runs, the journals are complete. Otherwise a power loss may have destroyed a journal. Then the
+    storage backend is read, too, after its plugin was loaded. Prints a warning if the log cannot be read.
     """
     with ledger.read() as transaction:
         running = configurations.running(transaction)
@@ -32,7 +32,7 @@ def read_log(ledger: Ledger) -> list[ReceivedInstance]:
         return logged(folder.path, None) if folder.is_used else _read_with_storage(folder, running)
     except (OSError, DicomAdapterError) as failure:
         warn(
-            "instances that are stored, not yet entered in the ledger are not shown, because the log cannot be read: "
+            "instances that are not yet entered in the ledger are not shown, because the log cannot be read: "
             f"{describe_failure(failure)}"
         )
         return []

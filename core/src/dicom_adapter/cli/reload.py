@@ -100,7 +100,7 @@ def _reload(path: Path, apply: bool, removed: RemovalPolicy, deadline: float) ->
         return ReloadOutcome(problems=(_not_running(path, config),))
     ledger = open_ledger(path)
     try:
-        return _compare(ledger, found, config, ReloadOptions(path, apply, removed, deadline))
+        return _compare_and_apply(ledger, found, config, ReloadOptions(path, apply, removed, deadline))
     except Refused as refusal:
         return ReloadOutcome(problems=(str(refusal),))
     finally:
@@ -117,8 +117,10 @@ class ReloadOptions:
     deadline: float  # monotonic time at which the command gives up
 
 
-def _compare(ledger: Ledger, found: CheckedConfiguration, config: Config, request: ReloadOptions) -> ReloadOutcome:
-    running = _running(ledger, config, request)
+def _compare_and_apply(
+    ledger: Ledger, found: CheckedConfiguration, config: Config, options: ReloadOptions
+) -> ReloadOutcome:
+    running = _running(ledger, config, options)
     before = Snapshot(**running.settings)
     after = snapshot(config, found.plugins, before.salt)
     plan = compare(before, after)
@@ -126,18 +128,17 @@ def _compare(ledger: Ledger, found: CheckedConfiguration, config: Config, reques
         keys = ", ".join(change.key for change in plan.restart)
         why = f"{keys}: needs a restart of the service; nothing was changed. Restart the service, or undo this change"
         return ReloadOutcome(plan=plan, problems=(why,))
-    if plan.is_empty or not request.apply:
+    if plan.is_empty or not options.apply:
         return ReloadOutcome(plan=plan)
-    draining = plan.removed if request.removed is RemovalPolicy.DRAIN else Draining()
-    order = ReloadRequest(replaces=running.number, restart_host=bool(plan.plugins), draining=draining)
+    draining = plan.removed if options.removed is RemovalPolicy.DRAIN else Draining()
+    request = ReloadRequest(replaces=running.number, restart_host=bool(plan.plugins), draining=draining)
+    folder = str(options.path.resolve().parent)
     with ledger.write() as transaction:
-        number = configurations.request(
-            transaction, found.text, str(request.path.resolve().parent), after.to_json(), order, SystemClock().now()
-        )
-    return _wait(ledger, config, plan, number, request.deadline)
+        number = configurations.request(transaction, found.text, folder, after.to_json(), request, SystemClock().now())
+    return _wait(ledger, config, plan, number, options.deadline)
 
 
-def _running(ledger: Ledger, config: Config, request: ReloadOptions) -> Configuration:
+def _running(ledger: Ledger, config: Config, options: ReloadOptions) -> Configuration:
     """Wait until no reload is in progress, and return the running configuration. Raises Refused."""
     while True:
         with ledger.read() as transaction:
@@ -145,8 +146,8 @@ def _running(ledger: Ledger, config: Config, request: ReloadOptions) -> Configur
         if running is not None and requested is None:
             return running
         if not DataFolder.of(config).is_used:
-            raise Refused(_not_running(request.path, config))
-        if time.monotonic() > request.deadline:
+            raise Refused(_not_running(options.path, config))
+        if time.monotonic() > options.deadline:
             raise Refused(
                 "the service is still starting or applying another configuration; try again, or use a longer --wait"
             )

@@ -1,4 +1,4 @@
-"""The text and the JSON of results, for people and programs."""
+"""The text of results, for people."""
 
 from __future__ import annotations
 

@@ -197,7 +197,7 @@ def requeue(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check results again, and deliver those that pass to the destinations that have no delivery job of them yet.
+    """Check results again. Deliver those that pass to the destinations for which they have no delivery job yet.
 
     Without --state, --all selects quarantined results. Released results can be requeued while they are kept, for
     example because their sender was unknown. Exit status: 0 if all results were requeued, 1 otherwise.

@@ -101,7 +101,7 @@ def send(
 
     Example: dicom-adapter send ~/studies --to LUNG@localhost:11112
 
-    Ctrl-C stops it, and prints which part was sent.
+    After Ctrl-C, the command stops sending and prints how many files were sent.
 
     Exit status: 0 if all files were sent; 1 if a file was not sent, also after Ctrl-C, or no file was found.
     """

@@ -123,10 +123,10 @@ def _show(report: StatusReport, times: Times, options: str) -> None:
         write("" if number else "waiting", f"{counted(one.count, 'job')} {verb}: {one.reason}")
     for number, line in enumerate(_rejected(report.facts)):
         write("" if number else "rejected", line)
-    for status in report.facts.ae_titles:
+    for ae_title in report.facts.ae_titles:
         typer.echo()
-        for number, line in enumerate([report.state_of(status), *_contents(status)]):
-            write("" if number else status.ae_title, line)
+        for number, line in enumerate([report.state_of(ae_title), *_contents(ae_title)]):
+            write("" if number else ae_title.ae_title, line)
 
 
 def _print(times: Times, options: str, title: str, text: str, *, colour: str | None = None) -> None:
@@ -203,7 +203,7 @@ def _contents(status: AeTitleStatus) -> Iterator[str]:
 
 
 def _state_of(job: Job) -> str:
-    """Return the state of a job, of a started one also what the platform reports, such as the wait for a GPU."""
+    """Return the state of a job. Add what the platform reports of a started job, for example a wait for a GPU."""
     if not is_on_platform(job) or job.platform_state in ("", job.state.value):
         return job.state.value
     detail = f", {job.platform_detail}" if job.platform_detail else ""

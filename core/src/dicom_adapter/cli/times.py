@@ -16,7 +16,7 @@ UTC_TIME = re.compile(r"\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\b")  # in reasons, 
 
 @frozen
 class Times:
-    """Formats times in one zone. None: the local zone, with its offset at the formatted time."""
+    """Format of times in one zone. Without `zone`: the local zone, with its offset at the formatted time."""
 
     zone: tzinfo | None = None
 

@@ -34,7 +34,7 @@ def wrapped(text: str, first: str = INDENT, others: str = INDENT) -> list[str]:
 
 
 def titled(title: str, text: str) -> list[str]:
-    """Return the lines of a text with its title in the left column; none if the text is empty."""
+    """Return the lines of a text with its title in the left column; no lines if the text is empty."""
     return wrapped(text, f"{title:{MARGIN}}", " " * MARGIN) if text else []
 
 

@@ -14,7 +14,7 @@ from dicom_adapter.runtime.clock import Clock
 
 
 def restart(ledger: Ledger, clock: Clock, config: Config, ae_title: str, by: str) -> None:
-    """Request the restart of an AE title. `by`: name of the operator. Raises Refused if it is not served."""
+    """Request the restart of an AE title. `by`: name of the operator. Raises Refused if the AE title is not served."""
     with ledger.write() as transaction:
         refusal = _reason_refused(ae_title, config, ae_title in lanes.load(transaction))
         if refusal:

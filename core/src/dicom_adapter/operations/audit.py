@@ -196,7 +196,7 @@ class Audit:
             last = batch[-1].instance_id
 
     def _is_kept(self, one: Attachment) -> bool:
-        """Return whether a job has produced or delivers it; if none has, the object is deleted before the row."""
+        """Return whether a job has produced or delivers an attachment. If none has, the object is deleted first."""
         if one.job_number is not None:
             return True
         with self._ledger.read() as transaction:
@@ -259,8 +259,9 @@ class Audit:
             return row.size_bytes
 
     def _confirm_orphans(self, keys: set[str]) -> set[str]:
-        """Return the keys that still have no row and whose objects still exist, without those that get a row later."""
-        for instance in self._find_not_entered() if keys else ():  # before the rows: it may get its row meanwhile
+        """Return the keys whose objects still exist, without a row and not of an instance that is not yet entered."""
+        # These instances are read before the rows, because an instance may get its row in between.
+        for instance in self._find_not_entered() if keys else ():
             if instance.storage_key in keys:
                 keys.discard(instance.storage_key)
                 self._not_entered[instance.storage_key] = instance.ae_title
@@ -269,7 +270,7 @@ class Audit:
                 keys.discard(row.storage_key)
                 self._not_entered.pop(row.storage_key, None)
         if keys:
-            self._compare_attachments(keys)  # of jobs that ended meanwhile
+            self._compare_attachments(keys)  # removes the keys of attachments of jobs that ended meanwhile
         return {key for key in keys if self._exists(key)}
 
     def _exists(self, key: str) -> bool:

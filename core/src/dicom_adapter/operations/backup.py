@@ -1,8 +1,8 @@
 """Back up the ledger and the stored objects while the service runs.
 
-The backup holds the ledger of one moment, and every object that the ledger of this moment needs. Everything that was
-acknowledged before the backup began is in it: an instance is acknowledged after its row was committed. Attachments are
-not in the backup.
+The backup holds the ledger of one moment, and every object that the ledger of this moment needs. An instance is in the
+backup if its row was entered before this moment: usually milliseconds after the instance was acknowledged. Attachments
+are not in the backup.
 
 The backup does not block the service, which continues to receive, and to delete the objects of finished jobs. So the
 objects are copied first, in rounds, until a round finds few new objects. Then the last round begins: a reading
@@ -137,7 +137,7 @@ class Backup:
 
     @contextmanager
     def _reading(self, snapshot: Transaction | None) -> Iterator[Transaction]:
-        """Yield the snapshot, or a new transaction: a long one would keep SQLite from resetting its log."""
+        """Yield the snapshot, or a new transaction: a long transaction would prevent SQLite from resetting its WAL."""
         if snapshot is not None:
             yield snapshot
             return

@@ -123,7 +123,7 @@ def _require_new(destination: Path) -> None:
 
 
 def seal(folder: Path, manifest: Manifest, on_progress: Callable[[int, int], None]) -> Manifest:
-    """Make all files durable, and write the manifest with their checksums. Return it."""
+    """Make all files durable. Write the manifest with their checksums, and return the manifest."""
     sync_tree(folder)
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     files = []
@@ -177,7 +177,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def require_intact(folder: Path, manifest: Manifest) -> None:
-    """Raise Refused if a file is missing or has changed. Objects are compared by size: a restore verifies each."""
+    """Raise Refused if a file is missing or has changed. Objects are compared by size, and verified when restored."""
     for file in manifest.files:
         path = folder / file.path
         if not path.is_file():

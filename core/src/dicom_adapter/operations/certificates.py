@@ -53,7 +53,7 @@ def certificates_of_submitters(
 
 
 def owner_of(certificate: Certificate) -> str:
-    """Return who uses a certificate: "listener", or for example "submitter platform". It has no path or address."""
+    """Return the user of a certificate: "listener", or for example "submitter platform"; no path and no address."""
     owner = certificate.subject.partition(": ")[0]
     return owner if owner.startswith("submitter ") else "listener"
 

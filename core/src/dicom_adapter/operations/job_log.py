@@ -50,7 +50,7 @@ def _read(log: BinaryIO | None, lines: int) -> list[str] | None:
 
 
 def _split(log: BinaryIO) -> Iterator[bytes]:
-    """Yield the lines of a log, each with at most MAX_LINE bytes and a mark: a line may be larger than the memory."""
+    """Yield the lines of a log. Cut and mark each line after MAX_LINE bytes: it may be larger than the memory."""
     rest = b""
     while piece := log.read(PIECE):
         *ended, last = piece.split(b"\n")

@@ -31,7 +31,7 @@ JOB_ID = re.compile(r"[0-9a-fA-F]{1,32}")
 class Matches:
     """The studies and the job that a value or filters select."""
 
-    subject: str = ""  # the UID or job id that is meant, if only one is
+    subject: str = ""  # the UID or job id, if there is exactly one match
     studies: Sequence[StudySummary] = ()  # the studies, if several match
     job: str = ""  # id of a job that matches as well
     are_more: bool = False  # there are more studies
@@ -70,7 +70,7 @@ def match_filters(transaction: Transaction, wanted: Filters, not_entered: Sequen
 def find_studies(
     transaction: Transaction, wanted: Filters, not_entered: Sequence[ReceivedInstance] = ()
 ) -> list[StudySummary]:
-    """Return the studies with selected instances, the newest first. If there are more than MOST_STUDIES, not all."""
+    """Return the studies with selected instances, the newest first; MOST_STUDIES + 1 of the ledger at most."""
     found = studies.find(transaction, wanted, MOST_STUDIES + 1)
     known = {study.study_instance_uid for study in found}
     new = [study for study in studies_without_rows(not_entered, wanted) if study.study_instance_uid not in known]
@@ -91,7 +91,7 @@ def _matches(found: list[StudySummary], job: str) -> Matches:
 
 
 def selected(not_entered: Iterable[ReceivedInstance], wanted: Filters) -> list[ReceivedInstance]:
-    """Return the instances that the filters let through."""
+    """Return the instances that match the filters."""
     return [instance for instance in not_entered if all(_conditions(instance, wanted))]
 
 
@@ -106,7 +106,7 @@ def _conditions(instance: ReceivedInstance, wanted: Filters) -> Iterator[bool]:
 
 
 def studies_without_rows(not_entered: Sequence[ReceivedInstance], wanted: Filters) -> list[StudySummary]:
-    """Return the studies of the selected instances, as far as these have no rows."""
+    """Return the studies of the selected instances without rows. Each study counts these instances only."""
     found: dict[str, list[ReceivedInstance]] = {}
     for instance in selected(not_entered, wanted):
         found.setdefault(instance.study_instance_uid, []).append(instance)

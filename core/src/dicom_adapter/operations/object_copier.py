@@ -22,7 +22,7 @@ class ObjectNotCopied(DicomAdapterError):
 
 @define
 class ObjectCopier:
-    """Copies stored objects. Errors of the target storage are raised unchanged. Not thread-safe."""
+    """Copier of stored objects. Errors of the target storage are raised unchanged. Not thread-safe."""
 
     source: StorageBackend[Any]
     target: StorageBackend[Any]
@@ -58,7 +58,7 @@ class ObjectCopier:
         self.target.delete([self.keys.pop(number) for number in numbers])
 
     def _read(self, row: ObjectRow) -> Iterator[bytes]:
-        """Yield the pieces of an object. An exception of the reader of this iterator is not raised here."""
+        """Yield the pieces of an object. Raises ObjectNotCopied for errors of reading, and for no other errors."""
         try:
             with VerifiedReader(self.source.read(row.storage_key), row, returns_mark=True) as reader:
                 while piece := cast(BinaryIO, reader).read(PIECE_BYTES):

@@ -1,7 +1,7 @@
 """Repair the findings of an audit, as far as this is safe. No other process may use the data folder during a repair.
 
 A repair never deletes the only copy of a data set. A repair deletes an object without a row only if the ledger has
-another arrival of the same data set, and this arrival is no longer needed, or its own object was read and is complete.
+another arrival of the same data set, and either this arrival is no longer needed, or its object is complete.
 Every other object of a received instance gets a row as a quarantined instance, and an operator decides. Outputs of jobs
 get no row: their header may be that of a received instance, but their preamble is not (`dicom.part10.OUTPUT_PREAMBLE`).
 """
@@ -58,7 +58,7 @@ class NotRepairable(Refused):
 
 
 class Repair:
-    """Repairs findings. Not thread-safe."""
+    """Repair of findings. Not thread-safe."""
 
     def __init__(self, resources: Resources) -> None:
         self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
@@ -163,9 +163,9 @@ class Repair:
         return _Orphan(beginning=beginning, size_bytes=size, file=reader.result())
 
     def _find_output(self, orphan: _Orphan) -> str:
-        """Return the result or attachment that makes an object redundant, "" if there is none.
+        """Return the result or attachment that makes an object redundant; "" if there is none.
 
-        A crash while outputs are collected leaves objects without rows, and the outputs are collected again.
+        A crash during the collection of outputs leaves objects without rows. Then the outputs are collected again.
         """
         found = orphan.file
         with self._ledger.read() as transaction:
@@ -237,7 +237,7 @@ def _instance_id(finding: Finding) -> int:
 
 
 def _require_received(key: str, orphan: _Orphan) -> None:
-    """Raise NotRepairable for an object that is not certainly a complete instance that the adapter has received."""
+    """Raise NotRepairable unless the object is certainly a complete instance that the adapter has received."""
     file = orphan.file
     if not file.is_part10:
         reason = "it is not a DICOM file"

@@ -68,7 +68,7 @@ class SenderReport:
 
 
 def find_senders(transaction: Transaction, filters: Filters, rejected_since: datetime) -> list[SenderReport]:
-    """Return the senders that the filters let through, with their rejections from `rejected_since` (UTC) on."""
+    """Return the senders that match the filters, with their rejections from `rejected_since` (UTC) on."""
     accepted = ledger_senders.load(transaction, filters.calling_ae_title)
     found = ledger_senders.rejected(transaction, rejected_since, filters.until)
     return report(

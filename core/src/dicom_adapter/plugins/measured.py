@@ -142,7 +142,7 @@ class CallStatistics:
 
 @frozen
 class MeasuredCaller:
-    """Calls the code of one plugin on behalf of one part of the process."""
+    """Caller of the code of one plugin, on behalf of one part of the process."""
 
     statistics: CallStatistics
     plugin: str
@@ -210,7 +210,7 @@ def unwrap(measured: T) -> T:
 
 @frozen
 class MeasuredFactory(Generic[T]):
-    """Constructs objects of a plugin's class; the constructor and the methods of the objects are measured."""
+    """Factory of objects of a plugin's class. It measures the constructor and the methods of the objects."""
 
     cls: type[T]
     caller: MeasuredCaller

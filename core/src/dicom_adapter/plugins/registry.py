@@ -1,4 +1,4 @@
-"""Plugin registry: loads plugins from entry points and provides their classes by name.
+"""Plugin registry: load plugins from entry points, and provide their classes by name.
 
 A faulty plugin never stops the adapter. It is reported with its distribution, and only what depends on it is refused.
 """

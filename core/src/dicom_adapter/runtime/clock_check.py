@@ -16,7 +16,7 @@ SMALLEST_STEP = timedelta(seconds=1)  # smaller differences are corrected within
 
 
 class ClockCheck:
-    """Compares the clock of the service with the system clock. Not thread-safe: used by the watch only."""
+    """Comparison of the clock of the service with the system clock. Not thread-safe: used by the watch only."""
 
     def __init__(self, clock: SystemClock) -> None:
         self._clock = clock

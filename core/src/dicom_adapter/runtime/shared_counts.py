@@ -5,8 +5,8 @@ writes to a region of its own, without system calls, and the host reads all regi
 a full disk has no effect, and nothing remains after the service has ended.
 
 A region has the number of its used bytes, then entries. An entry has the length of its key, the number of its values,
-the key (JSON: the name of the measure, then the values of its labels), and the values, which are 64-bit numbers: one of
-a counter; of a histogram, the count of each bucket and the sum in nanoseconds. Entries are only added.
+the key (JSON: the name of the measure, then the values of its labels), and the values, which are 64-bit numbers. A
+counter has one value. A histogram has the count of each bucket, and the sum in nanoseconds. Entries are only added.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dicom_adapter.runtime.measures import Measure
 REGION_BYTES = 1 << 20  # of one process; only used pages occupy memory
 MOST_SERIES = 200  # of one measure in one region; further combinations of labels are counted together
 MOST_KEY_BYTES = 400
-OTHER = "other"  # value of the labels of these
+OTHER = "other"  # value of all labels of the combinations that are counted together
 HOST_REGION = 0  # number of the host's region; a receiver's region has the number of the receiver
 NANOSECONDS = 10**9
 

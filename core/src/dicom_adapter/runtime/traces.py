@@ -68,7 +68,7 @@ class Traces(ABC):
 
     @abstractmethod
     def start(self, name: str, *, parent: str = "", links: Sequence[str] = (), at: datetime | None = None) -> Span:
-        """Start a span. `links`: contexts of other traces of which it is a part. `at`: its start, if that is over."""
+        """Start a span. `links`: contexts in other traces to link it to. `at`: time of its start; None: now."""
 
     @abstractmethod
     def span(self, name: str, *, parent: str = "") -> AbstractContextManager[Span]:

@@ -77,7 +77,7 @@ def with_log_problem(findings: Mapping[Part, PartFinding], problem: str) -> Mapp
 
 
 class Watch:
-    """Examines the parts of one process, from `start` to `close`."""
+    """Watch of the parts of one process, from `start` to `close`."""
 
     def __init__(
         self,

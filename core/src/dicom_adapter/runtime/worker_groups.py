@@ -13,7 +13,7 @@ Workers = Mapping[Part, Sequence[Worker]]
 
 
 class WorkerGroups:
-    """Starts and stops the workers of parts. `stop_except` and `start` are not thread-safe; the other methods are."""
+    """The workers of all parts of a process. `stop_except` and `start` are not thread-safe; the other methods are."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -21,10 +21,10 @@ class WorkerGroups:
         self._workers: Workers = {}  # replaced as a whole, because other threads read it
 
     def stop_except(self, parts: Parts) -> Workers:
-        """Stop the workers of each part that `parts` does not contain, or contains with different work. Return them.
+        """Stop the workers of each part that `parts` does not contain, or contains with different work.
 
-        `parts` maps each part to its work. The stopped workers end after their current step. The workers of the other
-        parts continue.
+        `parts` maps each part to its work. Return the stopped workers, which end after their current step. The workers
+        of the other parts continue.
         """
         stopped = {part: self._workers[part] for part, work in self._parts.items() if parts.get(part) != work}
         for worker in _all(stopped):

@@ -42,7 +42,7 @@ class Condition:
 
 
 class Worker:
-    """Calls `step` until it is stopped.
+    """A thread that calls a step function repeatedly, until `stop`.
 
     If a step raises, the failure is logged, and the step is called again after a pause.
     """

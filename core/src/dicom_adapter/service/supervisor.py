@@ -54,7 +54,7 @@ class CannotStart(Refused):
 
 
 class Supervisor:
-    """Supervises the processes until a signal. Only `stop` and `hang_up` are thread-safe."""
+    """Supervisor of the processes, until a signal. Only `stop` and `hang_up` are thread-safe."""
 
     def __init__(
         self, blueprint: Blueprint, start_child: StartChild = Child, manager: ServiceManager | None = None

@@ -48,7 +48,10 @@ class _Fault:
 
 
 class Platform:
-    """A platform in memory: keeps everything that it receives, is idempotent, and fails on request. Thread-safe."""
+    """A platform in memory, which keeps everything that it receives, and fails on request. Thread-safe.
+
+    Its methods are idempotent.
+    """
 
     def __init__(self) -> None:
         self.jobs: dict[str, ReceivedJob] = {}  # received jobs by run id: the job id, if the job was not run again

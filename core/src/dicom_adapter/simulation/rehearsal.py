@@ -45,7 +45,7 @@ class Instance:
     at: datetime
     association: str
     arrival: ScheduledArrival
-    is_last: bool  # of its arrival
+    is_last: bool  # it is the last instance of its arrival
     data_set: Dataset = field(repr=False)
 
 
@@ -159,11 +159,11 @@ class _Rehearsal:
 
     def _record_groups(self) -> None:
         """Record groups that are new, have new instances, or have another due time."""
-        now = {(ae_title, group.label): group for ae_title, group in self._waiting()}
-        for (ae_title, label), group in now.items():
+        current = {(ae_title, group.label): group for ae_title, group in self._waiting()}
+        for (ae_title, label), group in current.items():
             if self._seen.get((ae_title, label)) != group:
                 self._entries.append(self._waiting_entry(ae_title, group))
-        self._seen.update(now)  # keep earlier groups: a lane reports only some of its groups
+        self._seen.update(current)  # keep earlier groups: a lane reports only some of its groups
 
     def _waiting_entry(self, ae_title: str, group: Waiting) -> TimelineEntry:
         label, until = self._names.label(group.label), group.until

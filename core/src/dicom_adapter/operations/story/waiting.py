@@ -31,7 +31,7 @@ MAX_JOBS = 3  # number of jobs that are named as the reason why instances are ke
 
 def happened(facts: StoryFacts) -> Iterator[Entry]:
     """Yield the events of the AE title while it had these instances; if there are many, only the last events."""
-    # Incomplete jobs are omitted: they are among the entries of `jobs`, and this one may belong to another study.
+    # Events of incomplete jobs are omitted: `jobs` has entries for them, and the jobs may belong to other studies.
     shown = [event for event in facts.ae_title_events if event.event != JOB_INCOMPLETE]
     runs = [
         (kind, reason, list(run))

@@ -116,7 +116,7 @@ class batch:  # noqa: N801 - a context manager, used like a function; a generato
 
 
 class _Frame:
-    """Adds the common fields of all events before the other fields, and omits empty fields. Zero is not empty."""
+    """Processor of structlog: put the common fields before the others, and omit empty fields. Zero is not empty."""
 
     def __init__(self, process: str) -> None:
         self._process = process

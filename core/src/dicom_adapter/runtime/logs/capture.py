@@ -53,7 +53,7 @@ def capture_libraries() -> None:
 
 
 class LibraryHandler(logging.Handler):
-    """Logs the records of libraries as events."""
+    """Handler that logs the records of libraries as events."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Log the first line of the message. Further lines and the values of an exception may be patient data."""

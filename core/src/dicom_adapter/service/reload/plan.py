@@ -58,7 +58,7 @@ class Change:
 
 
 def _table(value: str | None) -> dict[str, Any] | None:
-    """Return the table that `value` is the JSON text of, or None for other values."""
+    """Return the table whose JSON text is `value`; None for other values."""
     if value is None or not value.startswith("{"):
         return None
     try:
@@ -105,7 +105,7 @@ class Plan:
 
     @property
     def removed(self) -> Draining:
-        """The removed AE titles and submitters, which drain."""
+        """The removed AE titles and submitters, whose open work can be finished first (drain)."""
         return Draining(ae_titles=self.ae_titles.removed, submitters=self.submitters.removed)
 
     def rebuilds(self, ae_title: str) -> bool:
@@ -143,11 +143,11 @@ def _concerns_receivers(plugin: Change, running: Snapshot) -> bool:
 
 
 def _tables(before: Mapping[str, Mapping[str, str]], after: Mapping[str, Mapping[str, str]]) -> Tables:
-    both = [name for name in after if name in before and after[name] != before[name]]
+    changed = [name for name in after if name in before and after[name] != before[name]]
     return Tables(
         added=tuple(name for name in after if name not in before),
         removed=tuple(name for name in before if name not in after),
-        changed={name: _changes(before[name], after[name]) for name in both},
+        changed={name: _changes(before[name], after[name]) for name in changed},
     )
 
 

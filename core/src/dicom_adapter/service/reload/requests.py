@@ -41,8 +41,9 @@ class RolloutResult:
 
 
 class ReloadRequests:
-    """Receives requests for other configurations, from `start` to `close`. Call `record_configuration` before.
+    """Receiver of requests for other configurations, from `start` to `close`.
 
+    Call `record_configuration` before `start`.
     Two workers run `poll` and `run_command` on their own threads. All other methods are for the supervisor's thread.
     """
 
