@@ -85,9 +85,8 @@ class Adapter(SimulatedAdapter):
         `ae_title` may be omitted if only one AE title is configured. `at` is the time in seconds since the start; by
         default, the current time. `status`: how the association ends; with `AssociationStatus.OPEN` it remains open,
         and a later call with its `association_id` continues it. `failed`: number of C-STOREs that fail in addition, by
-        status, such as {"OUT_OF_RESOURCES": 60}. `cut_off`: number of data sets that are
-        incomplete when the association ends. `studies`: the Study Instance UIDs of the failed and incomplete instances;
-        empty if unknown.
+        status, such as {"OUT_OF_RESOURCES": 60}. `cut_off`: number of data sets that are incomplete when the
+        association ends. `studies`: the Study Instance UIDs of the failed and incomplete instances; empty if unknown.
         """
         self._move_to(at)
         results = self.receive_association(

@@ -50,7 +50,7 @@ class RecoveryRecordTests:
         assert bytes(MIB + 5) == read_content(started, keys[-1]), "the recovery record is part of the object's content"
 
     def test_kept_records_are_those_of_all_processes(self, make_backend: MakeBackend) -> None:
-        """An audit reads them while a process writes, and after its end. That does not confirm them."""
+        """An audit reads kept records while a process writes, and after its end. Reading does not confirm records."""
         writing, audit = make_backend(), make_backend()
         if not self._keeps_recovery_records(writing):
             assert [] == list(writing.kept_records()), "a backend without recovery records has no kept records"
@@ -89,7 +89,7 @@ class RecoveryRecordTests:
         assert [] == confirm_records(make_backend()), "unconfirmed_records() returned the record of a confirmed mark"
 
     def test_records_of_an_unconfirmed_mark_are_kept(self, make_backend: MakeBackend) -> None:
-        """A mark alone changes nothing: the rows are durable when `confirm` is called, and not by an orderly stop."""
+        """An orderly stop does not confirm a mark. Only `confirm` shows that the rows are durable."""
         storage = make_backend()
         if not self._keeps_recovery_records(storage):
             return

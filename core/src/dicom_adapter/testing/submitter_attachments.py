@@ -30,7 +30,7 @@ class AttachmentTests:
     def test_attachments_arrive_with_the_instances(
         self, taker: Submitter[Any], steps: JobSteps, on_platform: OnPlatform
     ) -> None:
-        """A repetition adds none: it happens after a crash, or if the response was lost."""
+        """A repeated `attach` adds no attachment. Calls are repeated after a crash, or if a response was lost."""
         steps.create(taker)
         steps.describe(taker)
         steps.upload(taker, make_upload(0, b"instance"))
@@ -53,7 +53,7 @@ class AttachmentTests:
         assert (0, 2, True) == (len(record.files), len(record.attachments), record.started)
 
     def test_error_of_attach_has_no_patient_data(self, taker: Submitter[Any], steps: JobSteps) -> None:
-        """The names of an attachment may have patient data, and errors are logged."""
+        """The names of an attachment may contain patient data, and errors are logged."""
         missing = StoredObjectMissing("its stored object is missing")
 
         def fail() -> Any:

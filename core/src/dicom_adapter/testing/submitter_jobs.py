@@ -28,7 +28,7 @@ class PlatformRecord:
 
 
 def make_attachment(position: int, name: str, data: bytes) -> AttachmentUpload:
-    """Return an upload of the attachment `data`; its name as an output of a pipeline has patient data."""
+    """Return an upload of an attachment with this content. Its `name`, chosen by the pipeline, has patient data."""
     return AttachmentUpload(
         name=f"{PATIENT_ID}/{name}",
         file_name=name,

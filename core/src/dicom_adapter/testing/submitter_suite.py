@@ -102,7 +102,7 @@ class BaseSubmitterTests(EndOfJobTests, AttachmentTests):
         )
 
     def test_ae_title_of_the_node_is_valid(self, make_submitter: MakeSubmitter) -> None:
-        """`to-sender = true` compares it with the calling AE titles of senders."""
+        """`to-sender = true` compares `node_ae_title` with the calling AE titles of senders."""
         title = make_submitter().node_ae_title
         is_valid = title is None or (isinstance(title, str) and title == title.strip() and 1 <= len(title) <= 16)
         assert is_valid, "node_ae_title must be None or 1 to 16 characters, without blanks at the ends (PS3.5 6.2, AE)"

@@ -1,4 +1,4 @@
-"""Decide who makes a request: a client with a token, a browser that has signed in, or a local program.
+"""Identify the principal of a request: a client with a token, a browser that has signed in, or a local program.
 
 Every sign-in, sign-out and wrong token is an event of the ledger with the name or the address, and a line of the log.
 """
@@ -25,7 +25,7 @@ log = structlog.get_logger("dicom_adapter.http")
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 section 9.2.1: these change nothing
 RETRY_AFTER = b"2"  # seconds
-NOBODY = ""  # AE title of events that concern no AE title
+NO_AE_TITLE = ""  # AE title of events that concern no AE title
 
 
 @frozen(kw_only=True)
@@ -98,7 +98,7 @@ class Access:
         return bool(self._tokens)
 
     async def identify(self, headers: Headers, peer: str, method: str) -> Requester:
-        """Return who makes a request. Raises AccessRefused."""
+        """Return the principal of a request, and its session. Raises AccessRefused."""
         if not self.needs_token:
             return Requester(principal=LOCAL)
         if headers[b"authorization"]:
@@ -145,7 +145,7 @@ class Access:
             self._event("sign_in_refused", {"peer": peer, "failures": failures})
 
     def _event(self, name: str, detail: Mapping[str, object]) -> None:
-        self._record(Event(at=self._clock.now(), event=name, ae_title=NOBODY, detail=detail))
+        self._record(Event(at=self._clock.now(), event=name, ae_title=NO_AE_TITLE, detail=detail))
 
 
 def _bearer(authorization: Sequence[bytes]) -> bytes:

@@ -8,7 +8,7 @@ from dicom_adapter.ledger.events import Event
 
 
 class EventQueue:
-    """Writes events while the server runs. `put` may be called on any thread, and returns at once."""
+    """Queue of events, which a thread writes while the server runs. `put` is thread-safe, and returns at once."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger

@@ -49,7 +49,7 @@ def set_identity(scope: Scope, principal: Principal, session: Session | None = N
 
 
 def principal_of(connection: ASGIConnection[Any, Any, Any, Any]) -> Principal:
-    """Return the principal of a request. Raises NotAuthorizedException if it is a public one without a principal."""
+    """Return the principal of a request. Raises NotAuthorizedException if it has none, because its path is public."""
     principal = cast(dict[str, Any], connection.scope).get(SCOPE_KEY)
     if principal is None:
         raise NotAuthorizedException("The request needs a token.")

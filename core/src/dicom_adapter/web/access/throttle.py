@@ -54,7 +54,7 @@ class TooManyAttempts(Exception):
 
 
 class Throttle:
-    """Determines how long an attempt waits. Not thread-safe: the event loop of the server uses it."""
+    """The recent failures, and the waits that follow from them. Not thread-safe: used by the event loop only."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
@@ -63,7 +63,7 @@ class Throttle:
 
     @contextmanager
     def attempt(self, peer: str) -> Iterator[float]:
-        """Context manager of one attempt: return the seconds to wait. Raises TooManyAttempts."""
+        """Context manager of one attempt: yield the seconds to wait. Raises TooManyAttempts."""
         known = self._peers.get(_site(peer))
         wait = self._wait(known)
         if known is None:

@@ -19,7 +19,7 @@ from dicom_adapter.ledger.events import Event
 from dicom_adapter.operations.documents.status import configuration_as_json
 from dicom_adapter.operations.installed import plugin_rows
 from dicom_adapter.service.reload.snapshot import SECRET, Snapshot
-from dicom_adapter.web.access.access import NOBODY
+from dicom_adapter.web.access.access import NO_AE_TITLE
 from dicom_adapter.web.access.principal import Role, principal_of
 from dicom_adapter.web.admin.commands import NO_PATH, Audits, CommandProcess, RunState
 from dicom_adapter.web.admin.routes import ApiValue, Json, conflict, route_arguments, view
@@ -144,7 +144,7 @@ def without_secrets(value: Any) -> Any:
 
 
 def _reload(site: Site) -> list[Any]:
-    is_busy = threading.Lock()  # one comparison at a time, because each needs the time and memory of a process
+    lock = threading.Lock()  # one command at a time, because each needs the time and memory of a process
 
     @post(
         "/api/configuration/plan",
@@ -159,7 +159,7 @@ def _reload(site: Site) -> list[Any]:
         ),
     )
     def plan() -> PlanView:
-        found = _compare(site, is_busy, PLAN_SECONDS, "--plan")
+        found = _run_reload(site, lock, PLAN_SECONDS, "--plan")
         if found is None:
             raise Refused(f"The comparison took longer than {PLAN_SECONDS:g} seconds.")
         return found
@@ -178,22 +178,22 @@ def _reload(site: Site) -> list[Any]:
     )
     def apply(request: Request[Any, Any, Any], data: JSONBody[Application]) -> PlanView:
         _record(site, "reload_requested", request, {"removed": data.removed.value})
-        found = _compare(site, is_busy, APPLY_SECONDS, "--apply", "--removed", data.removed.value)
+        found = _run_reload(site, lock, APPLY_SECONDS, "--apply", "--removed", data.removed.value)
         return found or PlanView(plan=None, applied=None, problems=[], is_finished=False)
 
     return [plan, apply]
 
 
-def _compare(site: Site, is_busy: threading.Lock, seconds: float, *options: str) -> PlanView | None:
+def _run_reload(site: Site, lock: threading.Lock, seconds: float, *options: str) -> PlanView | None:
     """Run `dicom-adapter reload`; return None if it takes longer than `seconds`."""
     if not site.path:
         raise conflict(NO_PATH)
-    if not is_busy.acquire(blocking=False):
+    if not lock.acquire(blocking=False):
         raise conflict("Another request compares or applies the file: try again.")
     try:
         finished = CommandProcess("reload", site.path, "--json", *options).wait(seconds)
     finally:
-        is_busy.release()
+        lock.release()
     if finished is None:
         return None
     if finished.document is None:
@@ -258,4 +258,6 @@ def _record(site: Site, event: str, request: Request[Any, Any, Any], more: Mappi
     """Record what an operator has started, with the name."""
     detail = {"by": principal_of(request).name, **more}
     with site.resources.ledger.write() as transaction:
-        events.record(transaction, [Event(at=site.resources.clock.now(), event=event, ae_title=NOBODY, detail=detail)])
+        events.record(
+            transaction, [Event(at=site.resources.clock.now(), event=event, ae_title=NO_AE_TITLE, detail=detail)]
+        )

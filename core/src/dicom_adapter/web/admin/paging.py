@@ -52,9 +52,10 @@ def number_in(name: str, after: str | None) -> int | None:
 
 
 def split(found: Sequence[Item], limit: int, name: str, number: Callable[[Item], int]) -> tuple[list[Item], str | None]:
-    """Return the items of a page, and the cursor of the next page. `found` has one more item than the page if it can.
+    """Return the items of a page, and the cursor of the next page.
 
-    `number`: the number of the row of an item.
+    `found`: the items of the page, and one more item if there is a next page. `number` returns the row number of an
+    item.
     """
     page = list(found[:limit])
     return page, cursor(name, number(page[-1])) if len(found) > limit else None

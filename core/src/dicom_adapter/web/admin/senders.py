@@ -61,8 +61,8 @@ def sender_routes(site: Site) -> list[Any]:
     @get(
         "/api/senders",
         sync_to_thread=True,
-        description="`since` is 24 hours ago if it is omitted. It limits the rejections, and the senders by their "
-        "last association only if it is given.",
+        description="Without `since`, the senders are listed with their rejections of the last 24 hours. With `since`, "
+        "only senders that were seen since then are listed, with their rejections since then.",
         **route_arguments(Role.VIEWER, tags=TAGS, summary="List the senders", operation_id="listSenders"),
     )
     def list_senders(

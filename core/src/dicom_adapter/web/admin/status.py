@@ -136,7 +136,7 @@ class GroupView(ApiValue, frozen=True, kw_only=True):
 
 
 class GroupsView(ApiValue, frozen=True, kw_only=True):
-    """The groups of an AE title that wait: those that are due next, and the number of all."""
+    """The waiting groups of an AE title: the groups that are due next, and the number of all groups."""
 
     total: int
     items: list[GroupView]

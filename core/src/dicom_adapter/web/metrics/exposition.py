@@ -25,7 +25,7 @@ class Exposition(Collector):
     submitters: Mapping[str, str] = field(factory=dict)  # name of the submitter of each configured AE title
 
     def collect(self) -> Iterator[Metric]:
-        """Yield each metric, also without values: a dashboard and an alarm find its name."""
+        """Yield each metric, also without values, so that dashboards and alerts find its name."""
         totals = _totals(self.counted)
         for measure in MEASURES:
             yield _counted(measure, {**self._zeros(measure), **totals.get(measure.name, {})})

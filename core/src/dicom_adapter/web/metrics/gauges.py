@@ -106,7 +106,7 @@ HELD_BYTES = Gauge(
 )
 QUARANTINE_QUOTA = Gauge(
     name="dicom_adapter_quarantine_quota_bytes",
-    text="Space that these instances of one AE title may use (`[storage] quarantine-quota`).",
+    text="Limit of `dicom_adapter_held_bytes` for each AE title (`[storage] quarantine-quota`).",
 )
 STORAGE_CAPACITY = Gauge(
     name="dicom_adapter_storage_capacity_bytes",

@@ -28,7 +28,7 @@ class _Taking:
 
 
 class Sampler:
-    """Takes samples when they are requested. Thread-safe.
+    """Sampler that takes samples when they are requested. Thread-safe.
 
     A sample is taken on a thread of its own: a request does not wait for a disk that hangs, or for a long query.
     """

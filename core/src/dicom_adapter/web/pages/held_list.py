@@ -89,7 +89,7 @@ def quarantine_page(transaction: Transaction, query: Mapping[str, str]) -> Quara
 
 
 def view_held(kind: str, title: str, lines: Sequence[HeldLine], cursor: str, ae_title: str) -> HeldTable:
-    """Return a table. `lines`: one more than a page has, if there are more. `cursor`: its name in the address."""
+    """Return a table. `lines`: one more than a page has, if there are more. `cursor`: key of the next page's link."""
     shown = lines[:PAGE_ROWS]
     query = {"ae-title": ae_title} if ae_title else {}
     more = f"/quarantine?{urlencode({**query, cursor: shown[-1].number})}" if len(lines) > len(shown) else ""

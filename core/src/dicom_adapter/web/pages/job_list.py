@@ -17,7 +17,7 @@ from dicom_adapter.operations.story.jobs import STEPS
 from dicom_adapter.operations.waiting_jobs import why_waits
 
 PAGE_ROWS = 50
-CHOICES: Mapping[str, Sequence[JobState]] = {  # of the filter for states, by the value in the address
+CHOICES: Mapping[str, Sequence[JobState]] = {  # states that the filter selects, by the value in the address
     "": (),
     "unfinished": UNFINISHED,
     "held": HELD,
@@ -45,7 +45,7 @@ class JobListFilter:
 
     @classmethod
     def of(cls, query: Mapping[str, str]) -> JobListFilter:
-        """Return the filter of an address. Values that make no sense are ignored."""
+        """Return the filter of an address. Invalid values are ignored."""
         state = query.get("state", "")
         return cls(
             state=state if state in CHOICES or state in {each.value for each in JobState} else "",

@@ -28,7 +28,7 @@ Compute = Callable[[Collection[str]], Messages]  # from the topics that are watc
 
 
 class Live:
-    """Distributes snapshots to the open dashboards.
+    """Distributor of snapshots to the open dashboards.
 
     While the server runs, only `stop` may be called on another thread than its loop.
     """

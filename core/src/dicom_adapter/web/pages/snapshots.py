@@ -23,7 +23,7 @@ MOST_EVENTS = 200  # events of one snapshot; if there are more, pages read the n
 
 
 class Snapshots:
-    """Computes the snapshots. Only one thread at a time may call `compute`."""
+    """Source of the snapshots. Only one thread at a time may call `compute`."""
 
     def __init__(self, site: Site) -> None:
         self._site = site

@@ -101,7 +101,7 @@ class StudyContent:
 
     @property
     def watched_ae_titles(self) -> str:
-        """The AE titles whose changes change the page; they contain no spaces, or the page is read again too often."""
+        """The AE titles whose changes change the page, separated by spaces."""
         return " ".join(ae_title for ae_title, _entries in self.sections)
 
 

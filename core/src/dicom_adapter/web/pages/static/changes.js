@@ -1,4 +1,4 @@
-// Send changes to the API: questions before, notes after, and the header against forged requests.
+// Send changes to the API with the CSRF token. Ask a question before, and show the outcome afterwards.
 
 const csrf = () => document.querySelector('meta[name="csrf-token"]')?.content || "";
 

@@ -18,7 +18,7 @@ async function search(form) {
   }
 }
 
-// The last lines of a job's log, on request: it may be far away, on the platform.
+// Show the last lines of a job's log. They are loaded on request only, because the log may be on the platform.
 async function showLog(button) {
   const target = document.getElementById(button.getAttribute("aria-controls"));
   button.disabled = true;
@@ -32,8 +32,8 @@ async function showLog(button) {
   }
 }
 
-// The buttons of a selection send the ids of the chosen rows.
-function follow(form) {
+// Set the ids of the chosen rows as the body of the requests that the buttons of a selection send.
+function updateSelection(form) {
   const chosen = [...form.querySelectorAll('input[name="id"]:checked')].map((input) => Number(input.value));
   for (const button of form.querySelectorAll("button[data-ids]")) {
     button.disabled = chosen.length === 0;
@@ -58,6 +58,6 @@ export function listenForForms() {
     if (event.target.matches("input[data-all]")) {
       for (const input of form.querySelectorAll('input[name="id"]')) { input.checked = event.target.checked; }
     }
-    if (form?.dataset.selection !== undefined) { follow(form); }
+    if (form?.dataset.selection !== undefined) { updateSelection(form); }
   });
 }

@@ -2,9 +2,9 @@
 
 import { showTimes } from "./times.js";
 
-let source = null;
-let changed = false;
-let waiting = null;
+let source = null; // the connection to the live updates
+let changed = false; // the page has to be read again
+let waiting = null; // the timer of the next refresh
 
 const region = () => document.querySelector("[data-live]");
 
@@ -26,7 +26,7 @@ export function replace(target, html) {
   if (key) { target.querySelector(key)?.focus({ preventScroll: true }); }
 }
 
-// Read the page again and replace its live region. The search of studies has none.
+// Read the page again and replace its live region. The results of a search are outside of this region.
 export async function refresh() {
   const target = region();
   if (!target || target.dataset.live === "overview") { return; }
