@@ -110,7 +110,7 @@ def main(
 
 @contextmanager
 def running(folder: Path) -> Iterator[tuple[LaunchedService, int]]:
-    """Run the service with the ledger in `folder`. Yield it with the port of its HTTP server, when it has started."""
+    """Run the service with the ledger in `folder`. Yield the service and the port of its HTTP server."""
     configuration = folder / "dicom-adapter.toml"
     configuration.write_text(configuration_of(CONFIGURATION), encoding="utf-8")
     service = LaunchedService(configuration, "--new")  # the stored objects are missing

@@ -1,4 +1,4 @@
-"""Measure how fast a large job is delivered over C-STORE, and the adapter's memory, beside DCMTK's dcmsend.
+"""Measure how fast a large job is delivered over C-STORE, compared with DCMTK's dcmsend, and the adapter's memory.
 
     .venv/bin/python bench/delivery.py [--instances 2000] [--repeat 5]
 

@@ -18,7 +18,7 @@ from upload_files import Instances
 from upload_runs import HERE, LONGEST_S, Run, submit
 
 # DCMTK uses the Nagle algorithm (RFC 896) unless this variable is set. With the algorithm, storescp sends the second
-# piece of each response only after the TCP acknowledgement of the first. The sender's kernel delays it by 40 ms.
+# piece of each response only after the TCP acknowledgement of the first piece. The sender's kernel delays it by 40 ms.
 NO_DELAY = {"TCP_NODELAY": "1"}
 CALLED = "BENCH"
 
@@ -72,7 +72,7 @@ def senders(
 
 @contextmanager
 def _storescp(instances: Instances, folder: Path) -> Iterator[int]:
-    """Run `storescp +B`, which writes data sets as they arrive. Yield its port; check at the end that none was lost."""
+    """Run `storescp +B`, which writes data sets as they arrive. Yield its port. At the end, check their number."""
     folder.mkdir()
     os.sync()  # otherwise, the disk still writes what the previous run has received
     before = os.environ.get("TCP_NODELAY")

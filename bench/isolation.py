@@ -21,7 +21,7 @@ from typing import Annotated
 import attrs
 import typer
 from attrs import frozen
-from isolation_plugins import AE_TITLES, BAD, HEALTHY, place
+from isolation_plugins import AE_TITLES, BAD, HEALTHY, write_plugins
 from machine import describe
 from receive_adapter import importable
 from receive_instances import write_data_sets
@@ -88,11 +88,11 @@ def main(
         console.print(str(machine), highlight=False)
         data_set = write_data_sets(Path(made))["small"].read_bytes()
         for number in range(rounds):
-            for beside in (False, True) if number % 2 == 0 else (True, False):
-                folder = Path(made, f"{number}-{beside}")
+            for has_bad in (False, True) if number % 2 == 0 else (True, False):
+                folder = Path(made, f"{number}-{has_bad}")
                 folder.mkdir()
-                runs[beside].append(_measure(folder, data_set, count, paced, beside=beside))
-                console.print(f"{'beside bad plugins' if beside else 'alone':20} {_line(runs[beside][-1])}")
+                runs[has_bad].append(_measure(folder, data_set, count, paced, has_bad=has_bad))
+                console.print(f"{'with bad plugins' if has_bad else 'alone':20} {_line(runs[has_bad][-1])}")
     figures = _summary(runs)
     console.print(figures)
     measured_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -112,31 +112,31 @@ def _line(run: Run) -> str:
 
 def _summary(runs: dict[bool, list[Run]]) -> dict[str, object]:
     """Return the medians of all rounds, and the ratios of the medians with and without the bad plugins."""
-    rates = {beside: statistics.median(run.per_second for run in found) for beside, found in runs.items()}
-    latencies = {beside: statistics.median(run.median_ms for run in found) for beside, found in runs.items()}
+    rates = {has_bad: statistics.median(run.per_second for run in found) for has_bad, found in runs.items()}
+    latencies = {has_bad: statistics.median(run.median_ms for run in found) for has_bad, found in runs.items()}
     return {
         "alone": {"per_second": rates[False], "median_latency_ms": latencies[False]},
         "beside_bad_plugins": {"per_second": rates[True], "median_latency_ms": latencies[True]},
         "throughput_ratio": rates[True] / rates[False],
         "latency_ratio": latencies[True] / latencies[False],
         "rounds": {
-            name: [{"per_second": run.per_second, "median_latency_ms": run.median_ms} for run in runs[beside]]
-            for name, beside in (("alone", False), ("beside_bad_plugins", True))
+            name: [{"per_second": run.per_second, "median_latency_ms": run.median_ms} for run in runs[has_bad]]
+            for name, has_bad in (("alone", False), ("beside_bad_plugins", True))
         },
     }
 
 
-def _measure(folder: Path, data_set: bytes, count: int, paced: int, *, beside: bool) -> Run:
+def _measure(folder: Path, data_set: bytes, count: int, paced: int, *, has_bad: bool) -> Run:
     site, configuration = folder / "site", folder / "bench.toml"
     site.mkdir()
-    place(site, {"healthy": HEALTHY, **(BAD if beside else {})})
-    text = CONFIGURATION.format(size=count) + (AE_TITLES if beside else "")
+    write_plugins(site, {"healthy": HEALTHY, **(BAD if has_bad else {})})
+    text = CONFIGURATION.format(size=count) + (AE_TITLES if has_bad else "")
     configuration.write_text(text, encoding="utf-8")
     with importable(site):
         service = LaunchedService(configuration)
     try:
         port = service.port(PATIENCE_S)
-        if beside:
+        if has_bad:
             _provoke(service, port, data_set)
         began = time.monotonic()
         _send(port, "GOOD", data_set, range(1, count + 1))
@@ -151,8 +151,8 @@ def _measure(folder: Path, data_set: bytes, count: int, paced: int, *, beside: b
 
 def _provoke(service: LaunchedService, port: int, data_set: bytes) -> None:
     """Make the bad plugins misbehave, and wait until all have misbehaved."""
-    for place_, ae_title in enumerate(("CRASHES", "HANGS", "LEAKS")):
-        first = 1_000_000 * (place_ + 1)
+    for place, ae_title in enumerate(("CRASHES", "HANGS", "LEAKS"), start=1):
+        first = 1_000_000 * place
         _send(port, ae_title, data_set, range(first, first + TO_EACH_BAD_ONE))
     service.wait_for("processor_failed", PATIENCE_S, ae_title="CRASHES")
     service.wait_for("part_degraded", PATIENCE_S, part="threads")

@@ -129,7 +129,7 @@ processor = "outdated"
 """
 
 
-def place(folder: Path, plugins: dict[str, str]) -> None:
+def write_plugins(folder: Path, plugins: dict[str, str]) -> None:
     """Write plugins into a folder for PYTHONPATH, each as a distribution isolation-<name> 1.0."""
     for name, source in plugins.items():
         (folder / f"isolation_{name}.py").write_text(source, encoding="utf-8")

@@ -47,7 +47,7 @@ history-days = 3650
 class Size:
     """The numbers of rows."""
 
-    instances: int = 1_000_000  # received, at least; the results of the jobs are additional
+    instances: int = 1_000_000  # received instances, at least; the results of the jobs are additional
     jobs: int = 50_000
     pending: int = 100  # studies that are pending, without a job
     quarantined: int = 2000  # instances, each in addition to `instances`, without a job
@@ -79,7 +79,7 @@ class Size:
 
 
 def make_ledger(data_folder: Path, size: Size, now: datetime | None = None) -> Path:
-    """Create a data folder with such a ledger. Return the file of the ledger. It takes about a minute."""
+    """Create a data folder with a ledger of this size, in about a minute. Return the file of the ledger."""
     data_folder.mkdir(parents=True)
     file = data_folder / "ledger.sqlite"
     ledger = Ledger(f"sqlite:///{file}", durable=False)

@@ -2,8 +2,8 @@
 
     .venv/bin/python bench/look_up.py [--instances 1000000] [--jobs 50000] [--repeat 5]
 
-Each command runs with a large ledger and with a ledger of a few rows. The result is the median CPU time with the large
-ledger, without that with the small one: the start of a command, which imports its modules, is not measured.
+Each command runs with a large ledger and with a ledger of a few rows. The result is the median of the differences of
+their CPU times. So the start of a command, which imports its modules, is not included.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ HERE = Path(__file__).parent
 START_S = 600.0  # longest wait for the start, which takes long with many pending instances
 DEFAULT_ASSOCIATIONS = DicomConfig().max_associations
 
-# All other settings have their defaults: instance and ledger row are synced before the response. The limits of free
-# space are disabled, and no group is due before the run ends.
+# All other settings have their defaults: each instance is synced with its recovery record before the response. The
+# limits of free space are disabled, and no group is due before the run ends.
 CONFIGURATION = """\
 [dicom]
 port = 0

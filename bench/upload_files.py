@@ -83,7 +83,7 @@ class Instances:
         return configure(folder, submitter)
 
 
-def clara(protocol: str, endpoint: str, parallel: int = 4) -> str:
+def clara_table(protocol: str, endpoint: str, parallel: int = 4) -> str:
     """Return the table [submitters.platform] for a Clara platform."""
     lines = (f"parallel = {parallel}", f'type = "clara-{protocol}"', f'endpoint = "{endpoint}"', "follow = false")
     return "\n".join(("[submitters.platform]", *lines))
@@ -101,7 +101,7 @@ def configure(folder: Path, submitter: str, storage: str = "") -> Path:
 def make(folder: Path, count: int) -> Instances:
     """Store one study of `count` CT images."""
     catalogue = discover().catalogue()
-    configuration = configure(folder, clara("grpc", "127.0.0.1:1"), 'durability = "process"\n')
+    configuration = configure(folder, clara_table("grpc", "127.0.0.1:1"), 'durability = "process"\n')
     config = load(configuration.read_bytes(), folder=folder, catalogue=catalogue).config
     assert config is not None, "the benchmark's own configuration is good"
     data_folder = DataFolder.of(config)
@@ -176,7 +176,7 @@ def write_all(instances: Instances, folder: Path, *, sync: bool) -> None:
                 os.fsync(file.fileno())
 
 
-def empty(folder: Path) -> tuple[int, int]:
+def truncate_received(folder: Path) -> tuple[int, int]:
     """Truncate the received files, and return their number and total size.
 
     No file is deleted between runs: on ext4, creating files soon after deleting many is slow.

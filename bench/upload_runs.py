@@ -14,7 +14,7 @@ from pathlib import Path
 
 from attrs import frozen
 from machine import cpu_seconds, forget_peak, resident_bytes
-from upload_files import Instances, clara, empty
+from upload_files import Instances, clara_table, truncate_received
 
 from dicom_adapter.service.launch import LaunchedService, LogEntry
 
@@ -71,7 +71,7 @@ def adapter(instances: Instances, folder: Path, protocol: str, server: str, para
     """Run `dicom-adapter run` on a data folder with the pending instances. It submits them in one job after a wait."""
     folder.mkdir()
     with serve(server, protocol, folder) as endpoint:
-        run = submit(instances, folder / "adapter", clara(protocol, endpoint, parallel))
+        run = submit(instances, folder / "adapter", clara_table(protocol, endpoint, parallel))
     _check_received(instances, folder, server)
     return run
 
@@ -123,7 +123,7 @@ def _seconds_between(first: LogEntry, last: LogEntry) -> float:
 def _check_received(instances: Instances, folder: Path, server: str) -> None:
     """Check that the run lost no instance: a fast run with losses is invalid."""
     if server == EMULATOR:
-        found = empty(folder / EMULATOR / "payloads")
+        found = truncate_received(folder / EMULATOR / "payloads")
         assert found == (len(instances.paths), instances.size_bytes), f"the platform has {found}"
 
 

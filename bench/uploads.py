@@ -107,7 +107,7 @@ def _round(
     for name, sync in ((WRITE, False), (WRITE_AND_SYNC, True)):
         written = folder / name.replace(" ", "-")
         yield name, partial(upload_runs.disk, files, partial(upload_files.write_all, files, written, sync=sync))
-        upload_files.empty(written)
+        upload_files.truncate_received(written)
     for protocol in protocols:
         for server in SERVERS:
             for upload in (upload_runs.plain, upload_runs.adapter):

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from isolation_plugins import AE_TITLES, BAD, HEALTHY, place
+from isolation_plugins import AE_TITLES, BAD, HEALTHY, write_plugins
 
 from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
@@ -33,7 +33,7 @@ INSTANCES = 10  # number sent to each AE title
 def _five_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Install all five plugins."""
     (tmp_path / "site").mkdir()
-    place(tmp_path / "site", {**BAD, "healthy": IMPATIENT + HEALTHY})
+    write_plugins(tmp_path / "site", {**BAD, "healthy": IMPATIENT + HEALTHY})
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=os.pathsep)
 
 

@@ -445,7 +445,7 @@ def test_files_of_a_restore_are_private_whatever_the_umask(tmp_path: Path) -> No
     """The data folder may be a mount point that other users can enter. Verified to fail with the umask of the shell."""
     before = os.umask(0o022)
     try:
-        with cli_backup._or_nothing("nothing was restored"):
+        with cli_backup._exit_on_failure("nothing was restored"):
             (tmp_path / "ledger.sqlite").touch()
         assert 0o022 == os.umask(0o022)
     finally:
