@@ -37,7 +37,7 @@ COMMANDS = (
     CommandEntry("init", "init", "Write a configuration with comments: asks a few questions, or takes options."),
     CommandEntry("run", "run", "Run the service until SIGTERM or Ctrl-C."),
     CommandEntry(
-        "check", "check", "Check a configuration and try what the service needs: errors, plugins, each AE title."
+        "check", "check", "Check a configuration, its plugins and each AE title, and try what the service needs."
     ),
     CommandEntry("reload", "reload", "Show or apply the difference between the running service and the file."),
     CommandEntry("audit", "audit", "Compare ledger and storage, and account for every received instance.", 2),

@@ -63,7 +63,7 @@ def check(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead of a table.")] = False,
 ) -> None:
-    """Check a configuration and try what the service needs, without starting it: errors, plugins, each AE title.
+    """Check a configuration, its plugins and each AE title, and try what the service needs, without starting it.
 
     Exit status: 0 if `run --strict` would start, servers of plugins could listen and no certificate has expired (with
     --connect: and no platform refuses), 1 otherwise. All errors are listed, not only the first. Run the command as the

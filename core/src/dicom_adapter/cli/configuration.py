@@ -1,4 +1,4 @@
-"""Functions of all commands: find and read the configuration file, and report its problems."""
+"""Functions that all commands use: find and read the configuration file, and report its problems."""
 
 from __future__ import annotations
 

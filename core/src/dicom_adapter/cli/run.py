@@ -73,7 +73,7 @@ def run(
 
 
 def _prepare_storage(config: Config, *, is_new: bool) -> None:
-    """Begin the storage if it is new. Ends the command with status 1 if it may be missing."""
+    """Begin the storage if it is new. Ends the command with status 1 if the storage may be missing."""
     try:
         DataFolder.of(config).prepare(is_new=is_new)
     except StorageUnavailable as failure:
@@ -84,7 +84,7 @@ def _prepare_storage(config: Config, *, is_new: bool) -> None:
 
 
 def _ledger_user(config: Config) -> str:
-    """Return why the ledger of a storage that may be missing cannot be used; "" if no other service uses it."""
+    """Return which other service uses the ledger, and the next step; "" if no other service uses the ledger."""
     folder = DataFolder.of(config)
     try:
         refusal = LedgerLock(folder.ledger, folder.path).refusal()

@@ -1,4 +1,4 @@
-"""Output of `explain` for several matches, and for no match: then it shows what was rejected or refused."""
+"""Output of `explain` if several studies or jobs match, and if none matches: what was rejected or refused."""
 
 from __future__ import annotations
 

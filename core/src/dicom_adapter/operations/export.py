@@ -29,7 +29,7 @@ def export(storage: StorageBackend[Any], instance: InstanceStorageInfo, folder: 
 
 
 def export_attachment(storage: StorageBackend[Any], attachment: Attachment, folder: Path) -> Path:
-    """Copy an attachment to `attachment-<number>` in `folder`, with the file name extension of its name.
+    """Copy an attachment to `attachment-<number>` in `folder`, with the file name extension of the output.
 
     Raises the same errors as `export`.
     """
