@@ -92,7 +92,7 @@ def _proportional_bytes(pid: int) -> int:
 
 
 def _cpu_seconds(pid: int) -> float:
-    """Return the CPU time of a process and of its ended children. That of the children is a multiple of a tick."""
+    """Return the CPU time of a process and of its ended children. The children's time is a multiple of a clock tick."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         # The CPU clock of a process (clock_getcpuclockid(3)): ticks of 10 ms are too coarse for an association.

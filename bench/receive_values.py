@@ -64,4 +64,4 @@ class Associations:
     held: int  # associations that were open at once
     memory_kb: float | None  # memory for each held association
     idle_cpu_percent: float | None  # of one core, for all held associations, minus the use without associations
-    another_ms: float | None  # until another association is accepted meanwhile, maximum of ten
+    another_ms: float | None  # until another association is accepted while these are held, maximum of ten tries

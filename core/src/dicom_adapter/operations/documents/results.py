@@ -12,7 +12,7 @@ from dicom_adapter.operations.documents.moments import iso
 
 
 def result_as_json(row: ResultRow, delivered: Sequence[JobOfResult]) -> dict[str, Any]:
-    """Return a result as JSON shows it."""
+    """Return a result as JSON values."""
     instance = row.instance
     return {
         "instanceId": instance.instance_id,
@@ -36,7 +36,7 @@ def result_as_json(row: ResultRow, delivered: Sequence[JobOfResult]) -> dict[str
 
 
 def attachment_as_json(attachment: Attachment, job_id: str, delivered: Sequence[JobOfResult]) -> dict[str, Any]:
-    """Return an attachment as JSON shows it."""
+    """Return an attachment as JSON values."""
     return {
         "attachment": attachment.instance_id,
         "jobId": job_id,

@@ -95,7 +95,7 @@ class QueryCheck:
 
 
 def _query_parameters(app: Litestar) -> dict[tuple[str, str], QueryParameters | None]:
-    """Return the query parameters of each handler; None for a handler that may use any, because it reads the request.
+    """Return the query parameters of each handler; None for a handler that reads the request, and so any parameter.
 
     The keys are path template and method.
     """

@@ -17,7 +17,7 @@ log = structlog.get_logger("dicom_adapter.http")
 KEPT_SECONDS = 1.0  # age up to which a sample is used again
 PAUSE_FACTOR = 10  # taking samples uses at most a tenth of the time, however large the ledger is
 WAIT_SECONDS = 0.03  # limit for a request to wait for the next sample; then it gets the last one
-FIRST_WAIT_SECONDS = 5.0  # the same for the first sample
+FIRST_WAIT_SECONDS = 5.0  # limit for a request to wait for the first sample
 
 
 @define(eq=False)
@@ -43,7 +43,7 @@ class Sampler:
         self._sampled_at = clock()
 
     def latest(self) -> tuple[Sample, float]:
-        """Return the last sample, and its age in seconds. Take another one before, if that does not take long."""
+        """Return the newest sample, and its age in seconds. Wait a short time for a new sample if one is due."""
         with self._lock:
             if self._taking is None or (self._taking.has_ended.is_set() and self._clock() >= self._due):
                 self._taking = _Taking()

@@ -1,4 +1,4 @@
-"""Senders: for each calling AE title the last association, what it has sent, why it was rejected, and its silence."""
+"""The senders by calling AE title: the last association, what was sent, rejections, and for how long silent."""
 
 from __future__ import annotations
 

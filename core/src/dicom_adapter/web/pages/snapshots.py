@@ -74,7 +74,7 @@ class Snapshots:
 
 
 def _changes(found: Sequence[tuple[int, Event]]) -> dict[str, Any]:
-    """Return what has changed: pages that show it read it again."""
+    """Return the names of what has changed. A page that shows one of these objects reads its content again."""
     return {
         "jobs": sorted({event.job_id for _number, event in found if event.job_id}),
         "aeTitles": sorted({event.ae_title for _number, event in found if event.ae_title}),
