@@ -18,7 +18,7 @@ from dicom_adapter import (
     PlatformJob,
     Retriable,
 )
-from dicom_adapter.api.errors import LedgerUnavailable
+from dicom_adapter.api.errors import LedgerUnavailable, StorageUnavailable
 from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.flow.submit import operators
 from dicom_adapter.flow.submit.submission import Submission
@@ -132,13 +132,14 @@ def test_a_submitted_job_is_not_repeated_after_a_restart(make_adapter: MakeAdapt
 def test_a_submitter_is_not_opened_while_the_storage_is_missing(make_adapter: MakeAdapter, platform: Platform) -> None:
     """It would create its data folder on a disk that is not mounted.
 
-    Verified to fail when the submitter is opened in any case.
+    Verified to fail when the submitter is opened in any case, and when the error is another `Retriable`: the log, which
+    has only the class of an error, does not show that the disk is the cause.
     """
     adapter = make_adapter(ONE, Plugin(platform))
     problems = ["the disk is not mounted"]
     resources = evolve(adapter.resources, storage_problem=lambda: "".join(problems))
     submission = Submission(platform, Mock(), Mock(), resources, Mock())
-    with pytest.raises(Retriable, match="the disk is not mounted"):
+    with pytest.raises(StorageUnavailable, match="the disk is not mounted"):
         submission.open()
     opened = platform.opened
     problems.clear()

@@ -18,6 +18,7 @@ from dicom_adapter.api.errors import (
     LedgerError,
     Permanent,
     Retriable,
+    StorageUnavailable,
     describe_failure,
 )
 from dicom_adapter.api.submitter import Submitter
@@ -77,14 +78,14 @@ class Submission:
     def open(self) -> None:
         """Open the submitter if it is not open. Call this method before each use of the submitter.
 
-        Raises Retriable while the storage or the ledger is missing: the submitter would create its data folder on a
-        disk that is not mounted.
+        Raises StorageUnavailable while the storage or the ledger is missing: the submitter would create its data folder
+        on a disk that is not mounted.
         """
         with self._opening:
             if not self._is_open:
                 problem = self._find_problem()
                 if problem:
-                    raise Retriable(problem)
+                    raise StorageUnavailable(problem)
                 self._submitter.open()
                 self._is_open = True
 
