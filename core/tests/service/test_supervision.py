@@ -150,7 +150,8 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     """Return a site that restarts dead processes without a pause. Restore the signal handlers of the test process."""
-    monkeypatch.setattr(process_slot, "LONGEST_PAUSE", 0.0)
+    for constant in ("LONGEST_PAUSE", "LONGEST_PAUSE_OF_RECEIVER"):
+        monkeypatch.setattr(process_slot, constant, 0.0)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     yield Site(tmp_path)
     for number, handler in before.items():
@@ -202,6 +203,24 @@ def test_a_receiver_that_dies_before_its_configuration_is_replaced(site: Site) -
         site.supervisor.run()
     assert [0, 1] == [len(receiver.starts) for receiver in site.all("receiver")]
     assert [] == [entry for entry in logged if entry["event"] == "process_died"]
+
+
+def test_the_next_process_loads_its_modules_during_the_pause(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the death of a receiver, senders wait only for the pause.
+
+    Verified to fail when the next process is created after the pause: it is configured at once.
+    """
+    monkeypatch.setattr(process_slot, "LONGEST_PAUSE_OF_RECEIVER", 30.0)
+
+    def listen_then_die(receiver: FakeChild) -> None:
+        receiver.report_success()
+        receiver.end(KILLED)
+
+    site.when_configured("receiver", 1, listen_then_die)
+    site.prepare["receiver", 2] = lambda _receiver: site.supervisor.stop()
+    site.supervisor.run()
+    assert [1, 0] == [len(receiver.starts) for receiver in site.all("receiver")]
+    assert all(child.has_ended for child in site.children)
 
 
 def test_a_host_that_does_not_end_for_a_reload_is_killed_and_started_with_the_new_configuration(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from unittest.mock import Mock
 
@@ -14,9 +15,9 @@ from dicom_adapter.service.process_slot import HEALTHY_SECONDS, LONGEST_PAUSE, P
 class FakeProcess:
     """A process that runs and dies when the test decides."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str = "host") -> None:
         self.now = 1000.0
-        self.slot = ProcessSlot("host", "module")
+        self.slot = ProcessSlot(name, "module")
         monkeypatch.setattr(process_slot.time, "monotonic", lambda: self.now)
 
     def run(self, seconds: float) -> None:
@@ -26,6 +27,15 @@ class FakeProcess:
 
     def die(self) -> None:
         self.slot.record_death(-9)
+
+    def pauses(self, runs: Sequence[float]) -> list[float]:
+        """Return the pause after each of these runs, in seconds."""
+        pauses = []
+        for seconds in runs:
+            self.run(seconds)
+            self.die()
+            pauses.append(self.slot.pause)
+        return pauses
 
 
 @pytest.fixture
@@ -52,9 +62,15 @@ def test_a_process_that_dies_repeatedly_is_a_problem_until_it_runs_long_enough(p
 
 def test_pauses_grow_with_each_death_until_the_process_was_healthy(process: FakeProcess) -> None:
     """Each early death doubles the pause of half a second, up to half a minute. A long run resets the pause."""
-    pauses = []
-    for seconds in [1.0] * 7 + [HEALTHY_SECONDS + 1]:
-        process.run(seconds)
-        process.die()
-        pauses.append(process.slot.pause)
+    pauses = process.pauses([1.0] * 7 + [HEALTHY_SECONDS + 1])
     assert [1.0, 2.0, 4.0, 8.0, 16.0, LONGEST_PAUSE, LONGEST_PAUSE, 0.5] == pauses
+
+
+@pytest.mark.parametrize("name", ["receiver", "receiver 2"])
+def test_the_pause_of_a_receiver_is_short(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """If each instance of one sender kills the receiver, the other senders must still find a receiver most of the time.
+
+    Verified to fail with the longest pause of the host.
+    """
+    pauses = FakeProcess(monkeypatch, name).pauses([1.0] * 5)
+    assert [1.0, 2.0, 4.0, 4.0, 4.0] == pauses

@@ -6,11 +6,13 @@ import time
 
 from attrs import define
 
+from dicom_adapter.ledger.health import HOST
 from dicom_adapter.runtime.channel import Child
 from dicom_adapter.runtime.parts import PartKind
 
 FIRST_PAUSE = 0.5  # seconds before the restart of a process that was healthy; each early death doubles the pause
-LONGEST_PAUSE = 30.0  # seconds
+LONGEST_PAUSE = 30.0  # seconds, of the host
+LONGEST_PAUSE_OF_RECEIVER = 4.0  # seconds: meanwhile, no sender is served
 HEALTHY_SECONDS = 60.0  # after this time, earlier deaths of a process do not count any more
 DEATHS_TO_REPORT = 3  # number of consecutive deaths to report: fewer are usually over before an operator can react
 SILENT_SECONDS = PartKind.PROCESS.deadline_seconds  # a process that reports nothing for so long is killed
@@ -24,7 +26,7 @@ class ProcessSlot:
     module: str
     number: int = 1  # number of a receiver, counted from 1
     child: Child | None = None  # the running process; None: it has died
-    preloaded: Child | None = None  # the first child, which loads its modules while the host starts
+    preloaded: Child | None = None  # the next child, which loads its modules until it may start
     is_ready: bool = False  # the process has reported the end of its start
     started_at: float = 0.0  # monotonic time of the last start
     pause: float = FIRST_PAUSE  # seconds between the last death and the restart
@@ -38,11 +40,18 @@ class ProcessSlot:
         """Record that the process ended without a request, and when to restart it."""
         healthy = self.is_healthy()
         self.deaths = 1 if healthy else self.deaths + 1
-        self.pause = FIRST_PAUSE if healthy else min(LONGEST_PAUSE, self.pause * 2)
+        longest = LONGEST_PAUSE if self.name == HOST else LONGEST_PAUSE_OF_RECEIVER
+        self.pause = FIRST_PAUSE if healthy else min(longest, self.pause * 2)
         self.last_status = status
         self.child = None
         self.is_ready = False
         self.start_at = time.monotonic() + self.pause
+
+    def end_preloaded(self, seconds: float) -> None:
+        """Kill the next child, which has no work to finish, and wait up to `seconds` for its end."""
+        if self.preloaded is not None:
+            self.preloaded.kill()
+            self.preloaded.wait(seconds)
 
     def count_silence(self, seconds: float) -> None:
         """Add `seconds` to the time without a report of a started process.

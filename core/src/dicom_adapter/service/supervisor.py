@@ -15,6 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +186,8 @@ class Supervisor:
 
     def _run_started(self, ledger: PlainLedger, requests: ReloadRequests) -> None:
         with FolderLocks(Path(self._blueprint.data_folder)).as_service():
-            self._watch = self._start_watch(ledger)
+            self._watch = Watch(self._examine, ledger, self._clock)
+            self._watch.start()
             requests.start()
             self._manager.ready(f"listening on port {self._port}")
             self._supervise()
@@ -271,6 +273,8 @@ class Supervisor:
                 self._start(slot, is_first=False)
             elif slot.child is child:
                 slot.record_death(status)
+                with suppress(OSError):  # if the system lacks resources, the process is created after the pause
+                    slot.preloaded = self._make_child(slot)  # it loads its modules during the pause
                 log.error("process_died", name=slot.name, status=status, seconds_to_restart=slot.pause)
 
     def _seconds_to_restart(self) -> float:
@@ -290,11 +294,6 @@ class Supervisor:
         if self._is_hung_up:  # SIGHUP while the host started: the file may be newer than the configuration
             requests.hang_up()
         return requests
-
-    def _start_watch(self, ledger: PlainLedger) -> Watch:
-        watch = Watch(self._examine, ledger, self._clock)
-        watch.start()
-        return watch
 
     def _examine(self) -> Mapping[Part, PartFinding]:
         """Return the finding for the service: a problem if a process does not run, or dies repeatedly."""
@@ -387,9 +386,7 @@ class Supervisor:
         """Request these processes to stop, wait until the deadline, then kill the processes that have not ended."""
         seconds = max(0.0, deadline - time.monotonic())
         for slot in slots:
-            if slot.preloaded is not None:  # it has no work to finish
-                slot.preloaded.kill()
-                slot.preloaded.wait(seconds)
+            slot.end_preloaded(seconds)
         children = [slot.child for slot in slots if slot.child is not None]
         for child in children:
             child.stop()
