@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from faults.mount import Mount
 from support.restartable import free_ports
 
 START_SECONDS = 60.0  # limit until the service listens, on a slow machine
+POLL_SECONDS = 0.05  # between two attempts to connect
 
 
 @frozen(kw_only=True)
@@ -121,6 +123,8 @@ class Adapter:
         self.http_port = ports.http
         self.kills: Counter[str] = Counter()
         self.launches = 0
+        self.full_log_pipes = 0  # times that the service could not write its log because the reader had stopped
+        self.waited = 0.0  # seconds in `wait_until_it_listens`
         self._configuration = folder / "adapter.toml"
         self._ports = ports
         self.reloads = 0
@@ -151,24 +155,35 @@ class Adapter:
         return self._service is not None and bool(self._service.logged("service_listening"))
 
     def wait_until_it_listens(self) -> None:
-        """Wait until the service listens. Raises ServiceEnded if it does not start in time."""
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            self.ensure_running()
-            assert self._service is not None
-            try:
-                self._service.port(deadline - time.monotonic())
-                return
-            except ServiceEnded:
-                if time.monotonic() > deadline:
-                    raise
+        """Wait until the service listens, also after a restart of its receiver. Raises ServiceEnded after a minute."""
+        began = time.monotonic()
+        deadline = began + START_SECONDS
+        while not self._accepts_connections(deadline):
+            if time.monotonic() > deadline:
+                raise ServiceEnded(f"the service does not listen after {START_SECONDS:.0f} s: see {self.log}")
+            time.sleep(POLL_SECONDS)
+        self.waited += time.monotonic() - began
+
+    def _accepts_connections(self, deadline: float) -> bool:
+        """Start the service if it has ended, and wait for its first `service_listening`. Return whether it listens now.
+
+        The log does not show whether a restarted receiver listens: its reader may have stopped.
+        """
+        self.ensure_running()
+        assert self._service is not None
+        try:
+            self._service.port(deadline - time.monotonic())
+            socket.create_connection(("127.0.0.1", self.port)).close()
+        except (ServiceEnded, ConnectionRefusedError):
+            return False
+        return True
 
     def kill(self, victim: Victim) -> None:
         """Send SIGKILL to the victim, if it is running."""
         assert self._service is not None
         if victim is Victim.EVERYTHING:
             self._service.kill()
-        elif not _kill(_running_pid(self._service, victim)):
+        elif not _kill(_running_pid(self._service, victim), self._service.pids()[0]):
             return
         self.kills[victim.value] += 1
 
@@ -198,8 +213,8 @@ class Adapter:
 
     def continue_log_reader(self) -> None:
         """Read the service's log again."""
-        if self._service is not None:
-            self._service.continue_log_reader()
+        if self._service is not None and self._service.continue_log_reader():
+            self.full_log_pipes += 1
 
     def restore(self) -> None:
         """Write the configuration that the count assumes, for the next start."""
@@ -251,11 +266,13 @@ def _running_pid(service: LaunchedService, victim: Victim) -> int | None:
     return started[-1]["child"] if len(started) > len(died) and not _has_ended(service) else None
 
 
-def _kill(pid: int | None) -> bool:
-    """Send SIGKILL. Return whether the process existed."""
+def _kill(pid: int | None, group: int) -> bool:
+    """Send SIGKILL. Return whether the process existed, in this process group: its id may have been used again."""
     if pid is None:
         return False
     try:
+        if os.getpgid(pid) != group:
+            return False
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         return False
@@ -266,6 +283,7 @@ def _configuration(ports: Ports, destinations: Sequence[str], left_out: Sequence
     return f"""
 [dicom]
 bind = "127.0.0.1"
+max-associations-per-peer = 50
 
 [http]
 port = {ports.http}

@@ -22,6 +22,7 @@ class BreakingConnection:
         self._target = target
         self._there = there
         self._back = back
+        self.has_reached_target = False  # there was a connection to `target`
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.settimeout(CONNECT_SECONDS)
         self.port: int = self._listener.getsockname()[1]
@@ -38,6 +39,7 @@ class BreakingConnection:
                 far = socket.create_connection(("127.0.0.1", self._target), CONNECT_SECONDS)
             except OSError:
                 return  # the adapter is down: the sender's connection is closed
+            self.has_reached_target = True
             with far:
                 connect_both(near, far, there=self._there, back=self._back)
 

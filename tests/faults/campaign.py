@@ -33,7 +33,7 @@ from faults.surroundings import Surroundings
 
 VICTIMS = {Victim.EVERYTHING: 22, Victim.SUPERVISOR: 8, Victim.HOST: 32, Victim.RECEIVER: 38}  # per cent
 # Seconds from listening to a kill, and per cent: many kills interrupt receiving, some the composition of jobs.
-PAUSES = {(0.0, 2.0): 75, (3.0, 6.0): 25}
+PAUSES = {(0.0, 2.0): 60, (3.0, 10.0): 40}
 WHILE_IT_STARTS = 0.3  # share of kills within START_SECONDS of the last kill, whether the adapter listens or not
 START_SECONDS = (0.0, 2.0)
 WITH_A_RELOAD = 0.5  # share of the other kills within RELOAD_SECONDS of a reload: before, during or after the reload
@@ -42,7 +42,12 @@ DISTURBED_SECONDS = (0.0, 3.0)  # from a kill to the end of a lost mount
 PROGRESS_SECONDS = 10.0  # between two lines of progress
 POLL_SECONDS = 0.2  # between two queries of the ledger while the adapter drains
 FIRST_INSTANCE_SECONDS = 60.0  # longest wait for the first acknowledged instance
+AFTER_AN_INSTANCE = 0.7  # share of the other kills that wait for an instance: on a busy machine, senders are slow
+NEXT_INSTANCE_SECONDS = 5.0  # longest of these waits
 LONGEST_DELIVERING_SECONDS = 20.0  # from the last kill of the adapter to the end of the faults of the destinations
+# Events of the service's log that faults of `surroundings` cause.
+EFFECTS = {"clock_stepped", "connection_refused"}
+STORAGE_REPLACED = "the storage is not the one that the service has opened"
 # The states of a drained adapter.
 DRAINED = {"instances kept", "instances quarantined", "instances reclaimed", "jobs submitted", "jobs succeeded"}
 HELD = {"instances released", "jobs faulted"}  # further states if deliveries are held
@@ -111,7 +116,7 @@ class _Campaign:
         self.adapter.wait_until_it_listens()
         self.senders.start(self.adapter.port)
         self.composer.start(self.adapter.http_port, "--senders", str(self.senders.folder))
-        self._wait_for_first_instance()
+        self._wait_for_an_instance(FIRST_INSTANCE_SECONDS)
         self._kill_for(self.plan.seconds)
         faults_ended = time.monotonic()
         self._calm_down()
@@ -125,10 +130,11 @@ class _Campaign:
         arrived = {destination.name: destination.files() for destination in self.destinations}
         return self._report(drained_in, kept, arrived)
 
-    def _wait_for_first_instance(self) -> None:
-        """Wait until the adapter has acknowledged an instance: on a busy machine, senders need some time to start."""
-        deadline = time.monotonic() + FIRST_INSTANCE_SECONDS
-        while not self.senders.records().acknowledged and time.monotonic() < deadline:
+    def _wait_for_an_instance(self, seconds: float) -> None:
+        """Wait up to `seconds` until the adapter has acknowledged another instance."""
+        deadline = time.monotonic() + seconds
+        acknowledged = self.senders.records().acknowledged
+        while self.senders.records().acknowledged == acknowledged and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
 
     def _kill_for(self, seconds: float) -> None:
@@ -140,6 +146,8 @@ class _Campaign:
                 pause = START_SECONDS
             else:
                 self.adapter.wait_until_it_listens()
+                if random.random() < AFTER_AN_INSTANCE:
+                    self._wait_for_an_instance(NEXT_INSTANCE_SECONDS)
                 if random.random() < WITH_A_RELOAD:
                     self.adapter.reload(random)
                     pause = RELOAD_SECONDS
@@ -253,12 +261,15 @@ class _Campaign:
             drained_in=drained_in,
             kills=self.adapter.kills,
             launches=self.adapter.launches,
+            waited=self.adapter.waited,
             surroundings=self.surroundings.faults,
+            effects=self._effects(evidence),
             reloads=self.adapter.reloads,
             applied=sum(entry["event"] == "reload_applied" for entry in evidence.log),
             platform_restarts=self.platform.restarts,
             faults=self.platform.faults_by_kind(),
             associations=records.associations,
+            refused=records.refused,
             sent=len(records.sent),
             answers=Counter("none" if sent.status is None else f"0x{sent.status:04X}" for sent in records.sent),
             orders=len({call.order.key for call in orders.calls}),
@@ -275,6 +286,15 @@ class _Campaign:
             orphans=len(orphans(evidence)),
             findings=tuple(count(evidence)),
         )
+
+    def _effects(self, evidence: Evidence) -> Counter[str]:
+        """Count the effects of the faults of machine and network, so that a fault without effect is noticed."""
+        effects = Counter(entry["event"] for entry in evidence.log if entry["event"] in EFFECTS)
+        effects["full log pipes"] = self.adapter.full_log_pipes
+        effects["refused without the disk"] = sum(
+            entry.get("reason", "").startswith(STORAGE_REPLACED) for entry in evidence.log
+        )
+        return effects
 
     def _evidence(
         self,

@@ -44,7 +44,7 @@ class Client:
         """Kill the process if it is running."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            self._process.communicate()
 
 
 def run_client(make: Callable[..., Any], description: str | None, **more: Callable[[str], Any]) -> None:

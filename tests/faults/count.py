@@ -43,6 +43,7 @@ EXPECTED_REASON = re.compile(
 )
 WITHOUT_DISK = re.compile(  # in the error or reason of an event while the disk is not mounted
     r"LedgerReplaced|StorageReplaced|StorageUnavailable|LedgerUnavailable|mount the disk|Mount the disk|is missing"
+    r"|FileNotFoundError at pathlib"  # the disk was lost between two steps of listing a folder
 )
 REFUSED_START = re.compile("error: .* has no storage of dicom-adapter: .*|error: .* is missing or empty, .*")
 REACTION_SECONDS = 2.0  # from the end of an outage to the last event that it causes, on a busy machine

@@ -72,6 +72,7 @@ class Records:
 
     sent: tuple[Sent, ...]
     associations: Counter[str]  # by kind of end
+    refused: Counter[str]  # associations that were not established, by reason
 
     @property
     def acknowledged(self) -> int:
@@ -82,11 +83,13 @@ def read(paths: Iterable[Path]) -> Records:
     """Read the records of senders."""
     sent: list[Sent] = []
     associations: Counter[str] = Counter()
+    refused: Counter[str] = Counter()
     for path in paths:
         requests, notes = read_requests(path)
         sent += [Sent(**request) for request in requests]
-        associations.update(note["association"] for note in notes)
-    return Records(sent=tuple(sent), associations=associations)
+        associations.update(note["association"] for note in notes if "association" in note)
+        refused.update(note["refused"] for note in notes if "refused" in note)
+    return Records(sent=tuple(sent), associations=associations, refused=refused)
 
 
 def read_requests(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -25,12 +25,15 @@ class Report:
     drained_in: float | None  # seconds after the end of the faults; None: not within the time limit
     kills: Mapping[str, int]  # of the adapter, by process
     launches: int
+    waited: float  # seconds in which the campaign waited until the service listened
     surroundings: Mapping[str, int]  # faults of machine and network, by kind
+    effects: Mapping[str, int]  # effects of these faults on the service, by kind
     reloads: int  # requested
     applied: int  # number of requested reloads that were applied
     platform_restarts: int
     faults: Mapping[str, int]  # calls of the platform, by kind of fault
     associations: Mapping[str, int]  # by kind of end
+    refused: Mapping[str, int]  # associations that were not established, by reason
     sent: int
     answers: Mapping[str, int]  # C-STORE requests by status
     orders: int  # jobs that the composer ordered
@@ -56,10 +59,13 @@ class Report:
         lines = [
             f"seed {self.seed}: {self.seconds:.0f} s of faults, {drained}",
             f"  adapter        {_counted(self.kills, 'killed')}; started {self.launches} times",
+            f"                 waited {self.waited:.0f} s until it listened",
             f"                 {self.reloads} reloads, {self.applied} of them applied",
             f"  surroundings   {_counted(self.surroundings, 'faults')}",
+            f"                 {_counted(self.effects, 'effects')}",
             f"  platform       restarted {self.platform_restarts} times; {_counted(self.faults, 'faults')}",
-            f"  associations   {_counted(self.associations, 'in total')}",
+            f"  associations   {_counted(self.associations, 'established')}",
+            f"                 {_counted(self.refused, 'refused')}",
             f"  instances      {self.sent} C-STOREs: {_counted(self.answers, 'answers')}",
             f"  cache          {self.orders} orders, in {_counted(self.composing, 'requests')}",
             f"                 deletions in {_counted(self.deleting, 'requests')}",

@@ -22,7 +22,8 @@ from faults.studies import Delivery, End, Instance, deliveries
 
 ANSWER_SECONDS = 20.0  # longer than the time limit of a locked ledger
 PAUSE_SECONDS = (0.0, 0.6)  # between two associations
-REFUSED_SECONDS = 1.0  # pause after a failed association
+REJECTED_SECONDS = 1.0  # pause after a rejected association
+UNREACHABLE_SECONDS = 0.3  # pause after another refusal: an adapter that listens again may soon be killed
 ASSOCIATE_BYTES = 300  # approximate size of an A-ASSOCIATE-RQ
 LONGEST_ANSWERS = 1200  # bytes of an A-ASSOCIATE-AC and a few C-STORE-RSP
 SENT_AGAIN = 0.8  # share of unacknowledged instances
@@ -58,20 +59,36 @@ class Sender:
             if not self._waiting or self._waiting[0].at > time.monotonic():
                 for after, delivery in next(self._studies):
                     self._send_later(after, delivery)
-            was_established = self._deliver(heapq.heappop(self._waiting).delivery)
-            stopping.wait(self._random.uniform(*PAUSE_SECONDS) if was_established else REFUSED_SECONDS)
+            stopping.wait(self._deliver(heapq.heappop(self._waiting)))
         self._record.close()
 
     def _send_later(self, seconds: float, delivery: Delivery) -> None:
         heapq.heappush(self._waiting, _Due(time.monotonic() + seconds, next(self._numbers), delivery))
 
-    def _deliver(self, delivery: Delivery) -> bool:
-        """Deliver the instances. Return whether an association was established."""
-        association = self._associate(delivery)
+    def _deliver(self, due: _Due) -> float:
+        """Deliver the instances. Return the pause until the next association, in seconds.
+
+        A refused association is always requested again: otherwise its instances would test nothing, and a killed
+        adapter refuses most associations.
+        """
+        delivery, breaking = due.delivery, self._breaking(due.delivery)
+        was_connected = threading.Event()
+        association = self._associate(delivery, breaking.port if breaking else self._port, was_connected)
+        if association.is_rejected:
+            self._record.note({"refused": f"rejected: {association.acceptor.primitive.reason_str}"})
+            self._send_later(self._random.uniform(*SENT_AGAIN_AFTER), delivery)
+            return REJECTED_SECONDS
         if not association.is_established:
-            self._note("rejected" if association.is_rejected else "not established")
-            self._try_again(delivery, delivery.instances)
-            return False
+            self._record.note({"refused": _reason(was_connected.is_set(), breaking)})
+            if breaking is not None and breaking.has_reached_target:
+                due.delivery = Delivery(ae_title=delivery.ae_title, instances=delivery.instances)  # breaks only once
+            heapq.heappush(self._waiting, due)
+            return UNREACHABLE_SECONDS
+        self._store_all(association, delivery)
+        return self._random.uniform(*PAUSE_SECONDS)
+
+    def _store_all(self, association: Association, delivery: Delivery) -> None:
+        """Send the instances, end the association, and schedule what had no response."""
         wanted = len(delivery.instances)
         if delivery.end is End.ABORT:
             wanted = int(wanted * delivery.ends_at)
@@ -89,31 +106,37 @@ class Sender:
             association.release()
             self._note("released")
         self._try_again(delivery, missing)
-        return True
 
     def _note(self, end: str) -> None:
         self._record.note({"association": end})
 
-    def _associate(self, delivery: Delivery) -> Association:
+    def _associate(self, delivery: Delivery, port: int, was_connected: threading.Event) -> Association:
+        """Request an association. `was_connected` is set if there was a TCP connection."""
+
+        def on_connected(event: evt.Event) -> None:
+            was_connected.set()
+            _send_at_once(event)
+
         entity = AE(self._name)
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = ANSWER_SECONDS
         entity.connection_timeout = ANSWER_SECONDS
         pairs = dict.fromkeys((instance.sop_class, instance.transfer_syntax) for instance in delivery.instances)
         return entity.associate(
             "127.0.0.1",
-            self._port_for(delivery),
+            port,
             ae_title=delivery.ae_title,
             contexts=[build_context(*pair) for pair in pairs],
-            evt_handlers=[(evt.EVT_CONN_OPEN, _send_at_once)],
+            evt_handlers=[(evt.EVT_CONN_OPEN, on_connected)],
         )
 
-    def _port_for(self, delivery: Delivery) -> int:
+    def _breaking(self, delivery: Delivery) -> BreakingConnection | None:
+        """Return the connection that breaks, or None if the delivery ends in another way."""
         size = ASSOCIATE_BYTES + sum(instance.size_bytes for instance in delivery.instances)
         if delivery.end is End.BREAK:
-            return BreakingConnection(self._port, there=1 + int(size * delivery.ends_at)).port
+            return BreakingConnection(self._port, there=1 + int(size * delivery.ends_at))
         if delivery.end is End.LOSE_ANSWER:
-            return BreakingConnection(self._port, back=1 + int(LONGEST_ANSWERS * delivery.ends_at)).port
-        return self._port
+            return BreakingConnection(self._port, back=1 + int(LONGEST_ANSWERS * delivery.ends_at))
+        return None
 
     def _store(self, association: Association, delivery: Delivery, instance: Instance) -> bool:
         """Send a C-STORE. Return whether it had a response. A request that was not sent is not recorded."""
@@ -149,6 +172,13 @@ def _studies(folder: Path, seed: str) -> Iterator[list[tuple[float, Delivery]]]:
         study = folder / str(number)
         study.mkdir(parents=True)
         yield deliveries(study, f"{seed}/{number}")
+
+
+def _reason(was_connected: bool, breaking: BreakingConnection | None) -> str:
+    """Return why there is no association, although it was not rejected."""
+    if breaking is not None:
+        return "broken by the sender" if breaking.has_reached_target else "not listening"
+    return "closed or no response" if was_connected else "not listening"
 
 
 def _send_at_once(event: evt.Event) -> None:

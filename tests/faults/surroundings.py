@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from random import Random
 
 from faults.adapter import Adapter
-from faults.silence import silent_connections
+from faults.silence import ADDRESSES, silent_connections
 
 # Share of the kills with each fault, which begins before the kill.
 CLOCK_STEP = 0.3
@@ -37,7 +37,8 @@ class Surroundings:
                 self._stop_reader(ending)
             for port in (self._adapter.port, self._adapter.http_port):
                 if self._happens(SILENCE):
-                    ending.enter_context(silent_connections(port, self._random.randint(1, MAX_CONNECTIONS)))
+                    number, address = self._random.randint(1, MAX_CONNECTIONS), self._random.choice(ADDRESSES)
+                    ending.enter_context(silent_connections(port, number, address))
                     self.faults["crowds of silent connections"] += 1
             if self._happens(LOST_MOUNT):
                 ending.callback(self._adapter.mount.restore)
