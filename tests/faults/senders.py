@@ -24,6 +24,7 @@ ANSWER_SECONDS = 20.0  # longer than the time limit of a locked ledger
 PAUSE_SECONDS = (0.0, 0.6)  # between two associations
 REJECTED_SECONDS = 1.0  # pause after a rejected association
 UNREACHABLE_SECONDS = 0.3  # pause after another refusal: an adapter that listens again may soon be killed
+NO_CONTEXT = "no presentation context accepted"
 ASSOCIATE_BYTES = 300  # approximate size of an A-ASSOCIATE-RQ
 LONGEST_ANSWERS = 1200  # bytes of an A-ASSOCIATE-AC and a few C-STORE-RSP
 SENT_AGAIN = 0.8  # share of unacknowledged instances
@@ -68,8 +69,8 @@ class Sender:
     def _deliver(self, due: _Due) -> float:
         """Deliver the instances. Return the pause until the next association, in seconds.
 
-        A refused association is always requested again: otherwise its instances would test nothing, and a killed
-        adapter refuses most associations.
+        An association that was refused for a time is always requested again: otherwise its instances would test
+        nothing, and a killed adapter refuses most associations.
         """
         delivery, breaking = due.delivery, self._breaking(due.delivery)
         was_connected = threading.Event()
@@ -77,6 +78,9 @@ class Sender:
         if association.is_rejected:
             self._record.note({"refused": f"rejected: {association.acceptor.primitive.reason_str}"})
             self._send_later(self._random.uniform(*SENT_AGAIN_AFTER), delivery)
+            return REJECTED_SECONDS
+        if association.rejected_contexts and not association.is_established:
+            self._record.note({"refused": NO_CONTEXT})
             return REJECTED_SECONDS
         if not association.is_established:
             self._record.note({"refused": _reason(was_connected.is_set(), breaking)})

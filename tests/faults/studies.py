@@ -8,15 +8,16 @@ from pathlib import Path
 from random import Random
 
 from attrs import field, frozen
-from pydicom.uid import UID
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from dicom_adapter.dicom.synthetic import MODALITIES, TRANSFER_SYNTAXES, make_instance, make_uid, write
+from dicom_adapter.dicom.synthetic import MODALITIES, make_instance, make_uid, write
 from faults.adapter import AE_TITLES, CACHE, COMMANDS
 from faults.records import data_set_bytes, data_set_digest
 
 PATIENTS = 40  # a small number, so that several studies have the same patient
 MAX_INSTANCES = 10  # of a study
 ROWS = (8, 8, 8, 16, 16, 32, 64, 160)  # 8 rows fit into one PDU, 160 need several
+TRANSFER_SYNTAXES = (ImplicitVRLittleEndian, ExplicitVRLittleEndian)  # the adapter accepts no deflated data sets
 NAMELESS = 0.06  # share of studies without a Patient ID: an AE title that groups by patient quarantines them
 LATE, DUPLICATES, CHANGED = 0.3, 0.3, 0.2  # shares of studies in two parts, sent twice, sent with other bytes
 LATER_SECONDS = (0.5, 12.0)  # the adapter waits for 5 seconds or more: some are in time, some are late

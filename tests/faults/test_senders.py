@@ -5,20 +5,20 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from random import Random
 
 import pytest
+from pydicom.uid import JPEGBaseline8Bit
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 
-from dicom_adapter.dicom.synthetic import TRANSFER_SYNTAXES
 from faults.clients import Client
 from faults.records import Records, read
-from faults.senders import SENT_AGAIN
-from faults.studies import Delivery, End, deliveries
+from faults.senders import NO_CONTEXT, SENT_AGAIN
+from faults.studies import TRANSFER_SYNTAXES, Delivery, End, deliveries
 from support.restartable import free_ports
 
 SECONDS = 60.0
@@ -48,12 +48,12 @@ class Site:
             self._client.end()
 
     @contextmanager
-    def serving(self, ae_title: str) -> Iterator[None]:
-        """Accept associations with this called AE title."""
+    def serving(self, ae_title: str, transfer_syntaxes: Sequence[str] = TRANSFER_SYNTAXES) -> Iterator[None]:
+        """Accept associations with this called AE title, and presentation contexts with these transfer syntaxes."""
         entity = AE(ae_title)
         entity.require_called_aet = True
         for context in AllStoragePresentationContexts:
-            entity.add_supported_context(context.abstract_syntax, list(TRANSFER_SYNTAXES))
+            entity.add_supported_context(context.abstract_syntax, list(transfer_syntaxes))
         store = (evt.EVT_C_STORE, lambda _event: 0x0000)
         server = entity.start_server(("127.0.0.1", self.port), block=False, evt_handlers=[store])
         try:
@@ -93,6 +93,11 @@ def test_the_delivery_is_sent_when_the_system_listens(site: Site) -> None:
 def test_rejection_is_recorded_with_its_reason(site: Site) -> None:
     with site.serving("ANOTHER"), site.sending():
         site.wait_for_refusal("rejected: Called AE title not recognised")
+
+
+def test_association_without_an_accepted_presentation_context_is_recorded(site: Site) -> None:
+    with site.serving(site.first.ae_title, [JPEGBaseline8Bit]), site.sending():
+        site.wait_for_refusal(NO_CONTEXT)
 
 
 def test_connection_that_is_closed_without_a_response_is_recorded(site: Site) -> None:
