@@ -1,4 +1,7 @@
-"""Work that each process of tests does once instead of for each test: find plugins, and compile SQL statements."""
+"""Work that each process of tests does once instead of for each test.
+
+This is to find plugins, to compile SQL statements, and to make the commands of a command line.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,11 @@ from typing import Any
 
 import importlib_metadata
 import pytest
+import typer.testing
 from attrs import frozen
 from importlib_metadata import EntryPoint
 from sqlalchemy import create_engine
+from typer.main import get_command
 
 from dicom_adapter.ledger import connection
 from dicom_adapter.plugins.entry_points import version_of
@@ -79,4 +84,6 @@ def _once_per_process() -> Iterator[None]:
         patch.setattr(importlib_metadata, "entry_points", entry_points)
         engine = partial(create_engine, execution_options={"compiled_cache": CompiledStatements()})
         patch.setattr(connection, "create_engine", engine)
+        # To make the commands takes twice as long as to run a short one. A command has no state between two calls.
+        patch.setattr(typer.testing, "_get_command", cache(get_command))
         yield

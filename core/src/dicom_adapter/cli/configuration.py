@@ -87,6 +87,7 @@ def read(path: Path) -> CheckedConfiguration:
 def check_text(text: str, folder: Path) -> CheckedConfiguration:
     """Check the text of a configuration file, whose relative paths start at `folder`."""
     from dicom_adapter.plugins.registry import discover
+    from dicom_adapter.runtime import pydicom_without_requests  # noqa: F401 - before a plugin loads pydicom
 
     found = discover(disable=plugin_settings(text).disable)
     loaded = load(text, folder=folder, catalogue=found.catalogue())
