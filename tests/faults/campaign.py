@@ -21,7 +21,7 @@ from faults import evidence as files
 from faults.adapter import RETRIES, Adapter, Ports, Victim
 from faults.cached_instances import CachedInstance, read_cached_instances, wait_for_lane
 from faults.clients import Client
-from faults.count import count, orphans
+from faults.count import count, is_busy, orphans
 from faults.destination import Destination, make_destinations
 from faults.evidence import Evidence, LedgerFile, LedgerJob, PlatformFile
 from faults.orders import Call, Deletion, Orders, read_orders
@@ -288,8 +288,9 @@ class _Campaign:
         )
 
     def _effects(self, evidence: Evidence) -> Counter[str]:
-        """Count the effects of the faults of machine and network, so that a fault without effect is noticed."""
+        """Count the effects of the faults and of a busy machine, so that a fault without effect is noticed."""
         effects = Counter(entry["event"] for entry in evidence.log if entry["event"] in EFFECTS)
+        effects["waits for the ledger"] = sum(map(is_busy, evidence.log))
         effects["full log pipes"] = self.adapter.full_log_pipes
         effects["refused without the disk"] = sum(
             entry.get("reason", "").startswith(STORAGE_REPLACED) for entry in evidence.log

@@ -45,6 +45,9 @@ WITHOUT_DISK = re.compile(  # in the error or reason of an event while the disk 
     r"LedgerReplaced|StorageReplaced|StorageUnavailable|LedgerUnavailable|mount the disk|Mount the disk|is missing"
     r"|FileNotFoundError at pathlib"  # the disk was lost between two steps of listing a folder
 )
+# A step waited too long for other threads of its process, on a busy machine, and is repeated. `report` counts them: an
+# idle machine has none.
+BUSY_LEDGER = re.compile(r"LedgerUnavailable at .* _acquire")
 REFUSED_START = re.compile("error: .* has no storage of dicom-adapter: .*|error: .* is missing or empty, .*")
 REACTION_SECONDS = 2.0  # from the end of an outage to the last event that it causes, on a busy machine
 LOGGER_OF_UNREADABLE_RESPONSES = "grpc._common"  # of gRPC; the platform's fault `garbage` causes such responses
@@ -232,9 +235,14 @@ def _audited(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
 def _defects(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
     for entry in evidence.log:
         is_expected = EXPECTED_REASON.fullmatch(entry.get("reason", "")) or _is_caused_by_outage(entry, evidence)
-        is_expected = is_expected or entry.get("logger") == LOGGER_OF_UNREADABLE_RESPONSES
+        is_expected = is_expected or entry.get("logger") == LOGGER_OF_UNREADABLE_RESPONSES or is_busy(entry)
         if (entry["event"] in DEFECTS and not is_expected) or "bug in submitter" in entry.get("error", ""):
             yield str(dict(entry))
+
+
+def is_busy(entry: Mapping[str, Any]) -> bool:
+    """Return whether a step waited too long for the ledger."""
+    return entry["event"] == "worker_failed" and bool(BUSY_LEDGER.fullmatch(entry.get("error", "")))
 
 
 def _is_caused_by_outage(entry: Mapping[str, Any], evidence: Evidence) -> bool:

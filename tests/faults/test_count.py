@@ -156,6 +156,10 @@ WRONG: dict[str, tuple[Change, str]] = {
         lambda good: evolve(good, log=({"event": "text", "text": REFUSED_START},)),
         "health",
     ),
+    "a worker could not use the ledger for another reason": (
+        lambda good: evolve(good, log=({**WITHOUT_LEDGER, "error": "LedgerUnavailable at ledger.py:1 write"},)),
+        "health",
+    ),
     "a worker failed after an outage of the disk": (
         lambda good: evolve(
             good, log=({**WITHOUT_LEDGER, "timestamp": "1970-01-01T00:00:33.500000Z"},), outages=OUTAGES
@@ -195,6 +199,12 @@ RIGHT: dict[str, Change] = {
     ),
     "a start was refused in an outage of the disk": lambda good: evolve(
         good, log=({"event": "text", "text": f"{REFUSED_START}\n{REFUSED_START}"},), outages=OUTAGES
+    ),
+    "a step waited too long for the ledger": lambda good: evolve(
+        good, log=({**WITHOUT_LEDGER, "error": "LedgerUnavailable at ledger.py:1 write > ledger.py:2 _acquire"},)
+    ),
+    "a folder was lost while it was listed": lambda good: evolve(
+        good, log=({**WITHOUT_LEDGER, "error": "FileNotFoundError at pathlib.py:1 glob"},), outages=OUTAGES
     ),
     "a worker failed in an outage of the disk": lambda good: evolve(good, log=(WITHOUT_LEDGER,), outages=OUTAGES),
     "the platform sent garbage": lambda good: evolve(
