@@ -62,7 +62,7 @@ def certificate_of_server(host: str, port: int, server_name: str | None = None) 
             context.wrap_socket(connection, server_hostname=server_name or host) as secured,
         ):
             content = secured.getpeercert(binary_form=True)
-    except (OSError, ValueError):  # ValueError: a name that is no host name
+    except (OSError, ValueError):  # ValueError: the name is not a valid host name
         return []
     read = _read(content or b"", f"certificate of {host}:{port}", is_authority=False)
     return [] if read is None else [read]

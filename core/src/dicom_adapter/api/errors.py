@@ -12,7 +12,7 @@ from pathlib import Path
 
 NO_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})  # no descriptors or no memory
 NO_RESOURCES_TEXT = "the system has no free file descriptors or memory"
-MAX_CAUSES = 10  # number of causes of an error that are examined: its cause, the cause of that, and so on
+MAX_CAUSES = 10  # number of errors in a chain of causes that are examined
 SHOWN_FRAMES = 3  # number of innermost frames of a traceback in a failure description
 
 

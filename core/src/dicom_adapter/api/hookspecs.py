@@ -6,8 +6,8 @@
 The group states the version of the hooks (`API_VERSION`) that the plugin was built for: `dicom_adapter` is version 1,
 `dicom_adapter.v2` is version 2. A plugin for another version is not imported; an error message names the plugin.
 
-A faulty plugin affects only what depends on it. Exceptions are logged by type and location, calls that do not return in
-time are abandoned or shown by `status`, and results are checked. Every call is measured.
+A faulty plugin affects only the parts that use it. Exceptions are logged by type and location, calls that do not
+return in time are abandoned or shown by `status`, and results are checked. Every call is measured.
 
 Registration hooks are called once, when a process of the adapter starts. They return classes; the configuration selects
 a class by its `name`. Observer hooks are called in the host process, one after another on a separate thread. An

@@ -40,9 +40,9 @@ class LaneHandle(Protocol):
 
         The future completes when the turn is committed. An exception of `request` is set on the future; the turn is
         discarded but the processor is kept, so `request` must raise before it changes any attribute. Other errors:
-        `Retriable` if nothing was committed because ledger or storage failed or the service stops; `Refused` if the
-        lane is stopped or the turn requested something impossible. `request` is called again if its first turn could
-        not be committed. `Future.cancel` succeeds until the turn begins, and never after that.
+        `Retriable` if nothing was committed because the ledger or the storage failed, or the service stops; `Refused`
+        if the lane is stopped or the turn requested something impossible. `request` is called again if its first turn
+        could not be committed. `Future.cancel` succeeds until the turn begins, and never after that.
         """
 
     def find_job(self, job_id: str) -> Job | None:

@@ -1,4 +1,4 @@
-"""Helpers for storage on a local disk: sync folders, allocate blocks, errors of a full disk, replaced files."""
+"""Helpers for storage on a local disk: sync folders, allocate blocks, detect full disks and replaced files."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class PlacedFile:
     def problem(self) -> str:
         """Describe the problem if this file is not at its path any more; otherwise return ""."""
         try:
-            status = os.stat(self._text)  # noqa: PTH116 - for each commit: Path.stat takes longer
+            status = os.stat(self._text)  # noqa: PTH116 - called for each commit, and Path.stat takes longer
         except FileNotFoundError:
             return f"{self.path} is missing: it was deleted or moved, or its disk is not mounted"
         except OSError as failure:

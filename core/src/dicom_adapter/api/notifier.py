@@ -41,7 +41,7 @@ class Notice:
     kind: NoticeKind
     ae_title: str  # the called AE title; "" if the events concern the whole service
     subject: str  # what the events are about, such as "submitter lung-ai" or "storage"
-    text: str  # a sentence for people, without a full stop; of the last event
+    text: str  # sentence about the last event, for people; without a full stop
     count: int  # number of events
     first_at: datetime  # UTC
     last_at: datetime  # UTC
@@ -53,7 +53,7 @@ class Notice:
 class Notification:
     """One message to people."""
 
-    notification_id: str  # the same for each attempt to send this message: receivers may use it to find repetitions
+    notification_id: str  # the same for each attempt to send this message, so that a repetition can be recognized
     created_at: datetime  # time in UTC of this attempt
     source: str  # name of the machine on which the service runs
     title: str  # one line
@@ -71,7 +71,8 @@ class NotifierContext:
 class Notifier(ABC, Generic[SettingsT]):
     """Base class of all notifiers.
 
-    The core decides what is sent and when: it selects, merges, limits and repeats. A notifier sends one message.
+    The core decides what is sent and when: it selects and merges events, limits the number of messages, and
+    repeats failed attempts. A notifier sends one message.
 
     Life cycle: constructor (without side effects), then `send` from one thread, then `close`.
     """

@@ -41,12 +41,12 @@ class Rejection(Enum):
 class RejectionCause(str, Enum):
     """Cause that operators see when an association, or a connection before its association, is rejected."""
 
-    CALLED_AE_TITLE = "called-ae-title"  # not configured
-    CALLING_AE_TITLE = "calling-ae-title"  # not allowed
+    CALLED_AE_TITLE = "called-ae-title"  # the called AE title is not configured
+    CALLING_AE_TITLE = "calling-ae-title"  # the requestor is not allowed
     PROTOCOL = "protocol"  # version or application context not supported
     STOPPED = "stopped"  # the AE title is stopped, or the service is stopping
     UNDECIDED = "undecided"  # the decision failed, for example because the ledger was locked
-    LIMIT = "limit"  # of associations or connections
+    LIMIT = "limit"  # the limit of associations or connections is reached
     SPACE = "space"  # nothing can be stored
     TLS = "tls"  # the TLS handshake failed
     NOT_DICOM = "not-dicom"  # the peer sent something else than an association request
@@ -80,7 +80,7 @@ class RejectedPeer:
 
     peer_address: str
     calling_ae_title: str = ""  # "" if no association was requested
-    called_ae_title: str = ""  # as above
+    called_ae_title: str = ""  # "" if no association was requested
     cause: RejectionCause
     reason: str  # without patient data
 
@@ -115,7 +115,7 @@ class StoreRequest:
 class StoreOutcome(Enum):
     """Result of a request to store an instance."""
 
-    STORED = "stored"  # durable, with a row in the ledger
+    STORED = "stored"  # durable; the row is in the ledger, or the follower will enter it
     ALREADY_STORED = "already stored"  # the same data set is pending or quarantined; acknowledged
     SUPERSEDED = "superseded"  # after a crash: a later arrival with the same UID is pending; acknowledged
     IGNORED = "ignored"  # the SOP class is configured to be ignored; acknowledged

@@ -35,11 +35,11 @@ class InstanceWriter(ABC):
     def write(self, piece: bytes | memoryview) -> None:
         """Append `piece`. The caller may reuse its buffer as soon as the call returns.
 
-        Raises StorageFull when there is no free space. After an error, the writer may only be discarded.
+        Raises StorageFull when there is no free space. After an error, only `discard` may be called.
         """
 
     def write_pieces(self, pieces: Sequence[bytes | memoryview]) -> None:
-        """Append all pieces in order. Override this method if one call for several pieces is faster than several."""
+        """Append all pieces in order. Override this method if one call is faster than a call for each piece."""
         for piece in pieces:
             self.write(piece)
 
@@ -143,7 +143,7 @@ class StorageBackend(ABC, Generic[SettingsT]):
         """Prepare for use in this process: create folders, connect."""
 
     def recover(self) -> None:
-        """Delete half-written files of killed processes. No writer is open in any process while this runs."""
+        """Delete half-written files of killed processes. No writer is open in any process during this call."""
 
     @abstractmethod
     def writer(self) -> InstanceWriter:

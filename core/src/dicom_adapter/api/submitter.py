@@ -45,7 +45,7 @@ class Upload:
 class AttachmentUpload:
     """One attachment to upload: a file that another job has produced, and that is not DICOM."""
 
-    # Relative path, as the pipeline chose it: it may have patient data. Never use it as a path.
+    # Relative path, as the pipeline chose it: it may contain patient data. Never use it as a path.
     name: str = field(repr=False)
     # A name for a file, made from `name`: at most 100 letters, digits, ".", "_" and "-"; it begins with a letter or
     # digit. Unique in the job, also if case is ignored; never `manifest.json`, and without the ending `.dcm`.
@@ -136,8 +136,8 @@ class Submitter(ABC, Generic[SettingsT]):
         """Upload one attachment of a job that delivers results. A repetition must not add it twice.
 
         Called like `upload`, after the instances were uploaded, and only if `takes_attachments` is set. A job may have
-        attachments without any instance. An error must not contain the names of the attachment: they may have patient
-        data.
+        attachments without any instance. An error must not contain the names of the attachment: they may contain
+        patient data.
         """
         raise NotImplementedError("a submitter with takes_attachments must implement attach")
 
@@ -168,7 +168,7 @@ class Submitter(ABC, Generic[SettingsT]):
         """
 
     def log(self, job: Job) -> BinaryIO | None:  # noqa: ARG002 - for subclasses
-        """Open the log of the job's last run: text in UTF-8. Return None if there is none.
+        """Open the log of the job's last run: text in UTF-8. Return None if there is no log.
 
         Called by `jobs show --log`, in another process, without `open`.
         """

@@ -152,7 +152,7 @@ class AssociationReport:
     failed: Mapping[str, int] = field(factory=dict)  # number of failed C-STOREs by status, such as "OUT_OF_RESOURCES"
     cut_off: int = 0  # number of data sets that were incomplete when the association ended
     # Study Instance UIDs of the instances that were not stored: failed, cut off, or a duplicate of a pending instance.
-    # After a crash: of the stored instances.
+    # After a crash: those of the stored instances.
     studies: tuple[str, ...] = ()
     all_studies_known: bool = True  # False: the studies of some failed or cut off instances are unknown
     # False: the receiver or the machine crashed during the association, so further failures are possible.

@@ -17,7 +17,7 @@ WANTED = frozenset({"storage.path", "ledger.url"})
 def readable_ledger_url(text: str, *, folder: Path) -> str | None:
     """Return the URL of the ledger, from those lines of the text that can be parsed alone.
 
-    None if these lines do not name the data folder, or contradict each other.
+    Return None if these lines do not name the data folder, or contradict each other.
     """
     found: dict[str, Any] = {}
     for name, value in _readable_values(text):

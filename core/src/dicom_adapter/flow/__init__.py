@@ -1,10 +1,11 @@
 """The path of an instance through the adapter, in seven steps. To follow it, read the modules in this order:
 
 1. `association`: `judge` accepts or rejects the association of the sender.
-2. `store`: `commit.Store` writes the data set to the storage backend while it arrives (`incoming`), makes it durable,
-   and enters its row in the ledger. Then the C-STORE is answered. `limits` and `free_space` refuse instances if there
-   is not enough free space. All rows are entered by `enter`: its `entry.RowEntry` decides about duplicates (`rows`),
-   and `recovery` enters the rows that were lost in a power loss.
+2. `store`: `commit.Store` writes the data set to the storage backend while it arrives (`incoming`), and makes it
+   durable. Then the C-STORE is answered. `limits` and `free_space` refuse instances if there is too little free space.
+   The package `enter` enters all rows in the ledger. Normally `follower` in the host enters a row after the answer; if
+   the storage backend keeps no recovery records, the receiver enters it before the answer. `entry.RowEntry` decides
+   about duplicates (`rows`), and `recovery` enters the rows that were lost in a power loss.
 3. `notify`: `Notify` detects new rows, to wake the lanes of their AE titles and to notify observers.
 4. `process`: `lane.Lane` delivers the instances of an AE title to its job processor, one turn after another.
    `turn.Turn` records the jobs that the processor submits and the instances that it releases, and commits both in one

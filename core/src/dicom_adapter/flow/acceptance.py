@@ -29,7 +29,7 @@ class Space:
 
     capacity: Capacity | None = None  # total and free space of the storage backend; None: no known limit
     ledger_free: int | None = None  # free bytes on the ledger's disk; None: unknown
-    problem: str = ""  # why nothing can be stored: storage or ledger are not those that were opened, or fail
+    problem: str = ""  # why nothing can be stored: the storage or the ledger was replaced, or fails
 
     def after(self, written_bytes: int) -> Space:
         """Return the free space after `written_bytes` were written to each disk."""

@@ -22,7 +22,8 @@ def _do_nothing() -> None: ...
 class Collected:
     """The results of one job, whose objects are synced in the storage backend."""
 
-    # Inserts the rows, in the transaction in which the job becomes succeeded or failed. Gets the row before it.
+    # Inserts the rows, in the transaction in which the job becomes succeeded or failed. The second argument is the
+    # row of the job before this change.
     commit: Callable[[Transaction, JobRow], None] = _commit_nothing
     committed: Callable[[], None] = _do_nothing  # called after the transaction, for example to wake other parts
     abandoned: Callable[[], None] = _do_nothing  # called if the transaction failed: the results are collected again
@@ -32,8 +33,9 @@ class Collected:
 
 
 # Streams the outputs of a job that has succeeded on the platform (`submitter.results(row.job)`) into the storage
-# backend, and checks them. It is called again after an error and after a crash. It raises Retriable and Permanent as a
-# submitter does; LedgerError and OSError of the storage backend, which are retried; any other exception is a bug.
+# backend, and checks them. It is called again after an error and after a crash. Errors: Retriable and
+# Permanent, as of a submitter; LedgerError, and OSError of the storage backend, after which the call is repeated. Any
+# other exception is a bug.
 Collect = Callable[[JobRow, Submitter[Any]], Collected]
 
 

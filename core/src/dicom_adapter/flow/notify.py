@@ -39,8 +39,8 @@ class Notify:
     def arrived(self) -> Iterator[Arrived]:
         """Yield the instances that arrived since the last call, in batches, in the order of arrival; then the reports.
 
-        The reports are read before the instances: so all instances that were stored before a report are yielded before
-        the report. If the caller stops early, the next call yields the rest.
+        The reports are read before the instances: so all instances that were entered before a report are yielded
+        before the report. If the caller stops early, the next call yields the rest.
         """
         with self._ledger.read() as transaction:
             reports = association_reports.newest_after(transaction, self._seen_report)

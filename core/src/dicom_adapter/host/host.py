@@ -78,7 +78,7 @@ class Reconfiguration:
     """The changes that the host made for another configuration."""
 
     removed: Mapping[Part, Callable[[], None]]  # parts that were removed or replaced, with functions that close them
-    changed: Mapping[str, Future[None]]  # AE titles that get another processor; a future is done when it is in use
+    changed: Mapping[str, Future[None]]  # AE titles with other settings; each future is done when they are in use
 
 
 class Host:

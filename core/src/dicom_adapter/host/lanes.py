@@ -76,8 +76,8 @@ class Lanes:
     ) -> tuple[dict[Part, Close], dict[str, Future[None]]]:
         """Serve these AE titles from now on.
 
-        Return a function for each removed lane, which closes it, and a future for each lane that gets another
-        processor, which is done when that processor is in use.
+        Return a function for each removed lane, which closes it, and a future for each lane that gets other
+        settings, which is done when these settings are in use.
         """
         served: dict[str, _LaneEntry] = {}
         changed: dict[str, Future[None]] = {}

@@ -48,7 +48,7 @@ class NewSubmitters:
 
     submitters: Mapping[str, Submitter[Any]]
     broken: Mapping[str, str]  # the submitters that cannot be created, with the reasons
-    # The ids of the pipelines of each submitter, also of those in use, that knows all of them.
+    # The ids of all pipelines, by submitter, also of submitters in use; without those that do not know all pipelines.
     pipelines: Mapping[str, Collection[str]]
 
 
@@ -188,7 +188,7 @@ class Submitters:
             self._wake(Part(PartKind.CLEAN_UP, job.submitter))
 
     def _has_clean_ups(self, name: str) -> bool:
-        """Return whether runs wait for a clean-up that ended while the submitter followed jobs."""
+        """Return whether earlier runs wait for a clean-up, even if the submitter does not follow jobs any more."""
         with self._resources.ledger.read() as transaction:
             return name in clean_ups.submitters(transaction)
 

@@ -108,7 +108,7 @@ class HostProcess:
             counts=Counts.of_process(counts_fd, HOST_REGION),
             storage_problem=marker.problem,
         )
-        self._storage_problem = ""  # why the opened storage or ledger was replaced or is missing; "" if neither was
+        self._storage_problem = ""  # why the opened storage or ledger was replaced or is missing; "" if it was not
         self._host = Host(extended, plugins, self._resources, _uploads, wake, draining=draining)
         self._notifications = Notifications(config, plugins, self._resources)
         self._record_configured(config)
@@ -310,7 +310,7 @@ def _log_unknown_certificates(submitter: str, error: str) -> None:
 
 
 def _is_known(found: Mapping[Part, PartFinding], part: Part) -> bool:
-    """Return whether the worker of a part has a problem of its own."""
+    """Return whether the worker of a part has reported a problem."""
     return found.get(part, PartFinding()) != PartFinding()
 
 

@@ -1,6 +1,6 @@
 """The times of the oldest pending instance and of the last association of each AE title.
 
-The time does not depend on the number of instances: each query reads one entry of an index, or the small table of
+The duration does not depend on the number of instances: each query reads one entry of an index, or the small table of
 senders.
 """
 

@@ -104,8 +104,9 @@ def _record(cursor: Any, report: AssociationReport, last: int) -> None:
     opened = cursor.execute(_OPENED, (report.association_id,)).fetchone()
     if not is_open and opened is not None:
         cursor.execute(_CLOSE, (report.association_id,))
-    # The report is kept while an instance from `first` to `last` is pending. After a failure: all earlier ones,
-    # because the failed one belongs to a group that may be older than the association. If nothing was stored: none.
+    # The report is kept while an instance from `first` to `last` is pending. After a failure, `first`
+    # is 0: the failed instance belongs to a group that may be older than the association. If nothing was stored, the
+    # range is empty.
     first = 0 if report.is_incomplete or report.studies else last + 1 if opened is None else opened[0]
     cursor.execute(
         _INSERT,

@@ -48,7 +48,7 @@ def after(transaction: Transaction, number: int, limit: int) -> list[Attachment]
 
 
 def without_job(transaction: Transaction, limit: int) -> list[Attachment]:
-    """Return up to `limit` attachments of which no job is left: those that have produced and delivered them."""
+    """Return up to `limit` attachments whose jobs are deleted: the job that has produced them, and delivery jobs."""
     is_delivered = exists().where(job_attachments.c.attachment_number == attachments.c.attachment_number)
     return select_attachments(transaction, attachments.c.job_number.is_(None) & ~is_delivered, limit)
 

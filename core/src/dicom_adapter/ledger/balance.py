@@ -1,4 +1,4 @@
-"""Queries of the audit, and an insertion of `audit --repair`: are all instances accounted for, and rows consistent?"""
+"""Queries with which the audit finds inconsistent rows and missing instances; an insertion of `audit --repair`."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class HeldBack:
     """The jobs whose next step is delayed because too many jobs run."""
 
     may_start: frozenset[int] = frozenset()  # numbers of uploaded jobs that may be started nevertheless
-    first_rank: int | None = None  # queued jobs of this rank, and of less urgent ranks, are not created; None: all are
+    first_rank: int | None = None  # queued jobs of this rank, and of less urgent ranks, are not created; None: no limit
 
     def condition(self) -> ColumnElement[bool]:
         """Return the condition on the table of jobs."""

@@ -29,7 +29,7 @@ class Duplicates:
 
 
 def add(transaction: Transaction, ae_title: str, counter: str, count: int = 1) -> None:
-    """Add `count` to `counter`: `RECEIVED`, `RESULTS`, of duplicates, or the name of a counter of deleted rows."""
+    """Add `count` to a counter: a constant of this module, or the name of a counter of deleted rows."""
     is_same = (tallies.c.ae_title == ae_title) & (tallies.c.what == counter)
     result = transaction.execute(update(tallies).where(is_same).values(count=tallies.c.count + count))
     if result.rowcount == 0:

@@ -31,7 +31,7 @@ def deliveries_of(transaction: Transaction, number: int) -> list[JobRow]:
 def of_results(transaction: Transaction, instance_ids: Collection[int]) -> dict[int, list[tuple[JobRow, bool]]]:
     """Return the delivery jobs of results, oldest first, by the ids of the results that have any.
 
-    The second value: whether the destination has received the result.
+    The second value of a pair is True if the destination has received the result.
     """
     columns = job_instances.c.instance_id, job_instances.c.job_number, job_instances.c.uploaded
     members = [

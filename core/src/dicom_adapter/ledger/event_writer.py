@@ -18,7 +18,7 @@ BATCH_SECONDS = 0.2  # events of this period share one transaction, so that othe
 
 
 class EventWriter:
-    """Write events in a separate thread. Events that the ledger cannot store are logged and dropped. Thread-safe."""
+    """Writes events in a separate thread. Events that the ledger cannot store are logged and dropped. Thread-safe."""
 
     def __init__(self, ledger: Ledger, *, synced: bool = True) -> None:
         """Start the thread. `synced`: sync each transaction; if not, events become durable with the next synced one."""

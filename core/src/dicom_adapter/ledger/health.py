@@ -46,9 +46,8 @@ class PartHealth:
 
     part: str
     state: PartState
-    reason: str = field(
-        default="", repr=False
-    )  # why the state is not ok, or why a working platform starts no job; without patient data
+    # Why the state is not ok, or why a working platform starts no job; without patient data
+    reason: str = field(default="", repr=False)
     since: datetime  # UTC; time of the last change of `state`
     seen_at: datetime  # UTC; time of the last check
     pid: int | None = None  # PID of a process; None for a part of the host

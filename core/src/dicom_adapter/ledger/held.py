@@ -21,8 +21,8 @@ from dicom_adapter.ledger.schema import (
 )
 
 Sizes = Callable[[Transaction, str], "HeldBytes"]  # from an AE title
-KEPT_FACTOR = 100.0  # a result is used for this multiple of the time that it took
-QUICK_SECONDS = 0.01  # a result that takes less time is not kept
+KEPT_FACTOR = 100.0  # a result is used for this multiple of the time that its query took
+QUICK_SECONDS = 0.01  # a result whose query takes less time is not kept
 
 # "+ 0": SQLite uses the index of quarantined instances, not that of all results
 _IS_HELD_RESULT = (instances.c.source_job + 0).is_not(None)
@@ -81,13 +81,13 @@ def count_held_bytes(transaction: Transaction, ae_title: str) -> HeldBytes:
 
 
 class HeldSizes:
-    """The results of `count_held_bytes`, for readers that ask often. Thread-safe.
+    """Caches the results of `count_held_bytes`, for frequent readers. Thread-safe.
 
-    It takes long if many large jobs are held. So a result is used again, for a hundred times as long as it took.
+    The query takes long if many large jobs are held. So its result is used for a hundred times as long as it took.
     """
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[float, HeldBytes]] = {}  # by AE title; until this time of the monotonic clock
+        self._known: dict[str, tuple[float, HeldBytes]] = {}  # by AE title: end of use (monotonic), result
 
     def count(self, transaction: Transaction, ae_title: str) -> HeldBytes:
         """Return the space that instances of this AE title use, now or a short time ago."""

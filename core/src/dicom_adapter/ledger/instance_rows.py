@@ -49,7 +49,7 @@ def newest(
     reason: str = "",
     before: int | None = None,
 ) -> list[InstanceRow]:
-    """Return received instances in this state (all if None) that the filters let through, newest first.
+    """Return received instances in this state (all if None) that match the filters, newest first.
 
     `reason`: only instances whose reason for the quarantine contains this text; case is ignored.
     `before`: only instances with a smaller id.

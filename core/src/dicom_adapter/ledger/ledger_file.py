@@ -80,7 +80,7 @@ class LedgerFile(ABC):
         return disk.f_bavail * disk.f_frsize
 
     def problem(self) -> str:
-        """Return why the files are no longer those that were opened; "" if they are. Needs three calls of stat(2)."""
+        """Return why an opened file was replaced or is missing; "" if none was. Calls stat(2) three times."""
         problem = self._placed.problem()
         return problem and f"the ledger is not the one that the service has opened: {problem}"
 

@@ -1,4 +1,4 @@
-"""Tables whose rows are numbered in the order of their insertion: a row near a number, with its time."""
+"""Tables whose rows are numbered in the order of their insertion: find a row near a number, with its time."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ class Numbered:
         return None if row is None else (row[0], row[1])
 
 
-INSTANCES = Numbered(instances.c.instance_id, instances.c.received_at)  # and results
+INSTANCES = Numbered(instances.c.instance_id, instances.c.received_at)  # instances and results
 JOBS = Numbered(jobs.c.job_number, jobs.c.created_at)

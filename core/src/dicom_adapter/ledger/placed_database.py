@@ -33,7 +33,7 @@ class PlacedDatabase:
             self._logs = tuple(_placed(Path(f"{real}{suffix}")) for suffix in ("-wal", "-shm"))
 
     def problem(self) -> str:
-        """Return why the files are no longer those that were opened; "" if they are. Needs three calls of stat(2)."""
+        """Return why an opened file was replaced or is missing; "" if none was. Calls stat(2) three times."""
         for file in self._database + self._logs:
             problem = file.problem()
             if problem:

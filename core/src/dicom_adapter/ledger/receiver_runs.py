@@ -1,4 +1,4 @@
-"""The high-water mark of each receiver run: all its instances up to this number have rows or were refused.
+"""The high-water mark of each receiver run: all its instances up to this number have rows, or were dropped.
 
 If a power loss erases a row, the row is inserted again from the recovery record of its instance. Only records above
 the high-water mark are used: the mark is written in the same transaction as the rows, so a power loss erases both or
@@ -26,7 +26,7 @@ _SET_HIGH_WATER_MARK = _compile()
 
 
 def set_high_water_mark(transaction: Transaction, run: str, receiver: str, number: int) -> None:
-    """Set the high-water mark of a run: all its instances up to this number are stored or refused."""
+    """Set the high-water mark of a run: all its instances up to this number have rows, or were dropped."""
     cursor = transaction.connection.cursor()
     try:
         cursor.execute(_SET_HIGH_WATER_MARK, (run, receiver, number))

@@ -57,7 +57,7 @@ def newest(
 ) -> list[tuple[int, Event]]:
     """Return the newest selected events with their numbers, newest first.
 
-    `searched`: the number of newest events among which they are searched: few of many events may be selected.
+    `searched`: number of the newest events that are examined, which limits the time if few events are selected.
     `before`: only events with a smaller number. `ae_title`: only events of this AE title. `prefix`: only events whose
     names begin with it.
     """

@@ -120,7 +120,7 @@ def is_forced(result: FromClause) -> ColumnElement[bool]:
 
 
 def is_copy(result: FromClause) -> ColumnElement[bool]:
-    """Return the condition of a result whose SOP Instance UID an instance had that was received before it."""
+    """Return the condition of a result with the SOP Instance UID of an instance that was received earlier."""
     received = instances.alias("received")
     return exists().where(
         received.c.sop_instance_uid == result.c.sop_instance_uid,
@@ -132,7 +132,7 @@ def is_copy(result: FromClause) -> ColumnElement[bool]:
 def with_uids(
     transaction: Transaction, job_number: int, uids: Iterable[str], *, excluding: int = 0
 ) -> dict[str, SameUid]:
-    """Return an instance with each of these SOP Instance UIDs, if there is one: an input of the job before others.
+    """Return an instance with each of these SOP Instance UIDs, if there is one; an input of the job is preferred.
 
     Results that are quarantined, or were discarded, count only if they are inputs. The instance with the id `excluding`
     does not count.
@@ -200,7 +200,7 @@ class ResultRow:
     outcome: str  # a value of InstanceOutcome once it is known, else ""
     job_number: int  # of the job that has produced it
     job_id: str  # "" if that job was deleted
-    name: str = field(repr=False)  # of the output; may have patient data
+    name: str = field(repr=False)  # of the output; may contain patient data
     keep_until: datetime | None  # UTC; it is not reclaimed before
 
 

@@ -37,7 +37,7 @@ class InstanceState(str, Enum):
 
 
 class InstanceOutcome(str, Enum):
-    """The use of an instance until it was reclaimed."""
+    """The use of an instance before it was reclaimed."""
 
     SUBMITTED = "submitted"  # at least one job with the instance was submitted, or has succeeded
     CANCELLED = "cancelled"  # operators cancelled every job with the instance
@@ -87,7 +87,7 @@ instances = Table(
     Column("outcome", String(16), nullable=False, server_default=""),  # an InstanceOutcome; "" while it is unknown
     # Of a result: the number of the job that has produced it, also when the job is deleted. None: it was received.
     Column("source_job", RowId, nullable=True),
-    Column("output_name", Text, nullable=True),  # of a result: the name that its pipeline chose; may have patient data
+    Column("output_name", Text, nullable=True),  # of a result: the name that its pipeline chose; may be patient data
     Column("keep_until", UtcDateTime, nullable=True),  # of a result: it is not reclaimed before
     # Ids are never reused: a reader of "all rows after 17" must not miss a new row 18.
     sqlite_autoincrement=True,
@@ -249,7 +249,7 @@ attachments = Table(
     Column("attachment_number", RowId, primary_key=True, autoincrement=True),
     # None: the job was deleted. Then the stored object is deleted first, and this row after it.
     Column("job_number", ForeignKey("jobs.job_number", ondelete="SET NULL"), nullable=True, index=True),
-    Column("name", Text, nullable=False),  # the name that the pipeline chose; may have patient data
+    Column("name", Text, nullable=False),  # the name that the pipeline chose; may contain patient data
     Column("storage_key", Text, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("checksum", BigInteger, nullable=False),  # CRC-32 of the whole file
@@ -285,7 +285,7 @@ commits = Table(
     metadata,
     Column("run", String(32), primary_key=True),  # id of the receiver run
     Column("receiver", Text, nullable=False),  # name of the receiver, the same for all its runs
-    Column("reached", BigInteger, nullable=False),  # high-water mark: all up to this number are stored or refused
+    Column("reached", BigInteger, nullable=False),  # high-water mark: all up to this number have rows, or were dropped
     Column("settled", BigInteger, nullable=False, server_default="0"),  # number of checkpoints of the run
 )
 

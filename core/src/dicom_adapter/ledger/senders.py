@@ -51,7 +51,7 @@ class Rejected:
 
     peer_address: str  # "" for the rejections above the limits
     calling_ae_title: str  # "" if no association was requested, or above the limits
-    ae_title: str  # called AE title; "" as above
+    ae_title: str  # called AE title; "" if no association was requested, or above the limits
     cause: str  # a value of RejectionCause
     reason: str  # of the last rejection
     count: int
@@ -74,8 +74,10 @@ def add_associations(transaction: Transaction, ended: Iterable[Sender]) -> None:
         is_same_name = (rejections.c.calling_ae_title == one.calling_ae_title) & (rejections.c.ae_title == one.ae_title)
         is_same_peer = (rejections.c.calling_ae_title == "") & (rejections.c.peer_address == one.peer_address)
         is_recent = rejections.c.hour >= _hour(one.last_at) - DAY
-        before = rejections.c.last_at <= one.last_at
-        transaction.execute(update(rejections).where(is_recent, before, is_same_name | is_same_peer).values(since=None))
+        is_earlier = rejections.c.last_at <= one.last_at
+        transaction.execute(
+            update(rejections).where(is_recent, is_earlier, is_same_name | is_same_peer).values(since=None)
+        )
 
 
 def add_rejections(transaction: Transaction, new: Iterable[Rejected]) -> None:
@@ -99,7 +101,7 @@ def _add(transaction: Transaction, one: Rejected, *, is_limited: bool = True) ->
         since = one.first_at
     if before is not None and before.hour == hour:
         values = {"count": rejections.c.count + one.count, "reason": one.reason, "since": since}
-        last_at = max(before.last_at, one.last_at)  # the clock may have been put back
+        last_at = max(before.last_at, one.last_at)  # the clock may have been set back
         is_row = rejections.c.rejection_number == before.rejection_number
         transaction.execute(update(rejections).where(is_row).values(last_at=last_at, **values))
         return True

@@ -1,6 +1,6 @@
 """Contexts of traces: the spans of associations and jobs to which later spans belong, also after a restart.
 
-Nothing else depends on them.
+No other part of the adapter depends on the contexts.
 """
 
 from __future__ import annotations

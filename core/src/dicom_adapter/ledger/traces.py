@@ -109,7 +109,7 @@ def job_events(transaction: Transaction, selection: InstanceSelection) -> list[E
 
 
 def instance_events(transaction: Transaction, selection: InstanceSelection) -> list[Event]:
-    """Return the events of the selected instances, oldest first, without `instance_reclaimed` (see their rows)."""
+    """Return the events of the selected instances, oldest first, without `instance_reclaimed` (the rows show it)."""
     is_other = events.c.event != "instance_reclaimed"
     return recorded_events.find_where(transaction, events.c.instance_id.in_(_ids(selection)) & is_other)
 

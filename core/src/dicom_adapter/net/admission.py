@@ -18,7 +18,7 @@ from dicom_adapter.net.connection_counts import ConnectionCounts, decrement
 # Connections that are allowed above the limit of associations, because they have not requested an association yet.
 SPARE_CONNECTIONS = 100
 SPARE_CONNECTIONS_PER_PEER = 10
-WAIT_SECONDS = 0.25  # how long an association request at the limit waits for the end of another association
+WAIT_SECONDS = 0.25  # longest wait of an association request at the limit for the end of another association
 
 OnSlot = Callable[[int, int], None]  # receives the number of open associations, and the number of these with the peer
 

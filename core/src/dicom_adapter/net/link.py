@@ -224,7 +224,7 @@ def _limit_memory(association: Association) -> None:
 
 
 def _keep_responses(association: Association) -> None:
-    """Let only the thread that waits for a response receive messages.
+    """Prevent that pynetdicom's reactor receives a response instead of the thread that waits for it.
 
     pynetdicom's reactor looks for requests of the peer, which a requestor of these services does not serve. A pause of
     the reactor is not enough: if it has just passed the check for a pause, it looks for a message once more. It would

@@ -33,9 +33,8 @@ class ProxyHeader:
 
     def __init__(self) -> None:
         self.bytes_to_read = SHORTEST  # maximum number of bytes to read next; 0: the header is complete
-        self.source: str | None = (
-            None  # address of the peer; None: the proxy itself is the peer, or the peer is unknown
-        )
+        # Address of the peer; None: the proxy itself is the peer, or the peer is unknown
+        self.source: str | None = None
         self._received = bytearray()
 
     @property

@@ -195,7 +195,7 @@ class _Sender:
                 if entry.pair not in accepted:
                     self.fail(entry.path, f"{NOT_ACCEPTED}: {entry.pair[0].name}, {entry.pair[1].name}")
                 elif not self.store(association, entry, message_id=index % 65535 + 1):
-                    # Last in the next attempt: if this file makes the peer abort, the other files are still sent.
+                    # This file is the last in the next attempt: if it makes the peer abort, the other files are still sent.
                     return [*batch[index + 1 :], entry], loss_reason(self.timeout)
         return [], ""
 

@@ -5,7 +5,7 @@ An `UpperLayer` uses no socket, thread or clock. The caller feeds received bytes
 `artim_runs` has been true for too long.
 
 PS3.8 defines the upper layer as a table of events and states. Each cell names an action, or is empty if the event is
-impossible in the state. The rules of this module follow from that:
+impossible in the state. The rules of this module follow from this table:
 
 1. Everything that depends on the state is in `state_table`, the table of the standard: action AA-8 is the method
    `_aa_8`. Every cell can be compared with PS3.8, and a test executes it.

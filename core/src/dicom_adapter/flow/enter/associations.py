@@ -14,7 +14,7 @@ from dicom_adapter.ledger.microseconds import to_microseconds
 def record_open(
     transaction: Transaction, receivers: Sequence[str], results: Sequence[StoreResult], known: Container[str]
 ) -> list[str]:
-    """Record the associations of the stored instances, in the transaction of their rows; return the new ones.
+    """Record the associations of the stored instances, in the transaction of their rows; return the new ids.
 
     If the receiver crashes, the next start records the ends of these associations. `receivers` are the names of the
     receivers of the instances. `known` are the ids of associations that are recorded already.

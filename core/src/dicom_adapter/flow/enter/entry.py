@@ -28,7 +28,7 @@ from dicom_adapter.runtime.resources import Resources
 
 log = structlog.get_logger("dicom_adapter.enter")
 
-MAX_ASSOCIATIONS = 10_000  # number of remembered associations; above it they are forgotten, and recorded again
+MAX_ASSOCIATIONS = 10_000  # remembered associations; when this number is reached, all are forgotten, and recorded again
 
 
 class RowEntry:
@@ -40,7 +40,7 @@ class RowEntry:
         self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
         self._receiver = receiver
         self._known_series = KnownSeries()
-        self._associations: set[str] = set()  # associations with instances, whose rows are in the ledger
+        self._associations: set[str] = set()  # ids of associations that are recorded in the ledger
         self._last_received_at = 0  # of the instances of journals, in microseconds
 
     def configure(self, config: Config) -> None:
@@ -51,7 +51,7 @@ class RowEntry:
         """Enter the rows in one transaction, in their order, and set the high-water marks of their receiver runs.
 
         Returns the result of each instance; None for an instance of a log that was entered or decided before.
-        Raises LedgerUnavailable, or any error of the storage backend. Then nothing has changed.
+        Raises LedgerUnavailable, or any error of the storage backend. After an error, nothing has changed.
         """
         of_new_series = self._known_series.unknown(received)
         with self._ledger.write(synced=synced) as transaction:
@@ -80,8 +80,8 @@ class RowEntry:
     def enter_each(self, received: Sequence[ReceivedInstance], *, synced: bool) -> list[StoreResult | None]:
         """Enter rows as `enter`. An instance that cannot be entered for a reason of its own does not stop the others.
 
-        Such an instance is quarantined with the reason, because it was acknowledged. If that fails, too, raises the
-        error: an instance is never skipped.
+        Such an instance is quarantined with the reason, because it was acknowledged. If the quarantine fails,
+        too, the error is raised: an instance is never skipped.
         """
         try:
             return self.enter(received, synced=synced)
@@ -101,10 +101,10 @@ class RowEntry:
             return self.enter_each([instance], synced=synced)
 
     def _set_times(self, new: Sequence[ReceivedInstance], now: datetime) -> int:
-        """Set the times of arrival; return the last of the instances of journals.
+        """Set the times of arrival; return the last time of an instance of a journal.
 
-        An instance of a journal keeps the time in its recovery record, except if that would be before the time of an
-        earlier row, or in the future because the clock was put back.
+        An instance of a journal keeps the time in its recovery record, unless this time is before the time of an
+        earlier row, or is in the future because the clock was set back.
         """
         moment, last = to_microseconds(now), self._last_received_at
         for instance in new:
@@ -129,7 +129,7 @@ class RowEntry:
 def _above_high_water_marks(
     transaction: Transaction, received: Sequence[ReceivedInstance]
 ) -> Sequence[ReceivedInstance]:
-    """Return the instances that were not offered before. Only instances of a log are offered several times."""
+    """Return the instances that were not entered or decided before; only those of a log are offered repeatedly."""
     if not any(instance.was_offered for instance in received):
         return received
     reached = receiver_runs.high_water_marks(transaction)

@@ -1,7 +1,7 @@
 """Entry of rows: the follower in the host, which enters the rows of the receivers' journals.
 
     follow       read all journals in the order of time, and enter the rows in batches
-    pass_time    the same, if it was not done since a moment: before a group may become due
+    pass_time    the same, unless it was done after the given time: called before a group becomes due
     checkpoint   sync the ledger once a second, and report the numbers up to which rows are durable
 
 The follower reads the journals of all receiver runs, also of ended ones, and reports its progress to the receivers. A
@@ -46,7 +46,7 @@ from dicom_adapter.runtime.resources import Resources
 
 log = structlog.get_logger("dicom_adapter.enter")
 
-BATCH = 500  # rows that are entered together: fewer cost more for each row, more delay other transactions
+BATCH = 500  # rows of one transaction: small batches cost more for each row, large batches delay other transactions
 CHECKPOINT_SECONDS = 1.0  # time between two syncs of the ledger, which confirm the rows
 FREED_BYTES = 16 << 20  # confirmed lines of a journal are freed in pieces of at least this size
 
@@ -90,7 +90,7 @@ class FollowedJournal:
         os.close(self.descriptor)
 
     def delete(self) -> None:
-        """Close and delete journal and progress, in this order: a journal without its progress is read again."""
+        """Delete the journal, then its progress: a journal without its progress would be read again from the start."""
         self.close()
         for path in (self.reader.path, progress_path(self.reader.path)):
             with suppress(FileNotFoundError):
@@ -125,14 +125,14 @@ class Follower:
         self._passed: datetime | None = None  # all instances that were acknowledged before this time have rows
         self._checkpoint_seconds = checkpoint_seconds
         self._checkpoint_at = time.monotonic()
-        self._may_checkpoint = True
+        self._may_checkpoint = True  # False after an I/O error of the disk of the ledger
         self._lock = threading.Lock()
         _delete_leftovers(folder)
 
     def follow(self) -> int:
         """Enter the rows of all lines that are there now. Return their number. Raises LedgerUnavailable, OSError.
 
-        An error of a storage backend or of a single row is raised only if the row could not be quarantined, either.
+        An error of a storage backend or of a single row is raised only if the instance could not be quarantined.
         """
         with self._lock:
             now = self._clock.now()
@@ -152,7 +152,7 @@ class Follower:
 
         Otherwise a group could become due although another instance of it is stored.
         """
-        if self._passed is None or not due <= self._passed <= self._clock.now():  # the clock may have been put back
+        if self._passed is None or not due <= self._passed <= self._clock.now():  # the clock may have been set back
             self.follow()
 
     def checkpoint(self) -> None:
@@ -189,7 +189,8 @@ class Follower:
         last = {line.journal.reader.path: line for line in lines}
         for line in last.values():
             line.journal.report(entered=line.instance.number)
-            line.journal.reader.position = line.end  # after the report: if that fails, the next call repeats it
+            # Only after the report: if the report fails, the next call reads the line again.
+            line.journal.reader.position = line.end
         decided = [(line.instance, result) for line, result in zip(lines, results, strict=True) if result is not None]
         delete_stored_objects(self._storage, [one for one, result in decided if result.instance is None])
         for instance, result in decided:
@@ -260,7 +261,7 @@ def _log(instance: ReceivedInstance, result: StoreResult) -> None:
 
 
 def _delete_leftovers(folder: Path) -> None:
-    """Delete progress without a journal, after a power loss, and new journals of receivers that were killed."""
+    """Delete what a power loss or a kill has left: progress without a journal, and new journals without a lock."""
     for path in folder.glob(f"*{PROGRESS_SUFFIX}"):
         if not journal_of(path).exists():
             path.unlink(missing_ok=True)

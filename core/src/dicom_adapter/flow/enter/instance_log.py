@@ -1,4 +1,4 @@
-"""Entry of rows: the receiver's side of the log. It hands instances over to the follower, and limits their number.
+"""Entry of rows: the receiver's side of the log. It passes instances to the follower, and limits their number.
 
 A stored instance without a row is *stored, not yet entered*. While the host runs, it enters the row within
 milliseconds. The limits below apply when the host does not run, or cannot write to the ledger.
@@ -18,9 +18,9 @@ from dicom_adapter.flow.enter.journal import JournalWriter
 from dicom_adapter.flow.enter.progress import FollowerProgress, open_progress
 from dicom_adapter.flow.enter.received_instance import ReceivedInstance
 
-MOST_WAITING = 50_000  # stored instances that may wait for their rows: the host needs a few seconds to enter them
-LONGEST_WAIT_SECONDS = 60.0  # time that a stored instance may wait for its row before no more are accepted
-POLL_SECONDS = 0.005  # time between two looks at the progress in a wait
+MOST_WAITING = 50_000  # maximum number of stored instances without rows: the host enters them in a few seconds
+LONGEST_WAIT_SECONDS = 60.0  # if a stored instance waits longer for its row, further instances are refused
+POLL_SECONDS = 0.005  # time between two reads of the progress during a wait
 
 
 class InstanceLog:
@@ -42,7 +42,7 @@ class InstanceLog:
         self._lock = threading.Lock()  # guards `_waiting`
 
     def append(self, received: Sequence[ReceivedInstance]) -> None:
-        """Hand instances over, in the order of their numbers. Raises OSError; then none of them was handed over."""
+        """Hand instances over, in the order of their numbers. Raises OSError if none of them was handed over."""
         self._journal.append([(instance.storage_key, instance.record) for instance in received])
         self.last = received[-1].number
         with self._lock:
@@ -80,7 +80,7 @@ class InstanceLog:
         self._journal.close()
 
     def close(self) -> None:
-        """Close the progress."""
+        """Close the file with the progress."""
         os.close(self._descriptor)
 
     def _wait(self, is_done: Callable[[], bool], seconds: float) -> bool:

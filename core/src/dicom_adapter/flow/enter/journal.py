@@ -66,7 +66,7 @@ class JournalWriter:
     def append(self, stored: Sequence[tuple[str, bytes]]) -> None:
         """Append the (key, record) pairs of stored instances, in the order of their numbers.
 
-        Raises OSError. Then the journal has none of them, so that a later line never follows half a line.
+        Raises OSError. After the error, the journal contains none of them: a later line never follows half a line.
         """
         data = b"".join([_line(key, record) for key, record in stored])
         if self._size + len(data) > self._reserved:
@@ -105,7 +105,7 @@ class JournalReader:
 
     path: Path
     position: int = 0  # offset after the last line whose instance was entered; set by the follower
-    is_follower: bool = True  # False: the reader only looks, and frees no lines
+    is_follower: bool = True  # False: the file is opened for reading only, and `free` is not called
     _descriptor: int = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -123,7 +123,7 @@ class JournalReader:
 
     @property
     def is_open(self) -> bool:
-        """Whether the receiver run lives, so that more lines may follow."""
+        """True if the receiver run has not ended: more lines may follow."""
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -134,7 +134,7 @@ class JournalReader:
     def read(self) -> Iterator[tuple[int, ReceivedInstance]]:
         """Return the instances of the lines after `position`, each with the offset after its line. Raises OSError.
 
-        Lines that are appended after this call are left to the next call.
+        Lines that are appended after this call are returned by the next call.
         """
         return self._read(self._pieces())
 
@@ -171,7 +171,7 @@ class JournalReader:
             position += sum(len(line) + 1 for line in lines)
 
     def free(self, start: int, end: int) -> None:
-        """Free the space of these lines: no process reads them any more. Some file systems cannot do that."""
+        """Free the space of these lines, which no process reads any more, if the file system supports this."""
         try:
             allocate(self._descriptor, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, start, end - start)
         except OSError as failure:
@@ -201,7 +201,7 @@ def journals(folder: Path) -> list[Path]:
 
 
 def _complete_lines(data: bytes) -> list[bytes]:
-    """Return the complete lines up to the first torn one: after a power loss, no line behind it is reliable."""
+    """Return the complete lines up to the first damaged one: after a power loss, no line after it is reliable."""
     lines = []
     for line in data.split(b"\n")[:-1]:
         if line[:CHECKSUM_DIGITS] != _checksum(line[CHECKSUM_DIGITS:]):

@@ -1,7 +1,7 @@
 """Entry of rows: the series whose rows were entered recently.
 
-The row of a series is entered with its first instance, and once in a while with a later one. So almost all instances
-need no statement for it.
+The row of a series is entered with its first instance, and every ten minutes with a later one. So almost all
+instances need no statement for it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from dicom_adapter.flow.enter.received_instance import ReceivedInstance
 
-# Time for which the receiver relies on a row. `flow.reclaim.retention` deletes no row that was entered more recently.
+# Time for which `RowEntry` relies on a row. `flow.reclaim.retention` deletes no row that was entered more recently.
 RELIED_SECONDS = 600.0
 MAX_SERIES = 10_000  # maximum number of remembered series: limits the memory
 

@@ -1,11 +1,11 @@
-"""Entry of rows: the keys of a commit without recovery records, whose objects the next start deletes after a kill.
+"""Entry of rows: the keys of an unfinished commit, whose objects the next start deletes if the process was killed.
 
     <data>/journals/<random>-<receiver>.commit
 
 An instance without a recovery record is acknowledged after its row was entered. If its process is killed between the
 sync and the row, its stored object has neither a row nor a record, and its sender has no answer. Therefore the receiver
-writes the keys of each commit to a file before the sync, and empties the file before the answers. What the file of an
-ended process contains was never acknowledged, so a start deletes those objects that have no row.
+writes the keys of each commit to a file before the sync, and empties the file before the answers. The objects in the
+file of an ended process were never acknowledged, so the next start deletes those of them that have no row.
 
 A start does not compare all keys of the storage with the ledger instead: it would read every key, and it could not
 distinguish these objects from acknowledged instances whose rows were lost, for example with a ledger from a backup.
@@ -96,9 +96,9 @@ def _delete_of(path: Path, storage: StorageBackend[Any], ledger: Ledger) -> int:
 
 
 def _keys(content: bytes, backend: str) -> Sequence[str]:
-    """Return the keys of a file. It has none between commits, after a power loss, or if they are of another backend.
+    """Return the keys in a file; none between commits, after a power loss, or if the keys are of another backend.
 
-    A torn line has none, either: the sync of its objects had not begun.
+    An incomplete line is ignored, too: the sync of its objects had not begun.
     """
     if not content.endswith(b"\n"):
         return ()

@@ -2,8 +2,8 @@
 
     <data>/journals/<receiver run>-<receiver>.progress
 
-The follower overwrites the file in one call, and the receiver reads it in one call. It is not synced: a power loss also
-ends the receiver run.
+The follower overwrites the file in one call, and the receiver reads it in one call. The file is not synced: a power
+loss also ends the receiver run.
 """
 
 from __future__ import annotations

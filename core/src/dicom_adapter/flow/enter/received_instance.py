@@ -29,7 +29,7 @@ class ReceivedInstance:
     # dictionary is fast: recovery record, row and info are built from it, and a class would take twice as long.
     columns: dict[str, Any]
     look_up: Mapping[str, str] = field(factory=dict)  # attributes by which operators look for it; see `dicom.identity`
-    quarantine_reason: str = ""  # reason why no processor receives the instance
+    quarantine_reason: str = ""  # reason why no processor receives the instance; "" if a processor receives it
     receiver_run: str = ""  # receiver run of the recovery record; "" if there is no record
     number: int = 0  # number of the recovery record in the receiver run; 0 if there is no record
     record: bytes = b""  # recovery record, for the journal; b"" if there is none
@@ -39,7 +39,7 @@ class ReceivedInstance:
 
     @property
     def was_offered(self) -> bool:
-        """Whether the instance was read from a log. Such an instance may be offered several times."""
+        """True if the instance was read from a log. Such an instance may be offered to `RowEntry` several times."""
         return self.is_recovered or self.is_followed
 
     @property

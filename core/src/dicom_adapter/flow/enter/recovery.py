@@ -42,7 +42,7 @@ class Recovery:
         return entered
 
     def _without_row(self, recorded: Sequence[ReceivedInstance]) -> tuple[int, list[ReceivedInstance]]:
-        """Return the number of instances above the high-water marks, and those of them that have no row, in order."""
+        """Return the number of instances above the high-water marks, and those without a row, in order of arrival."""
         with self.ledger.read() as transaction:
             reached = receiver_runs.high_water_marks(transaction)
             above = [instance for instance in recorded if instance.number > reached.get(instance.receiver_run, 0)]

@@ -1,13 +1,14 @@
 """Entry of rows: enter the rows of received instances, and decide about duplicates.
 
-Each duplicate of a pending instance was, or will be, acknowledged. What becomes of it is decided here:
+A duplicate of a pending instance is always acknowledged. This module decides what happens to it:
 
 data set    overwrite-same-instance   decision
 the same    true or false             dropped and counted
 different   true                      it replaces the pending instance
 different   false                     the pending instance stays; the duplicate is quarantined and counted
 
-If the pending object cannot be read, the same data set replaces it: the duplicate may be the only complete copy.
+If the stored object of the pending instance cannot be read, a duplicate with the same data set replaces it: the
+duplicate may be the only complete copy.
 """
 
 from __future__ import annotations

@@ -29,15 +29,16 @@ DELETED_TOGETHER = 10_000  # maximum number of reports that are deleted together
 
 @define
 class LaneStart:
-    """The start of a lane. If the clock was put back before it, the ledger has instances with times in the future.
+    """The start of a lane. If the clock was set back before the start, some instances have times in the future.
 
-    Such an instance arrived before all requests and timers of the lane: in the order of turns, its time is the start.
+    Such an instance arrived before all requests and timers of the lane: in the order of turns, it has the time of the
+    start.
     """
 
     at: datetime
     last_number: int = 0  # id of the newest instance when the lane read the ledger for the first time
     last_report: int = 0  # number of the newest report at this read
-    read_at: datetime | None = None  # time after this read
+    read_at: datetime | None = None  # time at which this read ended
 
     def place_of(self, arrived: InstanceStorageInfo | ReportRow) -> datetime:
         """Return the time of arrival that determines the order of turns."""
@@ -153,7 +154,7 @@ class Inbox:
         return results.returned(transaction, self._ae_title, found[0].instance_id, found[-1].instance_id)
 
     def _release(self, returned: Mapping[int, int]) -> None:
-        """Release results that a destination has sent back: they must not start the pipeline that has produced them."""
+        """Release results that a destination has sent back: they must not start their pipeline again."""
         now = self._clock.now()
         with self._ledger.write() as transaction:
             instances.release(transaction, returned, now)

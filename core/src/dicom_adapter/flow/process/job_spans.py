@@ -1,4 +1,4 @@
-"""Step 4 (`process`) of the flow: the span of the group from which a job was made, and the context of the job.
+"""Step 4 (`process`) of the flow: the span of the group from which a job was made, and the trace context of the job.
 
 The span `group` continues the trace of the association that has sent the first instance of the job; links lead to the
 traces of the others. Later spans of the job, also in other processes and after a restart, are children of this span.
@@ -17,7 +17,7 @@ MOST_LINKS = 100
 
 
 def start(traces: Traces, transaction: Transaction, created: Iterable[Job], now: datetime) -> Sequence[Span]:
-    """Start the span of each new job, and record its context. End the spans when the transaction is committed."""
+    """Start the span of each new job, and record its trace context. End the spans when the transaction is committed."""
     return [_start(traces, transaction, job, now) for job in created] if traces.is_on else ()
 
 

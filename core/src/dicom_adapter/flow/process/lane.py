@@ -6,7 +6,7 @@ and all pending instances are delivered again: a processor's memory is a cache o
 
 A turn has its own time: the `received_at` of an instance, the `when` of a timer or request. After a restart, missed
 turns run in the order of these times, so that the processor makes the same decisions as without the restart. Times in
-the future, after the clock was put back, delay no turn: see `inbox.LaneStart` and `timers.Alarm`.
+the future, after the clock was set back, delay no turn: see `inbox.LaneStart` and `timers.Alarm`.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class Lane:
         self._inbox.has_new = True  # if the inbox was just replaced, the new inbox reads everything anyway
 
     def ask(self, function: Callable[[Any], T], *, is_notice: bool = False) -> Future[T]:
-        """Call `function` with the processor, as a turn. With `is_notice`, no caller waits, and it must not fail."""
+        """Call `function` with the processor, as a turn. With `is_notice`, no caller waits; an error fails the turn."""
         return self._requests.add(function, is_notice=is_notice)
 
     def restart(self) -> None:
@@ -124,7 +124,7 @@ class Lane:
         self._renewals.append(_Renewal())
 
     def exchange(self, settings: LaneSettings) -> Future[None]:
-        """Request a new processor with other settings. Return a future that is done when the processor is in use."""
+        """Request a new processor with other settings. Return a future that is done when the settings are in use."""
         renewal = _Renewal(settings)
         self._renewals.append(renewal)
         return renewal.done

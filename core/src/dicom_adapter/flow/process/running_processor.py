@@ -86,7 +86,7 @@ class RunningProcessor:
                 raise TypeError("waiting_soonest() must return the number of all groups, and some of them")
             shown.sort(key=lambda group: timedelta.max if group.until is None else group.until - EARLIEST)
             return count, tuple(shown)
-        except PLUGIN_FAILURES as failure:  # this is only for display
+        except PLUGIN_FAILURES as failure:  # the groups are only displayed
             log.warning("processor_waiting_failed", ae_title=self.ae_title, error=describe_failure(failure))
             return 0, ()
 

@@ -20,11 +20,11 @@ from dicom_adapter.runtime.clock import Clock
 log = structlog.get_logger("dicom_adapter.retention")
 
 EVERY = timedelta(minutes=10)  # pause between two runs
-PAUSE = timedelta(milliseconds=100)  # pause between two transactions of a run, so that receivers can write
+PAUSE = timedelta(milliseconds=100)  # pause between two transactions of a run, so that others can be committed
 BATCH = 500  # number of instances or events that one transaction examines
 JOBS = 100  # number of jobs that one transaction examines; fewer if they have many instances (JOB_ROWS)
 JOB_ROWS = 2000  # a transaction examines no further job when its jobs have this many instances; no job is split
-SERIES_KEPT = timedelta(hours=1)  # longer than receivers rely on the row of a series (`store.known_series`)
+SERIES_KEPT = timedelta(hours=1)  # longer than `flow.enter.known_series` relies on the row of a series
 
 ReadPage = Callable[[Transaction, Place], Page]
 DeleteRows = Callable[[Transaction, Sequence[int]], int]

@@ -42,7 +42,7 @@ from dicom_adapter.runtime.clock import Clock
 from dicom_adapter.runtime.resources import Resources
 
 UNKNOWN = "there is no such result"
-SOON = timedelta(minutes=1)  # a result that is not kept for longer may be in the hands of `reclaim`
+SOON = timedelta(minutes=1)  # a result that is not kept for longer may be deleted by `reclaim` at any moment
 NO_IDENTITY = (
     "it has no SOP Class UID, SOP Instance UID or transfer syntax, so no destination could accept it: export it"
 )
@@ -80,10 +80,10 @@ class Requeue:
         with self.resources.ledger.write() as transaction:
             # Read the rows again: another command or the service may have changed them.
             rows = sorted(results.find(transaction, changes.refused), key=lambda row: row.instance.instance_id)
-            kept: dict[int, str] = {}  # why results that are delivered by force fail the check
-            accepted = [row for row in rows if self._accept(transaction, row, files, changes, kept)]
-            results.release(transaction, [row.instance.instance_id for row in accepted], now, kept)
-            self._record(transaction, accepted, kept, now)
+            forced: dict[int, str] = {}  # why results that are delivered by force fail the check
+            accepted = [row for row in rows if self._accept(transaction, row, files, changes, forced)]
+            results.release(transaction, [row.instance.instance_id for row in accepted], now, forced)
+            self._record(transaction, accepted, forced, now)
             for job_number in dict.fromkeys(row.job_number for row in accepted):
                 own = [row for row in accepted if row.job_number == job_number]
                 self._deliver(transaction, own, changes, now)
@@ -108,7 +108,7 @@ class Requeue:
         row: ResultRow,
         files: Mapping[int, StoredOutput | None],
         changes: ResultChanges,
-        kept: dict[int, str],
+        forced: dict[int, str],
     ) -> bool:
         """Decide whether a result is requeued; record the reason if it is not, or if it is delivered in spite of it."""
         number, output = row.instance.instance_id, files.get(row.instance.instance_id)
@@ -127,7 +127,7 @@ class Requeue:
             changes.refused[number] = NO_IDENTITY
             return False
         if reason:
-            kept[number] = reason
+            forced[number] = reason
         del changes.refused[number]
         changes.done.append(number)
         return True
@@ -171,10 +171,10 @@ class Requeue:
         return self.settings.get(row.instance.ae_title) or ResultsConfig()
 
     def _record(
-        self, transaction: Transaction, rows: Iterable[ResultRow], kept: Mapping[int, str], now: datetime
+        self, transaction: Transaction, rows: Iterable[ResultRow], forced: Mapping[int, str], now: datetime
     ) -> None:
         changes = [
-            _event("result_requeued", row.instance, self.by, kept.get(row.instance.instance_id, ""), now)
+            _event("result_requeued", row.instance, self.by, forced.get(row.instance.instance_id, ""), now)
             for row in rows
         ]
         events.record(transaction, changes)
@@ -215,7 +215,7 @@ def read_again(storage: StorageBackend[Any], row: ResultRow) -> StoredOutput:
 
 
 def listed_senders(senders: Iterable[str]) -> str:
-    """Return AE titles in words."""
+    """Return these AE titles as one text."""
     return ", ".join(f"'{sender}'" for sender in senders)
 
 

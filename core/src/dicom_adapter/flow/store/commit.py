@@ -48,7 +48,7 @@ from dicom_adapter.runtime.resources import Resources
 log = structlog.get_logger("dicom_adapter.store")
 
 CHECKPOINT_SECONDS = 1.0  # time between two checkpoints, which make older recovery records unnecessary
-ENTRY_SECONDS = 2.0  # limit of the wait until the instances before one without a recovery record have rows
+ENTRY_SECONDS = 2.0  # longest wait of an instance without a recovery record for the rows of earlier ones
 CLOSE_SECONDS = 2.0  # limit of the wait for the last checkpoint when the receiver stops
 
 
@@ -82,7 +82,7 @@ class Store:
         self._last_seconds = 0.0  # duration of the last sync or inline commit
         self._checkpoint_seconds = checkpoint_seconds
         self._checkpoint_at = time.monotonic() + checkpoint_seconds
-        self._marked: tuple[int, StorageMark] | None = None  # what the next checkpoint covers, up to this number
+        self._marked: tuple[int, StorageMark] | None = None  # last record that the mark covers, and the mark
 
     def open_log(self, folder: Path) -> InstanceLog | None:
         """From now on, hand instances over to a follower, through a journal in this folder. Call this after `recover`.
@@ -198,7 +198,7 @@ class Store:
         return results
 
     def commit_inline(self, received: Sequence[ReceivedInstance], seconds: float) -> list[StoreResult] | None:
-        """Commit a few instances without waiting for anything but their sync. Not during another commit.
+        """Commit a few instances without waiting for anything but their sync. Never call this during another commit.
 
         Returns None, and commits nothing, if that is impossible, or if the last sync took longer than `seconds`.
         """

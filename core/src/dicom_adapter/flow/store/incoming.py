@@ -34,7 +34,7 @@ class IncomingInstance:
     _writer: InstanceWriter | None = None
     _recovery_records: RecoveryRecords | None = None
     _accepts_any_encoding: bool = False  # an instance that is not encoded as negotiated is quarantined, not refused
-    _keeps_descriptions: bool = False  # for look-up
+    _keeps_descriptions: bool = False  # the descriptions of study and series are read, for the look-up
     _header_size: int = field(default=0, init=False)
     _size: int = field(default=0, init=False)  # bytes of the data set that have arrived
     _checksum: int = field(default=0, init=False)
@@ -165,8 +165,8 @@ class IncomingInstance:
 def failed(failure: Exception) -> StoreResult:
     """Return the result after a failure of storage or ledger.
 
-    That is OUT_OF_SPACE, so that senders retry, if there is no free space, descriptor or memory, the ledger is locked,
-    or storage or ledger are not those that were opened, else FAILED.
+    The outcome is OUT_OF_SPACE, so that senders retry, in these cases: there is no free space, file descriptor or
+    memory; the ledger is locked; the storage or the ledger was replaced. Otherwise it is FAILED.
     """
     if isinstance(failure, StorageUnavailable):
         return StoreResult(outcome=StoreOutcome.OUT_OF_SPACE, reason=str(failure))

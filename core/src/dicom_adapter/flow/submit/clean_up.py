@@ -43,7 +43,8 @@ class CleanUps:
     ) -> None:
         """Clean up the runs of the submitter `name`. `submission` opens the submitter before its first use.
 
-        `poll_every`: time between two reads of the ledger, because an operator's retry is not notified.
+        `poll_every`: time between two reads of the ledger, because the host is not notified of an operator's
+        retry.
         """
         self._name = name
         self._submitter = submitter
@@ -52,7 +53,7 @@ class CleanUps:
         self._ledger, self._clock = resources.ledger, resources.clock
         self._poll_every = poll_every
         self._failing: set[int] = set()  # the clean-ups that have failed since the last success
-        self._pause_until: datetime | None = None  # no call before this time: the last one has failed
+        self._pause_until: datetime | None = None  # no call before this time, because the last call has failed
 
     def step(self) -> datetime:
         """Clean up the runs that are due. Return the time of the next call."""
@@ -100,7 +101,7 @@ class CleanUps:
         return f"bug in submitter '{self._name}': {describe_failure(failure)}"
 
     def _postpone(self, one: CleanUp, error: str) -> None:
-        """Record a failed attempt. There is no last one: whatever is not deleted fills the platform's disk."""
+        """Record a failed attempt. Attempts never end: files that are not deleted fill the platform's disk."""
         self._failing.add(one.number)
         now, attempts = self._clock.now(), one.attempts + 1
         self._pause_until = now + self._retries.pause(len(self._failing), random.random())  # noqa: S311 - spreads load

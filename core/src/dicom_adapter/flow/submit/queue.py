@@ -84,9 +84,8 @@ class JobQueue:
         self._choices = 0  # number of choices so far
         self._at_limit = ""  # why no further job is started; "" if another one may be started
         self._breaker = Breaker()
-        self._tried_at = (
-            self._clock.now()
-        )  # time of the last try: the end of a call of the platform, or the choice of a postponed job
+        # Time of the last try: the end of a call of the platform, or the choice of a postponed job
+        self._tried_at = self._clock.now()
 
     def step(self) -> datetime | None:
         """Run one step of one job. Return the time of the next call. Raises the errors of `Submitter.open`."""
@@ -158,7 +157,7 @@ class JobQueue:
 
     def _choose(self, transaction: Transaction, now: datetime, held: HeldBack | None) -> JobRow | None:
         """Choose a job that is due; or a postponed job, if the last try is at least PROBE_EVERY ago."""
-        # A job whose next attempt is later than this is due now: the clock was put back.
+        # A job whose next attempt is later than this is due now: the clock was set back.
         latest = now + self._retries.longest
         busy = list(self.in_flight.steps)
         row = self._most_urgent(jobs.queue_heads(transaction, self._name, now, busy, latest, unless=held))

@@ -87,7 +87,7 @@ class PlatformWatch:
         return now + min(self._every, PROBE_EVERY) if self.health.failures else now
 
     def _poll(self, row: JobRow) -> None:
-        """Request the status of one job, and record it. A job that exceeds its time limit is handed over."""
+        """Request the status of one job, and record it. A job that exceeds its time limit is passed to `TimeLimit`."""
         if self._time_limit is not None and self._time_limit.is_ending(row):
             self._record(row, None)
             return
@@ -133,7 +133,7 @@ class PlatformWatch:
         return f"it ended in state '{status.state}'" + (f": {status.detail}" if status.detail else "")
 
     def _end_at_limit(self, row: JobRow, status: PlatformStatus | None) -> None:
-        """Hand over a job that has not ended although its time is over."""
+        """Pass the job to `TimeLimit` if it runs longer than its time limit."""
         has_ended = status is not None and status.finished
         if self._time_limit is None or has_ended or row.job.state is not JobState.RUNNING:
             return

@@ -32,7 +32,7 @@ class StepSpans:
 
     @contextmanager
     def step(self, row: JobRow) -> Iterator[Callable[[JobRow], None]]:
-        """Context manager: the span of one step. Call what it yields with the row after the step."""
+        """Context manager: record the span of one step. Yields a function: call it with the row after the step."""
         if not self.resources.traces.is_on:
             yield _ignore
             return

@@ -133,9 +133,9 @@ class Submission:
         return StepResult(completed, done.platform)
 
     def fail(self, row: JobRow, error: str, status: PlatformStatus | None) -> JobRow:
-        """Record that the run of a job has ended without success. `status` is the last one that the platform reported.
+        """Record that the run of a job has ended without success. `status`: the last status that the platform reported.
 
-        Return the row of the job after it. Raises IllegalTransition if the job has changed meanwhile, and LedgerError.
+        Return the changed row of the job. Raises IllegalTransition if the job has changed meanwhile, and LedgerError.
         """
         values = {**NO_FAILURES, "last_error": error}
         further_events = {}
@@ -185,7 +185,7 @@ class Submission:
         return changed
 
     def _commit_end(self, done: Done, transaction: Transaction, row: JobRow) -> None:
-        """Write the results of a job, and that the platform has to be cleaned up if it had the job."""
+        """Write the results of a job; if the platform had the job, record the clean-up of its run, too."""
         done.results.commit(transaction, row)
         if row.job.platform_job_id and _has_clean_up(self._submitter):
             clean_ups.insert(transaction, row)

@@ -1,7 +1,7 @@
 """Step 5 (`submit`) of the flow: end the jobs that have run longer than `time-limit`.
 
-`status_watch` finds these jobs, and hands them over. They are cancelled on a thread of their own: a platform that hangs
-in a cancellation delays neither the polls nor the steps of other jobs.
+`status_watch` finds these jobs, and passes them to `TimeLimit.end`. They are cancelled on a thread of their own: a
+platform that hangs in a cancellation delays neither the polls nor the steps of other jobs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class TimeLimit:
         self._wake = wake
         self._lock = threading.Lock()
         self._waiting: deque[JobRow] = deque()
-        self._ending: set[int] = set()  # the numbers of these jobs, and of the one that is being cancelled
+        self._ending: set[int] = set()  # the numbers of the waiting jobs, and of the job that is being cancelled
         self._logged: set[str] = set()  # ids of the jobs whose failed cancellation was logged
 
     def is_exceeded(self, job: Job) -> bool:
@@ -63,7 +63,7 @@ class TimeLimit:
         self._wake()
 
     def step(self) -> None:
-        """Cancel the jobs that wait for it."""
+        """Cancel the waiting jobs."""
         while self._waiting:
             row = self._waiting.popleft()
             try:

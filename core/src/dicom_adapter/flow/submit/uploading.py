@@ -1,8 +1,8 @@
 """Step 5 (`submit`) of the flow: upload the missing files of a job, batch by batch.
 
-The platform may refuse one file for good and take the others, for example a PACS that does not support a SOP class. So
-a permanent error ends the job only after all other files were tried; then its error names the refused files. A retry
-of the job tries again what is missing, and nothing else.
+The platform may refuse one file permanently and accept the others, for example a PACS that does not support a SOP
+class. So a permanent error ends the job only after all other files were tried; then its error names the refused files.
+A retry of the job uploads only the missing files.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Progress:
     refused: dict[int, str] = Factory(dict)  # the errors of refused files, by their positions
 
     def error(self, count: int, what: str) -> str:
-        """Return the errors of the refused files in words, the most frequent first; "" if none was refused."""
+        """Return a text with the errors of the refused files, the most frequent first; "" if none was refused."""
         errors = Counter(self.refused.values())
         words = "; ".join(error for error, _count in errors.most_common(MAX_ERRORS))
         if len(errors) > MAX_ERRORS:
@@ -63,7 +63,7 @@ class UploadPass:
     attachments: Progress = Factory(Progress)
 
     def error(self, job: Job) -> str:
-        """Return the errors of the refused files in words; "" if none was refused."""
+        """Return a text with the errors of the refused files; "" if none was refused."""
         errors = (
             self.instances.error(job.instance_count, "instances"),
             self.attachments.error(job.attachment_count, "attachments"),

@@ -1,4 +1,4 @@
-"""When a message is sent: pure functions of the configuration and of times."""
+"""Decide when a message is sent. All functions are pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Due:
 
 
 def next_message(table: NotificationConfig, pending: Pending, last_sent: datetime | None) -> Due | None:
-    """Return the next message; None if nothing is pending. The first of two messages at one time has all notices."""
+    """Return the next message; None if nothing is pending. Of two messages at the same time, that with all notices."""
     messages = []
     for kinds in (None, table.urgent):
         waiting = pending.select(kinds)

@@ -44,7 +44,7 @@ class NotificationPart:
     def __init__(
         self, name: str, config: Config, notifier: Notifier[Any], resources: Resources, state_file: StateFile
     ) -> None:
-        """Read nothing and send nothing: the first step does it."""
+        """Neither read nor send anything: the first step does that."""
         self._name = name
         self._config = config
         self._table: NotificationConfig = config.notifications[name]
@@ -157,7 +157,7 @@ class NotificationPart:
         log.info("notification_sent", notification=self._name, notices=len(due.notices))
 
     def _postpone(self, failure: Exception, notices: int, now: datetime) -> None:
-        """Record a failed attempt. There is no last one: what waits is merged, and its amount is bounded."""
+        """Record a failed attempt. Attempts never end: waiting notices are merged, and their number is bounded."""
         # The messages of these errors have no patient data. Any other message is unknown.
         error = plain(str(failure)) if isinstance(failure, DicomAdapterError) else describe_failure(failure)
         self._failures += 1
