@@ -16,7 +16,7 @@ from dicom_adapter.config.tables import structure_class
 
 
 def check_references(converter: Converter, document: Mapping[str, Any]) -> None:
-    """Let the converter refuse references to submitters that the document does not have."""
+    """Make the converter refuse references to submitters that the document does not have."""
     submitters = document.get("submitters")
     if isinstance(submitters, dict) and submitters:  # otherwise another problem is reported
         converter.register_structure_hook(SubmitterReference, partial(_submitter_reference, submitters))

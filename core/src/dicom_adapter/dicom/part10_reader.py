@@ -1,4 +1,4 @@
-"""Read a Part 10 file (PS3.10) of unknown origin while it arrives in pieces: is it complete, and what is its identity?
+"""Read a Part 10 file (PS3.10) of unknown origin while it arrives in pieces: its identity, and whether it is complete.
 
 The data set is kept as it is. Some programs write a header without its group length, which PS3.10 section 7.1 requires
 and readers of stored objects rely on: such a header gets its group length.
@@ -41,11 +41,10 @@ class FileOfUnknownOrigin:
     identity: Identity = field(repr=False)
     transfer_syntax_uid: str = ""
     header_sop_class_uid: str = ""  # from the File Meta Information; "" if it is missing there
-    header_sop_instance_uid: str = ""  # the same
+    header_sop_instance_uid: str = ""  # from the File Meta Information; "" if it is missing there
     source_ae_title: str = ""  # of a received instance: the calling AE title; "" if it is missing in the header
-    receiving_ae_title: str = (
-        ""  # the called AE title; "" if it is missing, as in files of the adapter's first versions
-    )
+    # Of a received instance: the called AE title; "" if it is missing, as in files of the adapter's first versions
+    receiving_ae_title: str = ""
 
 
 def checksum_start(beginning: bytes) -> int:
@@ -88,7 +87,7 @@ class Part10Reader:
 
     def result(self) -> FileOfUnknownOrigin:
         """Return what was read. Call it after `end`."""
-        identity, problem = NOBODY, self._problem
+        identity, problem = NO_IDENTITY, self._problem
         if self._identity is not None:
             identity, problem = _identity(self._identity)
         return FileOfUnknownOrigin(
@@ -187,7 +186,7 @@ class Part10Reader:
 
 
 # Identity of a file of which no data set was read
-NOBODY = Identity(
+NO_IDENTITY = Identity(
     sop_class_uid="",
     sop_instance_uid="",
     study_instance_uid="",

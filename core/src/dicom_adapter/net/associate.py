@@ -206,7 +206,7 @@ def _user_information(items: Iterable[bytes], irregularities: Irregularities) ->
 
 def _number(value: bytes, found: Irregularities) -> int:
     if len(value) != 4:
-        found["a maximum length that has not 4 bytes"] = None
+        found["a maximum length that does not have 4 bytes"] = None
     return int.from_bytes(value[:4], "big")
 
 

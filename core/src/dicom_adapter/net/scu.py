@@ -195,7 +195,7 @@ class _Sender:
                 if entry.pair not in accepted:
                     self.fail(entry.path, f"{NOT_ACCEPTED}: {entry.pair[0].name}, {entry.pair[1].name}")
                 elif not self.store(association, entry, message_id=index % 65535 + 1):
-                    # This file is the last in the next attempt: if it makes the peer abort, the other files are still sent.
+                    # The next attempt sends this file last: if it makes the peer abort, the other files are sent.
                     return [*batch[index + 1 :], entry], loss_reason(self.timeout)
         return [], ""
 
