@@ -41,7 +41,8 @@ from dicom_adapter.runtime.workers import Worker
 log = structlog.get_logger("dicom_adapter.receiver")
 
 # Limit of the wait for other transactions of the ledger; 1.5 times this value if threads of this process wait, too. An
-# instance waits for two commits at most, the commit before and its own: it is answered within 10 s.
+# instance without a recovery record waits for two commits at most, the commit before and its own: it is answered within
+# 10 s.
 LEDGER_WAIT_SECONDS = 3.0
 
 
@@ -115,7 +116,7 @@ def _receive(channel: Channel, start: Start, config: Config, plugins: Plugins, n
         channel.report(APPLIED)
 
     def check() -> datetime:
-        """Look whether the causes of problems and refusals have gone."""
+        """Forget problems and refusals whose causes have gone."""
         receiver.check(server.admission.peers_at_limit())
         return clock.now() + CHECK_EVERY
 

@@ -3,7 +3,7 @@
 A group adds no delay, and the cost of each instance falls with the number of instances that arrive at the same time.
 
 A commit on another thread needs two switches of threads, which take longer than the commit of a few small instances.
-So these are committed inline, in the network thread: an instance of the only connection at once, and a group of small
+So small groups are committed inline, in the network thread: an instance of the only connection at once, and a group of small
 instances after the loop has processed all received data. A commit that would wait for the ledger, and every commit
 after a slow one, is done on the commit thread: a disk that hangs stops the loop once at most.
 """
@@ -28,7 +28,7 @@ CommitInline: TypeAlias = Callable[[Sequence[ReceivedInstance], float], "Sequenc
 
 # Larger groups are committed on the commit thread: while the disk writes them, the loop receives the next instances.
 INLINE_BYTES = 256 << 10
-# If the last commit took longer, the next is not done inline: of the only connection, or while others have to wait
+# Limit of the last commit, after which the next one is inline: of the only connection, and of a group of several
 ALONE_SECONDS, GROUP_SECONDS = 0.1, 0.002
 
 
@@ -47,7 +47,7 @@ class GroupCommit:
         """`commit` is called on the commit thread, and must not raise. The other functions are called in the loop.
 
         `commit_inline` is called only if no commit is waiting or in progress. It returns None, and commits nothing, if
-        that would take long, or if the last commit took longer than these seconds. It is called for an instance of any
+        that would take long, or if the last commit took longer than the given seconds. It is called for an instance of any
         size if `may_commit_inline()` returns True, because no other sender has to wait then.
         """
         self._loop = loop

@@ -1,6 +1,6 @@
-"""The receiver: decides about associations, stores instances and enters their rows (steps 1 and 2 of the flow).
+"""The receiver: decides about associations, and stores instances (steps 1 and 2 of the flow).
 
-The receiver then wakes the host, which runs all further steps. It calls no processor, submitter or observer.
+The receiver then wakes the host, which enters the rows and runs all further steps. It calls no processor, submitter or observer.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from dicom_adapter.runtime.resources import Resources
 
 log = structlog.get_logger("dicom_adapter.receiver")
 
-PASSING_CAUSES = (RejectionCause.STOPPED, RejectionCause.SPACE)  # they may have gone since the conditions were read
+TEMPORARY_CAUSES = (RejectionCause.STOPPED, RejectionCause.SPACE)  # the cause may have ended since the conditions were read
 LOCAL_OUTCOMES = (StoreOutcome.OUT_OF_SPACE, StoreOutcome.FAILED)  # the cause is the adapter, not the sender
 
 
@@ -77,7 +77,7 @@ class Receiver:
         self._wake_fd = wake_fd
         self._commits: GroupCommit | None = None
         self._studies = ArrivingStudies()
-        self._logs_instances = config.log.level is LogLevel.DEBUG  # to build the fields of each line takes time
+        self._logs_instances = config.log.level is LogLevel.DEBUG  # False: no time is spent on the fields of debug lines
 
     def configure(self, config: Config) -> None:
         """Apply another configuration. Only one thread at a time may call this method."""
@@ -107,7 +107,7 @@ class Receiver:
         if conditions is None:
             return None
         decision = self._judge(request, associations, associations_of_peer, conditions)
-        if decision.cause in PASSING_CAUSES:
+        if decision.cause in TEMPORARY_CAUSES:
             return None
         _log_decision(association_id, request, decision)
         return decision

@@ -166,7 +166,7 @@ class FileStorage(StorageBackend[NoSettings]):
 
 
 class FileWriter(InstanceWriter):
-    """Writes one file. After an OSError or StorageFull, the file is deleted and the writer may only be discarded."""
+    """Writes one file. After an OSError or StorageFull, the file is deleted, and only `discard` may be called."""
 
     def __init__(self, storage: FileStorage, part: _PartFile) -> None:
         self._storage = storage

@@ -58,7 +58,7 @@ class ActiveSegment:
 
     @property
     def is_unconfirmed(self) -> bool:
-        """Whether the segment has recovery records that no confirmed mark covers."""
+        """True if the segment has recovery records that no confirmed mark covers."""
         return self.confirmed < self.recorded
 
     @property

@@ -78,7 +78,7 @@ class Segment:
     nonce: bytes = field(repr=False)  # secret random bytes, with which each record begins
     end: int = BLOCK  # offset of the next record; only the writer maintains it
     reserved: int = 0  # offset up to which blocks were allocated ahead; only the writer maintains it
-    _tried: int = 0  # offset up to which it was tried to allocate blocks ahead
+    _tried: int = 0  # offset up to which `reserve` has tried to allocate blocks
     _direct: int | None = None  # the writer's descriptor that bypasses the page cache; -1 if that is not supported
 
     @classmethod

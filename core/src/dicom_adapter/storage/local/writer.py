@@ -16,7 +16,7 @@ MAX_RECOVERY_RECORD_BYTES = 4000  # with its checksum, a recovery record fits in
 
 
 class LocalWriter(InstanceWriter):
-    """Writes one record. After an OSError or StorageFull, the record is deleted; the writer may only be discarded."""
+    """Writes one record. After an OSError or StorageFull, the record is deleted, and only `discard` may be called."""
 
     def __init__(self, segments: ActiveSegments, delete: Callable[[Sequence[str]], None]) -> None:
         """`delete`: the method of the backend, called when a finished file is discarded."""
