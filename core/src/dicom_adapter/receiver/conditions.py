@@ -12,7 +12,8 @@ from dicom_adapter.ledger import lanes
 from dicom_adapter.runtime.resources import Resources
 
 # A sender may open hundreds of associations per second. Reading the conditions takes half a millisecond, and
-# needs another thread, because the ledger may block. This is also the longest time until a stopped lane accepts no association.
+# needs another thread, because the ledger may block. This is also the longest time until a stopped lane accepts no
+# association.
 RECENT_SECONDS = 0.5
 
 

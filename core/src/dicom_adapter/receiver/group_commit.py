@@ -3,8 +3,8 @@
 A group adds no delay, and the cost of each instance falls with the number of instances that arrive at the same time.
 
 A commit on another thread needs two switches of threads, which take longer than the commit of a few small instances.
-So small groups are committed inline, in the network thread: an instance of the only connection at once, and a group of small
-instances after the loop has processed all received data. A commit that would wait for the ledger, and every commit
+So small groups are committed inline, in the network thread: an instance of the only connection at once, and a group of
+small instances after the loop has processed all received data. A commit that would wait for the ledger, and every commit
 after a slow one, is done on the commit thread: a disk that hangs stops the loop once at most.
 """
 
@@ -47,8 +47,8 @@ class GroupCommit:
         """`commit` is called on the commit thread, and must not raise. The other functions are called in the loop.
 
         `commit_inline` is called only if no commit is waiting or in progress. It returns None, and commits nothing, if
-        that would take long, or if the last commit took longer than the given seconds. It is called for an instance of any
-        size if `may_commit_inline()` returns True, because no other sender has to wait then.
+        that would take long, or if the last commit took longer than the given seconds. It is called for an instance of
+        any size if `may_commit_inline()` returns True, because no other sender has to wait then.
         """
         self._loop = loop
         self._commit = commit

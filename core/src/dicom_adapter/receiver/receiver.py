@@ -1,6 +1,7 @@
 """The receiver: decides about associations, and stores instances (steps 1 and 2 of the flow).
 
-The receiver then wakes the host, which enters the rows and runs all further steps. It calls no processor, submitter or observer.
+The receiver then wakes the host, which enters the rows and runs all further steps. The receiver calls no processor,
+submitter or observer.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ from dicom_adapter.runtime.resources import Resources
 
 log = structlog.get_logger("dicom_adapter.receiver")
 
-TEMPORARY_CAUSES = (RejectionCause.STOPPED, RejectionCause.SPACE)  # the cause may have ended since the conditions were read
+TEMPORARY_CAUSES = (RejectionCause.STOPPED, RejectionCause.SPACE)  # may have ended since the conditions were read
 LOCAL_OUTCOMES = (StoreOutcome.OUT_OF_SPACE, StoreOutcome.FAILED)  # the cause is the adapter, not the sender
 
 
@@ -77,7 +78,7 @@ class Receiver:
         self._wake_fd = wake_fd
         self._commits: GroupCommit | None = None
         self._studies = ArrivingStudies()
-        self._logs_instances = config.log.level is LogLevel.DEBUG  # False: no time is spent on the fields of debug lines
+        self._logs_instances = config.log.level is LogLevel.DEBUG  # otherwise no time is spent on their fields
 
     def configure(self, config: Config) -> None:
         """Apply another configuration. Only one thread at a time may call this method."""
