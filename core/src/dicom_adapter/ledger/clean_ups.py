@@ -47,7 +47,7 @@ def insert(transaction: Transaction, row: JobRow) -> None:
 def due(transaction: Transaction, submitter: str, now: datetime, limit: int, latest: datetime) -> list[CleanUp]:
     """Return up to `limit` clean-ups of a submitter that may be attempted now, those without an attempt first.
 
-    A clean-up whose next attempt is later than `latest` is due, too: the clock was set back.
+    A clean-up whose next attempt is later than `latest` is due, too: the clock was put back.
     """
     when = clean_ups.c.next_attempt_at
     is_due = (clean_ups.c.submitter == submitter) & (when.is_(None) | (when <= now) | (when > latest))

@@ -195,7 +195,7 @@ def queue_heads(
     """Return the oldest job with a step of each AE title and priority that the submitter may process at `now`.
 
     If `now` is None, jobs that wait for their next attempt are included. A time of the next attempt after `latest` is
-    ignored: no retry waits that long, so the clock was set back, or the settings for retries have changed. The jobs in
+    ignored: no retry waits that long, so the clock was put back, or the settings for retries have changed. The jobs in
     `excluding` (by number) and in `unless` are excluded.
     """
     query = _heads(only_due=now is not None) if unless is None else _make_heads(only_due=now is not None, unless=unless)
@@ -279,7 +279,7 @@ def due_for_polling(
 ) -> list[JobRow]:
     """Return started jobs that the platform has not reported as finished, last polled at `before` or earlier.
 
-    A time of the last poll after `now` is ignored: the clock was set back since then.
+    A time of the last poll after `now` is ignored: the clock was put back since then.
     """
     values = {"submitter": submitter, "before": before, "now": now, "limit": limit}
     return [_row(row) for row in transaction.execute(_DUE_FOR_POLLING, values)]

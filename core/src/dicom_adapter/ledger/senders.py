@@ -101,7 +101,7 @@ def _add(transaction: Transaction, one: Rejected, *, is_limited: bool = True) ->
         since = one.first_at
     if before is not None and before.hour == hour:
         values = {"count": rejections.c.count + one.count, "reason": one.reason, "since": since}
-        last_at = max(before.last_at, one.last_at)  # the clock may have been set back
+        last_at = max(before.last_at, one.last_at)  # the clock may have been put back
         is_row = rejections.c.rejection_number == before.rejection_number
         transaction.execute(update(rejections).where(is_row).values(last_at=last_at, **values))
         return True

@@ -382,7 +382,7 @@ def _is_about_storage(part: str) -> bool:
 
 
 def _is_stale(part: PartHealth, now: datetime) -> bool:
-    return abs(now - part.seen_at) > STALE_AFTER  # `seen_at` is in the future if the system clock was set back
+    return abs(now - part.seen_at) > STALE_AFTER  # `seen_at` is in the future if the system clock was put back
 
 
 def _red(part: str, reason: str) -> Problem:

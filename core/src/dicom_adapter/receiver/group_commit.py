@@ -4,8 +4,8 @@ A group adds no delay, and the cost of each instance falls with the number of in
 
 A commit on another thread needs two switches of threads, which take longer than the commit of a few small instances.
 So small groups are committed inline, in the network thread: an instance of the only connection at once, and a group of
-small instances after the loop has processed all received data. A commit that would wait for the ledger, and every commit
-after a slow one, is done on the commit thread: a disk that hangs stops the loop once at most.
+small instances after the loop has processed all received data. A commit that would wait for the ledger, and every
+commit after a slow one, is done on the commit thread: a disk that hangs stops the loop once at most.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class SystemClock:
             return self._state.time_ns, self._state.monotonic_ns
 
     def ahead(self) -> timedelta:
-        """Return the time of this clock minus the system time: positive after the system clock was set back."""
+        """Return the time of this clock minus the system time: positive after the system clock was put back."""
         with self._lock:
             return timedelta(microseconds=-self._compare() / 1000)
 

@@ -49,7 +49,10 @@ quarantine-quota = {QUOTA}
 B_ALONE = STORAGE + '[ae-titles.B]\nprocessor = "picky"\n'
 CONFIGURATION = B_ALONE + '[ae-titles.A]\nprocessor = "picky"\noverwrite-same-instance = true\n'
 SERVED = ("A", "B")
-WHY = "{} arrival of the same SOP instance is pending: instance {}; requeue this one when that one is no longer pending"
+WHY = (
+    "{0} arrival of the same SOP instance is pending: instance {1}; "
+    "requeue again when instance {1} is no longer pending"
+)
 
 
 class Picky:

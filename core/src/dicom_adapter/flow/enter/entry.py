@@ -104,7 +104,7 @@ class RowEntry:
         """Set the times of arrival; return the last time of an instance of a journal.
 
         An instance of a journal keeps the time in its recovery record, unless this time is before the time of an
-        earlier row, or is in the future because the clock was set back.
+        earlier row, or is in the future because the clock was put back.
         """
         moment, last = to_microseconds(now), self._last_received_at
         for instance in new:

@@ -152,7 +152,7 @@ class Follower:
 
         Otherwise a group could become due although another instance of it is stored.
         """
-        if self._passed is None or not due <= self._passed <= self._clock.now():  # the clock may have been set back
+        if self._passed is None or not due <= self._passed <= self._clock.now():  # the clock may have been put back
             self.follow()
 
     def checkpoint(self) -> None:

@@ -26,7 +26,7 @@ CHECKSUM = struct.Struct("<I")
 class FollowerProgress:
     """The progress of the follower for one receiver run."""
 
-    entered: int = 0  # number of the record up to which all records have rows, or were decided otherwise
+    entered: int = 0  # number of the record up to which all records have rows, or were dropped as duplicates
     confirmed: int = 0  # the same for rows that are durable: their recovery records are not needed any more
     position: int = 0  # offset in the journal after the line of the confirmed record
     is_ledger_full: bool = False

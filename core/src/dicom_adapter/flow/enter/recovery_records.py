@@ -37,7 +37,7 @@ class RecoveryRecords:
     def write(self, received: ReceivedInstance, writer: InstanceWriter) -> None:
         """Write the record of an instance, unless it is too long for the storage backend."""
         number = self.assigned + 1
-        # The time is never earlier than the previous time, even if the clock was set back: instances keep their order.
+        # The time is never earlier than the previous time, even if the clock was put back: instances keep their order.
         received_at = max(self._last_received_at, to_microseconds(self.clock.now()))
         received.columns["received_at"] = received_at
         record = {

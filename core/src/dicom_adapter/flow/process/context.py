@@ -86,7 +86,7 @@ class Context:
     def _due(self, when: datetime) -> datetime:
         """Return when a timer is due: at `when`, or when the wait that the processor requested is over, if earlier.
 
-        The two times differ if the time of the turn is in the future, because the clock was set back after the instance
+        The two times differ if the time of the turn is in the future, because the clock was put back after the instance
         was received.
         """
         now = self._clock.now()

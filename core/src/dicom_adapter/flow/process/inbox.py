@@ -29,7 +29,7 @@ DELETED_TOGETHER = 10_000  # maximum number of reports that are deleted together
 
 @define
 class LaneStart:
-    """The start of a lane. If the clock was set back before the start, some instances have times in the future.
+    """The start of a lane. If the clock was put back before the start, some instances have times in the future.
 
     Such an instance arrived before all requests and timers of the lane: in the order of turns, it has the time of the
     start.

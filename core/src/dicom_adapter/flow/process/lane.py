@@ -6,7 +6,7 @@ and all pending instances are delivered again: a processor's memory is a cache o
 
 A turn has its own time: the `received_at` of an instance, the `when` of a timer or request. After a restart, missed
 turns run in the order of these times, so that the processor makes the same decisions as without the restart. Times in
-the future, after the clock was set back, delay no turn: see `inbox.LaneStart` and `timers.Alarm`.
+the future, after the clock was put back, delay no turn: see `inbox.LaneStart` and `timers.Alarm`.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def _judge_requeue(rows: Iterable[InstanceRow], pending: Mapping[tuple[str, str]
             which = "a newer" if newest[name] > number else "an earlier"
             result.refused[number] = (
                 f"{which} arrival of the same SOP instance is pending: instance {newest[name]}; "
-                "requeue this one when that one is no longer pending"
+                f"requeue again when instance {newest[name]} is no longer pending"
             )
         else:
             newest[name] = number

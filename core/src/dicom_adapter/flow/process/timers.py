@@ -18,7 +18,7 @@ class Alarm:
 
     due: datetime  # time at which the callback is called, on the clock of the process
     number: int  # position in the order in which the alarms were set
-    when: datetime = field(order=False)  # time of the turn; differs from `due` if the clock was set back
+    when: datetime = field(order=False)  # time of the turn; differs from `due` if the clock was put back
     callback: Callable[[], None] | None = field(order=False)
 
     def cancel(self) -> None:

@@ -60,7 +60,7 @@ class Required:
     """The instances that the processor must have seen before the turn of a timer: those that arrived until `due`."""
 
     number: int  # id of the last instance that the lane has read
-    due: datetime  # time at which the timer was due; differs from the time of the turn if the clock was set back
+    due: datetime  # time at which the timer was due; differs from the time of the turn if the clock was put back
 
 
 @frozen

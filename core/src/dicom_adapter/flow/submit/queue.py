@@ -157,7 +157,7 @@ class JobQueue:
 
     def _choose(self, transaction: Transaction, now: datetime, held: HeldBack | None) -> JobRow | None:
         """Choose a job that is due; or a postponed job, if the last try is at least PROBE_EVERY ago."""
-        # A job whose next attempt is later than this is due now: the clock was set back.
+        # A job whose next attempt is later than this is due now: the clock was put back.
         latest = now + self._retries.longest
         busy = list(self.in_flight.steps)
         row = self._most_urgent(jobs.queue_heads(transaction, self._name, now, busy, latest, unless=held))
