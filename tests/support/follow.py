@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -75,8 +76,11 @@ class Sender:
         return self.store.commit([self.arrive(uid, content) for uid in uids])
 
     def kill(self) -> None:
-        """End as a killed process: release all locks, and close nothing in order."""
+        """End as a killed process: release all locks, and delete nothing."""
         self.log.end()
+        self.log.close()
+        assert self.store._open_commit is not None  # the log is open
+        os.close(self.store._open_commit._descriptor)
         kill_local_storage(self.adapter.storage)
 
 
