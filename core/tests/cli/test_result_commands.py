@@ -110,6 +110,19 @@ def test_the_id_of_a_job_is_not_that_of_a_result(command: Command, job: Job) -> 
         assert f"there is no result {unknown}; `dicom-adapter results list -c" in error
 
 
+@pytest.mark.parametrize("words", [("export", "--to", "out"), ("requeue",), ("discard", "--yes")])
+def test_only_ids_of_results_select_results(command: Command, job: Job, words: tuple[str, ...]) -> None:
+    """Other texts end the command before it changes anything.
+
+    Verified to fail when the argument is a list of integers: then the error names no next step.
+    """
+    error = " ".join(command("results", *words, BAD, job.job_id[:8], status=1).stderr.split())
+    assert f"'{job.job_id[:8]}' is the id of a job, not of a result: `dicom-adapter results list --job" in error
+    error = " ".join(command("results", *words, BAD, "lost", status=1).stderr.split())
+    assert "there is no result lost; `dicom-adapter results list -c" in error
+    assert "quarantined since" in shown(command("results", "list"))
+
+
 def test_jobs_with_attachments_only_are_listed(make_adapter: Callable[[str], Adapter], tmp_path: Path) -> None:
     """With the command to export them. Verified to fail when only results are listed."""
     (tmp_path / "adapter.toml").write_text(STORED + CONFIGURATION, encoding="utf-8")

@@ -60,7 +60,7 @@ STATES = "quarantined, released, reclaimed"
 STORED = (InstanceState.QUARANTINED, InstanceState.RELEASED)
 LARGEST_ID = 2**63 - 1  # of a row in the ledger
 
-Ids = Annotated[list[int] | None, typer.Argument(metavar="[ID]", help="Ids of results, as `results list` shows them.")]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]", help="Ids of results, as `results list` shows them.")]
 Reason = Annotated[
     str, typer.Option("--reason", metavar="TEXT", help="Only results quarantined for a reason that contains TEXT.")
 ]
@@ -159,7 +159,8 @@ def export(
     ledger, service = open_service(path)
     with ledger.read() as transaction:
         source = _find_job(transaction, job)
-        chosen = _chosen(transaction, ids, everything, (state,) if state else STORED, source, filters, reason)
+        numbers = _numbers(transaction, ids, config_option(config))
+        chosen = _chosen(transaction, numbers, everything, (state,) if state else STORED, source, filters, reason)
         rows = ledger_results.find(transaction, chosen)
         attachments = ledger_attachments.of_job(transaction, source.number) if everything and source else []
     changes = ResultChanges(refused=dict.fromkeys(chosen, operators.UNKNOWN))
@@ -207,7 +208,8 @@ def requeue(
     assert settings is not None  # `open_service` has checked it
     with ledger.read() as transaction:
         source = _find_job(transaction, job)
-        chosen = _chosen(transaction, ids, everything, (state,), source, filters, reason)
+        numbers = _numbers(transaction, ids, config_option(config))
+        chosen = _chosen(transaction, numbers, everything, (state,), source, filters, reason)
     with open_stored_files(service) as files:
         resources = Resources(ledger=ledger, storage=files.storage, clock=SystemClock())
         changes = requeue_results(resources, settings, service.plugins, chosen, operator_name(), force=force)
@@ -233,7 +235,8 @@ def discard(
     ledger = open_ledger(find_file(config))
     with ledger.read() as transaction:
         source = _find_job(transaction, job)
-        chosen = _chosen(transaction, ids, everything, (InstanceState.QUARANTINED,), source, filters, reason)
+        numbers = _numbers(transaction, ids, config_option(config))
+        chosen = _chosen(transaction, numbers, everything, (InstanceState.QUARANTINED,), source, filters, reason)
         known = ledger_results.find(transaction, chosen)
     if known and not yes:
         confirm(f"Discard {counted(len(known), 'result')} permanently?")
@@ -249,6 +252,14 @@ def _number_of_result(transaction: Transaction, name: str, options: str) -> int:
         step = f"`dicom-adapter results list --job {name}{options}` shows the ids of its results"
         raise fail(f"'{name}' is the id of a job, not of a result: {step}")
     raise fail(f"there is no result {name}; `dicom-adapter results list{options}` shows the results with their ids")
+
+
+def _numbers(transaction: Transaction, ids: list[str] | None, options: str) -> list[int]:
+    """Return the ids as numbers. A number without a result is refused later; any other text ends the command."""
+    return [
+        int(name) if name.isdecimal() and int(name) <= LARGEST_ID else _number_of_result(transaction, name, options)
+        for name in ids or []
+    ]
 
 
 # --- selection --------------------------------------------------------------------------------------------------------
@@ -268,7 +279,7 @@ def _find_job(transaction: Transaction, prefix: str) -> JobRow | None:
 
 def _chosen(
     transaction: Transaction,
-    ids: list[int] | None,
+    ids: list[int],
     everything: bool,
     states: tuple[InstanceState, ...],
     source: JobRow | None,
