@@ -86,6 +86,26 @@ def test_a_cursor_stays_valid_while_rows_are_added(
     assert before == seen
 
 
+def test_quarantined_instances_are_selected_by_a_part_of_their_reason(make_api: Any) -> None:
+    """Case is ignored, and `%` and `_` are no wildcards.
+
+    Verified to fail when the filter is not passed on to the query.
+    """
+    site = make_api(QUARANTINING)
+    add_instances(site, 1)
+    [instance] = site.viewer.get("/api/instances", params={"state": "quarantined"}).json()["items"]
+
+    def selected(reason: str, path: str = "/api/instances") -> list[int]:
+        response = site.viewer.get(path, params={"state": "quarantined", "reason": reason})
+        assert 200 == response.status_code
+        return [one["instanceId"] for one in response.json()["items"]]
+
+    assert [instance["instanceId"]] == selected(instance["reason"][:10].upper())
+    assert [] == selected("%")
+    assert [] == selected("another reason")
+    assert [] == selected(instance["reason"], "/api/results")  # received instances are no results
+
+
 # --- invalid requests -------------------------------------------------------------------------------------------------
 
 
@@ -102,7 +122,11 @@ def test_a_cursor_stays_valid_while_rows_are_added(
         "/api/jobs?submitter=%00",
         "/api/instances?state=lost",
         "/api/instances/99999999999999999999",
+        "/api/instances?reason=text",
+        "/api/instances?state=pending&reason=text",
+        "/api/instances?state=quarantined&reason=",
         "/api/results?jobId=1",
+        "/api/results?reason=text&aeTitle=LUNG",
         "/api/events?event=A;B",
         "/api/senders?aeTitle=12345678901234567",
         "/api/status?x=1",

@@ -33,11 +33,13 @@ from dicom_adapter.web.admin.parameters import (
     ChangesView,
     EventView,
     NumberPath,
+    ReasonQuery,
     Selection,
     SopQuery,
     StudyQuery,
     changes_view,
     event_view,
+    require_few,
 )
 from dicom_adapter.web.admin.routes import ApiValue, conflict, not_found, route_arguments, view
 from dicom_adapter.web.site import Site
@@ -105,6 +107,7 @@ def _reading(site: Site) -> list[Any]:
         ae_title: AeTitleQuery = None,
         study: StudyQuery = None,
         sop_instance: SopQuery = None,
+        reason: ReasonQuery = None,
         limit: Limit = USUAL_PAGE,
         after: After = None,
     ) -> InstancePage:
@@ -112,10 +115,13 @@ def _reading(site: Site) -> list[Any]:
             raise ClientException(
                 "aeTitle alone would read all instances: add studyInstanceUid, sopInstanceUid or another state."
             )
+        require_few(reason, wanted, studyInstanceUid=study, sopInstanceUid=sop_instance)
         filters = Filters(ae_title=ae_title, study_instance_uid=study, sop_instance_uid=sop_instance)
         before = number_in("instances", after)
         with site.resources.ledger.read() as transaction:
-            found = instance_rows.newest(transaction, limit + 1, state=wanted, filters=filters, before=before)
+            found = instance_rows.newest(
+                transaction, limit + 1, state=wanted, filters=filters, reason=reason or "", before=before
+            )
             stopped = lanes.stopped(transaction)
         rows, following = split(found, limit, "instances", lambda row: row.instance.instance_id)
         return InstancePage(items=[view(instance_as_json(row, stopped), InstanceView) for row in rows], next=following)

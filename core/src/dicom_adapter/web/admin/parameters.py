@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
+from litestar.exceptions import ClientException
 from litestar.params import PathParameter, QueryParameter
 from msgspec import Meta
 
+from dicom_adapter.ledger.schema import InstanceState
 from dicom_adapter.web.admin.paging import END, LARGEST
 from dicom_adapter.web.admin.routes import ApiValue, Json
 
@@ -37,6 +39,16 @@ StudyQuery = Annotated[
 SopQuery = Annotated[
     str | None, QueryParameter(name="sopInstanceUid", pattern=UID_PATTERN, description="Only this SOP instance")
 ]
+ReasonQuery = Annotated[
+    str | None,
+    QueryParameter(
+        name="reason",
+        min_length=1,
+        max_length=200,
+        pattern=PLAIN_PATTERN,
+        description="Only those whose reason for the quarantine contains this text; case is ignored",
+    ),
+]
 Since = Annotated[datetime | None, QueryParameter(description="Only from this time on")]
 Until = Annotated[datetime | None, QueryParameter(description="Only before this time")]
 
@@ -60,6 +72,15 @@ class ChangesView(ApiValue, frozen=True, kw_only=True):
 
     done: list[int]  # ids of the changed objects
     refused: dict[str, str]  # ids of the other objects, with the reasons
+
+
+def require_few(reason: str | None, state: InstanceState | None, **few: object) -> None:
+    """Raise ClientException (status 400) if a reason is wanted without a filter that selects few rows.
+
+    Reasons have no index. `few`: other filters that select few rows, by name.
+    """
+    if reason is not None and state is not InstanceState.QUARANTINED and not any(few.values()):
+        raise ClientException(f"reason alone would read all of them: add {' or '.join(['state=quarantined', *few])}.")
 
 
 def event_view(document: Mapping[str, Any]) -> EventView:

@@ -27,10 +27,12 @@ from dicom_adapter.web.admin.parameters import (
     EventView,
     JobPath,
     NumberPath,
+    ReasonQuery,
     Selection,
     StudyQuery,
     changes_view,
     event_view,
+    require_few,
 )
 from dicom_adapter.web.admin.routes import ApiValue, not_found, route_arguments, view
 from dicom_adapter.web.site import Site
@@ -132,15 +134,22 @@ def _reading(site: Site) -> list[Any]:
         job_id: JobQuery = None,
         ae_title: AeTitleQuery = None,
         study: StudyQuery = None,
+        reason: ReasonQuery = None,
         limit: Limit = USUAL_PAGE,
         after: After = None,
     ) -> ResultPage:
-        filters = Filters(ae_title=ae_title, study_instance_uid=study)
-        before = number_in("results", after)
+        require_few(reason, wanted, studyInstanceUid=study, jobId=job_id)
+        filters, before = Filters(ae_title=ae_title, study_instance_uid=study), number_in("results", after)
         with ledger.read() as transaction:
             number = None if job_id is None else _job_number(transaction, job_id)
             found = results.newest(
-                transaction, limit + 1, state=wanted, job_number=number, filters=filters, before=before
+                transaction,
+                limit + 1,
+                state=wanted,
+                job_number=number,
+                filters=filters,
+                reason=reason or "",
+                before=before,
             )
             rows, following = split(found, limit, "results", lambda row: row.instance.instance_id)
             return ResultPage(items=_views(transaction, rows), next=following)
