@@ -150,5 +150,6 @@ def test_no_output_of_the_service_contains_patient_data(
     }
     assert {} == {name: found for name, text in outputs.items() if (found := found_in(text, [UID_ROOT]))}
     assert UID_ROOT in log  # otherwise this test would search for the wrong value
-    names = [names for names in exported.span_names_by_trace().values() if "result" in names]
+    # `enter` is missing if the row is entered before the context of its association.
+    names = [names - {"enter"} for names in exported.span_names_by_trace().values() if "result" in names]
     assert [{"receive", "group", "submit", "poll", "result"}] == names, json.dumps(names, default=list)

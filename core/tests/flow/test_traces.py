@@ -6,16 +6,20 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from dicom_adapter import Job, Retriable
+from dicom_adapter import AssociationStatus, Job, Retriable
 from dicom_adapter.api.errors import LedgerUnavailable
+from dicom_adapter.api.receiving import StoreOutcome, StoreResult
 from dicom_adapter.dicom.synthetic import make_instance
+from dicom_adapter.flow.enter import entry, entry_spans
 from dicom_adapter.flow.process.turn import Turn
 from dicom_adapter.ledger import instances, trace_contexts
 from dicom_adapter.runtime import traces
@@ -123,6 +127,76 @@ def test_a_group_continues_the_first_association_and_links_to_the_others(site: S
     assert [trace_of(contexts[1])] == [ids(link) for link in group.links]
 
 
+def traced_association(site: Site, exported: Exported) -> tuple[str, str]:
+    """Record the context of a new association, as a receiver does before the first row. Return its id and context."""
+    span = exported.traces.start("receive")
+    association_id = uuid4().hex
+    with site.adapter.ledger.write() as transaction:
+        trace_contexts.insert(transaction, association_id, span.context, site.adapter.clock.now())
+    return association_id, span.context
+
+
+def receive_open(site: Site, association_id: str, *numbers: int) -> None:
+    """Receive instances of one study in an association that stays open."""
+    data_sets = [make_instance(seed="study", instance_number=number) for number in numbers]
+    site.adapter.receive(*data_sets, association_id=association_id, status=AssociationStatus.OPEN)
+
+
+def test_the_first_rows_of_an_association_have_a_span(site: Site, exported: Exported) -> None:
+    """The rows that follow at once have none.
+
+    Verified to fail when each transaction has a span.
+    """
+    association_id, context = traced_association(site, exported)
+    receive_open(site, association_id, 1)
+    receive_open(site, association_id, 2)
+    enter = exported.one("enter")
+    assert trace_of(context) == ids_of_parent(enter)
+    assert {
+        "dicom_adapter.ae_title": "LUNG",
+        "dicom_adapter.association_id": association_id,
+        "dicom_adapter.instances": 1,
+    } == dict(enter.attributes or {})
+
+
+def test_rows_that_are_late_have_a_span_from_their_arrival(site: Site, exported: Exported) -> None:
+    """Verified to fail when only the first rows of an association have a span, and when it begins with the entry."""
+    association_id, _context = traced_association(site, exported)
+    receive_open(site, association_id, 1)
+    with site.adapter.ledger.read() as transaction:
+        [instance] = instances.pending_after(transaction, 0, 10, "LUNG")
+    results = [StoreResult(outcome=StoreOutcome.STORED, instance=instance)]
+    now = instance.received_at + timedelta(seconds=3)
+    with site.adapter.ledger.read() as transaction:
+        for span in entry_spans.start(exported.traces, transaction, results, (), now):
+            span.end(now)
+    _first, late = exported.spans("enter")
+    assert late.start_time is not None
+    assert late.end_time is not None
+    assert 3 == round((late.end_time - late.start_time) / 1e9)
+
+
+def test_rows_that_are_not_committed_have_no_span(
+    site: Site, exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Verified to fail when a span ends before the commit."""
+    association_id, _context = traced_association(site, exported)
+
+    def failing(*_arguments: Any) -> Any:
+        raise LedgerUnavailable("locked")
+
+    monkeypatch.setattr(entry, "_recoveries", failing)
+    receive_open(site, association_id, 1)
+    assert not exported.spans("enter")
+    monkeypatch.undo()
+
+
+def test_the_rows_of_an_association_without_a_trace_have_no_span(site: Site, exported: Exported) -> None:
+    """Such a span would be a trace of its own."""
+    receive_open(site, uuid4().hex, 1)
+    assert not exported.spans("enter")
+
+
 def test_a_turn_that_is_not_committed_has_no_span(
     site: Site, exported: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,12 +234,14 @@ def test_no_span_contains_patient_data(site: Site, exported: Exported) -> None:
     """Nor UIDs, nor names of outputs and of quarantine reasons."""
     planted = {"patient_id": "PLANTED-ID", "patient_name": "Planted^Name", "accession_number": "PLANTED-ACC"}
     instance = make_instance(**planted)
-    site.adapter.receive(instance)
+    association_id, _context = traced_association(site, exported)
+    site.adapter.receive(instance, association_id=association_id)
     site.adapter.advance(5)
     job: Job = site.adapter.jobs[-1]
     site.end_job({"Planted.dcm": output(), "Planted.json": b"{}"}, job)
     text = "".join(span.to_json() for span in exported.spans())
     assert job.job_id in text
+    assert exported.spans("enter")
     forbidden = [*planted.values(), PLANTED, instance.StudyInstanceUID, instance.SOPInstanceUID]
     assert [] == [value for value in forbidden if value.lower() in text.lower()]
 

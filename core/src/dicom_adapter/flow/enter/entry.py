@@ -17,6 +17,7 @@ import structlog
 from dicom_adapter.api.errors import LedgerUnavailable, describe_failure, reports_no_resources
 from dicom_adapter.api.receiving import StoreResult
 from dicom_adapter.config.model import Config
+from dicom_adapter.flow.enter import entry_spans
 from dicom_adapter.flow.enter.associations import record_open
 from dicom_adapter.flow.enter.known_series import KnownSeries
 from dicom_adapter.flow.enter.received_instance import ReceivedInstance
@@ -38,6 +39,7 @@ class RowEntry:
         """`receiver`: name of the receiver of all instances that do not name their receiver."""
         self._config = config
         self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
+        self._traces = resources.traces
         self._receiver = receiver
         self._known_series = KnownSeries()
         self._associations: set[str] = set()  # ids of associations that are recorded in the ledger
@@ -65,9 +67,12 @@ class RowEntry:
                 series.enter(transaction, {instance.series() for instance in of_new_series}, now)
             receivers = [instance.receiver or self._receiver for instance in new]
             opened = record_open(transaction, receivers, results, self._associations)
+            spans = entry_spans.start(self._traces, transaction, results, opened, now)
             recoveries = _recoveries(new, results, now)
             if recoveries:
                 events.record(transaction, recoveries)
+        for span in spans:
+            span.end(self._clock.now())
         if of_new_series:
             self._known_series.add(of_new_series)
         if len(self._associations) >= MAX_ASSOCIATIONS:
