@@ -6,6 +6,7 @@ import of schemathesis takes seconds.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +16,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from dicom_adapter.testing import make_instance, make_study
 
-EXAMPLES = 6  # number of generated requests for each operation: there are many operations
+# Number of generated requests for each operation and mode. There are many operations, so the default is small.
+EXAMPLES = int(os.environ.get("DICOM_ADAPTER_API_EXAMPLES", "6"))
 SESSION = "/api/session"  # wrong tokens are tested in `core/tests/web/access`
 CONFIGURATION = """
 [ae-titles.A]
@@ -72,7 +74,7 @@ def test_no_parameter_of_an_address_is_patient_data(shared_api: Any) -> None:
     assert [] == [name for name in names if any(word in name for word in ("patient", "accession", "birth", "desc"))]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(100 * EXAMPLES)
 @pytest.mark.filterwarnings("default")  # schemathesis causes warnings
 @pytest.mark.parametrize("mode", ["positive", "negative"])
 def test_every_response_is_described(make_api: Any, mode: str) -> None:
