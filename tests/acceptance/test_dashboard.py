@@ -302,5 +302,5 @@ def test_open_dashboards_do_not_delay_the_stop_of_the_service(site: Site) -> Non
 def test_the_page_of_files_is_complete() -> None:
     """Each static file is used by a template or another static file."""
     folder = Path(__file__).parents[2] / "core/src/dicom_adapter/web/pages"
-    sources = "".join(file.read_text(encoding="utf-8") for file in sorted(folder.glob("*/*")))
+    sources = "".join(file.read_text(encoding="utf-8") for file in sorted(folder.glob("*/*")) if file.suffix != ".pyc")
     assert [] == [file.name for file in (folder / "static").iterdir() if file.name not in sources]

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from dicom_adapter.flow.enter.journal import FOLDER, journals
 from dicom_adapter.flow.store.commit import Store
 from dicom_adapter.ledger import configurations, instances
 from dicom_adapter.ledger.health import HOST
+from dicom_adapter.operations.backup import Backup
 from dicom_adapter.plugins.registry import discover
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import DataFolder
@@ -251,3 +253,44 @@ def test_a_log_that_cannot_be_read_is_reported(site: Site, monkeypatch: pytest.M
 
     monkeypatch.setattr("dicom_adapter.cli.log_reading.logged", unreadable)
     assert "the log cannot be read" in site.call("instances", "list")
+
+
+# --- backup -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_backup_waits_for_the_rows_of_acknowledged_instances(site: Site, tmp_path: Path) -> None:
+    """Verified to fail when the backup does not wait."""
+    site.send("2.25.1", "2.25.2")
+    site.run_service()
+    entered = Event()
+
+    def on_progress(step: str, _done: int, _total: int | None) -> None:
+        if step == "rows entered" and not entered.is_set():
+            entered.set()
+            site.enter()
+
+    manifest = Backup(site.resources, site.folder.path, CONFIGURATION, on_progress=on_progress).run(tmp_path / "copy")
+    assert entered.is_set()
+    assert (2, 0) == (manifest.instances, manifest.not_entered)
+
+
+def test_a_backup_without_a_working_host_reports_the_instances_without_rows(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        Backup.__init__, "__kwdefaults__", {**Backup.__init__.__kwdefaults__, "longest_wait_seconds": 0.0}
+    )
+    site.send("2.25.1", "2.25.2")
+    site.run_service()
+    shown = site.call("backup", str(tmp_path / "text"), status=1)
+    assert "not in the backup: 2 acknowledged instances without a row" in shown
+    assert 2 == json.loads(site.call("backup", str(tmp_path / "json"), "--json", status=1))["notEntered"]
+    assert 2 == json.loads((tmp_path / "json/manifest.json").read_text(encoding="utf-8"))["notEntered"]
+
+
+def test_a_backup_of_a_stopped_service_has_all_acknowledged_instances(site: Site, tmp_path: Path) -> None:
+    site.send("2.25.1", "2.25.2")
+    site.kill()
+    site.call("backup", str(tmp_path / "copy"))
+    found = json.loads((tmp_path / "copy/manifest.json").read_text(encoding="utf-8"))
+    assert (2, 0) == (found["instances"], found["notEntered"])

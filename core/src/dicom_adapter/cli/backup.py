@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from attrs import evolve
 
+from dicom_adapter.api.counts import counted
 from dicom_adapter.api.errors import DicomAdapterError, Refused
 from dicom_adapter.cli.configuration import ConfigOption, find_file, open_service, read
 from dicom_adapter.cli.messages import fail, log_to_stderr
@@ -29,7 +30,7 @@ from dicom_adapter.runtime.data_folder import DataFolder
 from dicom_adapter.runtime.ledger_lock import LedgerLock
 from dicom_adapter.runtime.resources import Resources
 
-INCOMPLETE_STATUS = 1  # exit status if the objects of some instances could not be copied
+INCOMPLETE_STATUS = 1  # exit status if some instances are missing in the backup, or could not be restored
 FAILED_STATUS = 2  # exit status if no backup was made, or nothing was restored
 SHOWN = 20  # number of instances without an object that the text shows; `--json` has all
 
@@ -46,8 +47,8 @@ def backup(
 
     The service may be running. Everything that it acknowledged before the command began is in the backup.
 
-    Exit status: 0 if the backup is complete; 1 if it was made, but the stored objects of some instances are missing or
-    damaged; 2 if no backup was made.
+    Exit status: 0 if the backup is complete; 1 if it was made without some instances, because their stored objects are
+    missing or damaged, or because the host does not enter their rows; 2 if no backup was made.
     """
     with _exit_on_failure("no backup was made"):
         path = find_file(None, config)
@@ -59,8 +60,14 @@ def backup(
     else:
         typer.echo(f"backed up to {destination}: {_describe(manifest, Times.chosen(utc))}")
         _show(manifest.not_copied, "not in the backup")
+        if manifest.not_entered:
+            what = counted(manifest.not_entered, "acknowledged instance")
+            typer.echo(
+                f"  not in the backup: {what} without a row, because the host enters no rows: "
+                "`dicom-adapter status` shows the cause; repeat the backup when the host works again"
+            )
         typer.echo(f"\nTo restore it: dicom-adapter restore {destination} --config CONFIG")
-    if manifest.not_copied:
+    if manifest.not_copied or manifest.not_entered:
         raise typer.Exit(INCOMPLETE_STATUS)
 
 
@@ -168,6 +175,7 @@ def _as_json(manifest: Manifest) -> Mapping[str, Any]:
         "instances": manifest.instances,
         "bytes": manifest.size_bytes,
         "notCopied": _not_copied_as_json(manifest.not_copied),
+        "notEntered": manifest.not_entered,
     }
 
 

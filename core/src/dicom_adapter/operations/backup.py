@@ -1,8 +1,8 @@
 """Back up the ledger and the stored objects while the service runs.
 
-The backup holds the ledger of one moment, and every object that the ledger of this moment needs. An instance is in the
-backup if its row was entered before this moment: usually milliseconds after the instance was acknowledged. Attachments
-are not in the backup.
+The backup holds the ledger of one moment, and every object that the ledger of this moment needs. An instance that was
+acknowledged before the backup began is in it: the backup first waits until the row of the instance is entered. If the
+host does not enter the rows, the manifest has their number. Attachments are not in the backup.
 
 The backup does not block the service, which continues to receive, and to delete the objects of finished jobs. So the
 objects are copied first, in rounds, until a round finds few new objects. Then the last round begins: a reading
@@ -14,6 +14,7 @@ Objects that the copied ledger does not need are deleted from the backup at the 
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime
@@ -35,6 +36,7 @@ from dicom_adapter.operations.backup_folder import (
     open_objects,
     seal,
 )
+from dicom_adapter.operations.not_entered import logged, without_row
 from dicom_adapter.operations.object_copier import ObjectCopier, ObjectNotCopied
 from dicom_adapter.runtime.resources import Resources
 from dicom_adapter.runtime.storage_marker import read_marker
@@ -43,6 +45,8 @@ BATCH = 1000  # number of rows that are read together
 FEW = 200  # after a round that copied fewer objects than this, the last round begins
 MAX_ROUNDS = 20  # rounds before the last one
 MAX_TRIES = 50  # tries of the last round
+LONGEST_WAIT_SECONDS = 30.0  # for the host to enter the rows of acknowledged instances, usually milliseconds
+POLL_SECONDS = 0.05
 SPARE_BYTES = 64 << 20  # free space that the destination needs beyond the objects and the ledger
 
 # Arguments: step, number of done items, number of all items (None: unknown)
@@ -59,12 +63,17 @@ class Backup:
         configuration: str,
         *,
         on_progress: BackupProgress = lambda _step, _done, _total: None,
+        longest_wait_seconds: float = LONGEST_WAIT_SECONDS,
     ) -> None:
-        """`data_folder`: the folder with the files of plugins. `configuration`: the text of the configuration file."""
+        """`data_folder`: the folder with the files of plugins. `configuration`: the text of the configuration file.
+
+        `longest_wait_seconds`: time for the host to enter the rows of the instances that were acknowledged before.
+        """
         self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
         self._data_folder = data_folder
         self._configuration = configuration
         self._on_progress = on_progress
+        self._longest_wait_seconds = longest_wait_seconds
         self._not_copied: dict[int, NotCopied] = {}
 
     def run(self, destination: Path) -> Manifest:
@@ -76,12 +85,13 @@ class Backup:
             raise Refused(f"{destination} is in the data folder; name a folder on another disk")
         with new_backup(destination) as folder:
             self._require_space(folder)
+            not_entered = self._wait_for_rows()
             try:
                 with closing(open_objects(folder)) as objects:
                     copier = ObjectCopier(self._storage, objects)
                     as_of = self._copy(copier, folder)
                     self._copy_files(folder)
-                    manifest = self._complete(copier, folder, as_of)
+                    manifest = self._complete(copier, folder, as_of, not_entered)
             except StorageFull:
                 raise Refused(f"the disk of {folder.parent} is full; use a larger disk") from None
             return seal(folder, manifest, partial(self._on_progress, "checksums computed"))
@@ -95,6 +105,18 @@ class Backup:
                 f"the backup needs up to {needed:,} bytes, and the disk of {folder.parent} has {free:,} bytes free; "
                 "use a larger disk"
             )
+
+    def _wait_for_rows(self) -> int:
+        """Wait until all instances that were acknowledged before have rows. Return the number of those without."""
+        acknowledged = waiting = logged(self._data_folder, None)
+        end = time.monotonic() + self._longest_wait_seconds
+        while True:
+            with self._ledger.read() as transaction:
+                waiting = without_row(transaction, waiting)
+            if not waiting or time.monotonic() >= end:
+                return len(waiting)
+            self._on_progress("rows entered", len(acknowledged) - len(waiting), len(acknowledged))
+            time.sleep(POLL_SECONDS)
 
     # --- objects and ledger -----------------------------------------------------------------------------------------
 
@@ -155,7 +177,7 @@ class Backup:
             self._not_copied[row.instance_id] = NotCopied.of(row, failure)
         return True
 
-    def _complete(self, copier: ObjectCopier, folder: Path, as_of: datetime) -> Manifest:
+    def _complete(self, copier: ObjectCopier, folder: Path, as_of: datetime, not_entered: int) -> Manifest:
         """Make the copied ledger and the copied objects consistent, and return the manifest.
 
         Both then have the same instances, and the rows have the storage keys of the copied objects.
@@ -175,6 +197,7 @@ class Backup:
             instances=len(copier.keys),
             size_bytes=size,
             not_copied=tuple(self._not_copied[each] for each in sorted(needed & self._not_copied.keys())),
+            not_entered=not_entered,
         )
 
     # --- other files ------------------------------------------------------------------------------------------------

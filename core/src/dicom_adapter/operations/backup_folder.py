@@ -77,6 +77,7 @@ class Manifest:
     instances: int  # number of instances with a stored object in the backup
     size_bytes: int  # total size of the objects that the ledger needs
     not_copied: tuple[NotCopied, ...]
+    not_entered: int = 0  # number of acknowledged instances without a row, which the backup does not have
     files: tuple[BackupFile, ...] = ()
 
 
@@ -211,6 +212,7 @@ def _as_json(manifest: Manifest) -> dict[str, Any]:
             {"instanceId": each.instance_id, "aeTitle": each.ae_title, "reason": each.reason}
             for each in manifest.not_copied
         ],
+        "notEntered": manifest.not_entered,
         "files": [{"path": file.path, "bytes": file.size_bytes, "sha256": file.sha256} for file in manifest.files],
     }
 
@@ -226,6 +228,7 @@ def _from_json(found: dict[str, Any]) -> Manifest:
             NotCopied(instance_id=each["instanceId"], ae_title=each["aeTitle"], reason=each["reason"])
             for each in found["notCopied"]
         ),
+        not_entered=found.get("notEntered", 0),  # backups of earlier versions have no number
         files=tuple(
             BackupFile(path=each["path"], size_bytes=each["bytes"], sha256=each["sha256"]) for each in found["files"]
         ),

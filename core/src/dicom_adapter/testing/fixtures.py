@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 from dicom_adapter.testing.job_list import JobList
 
 # Modules with assertions that pytest must rewrite, so that failures show the values
-SUITES = ("processor_suite", "storage_records", "storage_suite", "submitter_suite", "submitter_ends")
+SUITES = (
+    "processor_suite",
+    "storage_records",
+    "storage_suite",
+    "submitter_suite",
+    "submitter_ends",
+    "submitter_attachments",
+)
 pytest.register_assert_rewrite(*(f"dicom_adapter.testing.{suite}" for suite in SUITES))
 
 MakeAdapter = Callable[..., "Adapter"]
