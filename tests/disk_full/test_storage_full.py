@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -58,6 +60,24 @@ def test_a_full_disk_loses_no_instance_and_traffic_resumes(launch: Launch, disk:
     assert sorted(data_set.SOPInstanceUID for data_set in [*first, last]) == submitted(service)
     assert [] == stored(disk)
     assert [] == service.logged("worker_failed") + service.logged("process_died")
+
+
+def test_rows_are_entered_and_jobs_submitted_while_the_disk_is_full(launch: Launch, disk: Disk) -> None:
+    """The host enters no row before the disk is full. Otherwise, the space of the instances would never be freed.
+
+    Verified to fail when no block is allocated for the progress of the follower.
+    """
+    service = launch(ledger="elsewhere", quiet=5)
+    port = service.port()
+    _service, host, _receiver = service.pids()
+    os.kill(host, signal.SIGSTOP)
+    association = associate(port, "LUNG")
+    assert CStoreStatus.SUCCESS == store(association)
+    association.release()
+    disk.fill()
+    os.kill(host, signal.SIGCONT)
+    service.wait_for("instances_reclaimed")
+    assert [] == service.logged("worker_failed")
 
 
 RESERVE = "watermark-percent = 100\nreserve = '16 MiB'"

@@ -42,6 +42,12 @@ def wait_for_rejection(port: int, called: str) -> Rejection:
     return rejected
 
 
+def wait_for_acceptance(port: int, called: str) -> None:
+    """Request associations until one is accepted, because the cause of the rejection has gone."""
+    while rejection(port, called) is not None:
+        pass
+
+
 def _request(port: int, called: str, calling: str) -> tuple[Association, Rejection | None]:
     rejections: list[Rejection] = []
 

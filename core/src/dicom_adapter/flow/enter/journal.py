@@ -53,6 +53,18 @@ def create_locked(path: Path, flags: int = 0) -> int:
     return descriptor
 
 
+def reserve(descriptor: int, offset: int, size: int) -> None:
+    """Allocate blocks, so that a later write does not fail if the disk is full then. Raises OSError.
+
+    Does nothing if the file system does not support it.
+    """
+    try:
+        allocate(descriptor, FALLOC_FL_KEEP_SIZE, offset, size)
+    except OSError as failure:
+        if failure.errno not in NO_HOLES:
+            raise
+
+
 class JournalWriter:
     """Appends lines to the journal of one receiver run. Not thread-safe."""
 
@@ -83,11 +95,7 @@ class JournalWriter:
 
     def _reserve(self, size: int) -> None:
         """Allocate blocks for this many bytes. If the disk is full, this fails before the follower can read a line."""
-        try:
-            allocate(self._descriptor, FALLOC_FL_KEEP_SIZE, self._size, size)
-        except OSError as failure:
-            if failure.errno not in NO_HOLES:
-                raise
+        reserve(self._descriptor, self._size, size)
         self._reserved = self._size + size
 
     def _truncate(self) -> None:

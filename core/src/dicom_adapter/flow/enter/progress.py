@@ -15,7 +15,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from dicom_adapter.flow.enter.journal import MODE, SUFFIX
+from dicom_adapter.flow.enter.journal import MODE, SUFFIX, reserve
 
 PROGRESS_SUFFIX = ".progress"
 PROGRESS = struct.Struct("<QQQ?")
@@ -58,5 +58,15 @@ def journal_of(progress: Path) -> Path:
 
 
 def open_progress(journal: Path) -> int:
-    """Open the progress of a journal for reading and writing; create it if it is missing. Raises OSError."""
-    return os.open(progress_path(journal), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
+    """Open the progress of a journal for reading and writing; create it if it is missing. Raises OSError.
+
+    Its block is allocated at once: on a full disk the follower could otherwise report no progress, so it would enter no
+    rows, and the space of their instances would never be freed.
+    """
+    descriptor = os.open(progress_path(journal), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
+    try:
+        reserve(descriptor, 0, PROGRESS.size + CHECKSUM.size)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
