@@ -69,9 +69,10 @@ class Api:
 
 
 def test_an_operator_does_over_http_what_the_commands_do(tmp_path: Path, launch_service: LaunchService) -> None:
-    """It shows a job, restarts an AE title, applies a changed configuration, and audits.
+    """An operator sees a job, restarts an AE title, applies a changed configuration, and starts an audit.
 
-    A viewer sees all of it without patient data, and changes nothing. Each change is an event with the name.
+    A viewer sees the same without patient data, and cannot change anything. The event of each change has the name of
+    the token.
     """
     service = launch_service(CONFIGURATION)
     service.port()

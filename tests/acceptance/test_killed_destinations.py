@@ -3,7 +3,7 @@
 The destinations are products: one Orthanc, over C-STORE and over STOW-RS, and DCMTK's storescp. A result that is sent
 again, because its response was lost, is the same instance: Orthanc keeps the first one, storescp replaces its file.
 
-Verified to fail when `dicom` reports an instance as delivered although the association was refused or lost.
+Verified to fail when `dicom` reports an instance as delivered although the association was rejected or lost.
 """
 
 from __future__ import annotations

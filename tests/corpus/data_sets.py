@@ -111,7 +111,7 @@ def _sequences() -> Iterator[OddDataSet]:
     for syntax in NATIVE:
         other = Element(0x00100020, "LO", b"OTHER").encode(syntax)
         yield _case("another patient in a sequence", syntax, changed(odd=sequence(syntax, other)))
-        yield _case("a sequence without its end", syntax, changed(odd=sequence(syntax, other, closed=False)))
+        yield _case("a sequence without its end", syntax, changed(odd=sequence(syntax, other, has_delimiters=False)))
         whole = encode(changed(odd=sequence(syntax, other)), syntax)
         for tag, title in ((ITEM_END, "item"), (SEQUENCE_END, "sequence")):
             right, wrong = Element(tag, "", b"").encode(syntax), Element(tag, "", b"", 8).encode(syntax)

@@ -79,16 +79,13 @@ def changed(**changes: Element | None) -> list[Element]:
     return sorted((element for element in elements.values() if element is not None), key=lambda element: element.tag)
 
 
-def sequence(syntax: str, content: bytes, *, ends: bool = True, tag: int = 0x00081140, closed: bool = True) -> Element:
-    """Return a sequence with one item.
-
-    `ends`: it has delimiters instead of lengths. `closed`: if it is False, the delimiters are missing.
-    """
-    if not ends:
-        return Element(tag, "SQ", Element(ITEM, "", content).encode(syntax))
-    end = Element(ITEM_END, "", b"").encode(syntax) if closed else b""
-    item = Element(ITEM, "", content + end, UNDEFINED).encode(syntax)
-    return Element(tag, "SQ", item + (Element(SEQUENCE_END, "", b"").encode(syntax) if closed else b""), UNDEFINED)
+def sequence(syntax: str, content: bytes, *, has_delimiters: bool = True) -> Element:
+    """Return a sequence of undefined length with one item of undefined length. The delimiters may be missing."""
+    end_of_item, end_of_sequence = (
+        Element(tag, "", b"").encode(syntax) if has_delimiters else b"" for tag in (ITEM_END, SEQUENCE_END)
+    )
+    item = Element(ITEM, "", content + end_of_item, UNDEFINED).encode(syntax)
+    return Element(0x00081140, "SQ", item + end_of_sequence, UNDEFINED)
 
 
 def fragments(*parts: bytes, has_table: bool = True) -> Element:

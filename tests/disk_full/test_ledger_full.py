@@ -1,4 +1,4 @@
-"""A full disk of the ledger: no instance is acknowledged without its row, and traffic resumes automatically."""
+"""A full disk of the ledger: instances are refused, no acknowledged one is lost, and traffic resumes automatically."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ class Adapter:
 
     @property
     def listens(self) -> bool:
-        """Whether the service has logged since its start that it listens."""
+        """Return whether the service has logged since its start that it listens."""
         return self._service is not None and bool(self._service.logged("service_listening"))
 
     def wait_until_it_listens(self) -> None:

@@ -78,6 +78,8 @@ class Arrivals:
 
 @define(order=True)
 class _Due:
+    """An order that is sent again at a time of the monotonic clock."""
+
     at: float
     number: int
     order: Order = field(order=False)

@@ -59,7 +59,7 @@ class Destination:
             raise RuntimeError(f"the faults of {self.name} have ended: {self._failure}") from self._failure
 
     def ensure_running(self) -> None:
-        """Start the product if it has ended by itself."""
+        """Start the product if it has ended unexpectedly."""
         if not self._product.process.is_running:
             self.faults["ended"] += 1
             self._product.start()
@@ -90,7 +90,7 @@ class Destination:
             "failing": self._failing,
         }
         if self._product.is_web:
-            faults["unavailable"] = lambda: self._link.under(is_unavailable=True)
+            faults["unavailable"] = lambda: self._link.with_faults(is_unavailable=True)
         if self._disk.can_be_full:
             faults["full"] = self._disk.full
         try:
@@ -118,12 +118,12 @@ class Destination:
         self._product.process.resume()
 
     def _slow(self) -> AbstractContextManager[None]:
-        return self._link.under(pause=self._random.uniform(*PAUSES))
+        return self._link.with_faults(pause=self._random.uniform(*PAUSES))
 
     def _breaking(self) -> AbstractContextManager[None]:
         if self._random.random() < 0.5:
-            return self._link.under(there=BREAKS_THERE)
-        return self._link.under(back=BREAKS_BACK)
+            return self._link.with_faults(there=BREAKS_THERE)
+        return self._link.with_faults(back=BREAKS_BACK)
 
     @contextmanager
     def _failing(self) -> Iterator[None]:

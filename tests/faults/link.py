@@ -16,8 +16,8 @@ UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnect
 
 
 @frozen(kw_only=True)
-class Weather:
-    """How new connections are treated."""
+class LinkFaults:
+    """The faults of new connections."""
 
     is_unavailable: bool = False  # each HTTP request is answered with 503
     pause: float = 0.0  # seconds before each piece of data is passed on
@@ -32,7 +32,7 @@ class DestinationLink:
         self.port = port
         self._target = target
         self._random = random
-        self._weather = Weather()
+        self._faults = LinkFaults()
         self._listener: socket.socket | None = None
 
     def open(self) -> None:
@@ -57,13 +57,13 @@ class DestinationLink:
             self.open()
 
     @contextmanager
-    def under(self, **weather: object) -> Iterator[None]:
-        """Treat new connections differently until the block ends."""
-        self._weather = evolve(self._weather, **weather)  # type: ignore[arg-type] # the fields of Weather
+    def with_faults(self, **faults: object) -> Iterator[None]:
+        """Let new connections have these faults until the block ends."""
+        self._faults = evolve(self._faults, **faults)  # type: ignore[arg-type] # the fields of LinkFaults
         try:
             yield
         finally:
-            self._weather = Weather()
+            self._faults = LinkFaults()
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
@@ -71,11 +71,11 @@ class DestinationLink:
                 near, _address = listener.accept()
             except OSError:
                 return  # the link is closed
-            threading.Thread(target=self._serve, args=(near, self._weather), daemon=True).start()
+            threading.Thread(target=self._serve, args=(near, self._faults), daemon=True).start()
 
-    def _serve(self, near: socket.socket, weather: Weather) -> None:
+    def _serve(self, near: socket.socket, faults: LinkFaults) -> None:
         with near:
-            if weather.is_unavailable:
+            if faults.is_unavailable:
                 _answer_unavailable(near)
                 return
             try:
@@ -84,8 +84,8 @@ class DestinationLink:
                 reset(near)  # the destination is down
                 return
             with far:
-                there, back = self._limit(weather.there), self._limit(weather.back)
-                connect_both(near, far, there=there, back=back, pause=weather.pause)
+                there, back = self._limit(faults.there), self._limit(faults.back)
+                connect_both(near, far, there=there, back=back, pause=faults.pause)
 
     def _limit(self, between: tuple[int, int] | None) -> int | None:
         return None if between is None else self._random.randint(*between)

@@ -36,6 +36,8 @@ SENT_AGAIN_AFTER = (0.2, 6.0)  # seconds
 
 @define(order=True)
 class _Due:
+    """A delivery that begins at a time of the monotonic clock, or later."""
+
     at: float
     number: int
     delivery: Delivery = field(order=False)

@@ -15,11 +15,15 @@ pytestmark = pytest.mark.slow
 def test_nothing_acknowledged_is_lost_and_nothing_starts_twice(tmp_path: Path) -> None:
     """After some seconds of kills and faults the adapter drains, and the count has no finding.
 
-    Verified to fail when a C-STORE is answered before its row is written (acknowledged), jobs and releases are
-    committed separately (once), objects are reclaimed before their jobs are submitted (acknowledged), the cache forgets
-    an Idempotency-Key (composed), a clean-up deletes instances that arrived later (gone, refused), only the first
-    result of a job is delivered (results; in a longer run), or `dicom` reports an instance as delivered although the
-    association was refused or lost (arrived; in a run of a minute).
+    Verified to fail when one of these bugs is in the adapter; the findings are in parentheses:
+
+    - jobs and releases are committed separately (once)
+    - objects are reclaimed before their jobs are submitted (acknowledged)
+    - the cache forgets an Idempotency-Key (composed)
+    - a clean-up deletes instances that arrived later (gone, refused)
+    - only the first result of a job is delivered (results; in a longer run)
+    - `dicom` reports an instance as delivered although the association was rejected or lost (arrived; in a run of a
+      minute)
     """
     report = run(Plan(folder=tmp_path / "run", seed="pytest", seconds=8, senders=2), report_progress=lambda _line: None)
     assert report.is_good, str(report)

@@ -1,4 +1,4 @@
-"""The link to a destination passes bytes on, and fails as it is asked to."""
+"""The link to a destination forwards bytes, and its faults have their effects."""
 
 from __future__ import annotations
 
@@ -64,20 +64,20 @@ def test_link_passes_bytes_on(link: DestinationLink) -> None:
 def test_slow_link_waits_before_each_piece(link: DestinationLink) -> None:
     """One piece in each direction."""
     began = time.monotonic()
-    with link.under(pause=0.05):
+    with link.with_faults(pause=0.05):
         assert b"hello" == exchange(link, b"hello")
     assert time.monotonic() - began >= 0.1
 
 
 @pytest.mark.parametrize("direction", ["there", "back"])
 def test_breaking_link_resets_the_connection(link: DestinationLink, direction: str) -> None:
-    with link.under(**{direction: (1, 4)}), pytest.raises(ConnectionResetError):
+    with link.with_faults(**{direction: (1, 4)}), pytest.raises(ConnectionResetError):
         exchange(link, b"hello")
     assert b"hello" == exchange(link, b"hello")
 
 
 def test_unavailable_link_answers_with_503(link: DestinationLink) -> None:
-    with link.under(is_unavailable=True):
+    with link.with_faults(is_unavailable=True):
         assert exchange(link, b"POST / HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 503 ")
 
 

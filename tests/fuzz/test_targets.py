@@ -1,4 +1,4 @@
-"""The targets of the fuzzer raise nothing for their seeds, nor for changed seeds."""
+"""The targets of the fuzzer raise no exception for seeds with and without changes."""
 
 from __future__ import annotations
 

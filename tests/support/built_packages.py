@@ -13,7 +13,7 @@ from pathlib import Path
 
 from support.pages import ROOT
 
-EPOCH = "1764547200"
+EPOCH = "1764547200"  # the time of all files in the packages, in seconds since 1970: builds are reproducible
 
 
 @contextmanager

@@ -90,13 +90,13 @@ ABORT = pdu(0x07, bytes(4))
 
 def pdus(data: bytes) -> list[tuple[int, bytes]]:
     """Split received bytes into PDUs: types and bodies."""
-    pdus = []
+    found = []
     while data:
         kind, length = struct.unpack_from(">BxI", data)
         assert len(data) >= 6 + length
-        pdus.append((kind, data[6 : 6 + length]))
+        found.append((kind, data[6 : 6 + length]))
         data = data[6 + length :]
-    return pdus
+    return found
 
 
 def abort_of(data: bytes) -> tuple[int, int] | None:

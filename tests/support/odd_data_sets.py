@@ -12,12 +12,12 @@ PIXEL_DATA = 0x7FE00010
 PIXELS = b"\xe0\x7f\x10\x00"  # the encoded tag of Pixel Data
 SEQUENCE = b"\x40\x00\x75\x02SQ\x00\x00\xff\xff\xff\xff"  # (0040,0275), of undefined length
 ITEM = b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
-ENDS = b"\xfe\xff\x0d\xe0\x00\x00\x00\x00\xfe\xff\xdd\xe0\x00\x00\x00\x00"
+DELIMITERS = b"\xfe\xff\x0d\xe0\x00\x00\x00\x00\xfe\xff\xdd\xe0\x00\x00\x00\x00"  # of an item and of a sequence
 
 
 def with_nested_sequences(dataset: Dataset, levels: int = 500) -> bytes:
     """Return the encoded data set with a sequence that contains sequences."""
-    return _before_pixels(dataset, (SEQUENCE + ITEM) * levels + ENDS * levels)
+    return _before_pixels(dataset, (SEQUENCE + ITEM) * levels + DELIMITERS * levels)
 
 
 def with_endless_sequence(dataset: Dataset) -> bytes:

@@ -36,7 +36,7 @@ def rejection(port: int, called: str, calling: str = "SENDER") -> Rejection | No
 
 
 def wait_for_rejection(port: int, called: str) -> Rejection:
-    """Request associations until one is rejected: to accept, a receiver uses conditions of the last half second."""
+    """Request associations until one is rejected: a receiver notices a change of the state within half a second."""
     while (rejected := rejection(port, called)) is None:
         pass
     return rejected

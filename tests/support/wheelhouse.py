@@ -21,7 +21,7 @@ DEVELOPMENT = ("dev", "docs")  # extras for work on this project
 
 
 def libraries_of_the_projects() -> dict[str, set[str]]:
-    """Return the installed libraries, with extras, that the projects need, by normalized name; not for development."""
+    """Return the installed libraries that the projects need: extras by normalized name. Development needs more."""
     texts: list[str] = []
     for path in (ROOT / "pyproject.toml", *ROOT.glob("core/pyproject.toml"), *ROOT.glob("plugins/*/pyproject.toml")):
         project = tomli.loads(path.read_text(encoding="utf-8"))["project"]
@@ -34,7 +34,7 @@ def libraries_of_the_projects() -> dict[str, set[str]]:
 
 
 def requirements(needed: Iterable[Requirement]) -> dict[str, set[str]]:
-    """Return the installed libraries, with extras, that fulfil requirements, by normalized name."""
+    """Return the installed libraries that fulfil the requirements: extras by normalized name."""
     found: dict[str, set[str]] = {}
     waiting = list(needed)
     while waiting:

@@ -32,7 +32,7 @@ class {{ cookiecutter.__class }}Settings:
         help="Seconds without a new instance, after which a group becomes jobs.",
     )
     pipelines: Mapping[str, str] = setting(
-        prefix="pipeline-", validator=not_empty, help="Id of a pipeline; every group becomes one job for each."
+        prefix="pipeline-", validator=not_empty, help="Id of a pipeline; every group becomes one job for each pipeline."
     )
 
 

@@ -16,7 +16,7 @@ from pydicom.valuerep import FLOAT_VR, INT_VR, STR_VR
 
 from dicom_adapter import Unprocessable
 
-BUILT_IN = ("study", "patient", "series")  # groupings by fields of every instance, for which no header is read
+BUILT_IN = ("study", "patient", "series")  # groupings by fields that every instance has: no header needs to be read
 
 NEARLY_THE_SAME, SIMILAR = 0.9, 0.6  # cutoffs of difflib: a name is suggested if its similarity is at least this
 
@@ -70,14 +70,14 @@ def read_values(attribute: Attribute, header: Dataset) -> tuple[str, ...]:
         element = header[attribute.tag]
         if element.VR not in _PLAIN_VRS:
             raise ValueError
-        values = tuple(str(value).strip(PADDING) for value in _each(element.value))
+        values = tuple(str(value).strip(PADDING) for value in _as_list(element.value))
     except _BAD_VALUE:
         # pydicom's message quotes the value, which may identify the patient: `from None` keeps it out of the log.
         raise Unprocessable(f"{attribute}, which groups instances, has a value that cannot be read") from None
     return values if any(values) else ()
 
 
-def _each(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, (MultiValue, list, tuple)) else [value]

@@ -10,8 +10,8 @@
 - An interrupted group is due later: see the module `interruption`.
 
 `OpenGroups` applies these rules to one arrival at a time; its cost does not grow with the number of groups.
-`group_all` is the specification: it applies the rules, except that of interrupted groups, to a whole list of arrivals.
-Both return the same groups.
+`group_all` is the specification: it applies the rules, except the rule for interrupted groups, to a whole list of
+arrivals. `OpenGroups` and `group_all` return the same groups.
 """
 
 from __future__ import annotations
@@ -62,8 +62,9 @@ class FinishedGroup:
     def digest(self, pipeline: str) -> str:
         """Return six hexadecimal digits for the name of the job that the group becomes for `pipeline`.
 
-        They distinguish groups that are due in the same second, by the first instance, which belongs to no other group.
-        They also distinguish pipelines whose names a platform changes to the same name, such as `a.b` and `A-B`.
+        Groups that are due in the same second have different digits, because the digits depend on the first instance,
+        which belongs to no other group. Pipelines have different digits even if a platform changes their names to the
+        same name, such as `a.b` and `A-B`.
         """
         first = self.instances[0]
         text = f"{first.sop_instance_uid} {first.received_at.isoformat()} {pipeline}"
@@ -120,7 +121,7 @@ class OpenGroups:
         return group
 
     def withdraw(self, instance: InstanceStorageInfo) -> None:
-        """Remove the older instance with the same UID from its group, unless that group was due before it arrived."""
+        """Remove the older instance with the same UID from its group, unless the group was due before this arrival."""
         uid = instance.sop_instance_uid
         holder = self._holders.get(uid)
         if holder is not None and instance.received_at <= self.due_at(holder):

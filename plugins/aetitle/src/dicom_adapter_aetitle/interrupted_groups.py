@@ -23,7 +23,7 @@ class InterruptedGroups:
     _failing: dict[str, AssociationReport] = field(factory=dict, init=False)  # open associations with failures, by id
 
     def note_arrival(self, group: Group, instance: InstanceStorageInfo) -> bool:
-        """Note that `instance` was added to `group`. Return whether the group is due at another time because of it."""
+        """Note that `instance` was added to `group`. Return whether this has changed the due time of the group."""
         keys = self._groups_of.get(instance.association_id)
         if keys is None:
             self._groups_of[instance.association_id] = {group.key: None}
@@ -41,7 +41,7 @@ class InterruptedGroups:
         return group.not_before != before
 
     def note_report(self, association: AssociationReport, now: datetime) -> list[Group]:
-        """Interrupt groups, or end their waits, because of a report. Return the groups that are due at another time."""
+        """Interrupt groups, or end their waits, because of a report. Return the groups whose due time has changed."""
         earlier = self._failing.pop(association.association_id, None)
         if association.status is AssociationStatus.OPEN:
             self._failing[association.association_id] = association
@@ -52,7 +52,7 @@ class InterruptedGroups:
         for group in concerned:
             if association.is_clean:
                 _complete(group, association)
-            elif interrupts(association) and not _is_known(association, earlier):
+            elif interrupts(association) and not _has_same_failures(association, earlier):
                 self._interrupt(group, association)
             _update(group, now)
         return [group for group, old in zip(concerned, before, strict=True) if group.not_before != old]
@@ -127,8 +127,8 @@ def _may_lack(group: Group, association: AssociationReport) -> bool:
     return not (association.all_studies_known and association.studies and group.studies.isdisjoint(association.studies))
 
 
-def _is_known(association: AssociationReport, earlier: AssociationReport | None) -> bool:
-    """Return whether an earlier report about the association contains the same failures."""
+def _has_same_failures(association: AssociationReport, earlier: AssociationReport | None) -> bool:
+    """Return whether the report contains only failures that the earlier report about the association contains."""
     if earlier is None or association.cut_off or not association.all_counted:
         return False
     return dict(earlier.failed) == dict(association.failed)
@@ -145,7 +145,7 @@ def _complete(group: Group, association: AssociationReport) -> None:
 
 
 def _update(group: Group, now: datetime) -> None:
-    """Compute the earliest due time of the group. If all of its waits were ended early, that is not before `now`."""
+    """Set the earliest due time of the group. If all of its waits have ended early, the group may be due at `now`."""
     waits = [one.until for one in group.interruptions.values() if not one.ended_by]
     if waits:
         group.not_before = max(waits)

@@ -24,7 +24,7 @@ from dicom_adapter_aetitle.settings import InterruptedRule
 
 NEVER = datetime.max.replace(tzinfo=timezone.utc)  # the wait ends only when the sender returns or an operator ends it
 WAIT_WITHOUT_EVIDENCE = timedelta(seconds=60)  # longest wait after an association that ended without evidence
-USUAL_ENDS = 10  # associations in a row without a release: from this number on, it is the usual end for this sender
+USUAL_ENDS = 10  # after this number of associations in a row without a release, such an end is usual for the sender
 
 ENDS = {
     AssociationStatus.OPEN: "is open",
@@ -56,8 +56,8 @@ def interrupts(association: AssociationReport) -> bool:
     """Return whether the association interrupts its groups."""
     if association.is_incomplete:
         return True
-    is_released = association.status in (AssociationStatus.OPEN, AssociationStatus.RELEASED)
-    return not is_released and association.unreleased_in_a_row < USUAL_ENDS
+    is_broken = association.status in (AssociationStatus.ABORTED, AssociationStatus.LOST)
+    return is_broken and association.unreleased_in_a_row < USUAL_ENDS
 
 
 @define(eq=False, kw_only=True)
@@ -73,7 +73,7 @@ class Interruption:
     ended_by: str = field(default="")  # why the wait has ended early; "": it has not
 
     def note_arrival(self, instance: InstanceStorageInfo) -> bool:
-        """End the wait if the sender has returned with this instance of the group. Return whether it has."""
+        """End the wait if the sender has returned with this instance of the group. Return whether it has returned."""
         is_return = (
             not self.ended_by
             and instance.association_id not in self.earlier
@@ -89,15 +89,15 @@ class Interruption:
         return association.began_at >= self.association.at and self._concerns(association.calling_ae_title, studies)
 
     def _concerns(self, calling_ae_title: str, studies: Iterable[str]) -> bool:
-        """Return whether this sender, or another sender of the same studies, may send what is missing."""
+        """Return whether the missing instances may come from this sender, or from any sender of these studies."""
         return calling_ae_title == self.association.calling_ae_title or not self.studies.isdisjoint(studies)
 
     def __str__(self) -> str:
-        one = self.association
-        facts = [*_failures(one)] or ["no C-STORE failed"]
+        report = self.association
+        facts = [*_failures(report)] or ["no C-STORE failed"]
         text = (
-            f"association {one.association_id[:8]} of {one.calling_ae_title} {ENDS[one.status]} "
-            f"at {one.at:%Y-%m-%d %H:%M:%S} UTC, {', '.join(facts)}"
+            f"association {report.association_id[:8]} of {report.calling_ae_title} {ENDS[report.status]} "
+            f"at {report.at:%Y-%m-%d %H:%M:%S} UTC, {', '.join(facts)}"
         )
         return f"{text}; {self.ended_by}" if self.ended_by else text
 

@@ -25,7 +25,7 @@ from dicom_adapter_aetitle.interrupted_groups import InterruptedGroups
 from dicom_adapter_aetitle.interruption import WaitRules
 from dicom_adapter_aetitle.settings import AeTitleSettings, InterruptedRule
 
-_INTERRUPTED = {  # how the description of the settings ends
+_DESCRIPTION_END = {  # last part of the description of the settings
     InterruptedRule.WAIT: "",
     InterruptedRule.SUBMIT: ", does not wait for missing instances",
     InterruptedRule.HOLD: ", holds groups with missing instances",
@@ -59,7 +59,7 @@ class AeTitleJobProcessor(JobProcessorBase[AeTitleSettings]):
             f"groups by {settings.effective_group_by}, "
             f"ready {settings.quiet_seconds:.10g} s after the last instance{at_most}, "
             f"{len(names)} pipeline{'' if len(names) == 1 else 's'} ({', '.join(names)}), "
-            f"priority {settings.priority.value}{_INTERRUPTED[settings.interrupted]}"
+            f"priority {settings.priority.value}{_DESCRIPTION_END[settings.interrupted]}"
         )
 
     @classmethod

@@ -19,9 +19,9 @@ LONGEST_SECONDS = 365 * 24 * 3600  # a year: a longer time is a mistake; TOML al
 class InterruptedRule(str, Enum):
     """Treatment of a group if there is evidence that instances are missing."""
 
-    WAIT = "wait"  # it waits `interrupted-wait` for the sender to return
-    SUBMIT = "submit"  # it does not wait
-    HOLD = "hold"  # it waits for the sender to return, or for an operator
+    WAIT = "wait"  # the group waits `interrupted-wait` for the sender to return
+    SUBMIT = "submit"  # the group does not wait
+    HOLD = "hold"  # the group waits for the sender to return, or for an operator
 
 
 # The docstring of a validator is the rule in the reference of the settings.
@@ -92,7 +92,7 @@ class AeTitleSettings:
         default=None,
         validator=[_positive, _within_a_year],
         help=(
-            "Seconds after a group's first instance, after which it becomes jobs even if it still grows. Must not be "
+            "Seconds from a group's first instance until the group becomes jobs even if it still grows. Must not be "
             "less than `timeout`."
         ),
     )

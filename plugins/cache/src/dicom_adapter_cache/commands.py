@@ -34,7 +34,7 @@ URL = typer.Option(
 JSON = typer.Option("--json", help="Print JSON instead of a table.")
 AE_TITLE = typer.Option(metavar="AET", help="The AE title; required if several have the study.")
 
-# Text for each member of a study that is true
+# Texts for the members of a study that are true
 MARKS = {"patientConflict": "more than one patient", "pinned": "pinned", "arriving": "arriving"}
 
 Config = Annotated[Path | None, CONFIG]

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import grpc
 from google.protobuf.message import DecodeError
 
-MESSAGE_S = 10.0  # time limit for the arrival of a call's message, which may have 1 MiB
+MESSAGE_S = 10.0  # time limit for the arrival of a call's message, which has 1 MiB at most
 
 Continue = Callable[[grpc.HandlerCallDetails], Any]
 

@@ -22,7 +22,8 @@ PRIORITIES = {
     cache_pb2.PRIORITY_HIGHER: JobPriority.HIGHER,
     cache_pb2.PRIORITY_IMMEDIATE: JobPriority.IMMEDIATE,
 }
-NUMBERS = {priority: number for number, priority in PRIORITIES.items()}  # for NORMAL the last one: PRIORITY_NORMAL
+# JobPriority.NORMAL has two numbers: the later one, PRIORITY_NORMAL, replaces PRIORITY_UNSPECIFIED.
+NUMBERS = {priority: number for number, priority in PRIORITIES.items()}
 
 
 def message(kind: Callable[..., M], value: values.Value) -> M:

@@ -50,7 +50,7 @@ class Attributes:
 
 
 def attributes(instance: InstanceStorageInfo, texts: Mapping[str, str]) -> Attributes:
-    """Return the searchable attributes of an instance with these texts, by keyword."""
+    """Return the searchable attributes of an instance. `texts`: the values in its header, by keyword."""
     return Attributes(
         patient_id=exact(instance.patient_id),
         issuer_of_patient_id=exact(instance.issuer_of_patient_id),

@@ -19,7 +19,7 @@ from attrs import frozen
 from dicom_adapter import InstanceStorageInfo, LaneHandle, Retriable, StoredObjectMissing
 from dicom_adapter_cache import values
 from dicom_adapter_cache.errors import Ambiguous, InvalidRequest, NotInCache
-from dicom_adapter_cache.processor import CacheProcessor, check
+from dicom_adapter_cache.processor import CacheProcessor, check_order
 from dicom_adapter_cache.search import Reader
 
 ANSWER_TIMEOUT_S = 30.0  # time limit for a request to a lane, which first delivers all pending instances after a start
@@ -111,7 +111,7 @@ class Cache:
 
     def compose(self, order: values.Order, key: str | None) -> values.JobStatus:
         """Compose a job, or return the job of an earlier call with the same key."""
-        check(order)
+        check_order(order)
         job_id = None if key is None else job_id_of(key)
         lane = self._lane_of(order, job_id)
         return values.job_status(_ask(lane, lambda cache: cache.compose(order, job_id)))

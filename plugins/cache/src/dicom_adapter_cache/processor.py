@@ -45,7 +45,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
 
     def __init__(self, settings: CacheSettings, context: ProcessorContext) -> None:
         super().__init__(settings, context)
-        self._opened = ExitStack()  # closes what `open` has opened, also if it has failed
+        self._opened = ExitStack()  # closes what `open` has opened, also if `open` has failed
         self._settle = timedelta(seconds=settings.settle)
         self._known: set[int] = set()  # ids of all instances in the index
         self._undelivered: set[int] = set()  # ids of instances in the index that were not delivered since `open`
@@ -109,7 +109,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
             self._write()
 
     def _write(self) -> None:
-        """Write all new instances to the index together: this takes little longer than one instance."""
+        """Write all new instances to the index together, which takes little longer than to write one instance."""
         if not self._arrived:
             return
         if self._wrong:
@@ -238,7 +238,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         if earlier is not None:
             return earlier
         pipeline = self.settings.pipeline(order.pipeline)
-        check(order)
+        check_order(order)
         chosen = selection.choose(self._database, self.ae_title, order)
         if not order.mix_patients:
             selection.require_one_patient(self._database, chosen)
@@ -290,7 +290,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         return study_id
 
 
-def check(order: Order) -> None:
+def check_order(order: Order) -> None:
     """Raise InvalidRequest for an order that is empty or has reserved metadata."""
     if selects_nothing(order):
         raise InvalidRequest("the selection is empty: name patients, studies, series or instances", field="studies")

@@ -89,7 +89,7 @@ def problems() -> Iterator[None]:
 
 def route_arguments(*statuses: int, **more: Any) -> dict[str, Any]:
     """Return the arguments of a route: the common ones, an error response for each of `statuses`, and `more`."""
-    known = {
+    descriptions = {
         400: "The request is invalid",
         401: "The token is missing or wrong",
         403: "A web page of another site sent the request, or its host is not this machine",
@@ -100,7 +100,7 @@ def route_arguments(*statuses: int, **more: Any) -> dict[str, Any]:
         422: "The Idempotency-Key was used for another request",
         503: "Temporarily unavailable; retry",
     }
-    used = {status: known[status] for status in (400, 401, 403, *statuses, 503)}
+    used = {status: descriptions[status] for status in (400, 401, 403, *statuses, 503)}
     responses = {
         status: ResponseSpec(
             data_container=CacheProblem,

@@ -34,11 +34,11 @@ def choose(database: Database, ae_title: str, order: Order) -> Chosen:
     with database.read() as transaction:
         lookup = _Lookup(transaction, ae_title)
         for patient in order.patients:
-            lookup.patients(is_patient(patient), patient.patient_id)
-        lookup.uids("studies", studies.c.study_instance_uid, order.studies)
-        lookup.uids("series", series.c.series_instance_uid, order.series)
-        lookup.uids("instances", instances.c.sop_instance_uid, order.instances)
-        lookup.check()
+            lookup.add_patient(is_patient(patient), patient.patient_id)
+        lookup.add_uids("studies", studies.c.study_instance_uid, order.studies)
+        lookup.add_uids("series", series.c.series_instance_uid, order.series)
+        lookup.add_uids("instances", instances.c.sop_instance_uid, order.instances)
+        lookup.require_all()
         return Chosen(instances=lookup.instances(), studies=lookup.study_ids)
 
 
@@ -85,13 +85,13 @@ class _Lookup:
         self._instance_ids: set[int] = set()
         self._missing: dict[str, list[str]] = {}
 
-    def patients(self, condition: ColumnElement[bool], patient_id: str) -> None:
+    def add_patient(self, condition: ColumnElement[bool], patient_id: str) -> None:
         """Add all instances with the headers of a patient."""
         query = _headers(self._ae_title).where(condition)
         if not self._add_headers(self._transaction.execute(query)):
             self._missing.setdefault("patients", []).append(patient_id)
 
-    def uids(self, kind: str, column: ColumnElement[str], uids: Iterable[str]) -> None:
+    def add_uids(self, kind: str, column: ColumnElement[str], uids: Iterable[str]) -> None:
         """Add the objects with these UIDs."""
         requested = list(dict.fromkeys(uids))
         found_uids: set[str] = set()
@@ -127,7 +127,7 @@ class _Lookup:
         self._instance_ids.update(row[1] for row in rows)
         return {row[2] for row in rows}
 
-    def check(self) -> None:
+    def require_all(self) -> None:
         """Raise NotInCache if an object of the order is missing."""
         if not self._missing:
             return

@@ -256,7 +256,7 @@ class FakeSubmitter(Submitter[FakeSettings]):
         return True
 
     def _end(self, job: FakeJob, *, succeeds: bool) -> None:
-        """End a job; the caller holds the lock. A kill in between is harmless: the outputs are made again."""
+        """End a job; the caller holds the lock. After a kill before the job is saved, the outputs are made again."""
         if succeeds:
             settings, first = self.settings, partial(self._records.open_first, job.job_id)
             for output in make_outputs(

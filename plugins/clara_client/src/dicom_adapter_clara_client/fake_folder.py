@@ -2,7 +2,7 @@
 
     <folder>/calls.jsonl                    one line for each call, in the order of their outcomes
     <folder>/<run id>/job.json              the job; after its start, with the list of its instances
-    <folder>/<run id>/uploads.jsonl         one line for each upload, so that the cost of an upload is constant
+    <folder>/<run id>/uploads.jsonl         one line for each upload; `job.json` is not rewritten for each upload
     <folder>/<run id>/dcm/<position>.dcm    the instances
     <folder>/<run id>/output/…              the outputs of a job that has succeeded
 
@@ -47,7 +47,7 @@ class FolderRecords(FakeRecords):
 
     def open(self) -> None:
         self._folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
-        for pattern in ("*/*.part", "*/dcm/*.part"):  # not in output/, where names are free
+        for pattern in ("*/*.part", "*/dcm/*.part"):  # not in output/, where files may have any name
             for incomplete in self._folder.glob(pattern):
                 incomplete.unlink(missing_ok=True)
 

@@ -16,7 +16,7 @@ from dicom_adapter_clara_client.wire.payloads_pb2 import (
 
 
 def is_stored(connection: GrpcConnection, subject: str, payload_id: str, name: str, size_bytes: int) -> bool:
-    """Return whether the payload has the complete file. Raises a retriable Refusal if the files are not listed.
+    """Return whether the payload has the complete file. Raises a retriable Refusal if listing the files fails.
 
     `name` is relative to the input folder, as in an upload. In a list, names are relative to the parent of that folder.
     """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 LONGEST_COMMENT = 64  # characters of VR LO
 OMITTED = "…"
-# Words of this field. Words that are also names, such as an, do, free, in, may, no, so and will, are not in the list.
+# Usual words of error comments. The list has no words that are also names, such as an, do, in, may, no, so and will.
 _WORDS = """
 abort aborted accept accepted access allowed already archive association attribute attributes authorized available
 busy cancelled cannot capacity class closed closing coerced command conflict connection context corrupt could

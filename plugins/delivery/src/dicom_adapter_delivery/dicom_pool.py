@@ -65,7 +65,7 @@ class AssociationPool:
         self._recent: dict[Pair, float] = {}  # accepted pairs with the monotonic time of their last use
         # Error of the last attempt to open an association, and the monotonic time until which it is valid.
         self._failure: tuple[float, Retriable] | None = None
-        self._waits_for_first = False  # no association is unused, and the thread that releases them waits for one
+        self._waits_for_first = False  # the thread that releases unused associations waits until there is one
         self._is_closed = False
         self._thread: threading.Thread | None = None
 
@@ -188,7 +188,7 @@ class AssociationPool:
             versions = self._in_use.pop(association)
             now = time.monotonic()
             is_reusable = association.is_usable and not self._is_closed
-            # Also compared here: an upload that waits has compared the versions before, and would take it.
+            # Compared here, too: an upload that waits compared the versions earlier, and would take this association.
             is_outdated = is_reusable and versions != present
             if not is_outdated:
                 if is_reusable:

@@ -70,7 +70,7 @@ CONTEXT_REASONS = {  # result of a presentation context (PS3.8 table 9-18)
 
 
 class Pair(NamedTuple):
-    """The contents of a presentation context: what a peer accepts or refuses."""
+    """The SOP class and the transfer syntax of a presentation context, which a peer accepts or refuses."""
 
     sop_class_uid: str
     transfer_syntax_uid: str

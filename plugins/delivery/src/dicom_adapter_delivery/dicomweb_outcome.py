@@ -8,8 +8,8 @@ response                                             the instance is
   0x0111 duplicate, 0xB00E (Azure: already exists)   delivered: the server already has it
   0x0110, 0x0213, 0xA7xx                             not stored for now: Retriable
   another reason                                     refused: Permanent
-409 with 0x0110 or without a reason                  unclear: some servers answer so when they already have it, but
-                                                     by the standard, nothing was stored
+409 with 0x0110 or without a reason                  unclear: by the standard, nothing was stored, but some servers
+                                                     answer in this way for an instance that they already have
 any other 2xx                                        unclear: a proxy may have answered instead
 408, 425, 429, every 5xx except 501 and 505          not stored for now: Retriable
 3xx                                                  refused: a redirect could send data elsewhere
@@ -82,7 +82,9 @@ class StowJudgement:
     """The judgement of a response after which the server has the instance, or may have it."""
 
     is_delivered: bool  # False: the response is unclear
-    words: str = ""  # the server's warning, that it already has the instance, or what is unclear; no patient data
+    # Text for operators without patient data: the server's warning, the reason that shows that the server already has
+    # the instance, or the description of an unclear response.
+    words: str = ""
     hint: str = ""  # of an unclear response: the next step if the server does not have the instance
     is_retriable: bool = True  # of an unclear response: a repetition may help if the server does not have the instance
 

@@ -8,8 +8,8 @@
     <data folder>/<run id>/files.jsonl      one line for each complete file
     <data folder>/delivered/<run id>        the rename has begun: a consumer may have moved the folder away since then
 
-A file is synced before its line in `files.jsonl`, and the line before the ledger records the upload: an upload that the
-ledger records is durable.
+A file is synced before its line is written to `files.jsonl`, and the line is synced before the ledger records the
+upload: an upload that the ledger records is durable.
 No part of a path comes from a DICOM attribute.
 """
 
@@ -47,7 +47,7 @@ from dicom_adapter_delivery.folder_settings import DropName, FolderSettings
 INCOMING, DELIVERED = ".incoming", "delivered"
 MANIFEST, METADATA, FILES = "manifest.json", "metadata.json", "files.jsonl"
 OUTPUT_NAME = "outputName"  # key of an attachment in the manifest: its name, as the pipeline chose it
-OF_INSTANCES = ".dcm"
+INSTANCE_SUFFIX = ".dcm"
 MANIFEST_VERSION = 1
 RUN_ID = re.compile(r"[0-9a-f]{32}(-[0-9]{1,7})?")  # a job's id; from the second run on also the number of the run
 NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
@@ -142,7 +142,7 @@ class FolderDrop:
             "seriesInstanceUid": instance.series_instance_uid,
             "transferSyntaxUid": instance.transfer_syntax_uid,
         }
-        self._write(f"{upload.position:06}{OF_INSTANCES}", upload, identity)
+        self._write(f"{upload.position:06}{INSTANCE_SUFFIX}", upload, identity)
 
     def attach(self, attachment: AttachmentUpload) -> None:
         """Write one attachment, or replace it."""
@@ -152,7 +152,7 @@ class FolderDrop:
             or NOT_IN_NAMES.search(name)
             or name.startswith(".")
             or name == MANIFEST
-            or name.endswith(OF_INSTANCES)
+            or name.endswith(INSTANCE_SUFFIX)
         ):
             raise Permanent(f"{self.subject}: its file name is not allowed here")
         self._write(name, attachment, {OUTPUT_NAME: attachment.name})
@@ -220,7 +220,7 @@ class FolderDrop:
         )
         if wrong:
             # The name of an attachment may have patient data.
-            first = next((name for name in wrong if name.endswith(OF_INSTANCES)), "an attachment")
+            first = next((name for name in wrong if name.endswith(INSTANCE_SUFFIX)), "an attachment")
             raise Permanent(
                 f"{self.subject}: files in {self.work} were changed ({len(wrong)}, such as {first}); "
                 "cancel the job and submit its instances again"

@@ -54,7 +54,8 @@ def writing(subject: str, folder: Path) -> Iterator[None]:
 def copy_durably(subject: str, source: BinaryIO, target: Path, size_bytes: int, mode: int) -> WrittenFile:
     """Write a file under a temporary name and sync it; return its size and checksum. `publish` renames it.
 
-    Raises Permanent if the source has not `size_bytes` bytes, Retriable if it cannot be read, OSError for the target.
+    Raises Permanent if the length of the source is not `size_bytes`, Retriable if the source cannot be read, and
+    OSError if the target cannot be written.
     """
     digest, written = hashlib.sha256(), 0
     with _create(target, mode) as file:

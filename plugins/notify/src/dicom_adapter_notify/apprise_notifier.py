@@ -45,8 +45,8 @@ def _services(settings: AppriseSettings) -> Any:
     except ImportError:
         raise Refused(f"it needs the library apprise: pip install '{EXTRA}'") from None
     logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)  # its messages contain the URLs, which are secrets
-    found = apprise.Apprise()
+    services = apprise.Apprise()
     for number, url in enumerate(settings.urls, start=1):
-        if not found.add(str(url)):
+        if not services.add(str(url)):
             raise Refused(f"urls: entry {number} is not a URL of a service that apprise knows")
-    return found
+    return services

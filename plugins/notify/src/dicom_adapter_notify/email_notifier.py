@@ -24,8 +24,8 @@ log = structlog.get_logger("dicom_adapter.notify")
 class MailSecurity(str, Enum):
     """The encryption of the connection to the mail server."""
 
-    STARTTLS = "starttls"  # begins after the connection (RFC 3207); the server must support it
-    TLS = "tls"  # from the beginning (RFC 8314)
+    STARTTLS = "starttls"  # the connection begins unencrypted; then a command begins TLS (RFC 3207)
+    TLS = "tls"  # from the beginning of the connection (RFC 8314)
     NONE = "none"  # for a server on this machine
 
 
@@ -106,7 +106,7 @@ class EmailNotifier(Notifier[EmailSettings]):
             raise Retriable(f"{where}: TLS failed ({failure.reason or type(failure).__name__})") from None
         except (smtplib.SMTPException, OSError) as failure:
             raise Retriable(f"no answer from {where} ({type(failure).__name__})") from None
-        if refused:  # the others have got the mail, so it is not sent again
+        if refused:  # the other recipients have received the mail, so it is not sent again
             log.warning("mail_recipients_refused", notification=self.context.name, count=len(refused))
 
     @contextmanager

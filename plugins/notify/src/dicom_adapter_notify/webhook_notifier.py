@@ -67,7 +67,7 @@ class WebhookSettings:
         default=None, validator=_url, help="URL to which messages are posted. Either `url` or `secret-url` is required."
     )
     secret_url: Secret | None = setting(
-        default=None, validator=_url, help="As `url`, for a URL that is a secret itself, as those of chat systems are."
+        default=None, validator=_url, help="As `url`, for a URL that must be secret, such as the URLs of chat systems."
     )
     secret: Secret | None = setting(
         default=None,
@@ -126,20 +126,20 @@ class WebhookNotifier(Notifier[WebhookSettings]):
         except (httpx.HTTPError, httpx.InvalidURL) as failure:
             raise Retriable(f"no answer from {self._host} ({type(failure).__name__})") from None
         if not 200 <= status < 300:
-            self._refuse(status)
+            self._raise_error(status)
 
     def _headers(self, notification: Notification, body: bytes) -> dict[str, str]:
         settings = self.settings
-        found = {"content-type": "application/json", "user-agent": "dicom-adapter"}
+        headers = {"content-type": "application/json", "user-agent": "dicom-adapter"}
         if settings.secret is not None:
             timestamp = int(notification.created_at.timestamp())
             key = signature.key_of(settings.secret)
-            found |= signature.headers(key, notification.notification_id, timestamp, body)
+            headers |= signature.headers(key, notification.notification_id, timestamp, body)
         if settings.token is not None:
-            found["authorization"] = f"Bearer {settings.token}"
-        return found
+            headers["authorization"] = f"Bearer {settings.token}"
+        return headers
 
-    def _refuse(self, status: int) -> None:
+    def _raise_error(self, status: int) -> None:
         if status >= 500 or status in RETRIED:
             raise Retriable(f"{self._host} answered with status {status}")
         raise Permanent(f"{self._host} answered with status {status}: check the URL, the token and the secret")

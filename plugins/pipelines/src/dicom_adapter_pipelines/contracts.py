@@ -1,7 +1,8 @@
 """Contracts: what a pipeline expects of its input folder, its environment and its arguments.
 
 A contract is used twice: the function that `arranger` returns fills the input folder when the job is started, and
-`environment` returns variables with the paths as the pipeline sees them. In a container these are not the adapter's.
+`environment` returns variables with the paths as the pipeline sees them. In a container, they differ from the paths on
+this machine.
 """
 
 from __future__ import annotations

@@ -248,14 +248,14 @@ class JobFolders:
         return [folder for folder in self.all() if folder.launch_file.exists() and folder.outcome() is None]
 
     def sweep(self, older_than: float) -> None:
-        """Delete the folders that the adapter does not need since `older_than`, in seconds since the epoch.
+        """Delete the folders that the adapter has not needed since `older_than`, in seconds since the epoch.
 
         These are the cleaned-up folders, and those of failed runs of which the adapter knows. All other folders are
         needed, however old they are: the adapter will collect their results, or read their outcome.
         """
         for folder in self.all():
             is_unneeded = folder.is_clean or folder.reported_file.exists()
-            # Cleaning up, and the marker, have changed the entries of the folder.
+            # The clean-up, or the creation of the marker, was the last change of the folder's entries.
             if is_unneeded and folder.path.stat().st_mtime < older_than and not folder.is_running:
                 remove_tree(folder.path)
 

@@ -40,7 +40,7 @@ from dicom_adapter_pipelines.settings import DAY_S, JobFolderSettings, PipelineS
 
 JobFolderSettingsT = TypeVar("JobFolderSettingsT", bound=JobFolderSettings)
 
-SWEEP_EVERY_S = 3600.0  # minimum between two sweeps
+SWEEP_EVERY_S = 3600.0  # minimum time between two sweeps
 END_SECONDS = 15.0  # `clean_up` waits for the end of the runner for this time; `cancel` for this time and `grace`
 
 

@@ -102,7 +102,8 @@ def emulate_platform(
         if not re.fullmatch(r".+:[0-9]{1,5}", address):
             raise typer.BadParameter(f"'{address}' is not of the form HOST:PORT, for example 127.0.0.1:50051")
     faults = Faults([_parse_fault(text) for text in fault or ()])
-    outputs = output_folder and output_folder.absolute()  # stored with each job, also for a start in another folder
+    # Jobs are stored with this path, and the emulator may be started again in another folder.
+    outputs = output_folder and output_folder.absolute()
     run = RunPlan(seconds=run_seconds, status=ends, output_folder=outputs, secondary_capture=secondary_capture)
     platform = EmulatedPlatform(folder=folder, pipelines=pipeline or "any", run=run)
     calls = _PrintedLog(log)
@@ -147,8 +148,8 @@ class _PrintedLog(CallLog):
 
 def _parse_fault(text: str) -> CallFault:
     """Parse CALL=KIND[,KEY=VALUE…]."""
-    call, equals, rest = text.partition("=")
-    kind, *pairs = rest.split(",")
+    call, equals, definition = text.partition("=")
+    kind, *pairs = definition.split(",")
     if not equals or kind not in {member.value for member in CallFaultKind}:
         kinds = ", ".join(member.value for member in CallFaultKind)
         raise typer.BadParameter(f"'{text}' is not of the form CALL=KIND[,KEY=VALUE…] with one of the kinds {kinds}")

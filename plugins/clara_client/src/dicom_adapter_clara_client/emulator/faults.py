@@ -53,6 +53,8 @@ class CallFault:
 
 @define
 class _Counted:
+    """A fault with the numbers of calls to which it still applies."""
+
     fault: CallFault
     passes: int = field()  # remaining calls that succeed
     fails: int | None = field()  # remaining calls that fail; None: all

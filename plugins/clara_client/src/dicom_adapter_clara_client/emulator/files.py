@@ -53,7 +53,7 @@ class PayloadFiles:
         """Remove one file."""
         del self._files[name]
         self._alike[name.lower()].discard(name)
-        self._folders -= Counter(_folders(name))  # drops folders without files
+        self._folders -= Counter(_folders(name))  # this also removes folders without files
 
 
 def _folders(name: str) -> list[str]:

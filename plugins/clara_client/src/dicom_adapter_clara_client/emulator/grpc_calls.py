@@ -137,7 +137,7 @@ class GrpcCalls(grpc.ServerInterceptor):
     def _answers(
         self, method: str, handler: Any, requests: Iterable[Message], context: grpc.ServicerContext
     ) -> Iterator[Any]:
-        """Yield the responses, each after the next is known: the call is recorded before the last response is sent."""
+        """Yield each response after the next one is known, so that the call is recorded before the last is sent."""
         service, _, name = method.strip("/").rpartition("/")
         call = _GrpcCall(
             name=f"{service.rpartition('.')[2]}.{name}",

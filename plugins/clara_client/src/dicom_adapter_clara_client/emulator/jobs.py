@@ -150,7 +150,7 @@ class PlatformJobs:
 
     def _end(self, job: ClaraJob, when: datetime, status: ClaraJobStatus, messages: tuple[str, ...]) -> ClaraJob:
         if status is ClaraJobStatus.HEALTHY:
-            self._on_success(job)  # first: after a kill in between, it is called again
+            self._on_success(job)  # before the job is saved: after a kill between the two steps, it is called again
         return self._save(_stopped(job, when, status, messages))
 
     def _save(self, job: ClaraJob) -> ClaraJob:

@@ -1,4 +1,4 @@
-"""Outputs of emulated jobs: a job that succeeds has those of its `RunPlan` in its payload, as from an operator."""
+"""Outputs of emulated jobs. When a job succeeds, the outputs that its `RunPlan` names are stored in its payload."""
 
 from __future__ import annotations
 

@@ -53,12 +53,12 @@ class Payloads:
     def job_of(self, payload_id: str) -> str | None:
         """Return the job of a payload; None for a reusable one."""
         with self._lock:
-            return self._known(payload_id).job_id
+            return self._find(payload_id).job_id
 
     def details(self, payload_id: str) -> ClaraPayload:
         """Return one payload with its files."""
         with self._lock:
-            payload = self._known(payload_id)
+            payload = self._find(payload_id)
             return evolve(payload, files=tuple(self._files[payload.payload_id]))
 
     def receive(
@@ -93,7 +93,7 @@ class Payloads:
         """Store a file as `add_output` does, piece by piece."""
         file = PayloadFile(name=rules.stored_name(name), size_bytes=0)
         with self._lock:
-            payload_id = self._known(payload_id).payload_id
+            payload_id = self._find(payload_id).payload_id
             with IncomingFile(self, payload_id, file, True, self._store.receive()) as incoming:
                 for piece in pieces:
                     incoming.write(piece)
@@ -110,7 +110,7 @@ class Payloads:
         """Return a file by its name, and a reader that remains valid if the file is replaced or deleted."""
         name = rules.read_name(name)
         with self._lock:
-            payload_id = self._known(payload_id).payload_id
+            payload_id = self._find(payload_id).payload_id
             file = self._files[payload_id].find(name)
             return file, self._store.open_file(payload_id, file.name)
 
@@ -126,7 +126,7 @@ class Payloads:
     def delete(self, payload_id: str) -> None:
         """Delete a payload: a reusable one at any time, a job's payload after the job has stopped."""
         with self._lock:
-            payload = self._known(payload_id)
+            payload = self._find(payload_id)
             if payload.job_id is not None and self._state_of(payload.job_id) is not ClaraJobState.STOPPED:
                 raise Conflict(ClaraCode.PAYLOAD_READ_ONLY, "the payload's job has not stopped: cancel it first")
             self._store.delete_payload(payload.payload_id)
@@ -154,14 +154,14 @@ class Payloads:
         self._payloads[payload.payload_id] = payload
         return payload
 
-    def _known(self, payload_id: str) -> ClaraPayload:
+    def _find(self, payload_id: str) -> ClaraPayload:
         key = rules.identifier(payload_id, "payload", ClaraCode.PAYLOAD_ID_MALFORMED)
         if key not in self._payloads:
             raise NotFound(ClaraCode.NO_SUCH_PAYLOAD, f"no payload {key}")
         return self._payloads[key]
 
     def _writable(self, payload_id: str) -> ClaraPayload:
-        payload = self._known(payload_id)
+        payload = self._find(payload_id)
         if payload.job_id is not None and self._state_of(payload.job_id) is not ClaraJobState.PENDING:
             raise Conflict(
                 ClaraCode.PAYLOAD_READ_ONLY, f"payload {payload.payload_id} is read-only: its job was started"
@@ -169,7 +169,7 @@ class Payloads:
         return payload
 
     def _reusable(self, payload_id: str) -> ClaraPayload:
-        payload = self._known(payload_id)
+        payload = self._find(payload_id)
         if payload.type is not PayloadType.REUSABLE:
             raise InvalidValue(METADATA_REFUSED, "only reusable payloads have metadata: add it to the job")
         return payload
@@ -204,7 +204,7 @@ class Payloads:
 
     def _input(self, payload_id: str) -> str:
         try:
-            payload = self._known(payload_id)
+            payload = self._find(payload_id)
         except ClaraError as error:
             raise InvalidValue(error.code, *error.messages) from error
         if payload.type is not PayloadType.REUSABLE:

@@ -148,7 +148,7 @@ class RestCalls:
         if call.has(CallFaultKind.TRUNCATE) and call.name == UPLOAD:
             call.worked = False
             async for _piece in call.pieces():
-                raise _Reset
+                raise _Reset  # after the first piece
 
     def _answered(self, call: RestCall, response: Response) -> Response:
         sent = int(response.headers.get("content-length", 0))

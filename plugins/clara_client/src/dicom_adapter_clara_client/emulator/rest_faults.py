@@ -116,7 +116,7 @@ class TruncatedAnswer(Response):
         super().__init__()
         length = int(whole.headers.get("content-length", 0))
         self._whole = whole if length else Response("{}", media_type="application/json")  # an empty body cannot be cut
-        self._left = max(length, 2) // 2
+        self._left = max(length, 2) // 2  # bytes that are still sent
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_half(message: Message) -> None:

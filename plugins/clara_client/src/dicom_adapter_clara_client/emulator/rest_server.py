@@ -128,7 +128,7 @@ def serve(
 ) -> EmulatorRestServer:
     """Serve a platform on `host:port`; port 0 for any free port. Raises OSError if the address cannot be used.
 
-    `token`: the bearer token that clients must send. `clock`: gives the times in the records of calls.
+    `token`: the bearer token that clients must send. `clock`: returns the times for the records of calls.
 
         with serve(EmulatedPlatform(pipelines="any")) as server:
             httpx.get(f"{server.url}/v1/version")
@@ -149,7 +149,7 @@ def application(
     """Return the ASGI application; the arguments are those of `serve`."""
     calls = RestCalls(platform, faults or Faults(), log or CallLog(), token, clock)
     files = FileTransfers(calls, largest_file_bytes)
-    routes = [Route(known.path, calls.endpoint(known), methods=[known.method]) for known in operations()]
+    routes = [Route(each.path, calls.endpoint(each), methods=[each.method]) for each in operations()]
     routes += [Route(FILE_PATH, files.put, methods=["PUT"]), Route(FILE_PATH, files.get, methods=["GET"])]
     return Starlette(routes=routes, exception_handlers={HTTPException: _no_such, Exception: _failed})
 

@@ -16,7 +16,9 @@ from dicom_adapter_pipelines.container.plan import EngineCommand, EngineKind
 CALL_SECONDS = 25.0  # limit of a call, except pulls; two calls fit into the limit of the runner for `end`
 MAX_FILE_BYTES = 4 << 20  # of a file that is read from an image
 SHOWN_CHARACTERS = 300  # of a message of the engine
-LOCAL = "localhost/"  # begins the name of an image that was built on this machine; a registry here has a port
+LOCAL = (
+    "localhost/"  # begins the name of an image that was built on this machine; the name of a local registry has a port
+)
 # Parts of the messages of podman and docker.
 NO_IMAGE = re.compile("no such image|image not known|no such object", re.IGNORECASE)
 NOT_RUNNING = re.compile("(cannot|failed to|trying to) connect|connection refused|daemon running", re.IGNORECASE)

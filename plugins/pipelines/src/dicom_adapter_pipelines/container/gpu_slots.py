@@ -1,8 +1,8 @@
 """Slots of GPUs: each GPU serves one container at a time, also while the adapter restarts or after its crash.
 
 A slot is a lock (flock) on a file. The client of the engine inherits the open file, so the slot remains taken until
-both this process and the client have ended. The file contains the name of the container until it is removed. If both
-processes were killed, the container may still run: the next user of the slot removes it first.
+both this process and the client have ended. The file contains the name of the container until the container is removed.
+If both processes were killed, the container may still run: the next user of the slot removes it first.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class GpuSlot:
 
     gpu: str
     descriptor: int  # open file with the lock
-    previous: str  # name of the container that used the slot last, and was perhaps not removed; "" if it was
+    previous: str  # name of the container that used the slot last, if perhaps it still exists; "" if it was removed
 
 
 @contextmanager

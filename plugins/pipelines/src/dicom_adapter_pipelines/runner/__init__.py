@@ -1,7 +1,8 @@
 """The runner: a process that runs the command of one job, apart from the service.
 
-`python -m dicom_adapter_pipelines.runner <job folder>` returns as soon as a detached process has the job, or another
-runner has it, or the job has ended. `start_runner` calls it. The detached process
+`python -m dicom_adapter_pipelines.runner <job folder>` starts a detached process, and ends when the process has started
+the command. It also ends if another runner runs the job, or the job has ended. `start_runner` calls it. The detached
+process
 
 - holds the lock of the job folder until it ends, so that there is one runner at most;
 - records each start of the command in advance, so that starts after interruptions are counted;

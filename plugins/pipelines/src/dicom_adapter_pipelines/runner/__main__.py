@@ -14,7 +14,7 @@ OK = b"+"
 
 
 def main() -> int:
-    """Fork; return 0 when the child has the job, another runner has it, or it has ended."""
+    """Fork. Return 0 when the child has started the command, another runner runs the job, or the job has ended."""
     folder = Path(sys.argv[1])
     reading, writing = os.pipe()
     if os.fork():

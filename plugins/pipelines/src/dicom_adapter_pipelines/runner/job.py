@@ -44,23 +44,23 @@ def run_job(folder: JobFolder, ready: Callable[[], None]) -> None:
     if lock is None or launch is None or folder.outcome() is not None:
         return
     adopt_descendants()
-    before = load_attempts(folder.attempts_file)
-    if before is not None:
+    earlier = load_attempts(folder.attempts_file)
+    if earlier is not None:
         _end_remains(folder, launch)
     if folder.is_cancelled:
         _save(folder, Outcome(state=OutcomeState.CANCELLED, reason="it was cancelled", ended_at=utc_now()))
-    elif before is not None and before.count > launch.reruns:
-        _save(folder, _given_up(before, launch))
+    elif earlier is not None and earlier.count > launch.reruns:
+        _save(folder, _given_up(earlier, launch))
     else:
-        _attempt(folder, launch, before, ready)
+        _attempt(folder, launch, earlier, ready)
 
 
-def _attempt(folder: JobFolder, launch: Launch, before: Attempts | None, ready: Callable[[], None]) -> None:
+def _attempt(folder: JobFolder, launch: Launch, earlier: Attempts | None, ready: Callable[[], None]) -> None:
     log = BoundedLog(folder.log_file, launch.max_log_bytes)
     count = 1
-    if before is not None:
-        count = before.count + 1
-        log.note(f"start number {count}: {_interruption(before)}")
+    if earlier is not None:
+        count = earlier.count + 1
+        log.note(f"start number {count}: {_interruption(earlier)}")
         folder.empty_writable_folders(launch.user)
     folder.waiting_file.unlink(missing_ok=True)  # of an interrupted run
     started_at = utc_now()
@@ -147,28 +147,28 @@ def _end_outside(launch: Launch, log: BoundedLog | None) -> None:
         log.note(f"{launch.end_arguments[0]} could not remove what the job has left: {problem}")
 
 
-def _interruption(before: Attempts) -> str:
-    if before.boot_id != boot_id():
-        return f"the machine was restarted after the start of {before.started_at}"
-    return f"the runner was stopped or killed after the start of {before.started_at}"
+def _interruption(earlier: Attempts) -> str:
+    if earlier.boot_id != boot_id():
+        return f"the machine was restarted after the start of {earlier.started_at}"
+    return f"the runner was stopped or killed after the start of {earlier.started_at}"
 
 
-def _given_up(before: Attempts, launch: Launch) -> Outcome:
-    runs = "once" if before.count == 1 else f"{before.count} times"
+def _given_up(earlier: Attempts, launch: Launch) -> Outcome:
+    runs = "once" if earlier.count == 1 else f"{earlier.count} times"
     return Outcome(
         state=OutcomeState.FAILED,
         reason=(
             f"the command was started {runs} and interrupted each time, the last time because "
-            f"{_interruption(before)} (reruns = {launch.reruns}); {see_log(launch)}"
+            f"{_interruption(earlier)} (reruns = {launch.reruns}); {see_log(launch)}"
         ),
-        started_at=before.started_at,
+        started_at=earlier.started_at,
         ended_at=utc_now(),
-        attempt=before.count,
+        attempt=earlier.count,
     )
 
 
 def _save(folder: JobFolder, outcome: Outcome) -> None:
-    """Write the outcome. On a full disk, delete what nobody needs any more, then wait for space."""
+    """Write the outcome. On a full disk, delete the folders that are not needed any more, then wait for free space."""
     needless = [folder.work] if outcome.state is OutcomeState.SUCCEEDED else [folder.work, folder.output]
     while True:
         try:

@@ -36,9 +36,8 @@ class CommandRun:
         self._folder, self._launch, self._log = folder, launch, log
         self._process: subprocess.Popen[bytes] | None = None
         self._began = self._exited_at = self._measured = self._pause = 0.0
-        self._looked_at = self._waited = (
-            0.0  # time of the last look at the file `waiting`; seconds for which it existed
-        )
+        self._looked_at = 0.0  # monotonic time of the last look for the file `waiting`
+        self._waited = 0.0  # seconds for which the file `waiting` existed
         self._signalled_at: float | None = None  # time of the first SIGTERM
         self._stop_requested = False
         self.exit_status: int | None = None  # negative: the number of the signal that ended the command
