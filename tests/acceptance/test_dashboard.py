@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from dicom_adapter.testing.service import Service
 from support.browser import DESKTOP, PATIENCE_MS, PHONE, chromium, open_page
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, Route
 
 pytestmark = [pytest.mark.slow, pytest.mark.chromium]
 
@@ -63,6 +64,10 @@ results = { to = ["archive"] }
 [ae-titles.BONE]
 submitter = "platform"
 settings = { group-by = "study", timeout = 5, pipeline-bone = "fragile" }
+
+[ae-titles."SPACED OUT"]
+submitter = "platform"
+settings = { group-by = "study", timeout = 5, pipeline-lung = "steady" }
 
 [ae-titles.HEAD]
 submitter = "platform"
@@ -138,6 +143,54 @@ def test_a_study_is_followed_to_its_delivery_live(site: Site) -> None:
             shown.get_attribute("datetime"),
         )
         assert expected == shown.inner_text()
+
+
+NO_CHANGE = """() => new Promise(resolve => {
+    const source = new EventSource("/live/changes");
+    source.onmessage = event => {
+        if (JSON.parse(event.data).events.length === 0) { source.close(); resolve(); }
+    };
+})"""
+
+
+def test_a_change_before_the_first_live_update_is_shown(site: Site) -> None:
+    """The connection for live updates is delayed until the job, which the page does not show yet, has ended.
+
+    Another page gets the live updates about the job. Verified to fail when the page is not read again when its live
+    updates begin.
+    """
+    with open_page(site.browser, site.url) as other, open_page(site.browser, site.url) as page:
+        site.sign_in(other)
+        other.goto("/jobs?ae-title=SPACED OUT")
+        other.locator("#live-state[data-state=on]").wait_for()
+        site.sign_in(page)
+        delayed: list[Route] = []
+        page.route("**/live/changes", lambda route: delayed.append(route))
+        page.goto("/jobs?ae-title=SPACED OUT")
+        shows(page, "No job matches")
+        reclaimed = len(site.service.logged("instances_reclaimed"))
+        study = site.send("SPACED OUT")
+        site.service.wait_for("instances_reclaimed", times=reclaimed + 1)  # the job changes no more
+        other.locator("tbody tr").wait_for()
+        other.evaluate(NO_CHANGE)
+        page.wait_for_function("true")  # lets playwright call the handler of the route
+        delayed[0].continue_()
+        page.locator("tbody tr").wait_for()
+        page.unroute("**/live/changes")
+        page.goto(f"/studies/{study}")
+        shows(page, "succeeded")
+
+
+def test_ages_are_right_although_the_clock_of_the_browser_is_wrong(site: Site) -> None:
+    """Verified to fail when the page does not use the time of the server."""
+    site.send("LUNG")
+    with open_page(site.browser, site.url) as page:
+        page.clock.install(time=datetime.now(timezone.utc) - timedelta(hours=5))
+        site.sign_in(page)
+        page.goto("/senders")
+        ages = page.locator("time[data-time=ago]").all_inner_texts()
+        assert ages
+        assert [] == [age for age in ages if "hour" in age]
 
 
 def test_a_faulted_job_is_retried(site: Site) -> None:

@@ -62,8 +62,8 @@ class JobContent:
 
     @property
     def watched_jobs(self) -> str:
-        """The ids of the jobs whose changes change the page."""
-        return " ".join([self.line.job.job_id, *(job.job_id for job in self.deliveries)])
+        """The ids of the jobs whose changes change the page, separated by backslashes."""
+        return "\\".join([self.line.job.job_id, *(job.job_id for job in self.deliveries)])
 
 
 def job_page(transaction: Transaction, job_id: str, now: datetime) -> JobContent:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,9 @@ def page(
 ) -> Response[str]:
     """Return the response with a page."""
     who = principal_of(connection)
-    text = fragment(template, who=who, csrf=csrf_token_of(connection), path=connection.url.path, **values)
+    server_time = datetime.now(timezone.utc)  # browsers show ages and countdowns by it, although their clock differs
+    path = connection.url.path
+    text = fragment(template, who=who, csrf=csrf_token_of(connection), path=path, server_time=server_time, **values)
     return html(text, status)
 
 

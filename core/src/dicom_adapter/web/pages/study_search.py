@@ -96,13 +96,13 @@ class StudyContent:
 
     @property
     def watched_jobs(self) -> str:
-        """The ids of the jobs whose changes change the page."""
-        return " ".join(row.job.job_id for row in self.jobs)
+        """The ids of the jobs whose changes change the page, separated by backslashes."""
+        return "\\".join(row.job.job_id for row in self.jobs)
 
     @property
     def watched_ae_titles(self) -> str:
-        """The AE titles whose changes change the page, separated by spaces."""
-        return " ".join(ae_title for ae_title, _entries in self.sections)
+        """The AE titles whose changes change the page, separated by backslashes."""
+        return "\\".join(ae_title for ae_title, _entries in self.sections)
 
 
 def search(

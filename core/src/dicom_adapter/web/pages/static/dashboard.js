@@ -2,7 +2,7 @@ import { listenForChanges } from "./changes.js";
 import { listenForPlans } from "./configuration.js";
 import { listenForForms } from "./forms.js";
 import { keepLive, refresh } from "./live.js";
-import { keepTimes } from "./times.js";
+import { keepTimes, setServerTime } from "./times.js";
 
 document.getElementById("theme")?.addEventListener("click", () => {
   const root = document.documentElement;
@@ -14,6 +14,7 @@ document.getElementById("theme")?.addEventListener("click", () => {
 // On a narrow screen, the list of pages scrolls: show the page that is open.
 document.querySelector(".pages a[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
 
+setServerTime(document.querySelector('meta[name="server-time"]')?.content);
 keepTimes();
 listenForChanges(refresh);
 listenForForms();

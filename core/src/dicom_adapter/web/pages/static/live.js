@@ -47,7 +47,7 @@ function isBusy(target) {
 }
 
 function concerns(target, message) {
-  const names = (text) => (text || "").split(" ").filter(Boolean);
+  const names = (text) => (text || "").split("\\").filter(Boolean); // an AE title may contain spaces, but no backslash
   if (target.dataset.watch === "all") { return message.events.length > 0; }
   return names(target.dataset.jobs).some((id) => message.jobs.includes(id)) || names(target.dataset.aeTitles).some((name) => message.aeTitles.includes(name));
 }
@@ -96,7 +96,11 @@ function connect() {
   if (!target || source || document.hidden) { return; }
   const topic = target.dataset.live;
   source = new EventSource(`/live/${topic}`);
-  source.onopen = () => state("on", "Live");
+  source.onopen = () => {
+    state("on", "Live");
+    // What changed between the answer with the page and this connection is in no message: read the page again.
+    if (topic !== "overview" && target.dataset.watch !== "configuration") { schedule(); }
+  };
   source.onmessage = (event) => {
     const message = JSON.parse(event.data);
     if (message.problem) { state("off", message.problem); return; }
