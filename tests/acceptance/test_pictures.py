@@ -1,7 +1,7 @@
 """The pictures of the dashboard in the documentation, from a real service with synthetic studies.
 
-`make pictures` writes them to docs/_static/dashboard. Otherwise the test writes them to a temporary folder, so that it
-fails if a page cannot be shown as in its picture.
+`make pictures` writes them to docs/_static/dashboard. In other runs, the test writes them to a temporary folder. The
+test fails if a page does not show what its picture shows.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 PICTURES = DOCS / "_static" / "dashboard"
 PAGE = DOCS / "how-to" / "dashboard.md"
-IS_DOCUMENTED = "DICOM_ADAPTER_WRITE_PICTURES" in os.environ  # write the pictures of the documentation
+FOR_DOCUMENTATION = "DICOM_ADAPTER_WRITE_PICTURES" in os.environ  # replace the pictures of the documentation
 MAX_BYTES = 80_000  # size of a picture
 TOKEN = "synthetic-0123456789"
 LINK_OF_JOB = re.compile("^[0-9a-f]{8}$")
@@ -115,7 +115,7 @@ def fill(service: Service) -> str:
 def save(page: Page, path: Path) -> None:
     """Save what the window shows; for the documentation as a small file, which takes some seconds."""
     png = page.screenshot()
-    path.write_bytes(with_palette(png) if IS_DOCUMENTED else png)
+    path.write_bytes(with_palette(png) if FOR_DOCUMENTATION else png)
 
 
 def shows(page: Page, text: str) -> None:
@@ -128,7 +128,7 @@ def take_desktop(page: Page, study: str, folder: Path) -> None:
     page.get_by_role("button", name="Sign in").click()
     shows(page, "due in")
     shows(page, "Open the quarantine")
-    if IS_DOCUMENTED:  # the chart shows the last full minute
+    if FOR_DOCUMENTATION:  # the chart shows the last full minute
         page.locator('svg.chart[aria-label^="Instances"]:not([aria-label$="at most 0"])').wait_for(timeout=90_000)
     save(page, folder / "overview.png")
     page.goto(f"/studies/{study}")
@@ -165,7 +165,7 @@ def take_pictures(browser: Browser, url: str, study: str, folder: Path) -> None:
 @pytest.mark.chromium
 def test_each_picture_shows_what_the_page_describes(launch_service: LaunchService, tmp_path: Path) -> None:
     """The pictures have the same names as those of the documentation."""
-    folder = PICTURES if IS_DOCUMENTED else tmp_path
+    folder = PICTURES if FOR_DOCUMENTATION else tmp_path
     folder.mkdir(parents=True, exist_ok=True)
     with chromium() as browser:
         (tmp_path / "service" / "pacs").mkdir(parents=True)

@@ -1,7 +1,8 @@
-"""Steps of the system clock, without the rights to set it: the service reads a clock with an offset from a file.
+"""A system clock for the service that is put forward and back, without the rights to set the clock of the machine.
 
-The folder `stepped_clock` is first in the service's PYTHONPATH. Its `sitecustomize` adds the offset to `time.time` and
-`time.time_ns` in all processes of the service. The times of log entries and files have no offset.
+The service adds an offset to the time of the machine, and reads the offset from a file. The folder `stepped_clock` is
+first in the service's PYTHONPATH. Its `sitecustomize` adds the offset to `time.time` and `time.time_ns` in all
+processes of the service. The times of log entries and files have no offset.
 """
 
 from __future__ import annotations
@@ -36,10 +37,11 @@ class ClockRange:
 class ServiceClock:
     """The system clock that the service reads.
 
-    The service's own clock follows the system clock slowly (SLEW). Its range is calculated from the steps.
+    The service also has a clock of its own, which follows the system clock slowly (SLEW). `range` is the range of that
+    clock, calculated from the steps.
 
-    Before each start of the service the clock is set almost right. Otherwise the times in the ledger would be hours
-    wrong, and the count could not compare them with the times of requests.
+    Before each start of the service the system clock is set almost right. Otherwise the times in the ledger would be
+    hours wrong, and `faults.count` could not compare them with the times of requests.
     """
 
     def __init__(self, file: Path, random: Random) -> None:

@@ -20,14 +20,14 @@ from support.requirements import required
 DEPLOY, PAGE = ROOT / "deploy", DOCS / "how-to" / "container.md"
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-# Those of the Compose Specification that this file uses.
+# The keys of the Compose Specification that `compose.yaml` uses.
 TOP_LEVEL = {"name", "services", "secrets", "volumes", "x-defaults"}
 OF_SERVICE = {
     *("build", "cap_drop", "environment", "image", "init", "logging", "ports", "read_only", "restart", "secrets"),
     *("security_opt", "stop_grace_period", "tmpfs", "volumes"),
 }
 PINNED = re.compile(r"[a-z0-9./-]+:v?\d+\.\d+\.\d+")
-STOP_MARGIN_S = 60  # from drain-timeout to the end of a stop
+STOP_MARGIN_S = 60  # a stop takes at most this much longer than `drain-timeout`
 
 
 def mounts() -> list[tuple[str, str, str]]:
@@ -76,8 +76,8 @@ def test_mounted_files_exist_and_volumes_and_secrets_are_declared() -> None:
 def test_only_dicom_is_open_to_other_machines() -> None:
     published = [text for service in SERVICES.values() for text in service["ports"]]
     assert ["11112:11112", "4242:4242"] == [text for text in published if not text.startswith("127.0.0.1:")]
-    hosts = [text.split(":")[-2] for text in published]
-    assert len(hosts) == len(set(hosts))
+    host_ports = [text.split(":")[-2] for text in published]
+    assert len(host_ports) == len(set(host_ports))
 
 
 def test_the_adapter_is_confined_and_has_time_to_stop(adapter_config: config.Config) -> None:

@@ -69,7 +69,7 @@ def test_a_reader_sees_one_snapshot_and_does_not_block_writers(plain: PlainLedge
 def test_a_synced_transaction_survives_a_power_loss(
     url: str, ledger: Ledger, durable: bool, synced: bool, synchronous: int
 ) -> None:
-    """2 is FULL: each commit is synced. An unsynced transaction before does not change this."""
+    """2 is FULL: each commit is synced. An earlier transaction with the other value of `synced` changes nothing."""
     plain = PlainLedger(url, durable=durable)
     with plain.write(synced=not synced):
         pass
@@ -93,7 +93,7 @@ def test_a_transaction_of_another_thread_is_waited_for_only_for_a_limited_time(p
 
 
 @pytest.mark.parametrize("opens", [Ledger, PlainLedger])
-def test_a_row_that_violates_a_rule_is_rejected_without_its_values(
+def test_the_error_of_a_rejected_row_does_not_contain_its_values(
     url: str, ledger: Ledger, opens: type[Ledger | PlainLedger]
 ) -> None:
     """Statements without SQLAlchemy raise the same errors in both ledgers."""
@@ -115,7 +115,7 @@ def test_a_full_ledger_is_unavailable(url: str, ledger: Ledger, opens: type[Ledg
 
 
 def test_nothing_is_written_to_a_deleted_file(plain: PlainLedger, url: str) -> None:
-    """Verified to fail when the files are not compared before the commit."""
+    """Verified to fail when a commit does not check first that the opened file is still at its path."""
     with plain.write():
         pass
     Path(url.removeprefix("sqlite:///")).unlink()

@@ -32,7 +32,7 @@ START = Start(
 
 
 def events(code: str) -> list[Any]:
-    """Run code in a process and return its log, of which every line must be an event without the patient."""
+    """Run code in a process and return its log. Each line must be an event, and must not contain the patient."""
     ended = subprocess.run(
         [sys.executable, "-c", PROCESS + code, PATIENT], stderr=subprocess.PIPE, check=False, timeout=60
     )
@@ -95,7 +95,7 @@ logging.getLogger("httpx").info("HTTP Request")
 def test_exceptions_and_warnings_are_one_event_without_patient_data(code: str, event: str, field: str) -> None:
     """An exception is logged with its kind and place. The messages of pydicom are not logged.
 
-    Verified to fail when a hook is not set, and when the message is formatted with the exception.
+    Verified to fail when a hook is not set, and when the text of an exception is inserted into a message.
     """
     [entry] = events(code)
     assert event == entry["event"]

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from dicom_adapter.cli import app
 
 SCENARIOS = "example:scenarios"
-STUDIES = "HEAD"  # AE title of the examples that groups by study
+AE_TITLE = "HEAD"  # it groups by study
 
 
 def simulate(schedule: str) -> dict[str, Any]:
@@ -64,9 +64,9 @@ def test_a_schedule_can_interrupt_an_association(
     Verified to fail when all associations of a schedule are released.
     """
     schedule, head = tmp_path / "schedule.csv", "time,ae-title,patient,study,count,over,refused,end\n"
-    schedule.write_text(f"{head}0,{STUDIES},P1,A,2,0.5,{refused_and_end}\n")
+    schedule.write_text(f"{head}0,{AE_TITLE},P1,A,2,0.5,{refused_and_end}\n")
     [job] = jobs(output := simulate(str(schedule)))
     assert (job_at + 0.5, 2) == (job[0], job[2])
     assert interrupted in "".join(entry.get("problem", "") for entry in output["timeline"])
-    schedule.write_text(f"{head}0,{STUDIES},P1,A,2,0.5,{refused_and_end}\n3,{STUDIES},P1,A,3,0,,\n")
+    schedule.write_text(f"{head}0,{AE_TITLE},P1,A,2,0.5,{refused_and_end}\n3,{AE_TITLE},P1,A,3,0,,\n")
     assert [(8.0, 5)] == [(job[0], job[2]) for job in jobs(simulate(str(schedule)))]

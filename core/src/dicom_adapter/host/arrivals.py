@@ -50,9 +50,9 @@ class Arrivals:
         """Apply another configuration."""
         self._entry.configure(config)
 
-    def pass_time(self, due: datetime) -> None:
-        """Make sure that every instance that was acknowledged before `due` has a row. Raises LedgerError, OSError."""
-        self._follower.pass_time(due)
+    def enter_until(self, moment: datetime) -> None:
+        """Make sure that every instance acknowledged before `moment` has a row. Raises LedgerError, OSError."""
+        self._follower.enter_until(moment)
 
     def parts(self) -> dict[Part, PartWork]:
         """Return the work of the parts."""

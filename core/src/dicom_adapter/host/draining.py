@@ -87,13 +87,13 @@ class Drain:
         """Watch `draining`. `config` is extended by the draining AE titles and submitters."""
         self._config = config
         self._draining = draining
-        self._ledger, self._clock, self._pass_time = resources.ledger, resources.clock, resources.pass_time
+        self._ledger, self._clock, self._enter_until = resources.ledger, resources.clock, resources.enter_until
 
     def step(self) -> datetime | None:
         """Record and log the AE titles and submitters that are drained by now. Return the time of the next check."""
         if self._draining == Draining():
             return None
-        self._pass_time(self._clock.now())  # stored instances without a row are pending, too
+        self._enter_until(self._clock.now())  # stored instances without a row are pending, too
         with self._ledger.read() as transaction:
             drained = self._drained(transaction)
         if drained != Draining():

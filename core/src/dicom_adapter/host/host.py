@@ -119,7 +119,7 @@ class Host:
         self._arrivals = Arrivals(
             config, resources, self._wake, lambda: self._lanes.lanes, on_stored, self._add_candidates, self._poll_every
         )
-        self._resources = resources = evolve(resources, pass_time=self._arrivals.pass_time)
+        self._resources = resources = evolve(resources, enter_until=self._arrivals.enter_until)
         self._reclaim = Reclaim(resources, self._on_reclaimed)
         self._submitters = Submitters(resources, uploads, self._on_job_changed, poll_every, self._on_commit, self._wake)
         self._lanes = Lanes(resources, self._on_commit, self._wake)

@@ -43,7 +43,7 @@ def begun(transaction: Transaction, submitter: str) -> list[BegunJob]:
             number=row.job_number,
             rank=row.priority,
             is_running=row.state == JobState.RUNNING.value
-            # The step to start the job was begun, and no failed attempt was recorded: a crash hid its result.
+            # The adapter began to start the job, then crashed. It does not know whether the platform runs the job.
             or (row.state == JobState.UPLOADED.value and row.repeated and not row.attempts),
         )
         for row in transaction.execute(query)

@@ -40,9 +40,9 @@ from dicom_adapter.runtime.workers import Worker
 
 log = structlog.get_logger("dicom_adapter.receiver")
 
-# Limit of the wait for other transactions of the ledger; 1.5 times this value if threads of this process wait, too. An
-# instance without a recovery record waits for two commits at most, the commit before and its own: it is answered within
-# 10 s.
+# Limit of the wait for other transactions of the ledger. If threads of this process also wait for each other, the limit
+# is 1.5 times this value. An instance without a recovery record waits for at most two commits: the one that runs when
+# the instance is complete, and its own. So it is answered within 10 s.
 LEDGER_WAIT_SECONDS = 3.0
 
 

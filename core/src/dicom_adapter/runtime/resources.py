@@ -30,7 +30,7 @@ class Resources:
     # Describes the problem if the storage that was opened is missing or was replaced; otherwise "".
     storage_problem: Callable[[], str] = lambda: ""
     # Makes sure that every instance that was acknowledged before a time has a row in the ledger.
-    pass_time: Callable[[datetime], None] = lambda _time: None
+    enter_until: Callable[[datetime], None] = lambda _time: None
 
     def problem(self) -> str:
         """Describe the problem if the storage or the ledger is missing or was replaced; otherwise return ""."""

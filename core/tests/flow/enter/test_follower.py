@@ -266,9 +266,9 @@ def test_no_time_passes_before_the_rows_of_that_time_are_entered(site: Site) -> 
     site.follower.follow()
     site.receiver.send(*uids(1, 1))
     due = site.adapter.clock.now() - timedelta(seconds=1)
-    site.follower.pass_time(due)
+    site.follower.enter_until(due)
     assert [] == site.rows
-    site.follower.pass_time(site.adapter.clock.now() + timedelta(seconds=1))
+    site.follower.enter_until(site.adapter.clock.now() + timedelta(seconds=1))
     assert uids(1, 1) == site.rows
 
 
@@ -296,7 +296,7 @@ def test_no_row_is_older_than_the_time_that_has_passed(site: Site) -> None:
     received = site.receiver.arrive("1.2.1")
     site.adapter.clock.move_to(site.adapter.clock.now() + timedelta(seconds=10))
     passed = site.adapter.clock.now()
-    site.follower.pass_time(passed)
+    site.follower.enter_until(passed)
     site.receiver.store.commit([received])
     site.adapter.clock.move_to(site.adapter.clock.now() + timedelta(seconds=10))
     site.follower.follow()
@@ -308,7 +308,7 @@ def test_no_row_is_older_than_the_time_that_has_passed(site: Site) -> None:
 
 def test_an_ae_title_is_not_drained_while_its_instances_wait_for_their_rows(site: Site) -> None:
     """They are pending. Verified to fail when only the rows of the ledger are read."""
-    resources = evolve(site.adapter.resources, pass_time=site.follower.pass_time)
+    resources = evolve(site.adapter.resources, enter_until=site.follower.enter_until)
     drain = Drain(site.adapter.config, Draining(ae_titles=["KEEP"]), resources)
     site.receiver.send("1.2.1")
     assert drain.step() is not None
@@ -322,7 +322,7 @@ def test_a_timer_runs_after_the_rows_of_instances_that_were_stored_before_it(sit
     Verified to fail when every read of the ledger counts.
     """
     passed: list[datetime] = []
-    clock, resources = site.adapter.clock, evolve(site.adapter.resources, pass_time=passed.append)
+    clock, resources = site.adapter.clock, evolve(site.adapter.resources, enter_until=passed.append)
     inbox = Inbox("KEEP", resources, LaneStart(clock.now()))
     timer = clock.now()
     clock.move_to(timer + timedelta(seconds=1))

@@ -199,7 +199,7 @@ def test_a_clock_that_is_put_back_before_rows_are_entered(site: Site, *, is_kill
     if is_killed:
         site.receiver.kill()
         site.follow_again()
-    site.follower.pass_time(clock.now())
+    site.follower.enter_until(clock.now())
     assert uids(1, 4) == site.rows
     with site.adapter.ledger.read() as transaction:
         times = [row.received_at for row in instances.pending_after(transaction, 0, 10, "KEEP")]

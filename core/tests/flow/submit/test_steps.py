@@ -48,7 +48,8 @@ class Platform(ScriptedPlatform):
         super().__init__()
         self.calls: list[tuple[str, str, int | None]] = []  # call, pipeline, position
         self.metadata: dict[str, dict[str, str]] = {}  # by pipeline
-        # Call, such as "upload" or "upload 3" (a position), pipeline (None: any) and error; each error is raised once
+        # Each error is raised once. Members: the call, such as "upload", or "upload 3" for one position only; the
+        # pipeline, or None for all pipelines; the error.
         self.failures: list[tuple[str, str | None, BaseException]] = []
         self.open_failures: list[BaseException] = []
         self.answer: Any = None  # returned instead of a PlatformJob
@@ -130,10 +131,10 @@ def test_a_submitted_job_is_not_repeated_after_a_restart(make_adapter: MakeAdapt
 
 
 def test_a_submitter_is_not_opened_while_the_storage_is_missing(make_adapter: MakeAdapter, platform: Platform) -> None:
-    """It would create its data folder on a disk that is not mounted.
+    """Otherwise it would create its data folder in the mount point of a disk that is not mounted.
 
-    Verified to fail when the submitter is opened in any case, and when the error is another `Retriable`: the log, which
-    has only the class of an error, does not show that the disk is the cause.
+    The class of the error is important: the log has only the class, and it must show that the disk is the cause.
+    Verified to fail when the submitter is opened in any case, and when the error is another `Retriable`.
     """
     adapter = make_adapter(ONE, Plugin(platform))
     problems = ["the disk is not mounted"]
@@ -299,7 +300,7 @@ def test_an_invalid_result_of_the_submitter_faults_the_job(
 
 
 def test_a_refused_file_does_not_stop_the_others(make_adapter: MakeAdapter, platform: Platform, batch: int) -> None:
-    """The job is faulted when all other files are uploaded, with the words of the refusal.
+    """The job is faulted after all other files are uploaded. Its error has the text of the refusal.
 
     A retry sends what is missing. Verified to fail when a permanent error of an upload is raised at once.
     """
@@ -328,10 +329,12 @@ def test_a_transient_failure_of_an_upload_is_retried_before_a_refusal_counts(
     assert [0, 1, 2, 0, 1] == platform.positions()
 
 
-def test_refusals_are_no_progress_of_a_job_that_keeps_failing(
+def test_refused_files_do_not_reset_the_retries_of_a_job(
     make_adapter: MakeAdapter, platform: Platform, batch: int
 ) -> None:
-    """A batch of refused files before a transient failure resets neither the pauses nor the limit of the retries.
+    """In each attempt, a batch of files is refused, then another file fails for a moment. The refusals are no success.
+
+    So the pauses get longer, and the job is faulted after `retry-for`.
 
     Verified to fail when each batch without a transient failure clears the failed attempts.
     """

@@ -5,8 +5,10 @@
 - An association that was aborted or lost without evidence interrupts its groups for a minute at most, because some
   modalities end every association in this way. If the sender has ended ten associations in a row in this way, the
   tenth and later ones do not interrupt their groups.
-- The wait ends when the sender returns: an instance arrives in another association, or a clean association (released,
-  nothing failed) ends. A group that the sender has completed in a clean association is not interrupted any longer.
+- The wait ends when the sender returns: an instance of the group arrives in another association. The group still
+  reports its interruption.
+- A clean association (released, nothing failed) of the sender, or with the same studies, completes the group if it
+  began after the interruption: the wait ends, and the group does not report the interruption any longer.
 
 All functions and methods are pure or change only their own objects; they need no clock.
 """
@@ -24,7 +26,7 @@ from dicom_adapter_aetitle.settings import InterruptedRule
 
 NEVER = datetime.max.replace(tzinfo=timezone.utc)  # the wait ends only when the sender returns or an operator ends it
 WAIT_WITHOUT_EVIDENCE = timedelta(seconds=60)  # longest wait after an association that ended without evidence
-USUAL_ENDS = 10  # after this number of associations in a row without a release, such an end is usual for the sender
+USUAL_ENDS = 10  # a sender with so many unreleased associations in a row usually does not release them
 
 ENDS = {
     AssociationStatus.OPEN: "is open",
@@ -89,7 +91,7 @@ class Interruption:
         return association.began_at >= self.association.at and self._concerns(association.calling_ae_title, studies)
 
     def _concerns(self, calling_ae_title: str, studies: Iterable[str]) -> bool:
-        """Return whether the missing instances may come from this sender, or from any sender of these studies."""
+        """Return whether instances of these studies from this sender may include missing ones."""
         return calling_ae_title == self.association.calling_ae_title or not self.studies.isdisjoint(studies)
 
     def __str__(self) -> str:

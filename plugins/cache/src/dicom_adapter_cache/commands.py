@@ -34,7 +34,7 @@ URL = typer.Option(
 JSON = typer.Option("--json", help="Print JSON instead of a table.")
 AE_TITLE = typer.Option(metavar="AET", help="The AE title; required if several have the study.")
 
-# Texts for the members of a study that are true
+# Texts that are shown if a member of the study, such as `pinned`, is true
 MARKS = {"patientConflict": "more than one patient", "pinned": "pinned", "arriving": "arriving"}
 
 Config = Annotated[Path | None, CONFIG]
@@ -45,7 +45,10 @@ CleanUp = Annotated[
     bool,
     typer.Option(
         "--clean-up",
-        help="Delete the instances when the job is submitted or, if its submitter follows jobs, has succeeded.",
+        help=(
+            "Delete the instances when the job has succeeded. If its submitter does not follow jobs, delete them when "
+            "the job is submitted."
+        ),
     ),
 ]
 

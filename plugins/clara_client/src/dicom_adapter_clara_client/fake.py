@@ -127,13 +127,13 @@ class FakeSubmitter(Submitter[FakeSettings]):
 
     @property
     def jobs(self) -> Mapping[str, FakeJob]:
-        """Current jobs by the adapter's `run_id`: the job id, in further runs with the number of the run."""
+        """The jobs by `run_id`: the id of the adapter's job; from its second run on, with the number of the run."""
         with self._lock:
             return self._records.jobs()
 
     @property
     def calls(self) -> list[FakeCall]:
-        """All calls so far, in the order of their outcomes."""
+        """All calls so far, in the order in which they ended."""
         with self._lock:
             return self._records.calls()
 
@@ -245,7 +245,7 @@ class FakeSubmitter(Submitter[FakeSettings]):
         return False
 
     def _end_if_due(self, job: Job) -> bool:
-        """End a running job whose time is over: there is no timer. Return True: the call is done."""
+        """End a running job if its `run-seconds` have passed: no timer does this. Return True: the call is done."""
         outcome = self.settings.outcome
         if self._state(job) is FakeState.RUNNING and outcome is not None:
             with self._lock:
@@ -256,7 +256,10 @@ class FakeSubmitter(Submitter[FakeSettings]):
         return True
 
     def _end(self, job: FakeJob, *, succeeds: bool) -> None:
-        """End a job; the caller holds the lock. After a kill before the job is saved, the outputs are made again."""
+        """End a job; the caller holds the lock.
+
+        If the process is killed before the job is saved, the next call makes the outputs again.
+        """
         if succeeds:
             settings, first = self.settings, partial(self._records.open_first, job.job_id)
             for output in make_outputs(

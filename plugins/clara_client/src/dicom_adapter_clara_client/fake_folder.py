@@ -1,6 +1,6 @@
 """Records of the fake platform in a folder: they survive restarts, and no instance is kept in memory.
 
-    <folder>/calls.jsonl                    one line for each call, in the order of their outcomes
+    <folder>/calls.jsonl                    one line for each call, in the order in which they ended
     <folder>/<run id>/job.json              the job; after its start, with the list of its instances
     <folder>/<run id>/uploads.jsonl         one line for each upload; `job.json` is not rewritten for each upload
     <folder>/<run id>/dcm/<position>.dcm    the instances

@@ -68,9 +68,9 @@ def nothing(peer: socket.socket) -> None:
 
 
 def time_for(script: Any) -> dict[str, float]:
-    """Return a short timeout for scripts that never end; otherwise the default, enough for a busy machine."""
-    is_endless = callable(script) and script is not flood
-    return {"timeout": TIMEOUT_S} if is_endless else {}
+    """Return a short timeout for scripts that make the call time out; otherwise the default, for a busy machine."""
+    times_out = callable(script) and script is not flood  # a flood ends a call by its size
+    return {"timeout": TIMEOUT_S} if times_out else {}
 
 
 def without(key: str) -> dict[str, Any]:
@@ -262,7 +262,7 @@ def test_an_invalid_list_of_files_is_retriable(against: Against, known: Job, bod
 
 
 def test_a_list_of_many_files_is_accepted(against: Against, known: Job) -> None:
-    """A job can have many thousand instances, which are listed, too."""
+    """The platform lists the results of a job together with its instances, which can be many thousand."""
     files = [{"path": f"input/dcm/{number:06}-{'1' * 60}.dcm", "size": number} for number in range(20_000)]
     files.append({"path": "operators/writer/1", "size": 1})
     (result,) = against(answer({"files": files}, "200 OK")).results(known)
@@ -285,7 +285,7 @@ LISTED = answer({"files": [{"path": "/operators/PATIENT 1", "size": 8}]}, "200 O
     ],
 )
 def test_an_incomplete_download_is_retriable(against: Against, known: Job, download: bytes, expected: str) -> None:
-    """A result is stored only if it is complete. The name may contain a patient's id."""
+    """A result is stored only if it is complete. Its name may contain a patient's id, so the error does not show it."""
     submitter = against(LISTED, download)
     (result,) = submitter.results(known)
     with pytest.raises(Retriable, match=f"results: result 1: .*{expected}") as raised, result.open() as source:

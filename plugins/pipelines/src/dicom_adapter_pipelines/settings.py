@@ -18,7 +18,7 @@ MIB = 1 << 20
 GPU = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]{0,99}")
 
 
-# The first line of a validator's docstring is the rule in the reference of the settings.
+# The reference of the settings shows the first line of a validator's docstring as the rule for the value.
 def exit_statuses(_instance: Any, _attribute: Attribute[Any], value: tuple[int, ...]) -> None:
     """numbers from 0 to 255
 
@@ -89,12 +89,12 @@ class PipelineSettings:
     max_output_bytes: ByteSize = setting(
         default=ByteSize(8 << 30),
         validator=at_least(1),
-        help="A run whose files in `output` and `work` together are larger is ended, and its job fails.",
+        help="Largest size of the files in `output` and `work` together. A run with more is ended, and its job fails.",
     )
     max_log_bytes: ByteSize = setting(
         default=ByteSize(10 * MIB),
         validator=between(4096, 1 << 30, "bytes"),
-        help="Kept size of the log of a run: its beginning and its end.",
+        help="Largest size of the log of a run. Of a longer log, the beginning and the end are kept.",
     )
     reruns: int = setting(
         default=1,

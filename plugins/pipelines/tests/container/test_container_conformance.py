@@ -72,7 +72,7 @@ class TestContainer(BaseSubmitterTests):
 
     @pytest.fixture
     def unreachable(self, containers: Containers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeSubmitter:
-        """The engine does not run, and the folder for jobs is below a file."""
+        """The engine does not run, and the folder for jobs cannot be created: its parent is a file."""
         client, file = tmp_path / "docker", tmp_path / "file"
         client.write_text("#!/bin/sh\necho 'Cannot connect to the Docker daemon at unix:///x.' >&2; exit 1\n")
         client.chmod(0o755)

@@ -1,7 +1,7 @@
 """Entry of rows: the follower in the host, which enters the rows of the receivers' journals.
 
     follow       read all journals in the order of time, and enter the rows in batches
-    pass_time    the same, unless it was done after the given time: called before a group becomes due
+    enter_until  the same, unless it was done after the given time: called before a group becomes due
     checkpoint   sync the ledger once a second, and report the numbers up to which rows are durable
 
 The follower reads the journals of all receiver runs, also of ended ones, and reports its progress to the receivers. A
@@ -122,7 +122,7 @@ class Follower:
         self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
         self._on_entered = on_entered
         self._journals: dict[Path, FollowedJournal] = {}
-        self._passed: datetime | None = None  # all instances that were acknowledged before this time have rows
+        self._entered_until: datetime | None = None  # all instances that were acknowledged before this time have rows
         self._checkpoint_seconds = checkpoint_seconds
         self._checkpoint_at = time.monotonic()
         self._may_checkpoint = True  # False after an I/O error of the disk of the ledger
@@ -142,17 +142,18 @@ class Follower:
             count = sum(self._enter(batch) for batch in _batches(lines))
             for journal in ended:
                 journal.has_ended = True
-            self._passed = now
+            self._entered_until = now
             if time.monotonic() >= self._checkpoint_at or ended:
                 self._checkpoint()
             return count
 
-    def pass_time(self, due: datetime) -> None:
-        """Make sure that every instance that was acknowledged before `due` has a row. Errors as `follow`.
+    def enter_until(self, moment: datetime) -> None:
+        """Make sure that every instance that was acknowledged before `moment` has a row. Errors as `follow`.
 
         Otherwise a group could become due although another instance of it is stored.
         """
-        if self._passed is None or not due <= self._passed <= self._clock.now():  # the clock may have been put back
+        entered = self._entered_until
+        if entered is None or not moment <= entered <= self._clock.now():  # the clock may have been put back
             self.follow()
 
     def checkpoint(self) -> None:
@@ -174,7 +175,7 @@ class Follower:
     def _lines(self, journal: FollowedJournal) -> Iterator[_Line]:
         """Return the lines that were appended since the last call, up to the current end of the journal."""
         # Instances that were acknowledged before this time have rows already, so these arrived later.
-        passed = 0 if self._passed is None else to_microseconds(self._passed)
+        passed = 0 if self._entered_until is None else to_microseconds(self._entered_until)
         return (_line(journal, end, instance, passed) for end, instance in journal.reader.read())
 
     def _enter(self, lines: Sequence[_Line]) -> int:

@@ -60,7 +60,7 @@ class Inbox:
         self.has_new = True  # instances or reports may have arrived; set by any thread
         self.seen = 0  # id of the last instance that was read
         self._ae_title = ae_title
-        self._ledger, self._clock, self._pass_time = resources.ledger, resources.clock, resources.pass_time
+        self._ledger, self._clock, self._enter_until = resources.ledger, resources.clock, resources.enter_until
         self._start = start
         self._waiting: deque[InstanceStorageInfo] = deque()
         self._reports: deque[ReportRow] = deque()
@@ -108,7 +108,7 @@ class Inbox:
             return
         now = self._clock.now()
         if due is not None:
-            self._pass_time(now)
+            self._enter_until(now)
         self.has_new = False  # before the read: an instance that arrives during the read sets the flag again
         try:
             self._read()

@@ -16,9 +16,9 @@ LATEST_TIMER = datetime(2200, 1, 1, tzinfo=timezone.utc)  # threads cannot wait 
 class Alarm:
     """A callback at a time. Alarms that are due at the same time are called in the order in which they were set."""
 
-    due: datetime  # time at which the callback is called, on the clock of the process
+    due: datetime  # time of the clock at which the host calls the callback
     number: int  # position in the order in which the alarms were set
-    when: datetime = field(order=False)  # time of the turn; differs from `due` if the clock was put back
+    when: datetime = field(order=False)  # time that the processor asked for; later than `due` if the clock was put back
     callback: Callable[[], None] | None = field(order=False)
 
     def cancel(self) -> None:

@@ -36,7 +36,7 @@ def full_times() -> Iterator[None]:
 def clock(moment: datetime, reference: datetime) -> str:
     """Return the time of day of `moment`, with the date if `reference` is on another date.
 
-    `reference`: a time that the reader sees near it, or the present time.
+    `reference`: a time that the reader sees next to the returned one, or the present time.
     """
     if _has_full_times.get():
         return f"{moment.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC"

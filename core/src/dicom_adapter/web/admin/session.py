@@ -29,7 +29,8 @@ class SessionView(ApiValue, frozen=True, kw_only=True):
 
     name: str
     role: str  # "viewer" or "operator"
-    csrf_token: str  # value of the header X-CSRF-Token for changes of a signed-in browser; otherwise ""
+    # A signed-in browser sends this value in the header X-CSRF-Token of each request for a change. "": no session
+    csrf_token: str
 
 
 def session_routes(access: Access) -> list[Any]:

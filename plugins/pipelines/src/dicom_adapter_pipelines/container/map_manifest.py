@@ -59,7 +59,7 @@ def parse_manifest(path: str, content: bytes) -> MapManifest:
 def _command(path: str, value: Any) -> tuple[str, ...]:
     """Return the command: a list of strings, or the JSON text of a list (as the packager writes), or a shell command.
 
-    An empty command is accepted here, because the configuration may have one.
+    An empty command is accepted here, because the configuration may set the command.
     """
     if isinstance(value, str):
         try:
