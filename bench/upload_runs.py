@@ -46,7 +46,7 @@ class Run:
 
 
 def disk(instances: Instances, act: Callable[[], None]) -> Run:
-    """Time a function that reads or writes as many bytes as `instances`."""
+    """Measure the time of a function that reads or writes as many bytes as `instances` have."""
     began, cpu_before = time.monotonic(), time.process_time()
     act()
     return Run(

@@ -2,10 +2,10 @@
 
     .venv/bin/python bench/uploads.py [--instances 2000] [--repeat 3] [--protocol grpc|rest|both]
 
-Each round runs each measurement once, so that other load of the machine affects all alike: it reads and writes the
-files, uploads them with a plain loop, and uploads them with the adapter. Loop and adapter upload to a server of minimal
-cost (`sink`), which shows the cost of the adapter, and to the platform emulator, which keeps the files. The results
-are medians.
+Each round runs each measurement once, so that other load of the machine affects all measurements alike. A round reads
+and writes the files, uploads them with a plain loop, and uploads them with the adapter. Loop and adapter upload to a
+server of minimal cost (`sink`), which shows the cost of the adapter, and to the platform emulator, which keeps the
+files. The results are medians.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from upload_runs import SERVERS, SINK, Run
 
 RESULTS = Path(__file__).parent / "results"
 DISK_RUNS = READ_FROM_DISK, READ, WRITE, WRITE_AND_SYNC = ("read from disk", "read", "write", "write and sync")
-MIN_RATIO = 0.7  # minimum of the adapter's rate, divided by the lower rate of disk and plain loop
+MIN_RATIO = 0.7  # minimum of this quotient: the adapter's rate / the lower one of the rates of disk and loop
 MAX_GROWTH_MB = 50.0  # maximum of the growth of the adapter's memory during the job
 LARGEST = 20_000  # maximum of --instances: 10 GB
 MAX_ROUNDS = 20

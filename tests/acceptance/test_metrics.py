@@ -91,9 +91,9 @@ def test_the_metrics_of_all_processes_survive_a_kill_and_a_reload(
 
 @pytest.mark.prometheus
 def test_promtool_finds_nothing_in_the_metrics_of_all_processes(tmp_path: Path, launch_service: LaunchService) -> None:
-    """`promtool check metrics` reports invalid text, and names, units and texts that break a convention.
+    """`promtool check metrics` reports invalid syntax, and names, units and help texts that break a convention.
 
-    Verified to fail when a metric has no text, and when the name of a gauge ends with `_total`.
+    Verified to fail when a metric has no help text, and when the name of a gauge ends with `_total`.
     """
     promtool = required(shutil.which("promtool"), "prometheus", "promtool of Prometheus is not installed")
     service = launch_service(CONFIGURATION + "[dicom]\nreceivers = 2\n")

@@ -32,12 +32,14 @@ def differences(answers_by_receiver: Mapping[str, Answers]) -> list[Row]:
 
 def _rows(answers_by_receiver: Mapping[str, Answers], kind: str) -> Iterator[Row]:
     for case, own in answers_by_receiver[OWN][kind].items():
-        answers = tuple(summarize(answers_by_receiver[name][kind][case]) for name in _order(answers_by_receiver))
+        answers = tuple(
+            summarize(answers_by_receiver[name][kind][case]) for name in _ordered_names(answers_by_receiver)
+        )
         if any(answer != summarize(own) for answer in answers):
             yield Row(case, answers, _reason(kind, case))
 
 
-def _order(answers_by_receiver: Iterable[str]) -> list[str]:
+def _ordered_names(answers_by_receiver: Iterable[str]) -> list[str]:
     return [OWN, *sorted(name for name in answers_by_receiver if name != OWN)]
 
 
@@ -61,7 +63,7 @@ def summarize(answer: str) -> str:
 
 def render(answers_by_receiver: Mapping[str, Answers]) -> str:
     """Return the generated part of the page."""
-    names = _order(answers_by_receiver)
+    names = _ordered_names(answers_by_receiver)
     parts = []
     for kind, title in ((DATA_SETS, "Data sets"), (ASSOCIATIONS, "Associations")):
         rows = list(_rows(answers_by_receiver, kind))

@@ -1,6 +1,7 @@
 """A whole run: the adapter is reloaded and killed while the platform and the destinations fail.
 
-Afterwards the adapter drains, first with the failing destinations. The count follows.
+Afterwards the adapter drains, at first while the destinations still fail. At the end, instances, jobs and results are
+counted.
 """
 
 from __future__ import annotations
@@ -32,17 +33,22 @@ from faults.senders import Senders
 from faults.surroundings import Surroundings
 
 VICTIMS = {Victim.EVERYTHING: 22, Victim.SUPERVISOR: 8, Victim.HOST: 32, Victim.RECEIVER: 38}  # per cent
-# Seconds from listening to a kill, and per cent: many kills interrupt receiving, some the composition of jobs.
+# Pauses between the moment when the adapter listens and a kill: shortest and longest in seconds, and the share in per
+# cent. Many kills interrupt receiving, some interrupt the composition of jobs.
 PAUSES = {(0.0, 2.0): 60, (3.0, 10.0): 40}
-WHILE_IT_STARTS = 0.3  # share of kills within START_SECONDS of the last kill, whether the adapter listens or not
+WHILE_IT_STARTS = 0.3  # share of kills that follow the last kill within START_SECONDS, often before the adapter listens
 START_SECONDS = (0.0, 2.0)
-WITH_A_RELOAD = 0.5  # share of the other kills within RELOAD_SECONDS of a reload: before, during or after the reload
+# Share of the other kills that follow the request of a reload within RELOAD_SECONDS: the adapter has not begun to apply
+# the configuration, is applying it, or has applied it.
+WITH_A_RELOAD = 0.5
 RELOAD_SECONDS = (0.0, 8.0)
 DISTURBED_SECONDS = (0.0, 3.0)  # from a kill to the end of a lost mount
 PROGRESS_SECONDS = 10.0  # between two lines of progress
 POLL_SECONDS = 0.2  # between two queries of the ledger while the adapter drains
 FIRST_INSTANCE_SECONDS = 60.0  # longest wait for the first acknowledged instance
-AFTER_AN_INSTANCE = 0.7  # share of the other kills that wait for an instance: on a busy machine, senders are slow
+# Share of the other kills that wait until one more instance is acknowledged: on a busy machine, senders are slow, and
+# few instances would arrive between two kills.
+AFTER_AN_INSTANCE = 0.7
 NEXT_INSTANCE_SECONDS = 5.0  # longest of these waits
 LONGEST_DELIVERING_SECONDS = 20.0  # from the last kill of the adapter to the end of the faults of the destinations
 # Events of the service's log that faults of `surroundings` cause.
@@ -198,12 +204,12 @@ class _Campaign:
         counts = self._ledger.counts()
         if held := self._held_deliveries(counts):
             held_results = len({number for job in held for number in job.instances})
-            is_exact = (len(held), held_results) == (counts["jobs faulted"], counts["instances released"])
-            return is_cleaned_up and is_exact and counts.keys() <= DRAINED | HELD
+            has_only_held = (len(held), held_results) == (counts["jobs faulted"], counts["instances released"])
+            return is_cleaned_up and has_only_held and counts.keys() <= DRAINED | HELD
         return is_cleaned_up and counts.keys() <= DRAINED
 
     def _held_deliveries(self, counts: Mapping[str, int]) -> list[LedgerJob]:
-        """Return the deliveries to products that are faulted again after they were retried."""
+        """Return the deliveries to products (see `faults.products`) that are faulted again after a retry."""
         if not counts.get("jobs faulted"):
             return []
         jobs = filter(count_results.is_delivery_to_product, self._ledger.jobs())
@@ -292,7 +298,7 @@ class _Campaign:
         effects = Counter(entry["event"] for entry in evidence.log if entry["event"] in EFFECTS)
         effects["waits for the ledger"] = sum(map(is_busy, evidence.log))
         effects["full log pipes"] = self.adapter.full_log_pipes
-        effects["refused without the disk"] = sum(
+        effects["log entries about the missing disk"] = sum(
             entry.get("reason", "").startswith(STORAGE_REPLACED) for entry in evidence.log
         )
         return effects

@@ -21,7 +21,10 @@ DEVELOPMENT = ("dev", "docs")  # extras for work on this project
 
 
 def libraries_of_the_projects() -> dict[str, set[str]]:
-    """Return the installed libraries that the projects need: extras by normalized name. Development needs more."""
+    """Return the installed libraries that the projects need: extras by normalized name.
+
+    Libraries that only the work on this project needs are left out.
+    """
     texts: list[str] = []
     for path in (ROOT / "pyproject.toml", *ROOT.glob("core/pyproject.toml"), *ROOT.glob("plugins/*/pyproject.toml")):
         project = tomli.loads(path.read_text(encoding="utf-8"))["project"]
@@ -77,6 +80,6 @@ def write_wheel(installed: Distribution, folder: Path) -> Path:
 def _files(installed: Distribution) -> Iterator[tuple[str, bytes]]:
     left_out = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
     for file in installed.files or ():
-        is_installation = file.parent.name.endswith(".dist-info") and file.name in left_out
-        if ".." not in file.parts and "__pycache__" not in file.parts and not is_installation:
+        describes_installation = file.parent.name.endswith(".dist-info") and file.name in left_out
+        if ".." not in file.parts and "__pycache__" not in file.parts and not describes_installation:
             yield str(file), Path(str(installed.locate_file(file))).read_bytes()

@@ -91,8 +91,8 @@ class Site:
         follower.follow()
         follower.close()
 
-    def run_service(self) -> None:
-        """Hold the locks of a running service."""
+    def lock_as_service(self) -> None:
+        """Hold the locks of a running service. No process is started."""
         self.running.enter_context(self.folder.shared())
         self.running.enter_context(self.folder.as_host())
         self.running.enter_context(self.folder.as_service())
@@ -131,13 +131,13 @@ RUNNING = pytest.mark.parametrize("is_running", [True, False], ids=["running", "
 
 
 @RUNNING
-def test_an_audit_counts_them_and_reports_no_problem(site: Site, is_running: bool) -> None:
-    """Their objects have no rows, but they are no orphans. Verified to fail when the audit does not read the log."""
+def test_an_audit_counts_instances_without_rows_and_reports_no_problem(site: Site, is_running: bool) -> None:
+    """Their stored objects are no orphans. Verified to fail when the audit does not read the recovery records."""
     site.send("1.1")
     site.enter()
     site.send("1.2", "1.3")
     if is_running:
-        site.run_service()
+        site.lock_as_service()
     text, found = site.call("audit"), json.loads(site.call("audit", "--json"))
     assert "No problems found." in text
     at_start = "" if is_running else ": the service enters their rows when it starts"
@@ -146,7 +146,7 @@ def test_an_audit_counts_them_and_reports_no_problem(site: Site, is_running: boo
 
 
 def test_an_object_without_row_and_record_is_still_reported(site: Site) -> None:
-    """The log does not hide it."""
+    """The recovery records of other instances do not hide it."""
     site.send("1.1")
     writer = site.storage.writer()
     writer.write(b"orphan")
@@ -156,7 +156,7 @@ def test_an_object_without_row_and_record_is_still_reported(site: Site) -> None:
 
 
 @pytest.mark.parametrize("lost", ["nothing", "journal"])
-def test_a_repair_enters_their_rows(site: Site, lost: str) -> None:
+def test_a_repair_enters_the_rows_of_stored_instances(site: Site, lost: str) -> None:
     """A power loss may have destroyed the journal. The follower does not enter the rows again."""
     site.send("1.1", "1.2")
     site.kill()
@@ -178,7 +178,7 @@ def test_explain_shows_a_study_without_any_row(site: Site, is_running: bool) -> 
     """It is found by its UIDs, the Accession Number and the Patient ID."""
     site.send("1.2")
     if is_running:
-        site.run_service()
+        site.lock_as_service()
     for value in (STUDY, "1.2", ACCESSION, PATIENT):
         text = " ".join(site.call("explain", value).split())
         assert "AE title LUNG" in text
@@ -261,7 +261,7 @@ def test_a_log_that_cannot_be_read_is_reported(site: Site, monkeypatch: pytest.M
 def test_a_backup_waits_for_the_rows_of_acknowledged_instances(site: Site, tmp_path: Path) -> None:
     """Verified to fail when the backup does not wait."""
     site.send("2.25.1", "2.25.2")
-    site.run_service()
+    site.lock_as_service()
     entered = Event()
 
     def on_progress(step: str, _done: int, _total: int | None) -> None:
@@ -281,7 +281,7 @@ def test_a_backup_without_a_working_host_reports_the_instances_without_rows(
         Backup.__init__, "__kwdefaults__", {**Backup.__init__.__kwdefaults__, "longest_wait_seconds": 0.0}
     )
     site.send("2.25.1", "2.25.2")
-    site.run_service()
+    site.lock_as_service()
     shown = site.call("backup", str(tmp_path / "text"), status=1)
     assert "not in the backup: 2 acknowledged instances without a row" in shown
     assert 2 == json.loads(site.call("backup", str(tmp_path / "json"), "--json", status=1))["notEntered"]

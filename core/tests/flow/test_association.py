@@ -45,7 +45,7 @@ def make_request(called: str = "LUNG", calling: str = "CT1", peer: str = "10.0.0
     )
 
 
-def busy(
+def make_load(
     associations: int = 0, capacity: Capacity | None = HALF_FREE, stopped: Mapping[str, str] | None = None
 ) -> Load:
     return Load(associations=associations, space=Space(capacity=capacity), stopped=stopped or {}, full={})
@@ -60,25 +60,25 @@ def rejection_of(decision: AssociationDecision) -> tuple[int, int, int] | None:
     return None if decision.rejection is None else REJECT_REASON[decision.rejection]
 
 
-STOPPED = busy(stopped={"LUNG": "its processor failed"})
+STOPPED = make_load(stopped={"LUNG": "its processor failed"})
 FULL = Capacity(total_bytes=100 * GB, free_bytes=1)
 
 
 @pytest.mark.parametrize(
     ("request_", "load", "answer"),
     [
-        (make_request(), busy(), None),
-        (make_request(called="KIDNEY"), busy(), NOT_CALLED),
-        (make_request(called="lung"), busy(), NOT_CALLED),
-        (make_request(called=""), busy(), NOT_CALLED),
-        (make_request(called="OPEN", calling=""), busy(), None),
-        (make_request(calling="PET"), busy(), NOT_CALLING),
+        (make_request(), make_load(), None),
+        (make_request(called="KIDNEY"), make_load(), NOT_CALLED),
+        (make_request(called="lung"), make_load(), NOT_CALLED),
+        (make_request(called=""), make_load(), NOT_CALLED),
+        (make_request(called="OPEN", calling=""), make_load(), None),
+        (make_request(calling="PET"), make_load(), NOT_CALLING),
         (make_request(), STOPPED, CONGESTED),
         (make_request(called="OPEN"), STOPPED, None),
-        (make_request(), busy(associations=1), None),
-        (make_request(), busy(associations=2), AT_ITS_LIMIT),
-        (make_request(), busy(capacity=FULL), AT_ITS_LIMIT),
-        (make_request(), busy(capacity=None), None),
+        (make_request(), make_load(associations=1), None),
+        (make_request(), make_load(associations=2), AT_ITS_LIMIT),
+        (make_request(), make_load(capacity=FULL), AT_ITS_LIMIT),
+        (make_request(), make_load(capacity=None), None),
     ],
 )
 def test_each_rejection_has_the_result_source_and_reason_of_the_standard(
@@ -94,8 +94,8 @@ def test_every_rejection_has_a_reason_for_operators() -> None:
     cases = [make_request(called="KIDNEY"), make_request(calling="PET"), make_request()]
     assert all(judge(request, config, STOPPED).reason for request in cases)
     assert "its processor failed" == judge(make_request(), config, STOPPED).reason
-    assert "max-associations = 2 are open" == judge(make_request(), config, busy(associations=2)).reason
-    assert AssociationDecision() == judge(make_request(), config, busy())
+    assert "max-associations = 2 are open" == judge(make_request(), config, make_load(associations=2)).reason
+    assert AssociationDecision() == judge(make_request(), config, make_load())
 
 
 def test_permanent_reasons_come_before_transient_ones() -> None:
@@ -104,7 +104,7 @@ def test_permanent_reasons_come_before_transient_ones() -> None:
     Verified to fail when two of the checks are swapped (any pair).
     """
     config = configured(caller("CT1"))
-    everything = busy(associations=9, capacity=FULL, stopped={"LUNG": "its processor failed"})
+    everything = make_load(associations=9, capacity=FULL, stopped={"LUNG": "its processor failed"})
     rejections = [
         rejection_of(judge(make_request(called="KIDNEY", calling="PET"), config, everything)),
         rejection_of(judge(make_request(calling="PET"), config, everything)),
@@ -112,8 +112,8 @@ def test_permanent_reasons_come_before_transient_ones() -> None:
     ]
     assert [NOT_CALLED, NOT_CALLING, CONGESTED] == rejections
 
-    many = judge(make_request(), config, busy(associations=9, capacity=FULL))
-    full = judge(make_request(), config, busy(capacity=FULL))
+    many = judge(make_request(), config, make_load(associations=9, capacity=FULL))
+    full = judge(make_request(), config, make_load(capacity=FULL))
     assert [AT_ITS_LIMIT, AT_ITS_LIMIT] == [rejection_of(many), rejection_of(full)]
     assert many.reason.startswith("max-associations")
     assert full.reason.startswith("storage")
@@ -152,7 +152,7 @@ def test_a_caller_is_allowed_by_ae_title_by_network_or_by_both(
     callers: tuple[CallerConfig, ...], calling: str, peer: str, allowed: bool
 ) -> None:
     """One matching entry is enough. All keys of an entry must match. Without entries, all callers are allowed."""
-    decision = judge(make_request(calling=calling, peer=peer), configured(*callers), busy())
+    decision = judge(make_request(calling=calling, peer=peer), configured(*callers), make_load())
 
     assert (None if allowed else NOT_CALLING) == rejection_of(decision)
 
@@ -160,8 +160,8 @@ def test_a_caller_is_allowed_by_ae_title_by_network_or_by_both(
 def test_each_ae_title_has_its_own_callers() -> None:
     config = configured(caller("CT1"))
 
-    assert NOT_CALLING == rejection_of(judge(make_request(calling="CT2"), config, busy()))
-    assert None is rejection_of(judge(make_request(called="OPEN", calling="CT2"), config, busy()))
+    assert NOT_CALLING == rejection_of(judge(make_request(calling="CT2"), config, make_load()))
+    assert None is rejection_of(judge(make_request(called="OPEN", calling="CT2"), config, make_load()))
 
 
 # --- free space -------------------------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ def test_storage_is_full_at_the_watermark_and_below_the_reserve(
     capacity = Capacity(total_bytes=100 * GB, free_bytes=free)
 
     assert full == bool(storage_full(capacity, storage))
-    decision = judge(make_request(), configured(storage=storage), busy(capacity=capacity))
+    decision = judge(make_request(), configured(storage=storage), make_load(capacity=capacity))
     assert (Rejection.LOCAL_LIMIT_EXCEEDED if full else None) == decision.rejection
 
 
@@ -217,7 +217,7 @@ ENOUGH = LEDGER_RESERVE_BYTES + SMALLEST_ASSOCIATION_BYTES
 @pytest.mark.parametrize(("free", "full"), [(None, False), (ENOUGH, False), (ENOUGH - 1, True)])
 def test_associations_are_rejected_without_free_space_for_the_ledger(free: int | None, full: bool) -> None:
     """The limits of the storage do not matter. None: the free space is unknown, as for a ledger on another machine."""
-    decision = judge(make_request(), configured(), evolve(busy(), space=Space(ledger_free=free)))
+    decision = judge(make_request(), configured(), evolve(make_load(), space=Space(ledger_free=free)))
     assert (Rejection.LOCAL_LIMIT_EXCEEDED if full else None) == decision.rejection
     assert full == ("the ledger's disk" in decision.reason)
 
@@ -251,7 +251,7 @@ def test_a_calling_ae_title_can_require_a_certificate(calling: str, names: tuple
 
     Verified to fail when parts of a name are compared.
     """
-    decision = judge(make_request("LUNG", calling, "10.0.0.7", *names), configured(*BY_CERTIFICATE), busy())
+    decision = judge(make_request("LUNG", calling, "10.0.0.7", *names), configured(*BY_CERTIFICATE), make_load())
     assert (None if allowed else NOT_CALLING) == rejection_of(decision)
 
 
@@ -259,8 +259,10 @@ def test_the_number_of_associations_from_one_address_is_limited() -> None:
     """Further associations are rejected as transient."""
     config = configured()
     limited = evolve(config, dicom=evolve(config.dicom, max_associations=9, max_associations_per_peer=2))
-    assert AssociationDecision() == judge(make_request(), limited, evolve(busy(associations=5), associations_of_peer=1))
-    decision = judge(make_request(), limited, evolve(busy(associations=5), associations_of_peer=2))
+    assert AssociationDecision() == judge(
+        make_request(), limited, evolve(make_load(associations=5), associations_of_peer=1)
+    )
+    decision = judge(make_request(), limited, evolve(make_load(associations=5), associations_of_peer=2))
     assert AT_ITS_LIMIT == rejection_of(decision)
     assert "max-associations-per-peer = 2 are open from this address" == decision.reason
 
@@ -268,7 +270,7 @@ def test_the_number_of_associations_from_one_address_is_limited() -> None:
 def test_an_accepted_association_has_the_rules_of_its_ae_title() -> None:
     """The rules determine the accepted presentation contexts."""
     config = configured()
-    assert ContextRules() == judge(make_request(), config, busy()).contexts
+    assert ContextRules() == judge(make_request(), config, make_load()).contexts
     lossless = AeTitleConfig(
         transfer_syntaxes=("1.2.840.10008.1.2", "1.2.840.10008.1.2.4.70"),
         unknown_transfer_syntaxes=True,
@@ -281,5 +283,5 @@ def test_an_accepted_association_has_the_rules_of_its_ae_title() -> None:
             accepts_unknown_transfer_syntaxes=True,
             ignored_sop_classes=frozenset({"1.2.840.10008.5.1.4.38.1"}),
         )
-        == judge(make_request(), config, busy()).contexts
+        == judge(make_request(), config, make_load()).contexts
     )

@@ -45,7 +45,7 @@ def test_a_job_is_read_as_it_was_inserted(ledger: Ledger, enter: Enter) -> None:
         assert jobs.get(transaction, "f" * 32) is None
 
 
-def test_the_heads_are_the_oldest_of_each_ae_title_and_priority(ledger: Ledger, enter: Enter) -> None:
+def test_the_queue_heads_are_the_oldest_jobs_of_each_ae_title_and_priority(ledger: Ledger, enter: Enter) -> None:
     """Choosing the next job reads only a few rows, however many jobs there are."""
     first = {
         (ae_title, priority): min(
@@ -64,8 +64,8 @@ def test_only_jobs_that_can_continue_now_are_due(ledger: Ledger, enter: Enter) -
 
     A running job is due when it has ended on the platform, or when an operator has cancelled it.
     """
-    steps = {JobState.RUNNING: {"platform_finished": True}}
-    ready = [enter(state=state, ae_title=state.name, **steps.get(state, {})) for state in jobs.UNFINISHED]
+    values_by_state = {JobState.RUNNING: {"platform_finished": True}}
+    ready = [enter(state=state, ae_title=state.name, **values_by_state.get(state, {})) for state in jobs.UNFINISHED]
     ready.append(enter(state=JobState.RUNNING, ae_title="LAST", cancel_requested=True))
     now = ready[0].job.created_at
     for state in (JobState.RUNNING, *jobs.HELD, *jobs.FINISHED):
@@ -82,7 +82,7 @@ def test_only_jobs_that_can_continue_now_are_due(ledger: Ledger, enter: Enter) -
 
 
 def test_a_next_attempt_or_poll_that_is_too_far_in_the_future_is_due(ledger: Ledger, enter: Enter) -> None:
-    """The clock was put back after the time was written.
+    """The clock was put back after the time was written: the job must not wait for that time.
 
     Verified to fail when only times up to the present are due.
     """

@@ -141,10 +141,10 @@ def test_a_server_that_does_not_answer_has_no_certificate() -> None:
         (-0.5, True, PartState.DEGRADED),
     ],
 )
-def test_a_certificate_is_yellow_thirty_days_before_it_expires(
+def test_a_certificate_is_degraded_thirty_days_before_it_expires(
     days: float, is_authority: bool, state: PartState
 ) -> None:
-    """It is red afterwards. An authority stays yellow, because connections may need only other authorities."""
+    """It is failing when it has expired. An authority stays degraded: connections may need only other authorities."""
     finding = assess_certificates([certificate(900), certificate(days, is_authority=is_authority)], NOW)
     assert state is finding.state
     assert bool(finding.reason) is (state is not PartState.OK)
@@ -170,7 +170,10 @@ class Reporting:
 
 
 def test_a_submitter_that_fails_does_not_hide_the_certificates_of_others() -> None:
-    """The default method returns no certificates. Verified to fail when the exception is not caught."""
+    """The default method of `Submitter` returns no certificates.
+
+    Verified to fail when the exception is not caught.
+    """
     submitters: dict[str, Any] = {
         "a": Reporting(ValueError("secret")),
         "b": Reporting([certificate(3)]),
@@ -181,7 +184,7 @@ def test_a_submitter_that_fails_does_not_hide_the_certificates_of_others() -> No
     certificates = certificates_of_submitters(submitters, lambda name, _error: failed.append(name))
     assert ["a", "c", "d"] == failed
     assert ["submitter b: certificate a.pem"] == [each.subject for each in certificates]
-    assert () == Submitter.certificates(None)  # type: ignore[arg-type] # the default needs no submitter
+    assert () == Submitter.certificates(None)  # type: ignore[arg-type] # the default method does not use `self`
 
 
 def test_check_shows_the_days_left(tmp_path: Path, memory_submitter: None) -> None:

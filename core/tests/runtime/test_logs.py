@@ -83,7 +83,7 @@ def test_an_event_is_one_write_of_one_line(open_log: Callable[..., Log], style: 
 def test_a_line_begins_with_event_level_and_time_and_has_no_empty_fields(open_log: Callable[..., Log]) -> None:
     """Zero and False are not empty.
 
-    Verified to fail when the fields are written in the order of the call, or all of them.
+    Verified to fail when the fields are written in the order of the call, and when empty fields are written, too.
     """
     log = open_log()
     log.logger.warning("job_faulted", job_id="a1", error="", peer=None, statuses={}, attempts=0, drained=False)

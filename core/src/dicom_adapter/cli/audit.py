@@ -119,7 +119,8 @@ def _run_audit(path: Path, *, verify: bool, repair: bool) -> tuple[AuditReport, 
             )
             report = audit.run()
             repairs = list(Repair(resources).run(report))
-            marker = folder.prepare()  # from now on, the ledger and the storage belong together
+            marker = folder.prepare()
+            # The ledger and the storage record the next generation: from now on, they belong together.
             StorageGeneration(marker, resources.ledger, resources.clock, folder.is_durable).advance()
             return report, repairs
 

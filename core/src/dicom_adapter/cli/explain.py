@@ -15,8 +15,8 @@ from dicom_adapter.cli.filters import takes_filters
 from dicom_adapter.cli.log_reading import read_log
 from dicom_adapter.cli.messages import fail
 from dicom_adapter.cli.study_text import (
-    absence_lines,
     match_lines,
+    not_received_lines,
     patient_lines,
 )
 from dicom_adapter.cli.times import Times, Utc
@@ -26,8 +26,8 @@ from dicom_adapter.ledger import Ledger, configurations
 from dicom_adapter.ledger.filters import NO_FILTERS, Filters
 from dicom_adapter.ledger.series import ArrivedSeries
 from dicom_adapter.operations.documents.stories import story_as_json
-from dicom_adapter.operations.documents.studies import absence_as_json, matches_as_json, patient_as_json
-from dicom_adapter.operations.look_up import Matches, find_absence, match_filters, match_value
+from dicom_adapter.operations.documents.studies import matches_as_json, not_received_as_json, patient_as_json
+from dicom_adapter.operations.look_up import Matches, find_not_received, match_filters, match_value
 from dicom_adapter.operations.not_entered import series_of, without_row
 from dicom_adapter.operations.story import Entry, Story, Unknown, make_story, times_in
 from dicom_adapter.runtime.clock import SystemClock
@@ -107,13 +107,13 @@ def _not_found(
 ) -> typer.Exit:
     """Print what was rejected and refused, because nothing matches. Return the exception to raise."""
     with ledger.read() as transaction:
-        absence = find_absence(transaction, filters, now)
+        not_received = find_not_received(transaction, filters, now)
     error = fail(str(refusal))
     if as_json:
-        typer.echo(json.dumps(absence_as_json(absence), indent=2))
+        typer.echo(json.dumps(not_received_as_json(not_received), indent=2))
     else:
         typer.echo("\n".join(wrapped(_possible_reasons(ledger), "", "")))
-        typer.echo("\n".join(absence_lines(absence, times, filters.calling_ae_title, options)))
+        typer.echo("\n".join(not_received_lines(not_received, times, filters.calling_ae_title, options)))
     return error
 
 

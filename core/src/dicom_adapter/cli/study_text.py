@@ -11,7 +11,7 @@ from dicom_adapter.ledger.series import ArrivedSeries
 from dicom_adapter.ledger.studies import StudySummary
 from dicom_adapter.net.codes import CStoreStatus
 from dicom_adapter.operations.documents.studies import printable, values_of
-from dicom_adapter.operations.look_up import Absence, Matches, RefusedInstances
+from dicom_adapter.operations.look_up import Matches, NotReceived, RefusedInstances
 from dicom_adapter.operations.senders import describe, name_of
 
 TITLES = {  # by field of ArrivedSeries, for the text
@@ -61,21 +61,22 @@ def patient_lines(series: Sequence[ArrivedSeries]) -> Iterator[str]:
             yield f"{title}: {', '.join(values)}"
 
 
-def absence_lines(absence: Absence, times: Times, sender: str | None, options: str = "") -> Iterator[str]:
+def not_received_lines(not_received: NotReceived, times: Times, sender: str | None, options: str = "") -> Iterator[str]:
     """Yield what was rejected and refused, or that nothing was."""
     of_sender = f" from {sender}" if sender else ""
+    since, until = times.full(not_received.since), times.full(not_received.until)
     yield from wrapped(
-        f"From {times.full(absence.since)} to {times.full(absence.until)}, these were rejected or refused{of_sender}:",
+        f"From {since} to {until}, these were rejected or refused{of_sender}:",
         "",
         "",
     )
-    for rejected in absence.rejected:
+    for rejected in not_received.rejected:
         name = name_of(rejected.calling_ae_title, [rejected.peer_address] if rejected.peer_address else [])
         text = f"{name}: rejected {describe(rejected)}; last {times.full(rejected.last_at)}"
         yield from wrapped(times.in_text(text))
-    for refused in absence.refused:
+    for refused in not_received.refused:
         yield from wrapped(f"{_refusal(refused)}; last {times.full(refused.last_at)}")
-    if not (absence.rejected or absence.refused):
+    if not (not_received.rejected or not_received.refused):
         yield from wrapped("nothing")
     yield from wrapped(
         f"`dicom-adapter senders{options}` shows what each sender has sent, why it was rejected, and for how long it "

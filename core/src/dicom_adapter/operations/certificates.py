@@ -53,7 +53,10 @@ def certificates_of_submitters(
 
 
 def owner_of(certificate: Certificate) -> str:
-    """Return the user of a certificate: "listener", or for example "submitter platform"; no path and no address."""
+    """Return the owner of a certificate as the metrics name it: "listener", or for example "submitter platform".
+
+    Paths and addresses in the subject are left out.
+    """
     owner = certificate.subject.partition(": ")[0]
     return owner if owner.startswith("submitter ") else "listener"
 

@@ -70,7 +70,7 @@ def match_filters(transaction: Transaction, wanted: Filters, not_entered: Sequen
 def find_studies(
     transaction: Transaction, wanted: Filters, not_entered: Sequence[ReceivedInstance] = ()
 ) -> list[StudySummary]:
-    """Return the studies with selected instances, the newest first; MOST_STUDIES + 1 of the ledger at most."""
+    """Return the studies with selected instances, the newest first. At most MOST_STUDIES + 1 come from the ledger."""
     found = studies.find(transaction, wanted, MOST_STUDIES + 1)
     known = {study.study_instance_uid for study in found}
     new = [study for study in studies_without_rows(not_entered, wanted) if study.study_instance_uid not in known]
@@ -141,8 +141,8 @@ class RefusedInstances:
 
 
 @frozen(kw_only=True)
-class Absence:
-    """Rejections and refusals in a period: they may be the reason why an instance is missing."""
+class NotReceived:
+    """What was rejected or refused in a period, and so was not received: perhaps an instance that is missing."""
 
     since: datetime  # UTC
     until: datetime  # UTC
@@ -150,7 +150,7 @@ class Absence:
     refused: Sequence[RefusedInstances]
 
 
-def find_absence(transaction: Transaction, wanted: Filters, now: datetime) -> Absence:
+def find_not_received(transaction: Transaction, wanted: Filters, now: datetime) -> NotReceived:
     """Return the rejections and refusals that match the sender, the AE title and the period of the filters."""
     until = wanted.until or now
     since = wanted.since or min(until, now) - USUAL_TIME
@@ -160,7 +160,7 @@ def find_absence(transaction: Transaction, wanted: Filters, now: datetime) -> Ab
         if wanted.calling_ae_title in (None, one.calling_ae_title) and wanted.ae_title in (None, one.ae_title)
     ]
     refused = _refused(recorded_events.association_ends(transaction, since, until, MOST_ASSOCIATIONS), wanted)
-    return Absence(since=since, until=until, rejected=merged(rejected), refused=refused)
+    return NotReceived(since=since, until=until, rejected=merged(rejected), refused=refused)
 
 
 def _refused(ends: Iterable[Event], wanted: Filters) -> list[RefusedInstances]:

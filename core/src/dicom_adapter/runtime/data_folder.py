@@ -45,7 +45,7 @@ class _HostRecord:
 
 @frozen
 class DataFolder(FolderLocks):
-    """A data folder. In addition to the locks of `FolderLocks`, the host has one: two hosts would deliver twice."""
+    """A data folder. It has the locks of `FolderLocks` and one of the host: two hosts would process instances twice."""
 
     ledger: Path | None = None  # the file of the ledger; None if the ledger is not a file
     is_durable: bool = True  # acknowledged instances survive a power loss, not only the end of a process
@@ -151,7 +151,7 @@ class DataFolder(FolderLocks):
             return None
 
     def displaced(self) -> str:
-        """Return why a running host uses other files than the files in the folder now; "" if it uses these files.
+        """Return a message if a running host uses other files than those that are in the folder now; otherwise "".
 
         If the folder was replaced by a copy, the copy of the lock is not locked. So the host is found by the recorded
         inode of the original lock.

@@ -53,7 +53,10 @@ def require_arrived(database: Database, chosen: Chosen, cutoff: datetime) -> Non
 
 
 def require_one_patient(database: Database, chosen: Chosen) -> None:
-    """Raise PatientConflict if the instances of a chosen study disagree about the patient, even unselected ones."""
+    """Raise PatientConflict if the instances of a chosen study disagree about the patient.
+
+    All instances of the study are compared, also those that the order does not select.
+    """
     mixed = _studies_with(database, chosen, studies.c.patient_conflict)
     if mixed:
         raise PatientConflict(
@@ -75,7 +78,10 @@ def _studies_with(database: Database, chosen: Chosen, condition: ColumnElement[b
 
 
 class _Lookup:
-    """The headers, single instances and missing objects of one order, collected step by step."""
+    """What one order selects, collected step by step: headers, single instances, and objects that are missing.
+
+    A header is a row of the table `headers`: it stands for all instances of a series with the same attributes.
+    """
 
     def __init__(self, transaction: Transaction, ae_title: str) -> None:
         self.study_ids: set[int] = set()

@@ -21,7 +21,7 @@ class CancellableCall(Protocol):
 
 @define(kw_only=True)
 class OutgoingFile:
-    """One file to upload. gRPC reads its messages in another thread, where an exception would only be logged.
+    """One file to upload. gRPC reads the messages of the file in another thread, where an exception is only logged.
 
     The end of the messages means the end of the file, so the call is cancelled if the file cannot be read completely.
     Some servers treat even a cancellation as the end of the messages: then the platform may have an incomplete file
@@ -57,8 +57,8 @@ class OutgoingFile:
     def _chunks(self) -> Iterator[bytes]:
         """Yield the file in chunks; one empty chunk for an empty file. `source` may return shorter chunks.
 
-        Each chunk is yielded only after the next read. If a read fails or the length is wrong, the data sent before the
-        cancellation is therefore shorter than the file; nothing is sent if the file has one chunk, as most files do.
+        Each chunk is yielded only after the following chunk was read. So if a read fails or the length is wrong, the
+        data sent before the cancellation is shorter than the file. Most files have one chunk: then nothing is sent.
         """
         pending_chunk = self._read(self.size_bytes)
         length = len(pending_chunk)

@@ -42,7 +42,7 @@ from dicom_adapter_delivery.folder_files import (
     write_json,
     writing,
 )
-from dicom_adapter_delivery.folder_settings import DropName, FolderSettings
+from dicom_adapter_delivery.folder_settings import FolderName, FolderSettings
 
 INCOMING, DELIVERED = ".incoming", "delivered"
 MANIFEST, METADATA, FILES = "manifest.json", "metadata.json", "files.jsonl"
@@ -63,9 +63,9 @@ class DropState(str, Enum):
     COLLECTED = "collected"  # it was complete, and a consumer has moved it away
 
 
-def folder_name(job: Job, naming: DropName) -> str:
+def folder_name(job: Job, naming: FolderName) -> str:
     """Return the name of the job's folder: unique, without characters that mean anything in a path."""
-    if naming is DropName.ID:
+    if naming is FolderName.ID:
         return job.run_id
     plain = NOT_IN_NAMES.sub("-", job.name).strip(".-")[:LONGEST_JOB_NAME]
     return f"{plain or 'job'}-{job.run_id}"

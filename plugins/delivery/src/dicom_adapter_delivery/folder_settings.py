@@ -14,14 +14,14 @@ from dicom_adapter import setting
 MODE = re.compile(r"7[0-7]{2}")
 
 
-class DropName(str, Enum):
+class FolderName(str, Enum):
     """How the folder of a job is named."""
 
     JOB = "job"  # the job's name, followed by its id
     ID = "id"  # the job's id only
 
 
-# The docstring of a validator is the rule in the reference of the settings.
+# The documentation lists the settings in tables: the docstring of a validator is the text in the column `rule`.
 def _mode(_instance: Any, _attribute: Attribute[str], value: str) -> None:
     """three octal digits, of which the first is 7"""
     if not MODE.fullmatch(value):
@@ -36,8 +36,8 @@ class FolderSettings:
         help="Existing folder in which each job becomes a folder. The adapter does not create it, so that it writes "
         "nothing while the file system is not mounted.",
     )
-    folder_name: DropName = setting(
-        default=DropName.JOB,
+    folder_name: FolderName = setting(
+        default=FolderName.JOB,
         help="Name of a job's folder: `job` for the job's name followed by its id, `id` for its id only.",
     )
     attachments: bool = setting(
@@ -48,7 +48,8 @@ class FolderSettings:
     mode: str = setting(
         default="700",
         validator=_mode,
-        help="Permissions of a job's folder as octal digits. Its files have the same without the right to execute.",
+        help="Permissions of a job's folder as octal digits. Its files have the same permissions, except the right to "
+        "execute.",
     )
 
     @property

@@ -62,12 +62,12 @@ def test_association_that_storescp_rejects_is_retried_with_the_reason(
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
         try:
             with pytest.raises(Retriable, match=r"rejected the association: no reason given \(permanent\)"):
-                when_it_listens(connect(unused_port, connect_timeout=5), uploads_of_study(1)[0])
+                upload_when_it_listens(connect(unused_port, connect_timeout=5), uploads_of_study(1)[0])
         finally:
             process.terminate()
 
 
-def when_it_listens(submitter: DicomSubmitter, upload: Upload) -> None:
+def upload_when_it_listens(submitter: DicomSubmitter, upload: Upload) -> None:
     """Upload to a node that has just been started."""
     end = time.monotonic() + 20
     while True:

@@ -12,7 +12,7 @@ import pytest
 from dicom_adapter import Submitter, SubmitterContext
 from dicom_adapter.testing import BaseSubmitterTests, PlatformRecord
 from dicom_adapter.testing.submitter_jobs import JobSteps, make_job, make_upload
-from dicom_adapter_delivery.folder_settings import DropName, FolderSettings
+from dicom_adapter_delivery.folder_settings import FolderName, FolderSettings
 from dicom_adapter_delivery.folder_submitter import FolderSubmitter
 
 MakeSubmitter = Callable[[], Submitter[Any]]
@@ -44,7 +44,7 @@ class TestFolder(BaseSubmitterTests):
     @pytest.fixture
     def make_submitter(self, tmp_path: Path, context: SubmitterContext) -> MakeSubmitter:
         (tmp_path / "drop").mkdir(exist_ok=True)
-        settings = FolderSettings(path=tmp_path / "drop", folder_name=DropName.ID)
+        settings = FolderSettings(path=tmp_path / "drop", folder_name=FolderName.ID)
         return lambda: FolderSubmitter(settings, context)
 
     @pytest.fixture

@@ -19,7 +19,7 @@ from attrs import evolve, frozen
 from dicom_adapter import Job, Permanent, Retriable, SubmitterContext
 from dicom_adapter.testing.submitter_jobs import PATIENT_ID, JobSteps, make_attachment, make_job, make_upload
 from dicom_adapter_delivery import folder_drop, folder_files
-from dicom_adapter_delivery.folder_settings import DropName, FolderSettings
+from dicom_adapter_delivery.folder_settings import FolderName, FolderSettings
 from dicom_adapter_delivery.folder_submitter import KEEP_MARKS_S, FolderSubmitter
 from support.full_disk import Disk
 
@@ -457,7 +457,7 @@ def test_check_of_a_missing_folder_fails(tmp_path: Path) -> None:
 
 def test_marks_are_deleted_after_a_month(drop_box: DropBox, steps: JobSteps) -> None:
     """The data folder does not grow without end."""
-    steps.all(drop_box.connect(folder_name=DropName.ID), INSTANCES)
+    steps.all(drop_box.connect(folder_name=FolderName.ID), INSTANCES)
     mark = drop_box.data_folder / "delivered" / steps.job.run_id
     drop_box.connect()
     assert mark.exists()

@@ -10,7 +10,7 @@ from dicom_adapter.ledger.studies import StudySummary
 from dicom_adapter.net.codes import CStoreStatus
 from dicom_adapter.operations.documents.moments import iso
 from dicom_adapter.operations.documents.senders import rejection_as_json
-from dicom_adapter.operations.look_up import Absence, Matches
+from dicom_adapter.operations.look_up import Matches, NotReceived
 
 KEYS = {  # by field of ArrivedSeries, for JSON
     "patient_id": "patientId",
@@ -55,7 +55,7 @@ def values_of(series: Sequence[ArrivedSeries], name: str) -> list[str]:
     return [printable(value) for value in dict.fromkeys(getattr(one, name) for one in series) if value]
 
 
-def absence_as_json(absence: Absence) -> dict[str, Any]:
+def not_received_as_json(not_received: NotReceived) -> dict[str, Any]:
     """Return what was rejected and refused as JSON values."""
     refused = [
         {
@@ -66,13 +66,13 @@ def absence_as_json(absence: Absence) -> dict[str, Any]:
             "count": one.count,
             "lastAt": iso(one.last_at),
         }
-        for one in absence.refused
+        for one in not_received.refused
     ]
     return {
         "kind": "nothing",
-        "since": iso(absence.since),
-        "until": iso(absence.until),
-        "rejections": [rejection_as_json(one) for one in absence.rejected],
+        "since": iso(not_received.since),
+        "until": iso(not_received.until),
+        "rejections": [rejection_as_json(one) for one in not_received.rejected],
         "refused": refused,
     }
 

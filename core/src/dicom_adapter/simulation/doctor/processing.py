@@ -1,4 +1,4 @@
-"""The sandbox's own plugin, and test traffic through a simulated adapter."""
+"""A plugin for the sandbox in which `dicom-adapter doctor` tests plugins, and traffic through a simulated adapter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The senders by calling AE title: the last association, what was sent, rejections, and for how long silent."""
+"""The senders by calling AE title: the last association, what was sent, rejections, and how long they were silent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class RejectionLine:
     text: str
     last_at: datetime
     next_step: str
-    is_over: bool  # an association was accepted since then
+    is_over: bool  # an association was accepted afterwards: `Rejected.since` is None
 
 
 @frozen(kw_only=True)
@@ -74,10 +74,10 @@ def view_sender(found: SenderReport, now: datetime) -> SenderLine:
         state, tone = ("rejected", "bad") if found.accepted else ("never accepted", "bad")
     elif silent_for is not None:
         state, tone = "silent", "warn"
-    last: dict[str, tuple[datetime, int]] = {}
+    by_ae_title: dict[str, tuple[datetime, int]] = {}  # last association, instances
     for one in found.accepted:
-        at, count = last.get(one.ae_title, (one.last_at, 0))
-        last[one.ae_title] = max(at, one.last_at), count + one.instances
+        at, count = by_ae_title.get(one.ae_title, (one.last_at, 0))
+        by_ae_title[one.ae_title] = max(at, one.last_at), count + one.instances
     return SenderLine(
         name=found.calling_ae_title or name_of("", found.peers),
         peers=found.peers,
@@ -89,6 +89,6 @@ def view_sender(found: SenderReport, now: datetime) -> SenderLine:
         associations=found.associations,
         instances=found.instances,
         refused=found.refused,
-        ae_titles=[(ae_title, at, count) for ae_title, (at, count) in last.items()],
+        ae_titles=[(ae_title, at, count) for ae_title, (at, count) in by_ae_title.items()],
         rejections=rejections,
     )

@@ -17,9 +17,9 @@ from dicom_adapter.ledger.series import ArrivedSeries
 from dicom_adapter.ledger.studies import StudySummary
 from dicom_adapter.operations.look_up import (
     JOB_ID,
-    Absence,
     Matches,
-    find_absence,
+    NotReceived,
+    find_not_received,
     match_value,
     studies_without_rows,
 )
@@ -59,16 +59,16 @@ class SearchAnswer:
     job: str = ""
     are_more: bool = False
     problem: str = ""
-    absence: Absence | None = None
+    not_received: NotReceived | None = None
 
     @property
     def rejections(self) -> list[str]:
         """The associations that were rejected lately, in words."""
-        if self.absence is None:
+        if self.not_received is None:
             return []
         return [
             f"{name_of(one.calling_ae_title, [one.peer_address] if one.peer_address else [])}: {describe(one)}"
-            for one in self.absence.rejected[:10]
+            for one in self.not_received.rejected[:10]
         ]
 
 
@@ -119,8 +119,8 @@ def search(
         match = match_value if shows_patient else _match_identifier
         found = match(transaction, value, not_entered)
     except Unknown as unknown:
-        absence = find_absence(transaction, Filters(), now)
-        return SearchAnswer(problem=f"Nothing found: {unknown}.", absence=absence)
+        not_received = find_not_received(transaction, Filters(), now)
+        return SearchAnswer(problem=f"Nothing found: {unknown}.", not_received=not_received)
     if found.subject:
         kind = "studies" if "." in found.subject else "jobs"
         return SearchAnswer(go_to=f"/{kind}/{found.subject}")
