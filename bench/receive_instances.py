@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
-from receive_pdus import INSTANCE_PLACE, SERIES_PLACE, STUDY_PLACE
+from receive_pdus import INSTANCE_PLACEHOLDER, SERIES_PLACEHOLDER, STUDY_PLACEHOLDER
 
 from dicom_adapter.dicom import synthetic
 
@@ -25,9 +25,9 @@ def write_data_sets(folder: Path) -> dict[str, Path]:
 def encode(edge: int) -> bytes:
     """Encode an image of `edge` by `edge` pixels, with placeholders for the UIDs of instance, study and series."""
     dataset = synthetic.make_instance(
-        sop_uid=INSTANCE_PLACE,
-        study_uid=STUDY_PLACE,
-        series_uid=SERIES_PLACE,
+        sop_uid=INSTANCE_PLACEHOLDER,
+        study_uid=STUDY_PLACEHOLDER,
+        series_uid=SERIES_PLACEHOLDER,
         rows=1,  # a synthetic image of full size takes long, and its pixels are replaced anyway
         columns=1,
         Rows=edge,

@@ -39,7 +39,7 @@ def make_uid(kind: int, number: int) -> str:
 
 
 # Placeholders in the data sets. Each sender replaces study and series once, and the instance for each message.
-INSTANCE_PLACE, STUDY_PLACE, SERIES_PLACE = (make_uid(kind, 10**38 - 1) for kind in (7, 8, 9))
+INSTANCE_PLACEHOLDER, STUDY_PLACEHOLDER, SERIES_PLACEHOLDER = (make_uid(kind, 10**38 - 1) for kind in (7, 8, 9))
 
 
 def associate_request(called: str, calling: str) -> bytes:
@@ -100,17 +100,19 @@ class Message:
 
 def store_request(data_set: bytes, study: str, series: str, longest_pdu: int) -> Message:
     """Encode a C-STORE request for `data_set`, which has placeholders, in PDUs of at most `longest_pdu` bytes."""
-    named = data_set.replace(STUDY_PLACE.encode(), study.encode()).replace(SERIES_PLACE.encode(), series.encode())
+    named = data_set.replace(STUDY_PLACEHOLDER.encode(), study.encode()).replace(
+        SERIES_PLACEHOLDER.encode(), series.encode()
+    )
     command = _command_set(
         (0x0002, CT_IMAGE_STORAGE.encode()),  # affected SOP class
         (0x0100, struct.pack("<H", 0x0001)),  # C-STORE-RQ
         (0x0110, struct.pack("<H", 1)),  # message ID
         (0x0700, struct.pack("<H", 0)),  # priority: medium
         (0x0800, struct.pack("<H", 0x0000)),  # with a data set
-        (0x1000, INSTANCE_PLACE.encode()),
+        (0x1000, INSTANCE_PLACEHOLDER.encode()),
     )
     data = bytearray(_pdus(STORAGE, COMMAND, command, longest_pdu) + _pdus(STORAGE, 0, named, longest_pdu))
-    places = _places(data, INSTANCE_PLACE.encode())
+    places = _places(data, INSTANCE_PLACEHOLDER.encode())
     if len(places) != 2:
         raise ValueError(f"PDUs of {longest_pdu} bytes split the SOP Instance UID; use longer PDUs")
     return Message(data, places)

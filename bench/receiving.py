@@ -33,8 +33,8 @@ from rich.table import Table
 
 MAX_ROUNDS = 20
 LONGEST_PDU = 16384  # as in DCMTK's and most other clients
-OURS = (ADAPTER, BUSY)  # keys of the receivers that must not fail
-QUICK_S = 1.5  # approximate seconds of each run of the short form
+OURS = (ADAPTER, BUSY)  # keys of the receivers that must not fail: the adapter, without and with a busy plugin
+QUICK_S = 1.5  # approximate seconds of each run with --quick
 
 
 @attrs.define
@@ -61,7 +61,11 @@ def main(
     folder: Annotated[Path | None, typer.Option(help="Folder of the files (default: a temporary one).")] = None,
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="One short round of the receivers with targets, in four minutes; writes nothing."),
+        typer.Option(
+            "--quick",
+            help="One short round, in four minutes, of the adapter and the receivers that its speed is checked "
+            "against; writes nothing.",
+        ),
     ] = False,
 ) -> None:
     """Measure receiving, print tables, and write bench/results/receiving.json and docs/performance.md."""

@@ -1,6 +1,7 @@
 """Receiver, host, supervisor, or all processes are killed while senders send. No acknowledged instance is lost.
 
-Afterwards ledger and storage agree: a start enters or deletes what a kill has left, also without recovery records.
+Afterwards ledger and storage agree: the next start enters or deletes each instance that a kill has left without a row.
+This is also true for the backend `files`, which has no recovery records.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ settings = {{ timeout = 3600, pipeline-a = "1" }}
 ROUNDS = 2
 SENDERS = 3
 ENOUGH = 30  # acknowledged instances in each round before the kill
-VICTIMS = {"supervisor": 0, "host": 1, "receiver": 2}
+VICTIMS = {"supervisor": 0, "host": 1, "receiver": 2}  # positions in `LaunchedService.pids`
 
 
 @define

@@ -38,7 +38,7 @@ class LoadedAddresses(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The documentation site: that of `make docs` if DICOM_ADAPTER_TESTS_SITE names it, or built with its options."""
+    """The documentation site as `make docs` builds it: the folder DICOM_ADAPTER_TESTS_SITE, or a new build."""
     if built := os.environ.get("DICOM_ADAPTER_TESTS_SITE"):
         return Path(built)
     folder = tmp_path_factory.mktemp("site")

@@ -98,7 +98,7 @@ def test_a_renamed_message_changes_only_the_instance_uid() -> None:
 
 def test_a_uid_that_is_split_between_pdus_is_refused() -> None:
     """Such a UID could not be replaced in one place."""
-    uid_at = SMALL.find(receive_instances.INSTANCE_PLACE.encode())
+    uid_at = SMALL.find(receive_instances.INSTANCE_PLACEHOLDER.encode())
     with pytest.raises(ValueError, match="split the SOP Instance UID"):
         store_request(SMALL, STUDY, SERIES, uid_at + 10 + FRAGMENT.size)
 

@@ -275,7 +275,7 @@ class _Campaign:
             platform_restarts=self.platform.restarts,
             faults=self.platform.faults_by_kind(),
             associations=records.associations,
-            refused=records.refused,
+            not_established=records.not_established,
             sent=len(records.sent),
             answers=Counter("none" if sent.status is None else f"0x{sent.status:04X}" for sent in records.sent),
             orders=len({call.order.key for call in orders.calls}),

@@ -21,8 +21,9 @@ class LinkFaults:
 
     is_unavailable: bool = False  # each HTTP request is answered with 503
     pause: float = 0.0  # seconds before each piece of data is passed on
-    there: tuple[int, int] | None = None  # range of the bytes after which a connection is reset, to the destination
-    back: tuple[int, int] | None = None  # and from it
+    # Minimum and maximum: a connection is reset after a random number of bytes between them. None: no reset.
+    there: tuple[int, int] | None = None  # bytes sent to the destination
+    back: tuple[int, int] | None = None  # bytes received from the destination
 
 
 class DestinationLink:

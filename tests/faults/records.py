@@ -37,7 +37,7 @@ class Sent:
 
     @property
     def may_be_kept(self) -> bool:
-        """Return whether the instance was acknowledged, or may have been stored because the response was lost."""
+        """Return whether the adapter may have stored the instance: it was acknowledged, or no response arrived."""
         return self.status in (None, SUCCESS)
 
 
@@ -72,7 +72,7 @@ class Records:
 
     sent: tuple[Sent, ...]
     associations: Counter[str]  # by kind of end
-    refused: Counter[str]  # associations that were not established, by reason
+    not_established: Counter[str]  # association requests, by reason
 
     @property
     def acknowledged(self) -> int:
@@ -83,13 +83,13 @@ def read(paths: Iterable[Path]) -> Records:
     """Read the records of senders."""
     sent: list[Sent] = []
     associations: Counter[str] = Counter()
-    refused: Counter[str] = Counter()
+    not_established: Counter[str] = Counter()
     for path in paths:
         requests, notes = read_requests(path)
         sent += [Sent(**request) for request in requests]
         associations.update(note["association"] for note in notes if "association" in note)
-        refused.update(note["refused"] for note in notes if "refused" in note)
-    return Records(sent=tuple(sent), associations=associations, refused=refused)
+        not_established.update(note["not established"] for note in notes if "not established" in note)
+    return Records(sent=tuple(sent), associations=associations, not_established=not_established)
 
 
 def read_requests(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

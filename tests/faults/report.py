@@ -33,7 +33,7 @@ class Report:
     platform_restarts: int
     faults: Mapping[str, int]  # calls of the platform, by kind of fault
     associations: Mapping[str, int]  # by kind of end
-    refused: Mapping[str, int]  # associations that were not established, by reason
+    not_established: Mapping[str, int]  # association requests, by reason
     sent: int
     answers: Mapping[str, int]  # C-STORE requests by status
     orders: int  # jobs that the composer ordered
@@ -65,7 +65,7 @@ class Report:
             f"                 {_counted(self.effects, 'effects')}",
             f"  platform       restarted {self.platform_restarts} times; {_counted(self.faults, 'faults')}",
             f"  associations   {_counted(self.associations, 'established')}",
-            f"                 {_counted(self.refused, 'refused')}",
+            f"                 {_counted(self.not_established, 'not established')}",
             f"  instances      {self.sent} C-STOREs: {_counted(self.answers, 'answers')}",
             f"  cache          {self.orders} orders, in {_counted(self.composing, 'requests')}",
             f"                 deletions in {_counted(self.deleting, 'requests')}",

@@ -78,14 +78,14 @@ class Sender:
         was_connected = threading.Event()
         association = self._associate(delivery, breaking.port if breaking else self._port, was_connected)
         if association.is_rejected:
-            self._record.note({"refused": f"rejected: {association.acceptor.primitive.reason_str}"})
+            self._record.note({"not established": f"rejected: {association.acceptor.primitive.reason_str}"})
             self._send_later(self._random.uniform(*SENT_AGAIN_AFTER), delivery)
             return REJECTED_SECONDS
         if association.rejected_contexts and not association.is_established:
-            self._record.note({"refused": NO_CONTEXT})
+            self._record.note({"not established": NO_CONTEXT})
             return REJECTED_SECONDS
         if not association.is_established:
-            self._record.note({"refused": _reason(was_connected.is_set(), breaking)})
+            self._record.note({"not established": _reason(was_connected.is_set(), breaking)})
             if breaking is not None and breaking.has_reached_target:
                 due.delivery = Delivery(ae_title=delivery.ae_title, instances=delivery.instances)  # breaks only once
             heapq.heappush(self._waiting, due)

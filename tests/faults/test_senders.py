@@ -68,7 +68,7 @@ class Site:
             time.sleep(0.02)
 
     def wait_for_refusal(self, reason: str) -> None:
-        self.wait_for(lambda records: reason in records.refused)
+        self.wait_for(lambda records: reason in records.not_established)
 
 
 def _first_delivery(folder: Path, seed: str) -> Delivery:

@@ -1,6 +1,7 @@
 """Commands and their output in a page of the documentation, compared with the real output, or replaced by it.
 
-Values that change from run to run are replaced by fixed values of the same kind, before a text is wrapped.
+Values that change from run to run are replaced by fixed values of the same kind. This is done before a command wraps
+its text, so that the line breaks do not depend on the real values.
 """
 
 from __future__ import annotations
@@ -22,17 +23,20 @@ DATE_LINE = re.compile(r"^\d{4}-\d\d-\d\d$", re.MULTILINE)
 FORMAT = "%Y-%m-%d %H:%M:%S"
 SHOWN_ZONE = timezone(timedelta(hours=1), "+01:00")
 DAY, MINUTE = timedelta(days=1), timedelta(minutes=1)
-# Shown times have masked digits until all times are replaced, so that no time is replaced twice.
+# The digits of a shown time are masked until all times are replaced, so that no shown time is replaced again.
 MASK = {ord(digit): 0xE000 + int(digit) for digit in "0123456789"}
 UNMASK = {masked: digit for digit, masked in MASK.items()}
 
 
 @define
 class ShownTimes:
-    """The times of a page: all real times between two marks are shown as the time of the earlier mark."""
+    """The times of a page.
+
+    A mark is a real time and the time to show for it. The same time is shown for all real times until the next mark.
+    """
 
     zone: timezone  # of the real times in the output
-    wait: timedelta  # a time more than a minute in the future is shown as that of an event plus this wait
+    wait: timedelta  # between an event and its deadline; times more than a minute in the future are deadlines
     _marks: list[tuple[datetime, datetime]] = field(factory=list)  # real and shown times, in order
 
     @property
@@ -41,7 +45,7 @@ class ShownTimes:
         return self._marks[-1][1]
 
     def mark(self, shown: str, real: datetime) -> None:
-        """Show a time such as `2026-01-05 09:00:00` instead of the times from the second of `real` on."""
+        """Add a mark: from the second of `real` on, show the time `shown`, such as `2026-01-05 09:00:00`."""
         moment = datetime.strptime(shown, FORMAT).replace(tzinfo=SHOWN_ZONE)
         self._marks = sorted([*self._marks, (real.replace(microsecond=0), moment)])
 
@@ -54,7 +58,10 @@ class ShownTimes:
         return max(mark for mark in self._marks if mark[0] <= real)[1]
 
     def replace_in(self, text: str) -> str:
-        """Replace all times of a text, and remove the phrases that the output has only if a second has just ended."""
+        """Replace all times of a text.
+
+        Remove phrases that a command prints only if two events are in different seconds: this changes from run to run.
+        """
         text = re.sub(r" until \d\d:\d\d:\d\d", "", text)
         text = re.sub(r"(was submitted) at [\d:]+ \([^)]*\)", r"\1", text)
         text = LAST_REPORT.sub(lambda match: f"{match[1]} {f'{self.now:{FORMAT}} {SHOWN_ZONE}'.translate(MASK)}", text)
@@ -76,7 +83,7 @@ class Transcript:
     page: Path
     name: str
     run: Callable[[str], str]  # runs a command with these arguments, and returns its output as it is shown
-    afterwards: Mapping[str, Callable[[], None]]  # called after a block, by the word that follows the name
+    afterwards: Mapping[str, Callable[[], None]]  # functions to call after a block whose info string has this word
 
     def renewed(self) -> str:
         """Run all commands, in order. Return the text of the page with their output."""

@@ -13,7 +13,7 @@ TABLE = re.compile(r"^\| metric \| type \|.*\n(?:\|.*\n)*", re.MULTILINE)
 
 
 def metrics_updated(text: str) -> str:
-    """Return the page with updated tables: first the counted metrics, then those that are read."""
+    """Return the page with updated tables: first the metrics that are counted, then those that are read on request."""
     if len(TABLE.findall(text)) != 2:
         raise ValueError("docs/metrics.md needs two tables of metrics")
     tables = iter([HEAD + "".join(_counted()), HEAD + "".join(_read())])

@@ -138,7 +138,7 @@ def test_valid_values_are_accepted(settings: Structure, field: str, written: str
         ("table", "[]", "must be a table"),
         ("when", "'07:30'", "must be a TOML time"),
         ("day", "2024-02-29T00:00:00", "must be a TOML date"),
-        ("count", "0\ntitle = '" + "x" * 300 + "'", "= 0, must be at least 1"),  # a long text is valid
+        ("count", "0\ntitle = '" + "x" * 300 + "'", "= 0, must be at least 1"),  # the long `title` is valid
     ],
 )
 def test_invalid_values_are_refused(settings: Structure, field: str, written: str, expected: str) -> None:

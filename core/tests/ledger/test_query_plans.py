@@ -21,10 +21,10 @@ from dicom_adapter.ledger import (
     instances,
     jobs,
     recorded_events,
+    selected_instances,
     senders,
     series,
     studies,
-    traces,
 )
 from dicom_adapter.ledger.begun_jobs import begun
 from dicom_adapter.ledger.filters import Filters
@@ -220,18 +220,22 @@ def test_the_next_jobs_are_found_without_sorting(large_ledger: Ledger) -> None:
 
 @pytest.mark.parametrize(
     "which",
-    [traces.of_study("2.25.1000"), traces.of_sop_instance("2.25.7"), traces.of_job(7)],
+    [
+        selected_instances.of_study("2.25.1000"),
+        selected_instances.of_sop_instance("2.25.7"),
+        selected_instances.of_job(7),
+    ],
     ids=("study", "sop", "job"),
 )
 @pytest.mark.parametrize(
     "query",
     [
-        traces.arrivals,
-        traces.studies_of_newer,
-        traces.jobs_with,
-        traces.job_events,
-        traces.instance_events,
-        traces.association_ends,
+        selected_instances.arrivals,
+        selected_instances.studies_of_newer,
+        selected_instances.jobs_with,
+        selected_instances.job_events,
+        selected_instances.instance_events,
+        selected_instances.association_ends,
     ],
 )
 def test_a_story_reads_only_its_rows(large_ledger: Ledger, which: Any, query: Any) -> None:
@@ -243,8 +247,8 @@ def test_a_story_reads_only_its_rows(large_ledger: Ledger, which: Any, query: An
 @pytest.mark.parametrize(
     ("query", "index"),
     [
-        (lambda t: traces.ae_title_events(t, "LUNG", NOW, NOW), "events_of_ae_title"),
-        (lambda t: traces.uploaded(t, 200), "sqlite_autoindex_job_instances_1"),
+        (lambda t: selected_instances.ae_title_events(t, "LUNG", NOW, NOW), "events_of_ae_title"),
+        (lambda t: selected_instances.uploaded(t, 200), "sqlite_autoindex_job_instances_1"),
         (lambda t: jobs.with_prefix(t, "ab", 2), "sqlite_autoindex_jobs_1"),
     ],
 )

@@ -91,7 +91,7 @@ class RejectedPeer:
             peer_address=request.peer_address,
             calling_ae_title=request.calling_ae_title,
             called_ae_title=request.called_ae_title,
-            cause=decision.cause or RejectionCause.STOPPED,
+            cause=decision.cause or RejectionCause.STOPPED,  # every rejection of the adapter has a cause
             reason=decision.reason,
         )
 
@@ -117,7 +117,7 @@ class StoreOutcome(Enum):
 
     STORED = "stored"  # durable; the row is in the ledger, or the follower will enter it
     ALREADY_STORED = "already stored"  # the same data set is pending or quarantined; acknowledged
-    SUPERSEDED = "superseded"  # after a crash: a later arrival with the same UID is pending; acknowledged
+    SUPERSEDED = "superseded"  # restored after a crash, but a later arrival with the same UID is pending; acknowledged
     IGNORED = "ignored"  # the SOP class is configured to be ignored; acknowledged
     SOP_CLASS_NOT_SUPPORTED = "SOP class not supported"
     OUT_OF_SPACE = "out of space"  # the sender may try again later

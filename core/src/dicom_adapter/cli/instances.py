@@ -42,7 +42,7 @@ from dicom_adapter.ledger.instance_rows import InstanceRow
 from dicom_adapter.ledger.microseconds import to_datetime
 from dicom_adapter.ledger.schema import InstanceState
 from dicom_adapter.ledger.schema import instances as instances_table
-from dicom_adapter.ledger.traces import jobs_with
+from dicom_adapter.ledger.selected_instances import jobs_with
 from dicom_adapter.operations.documents.instances import (
     NOT_ENTERED,
     held_because,

@@ -23,7 +23,7 @@ TOKEN = re.compile(f"[!-~]{{{SHORTEST_TOKEN},}}")
 SMALLEST_PDU, LARGEST_PDU = 4096, 1_048_576  # bytes; PS3.8 sets no bounds: these limit memory and round trips
 
 
-# The first line of a validator's docstring is the rule in the reference of the settings.
+# The first line of a validator's docstring is shown as the rule in the reference of the settings.
 def _validate_pdu_length(_instance: Any, _attribute: Attribute[Any], value: int) -> None:
     """0, or 4096 to 1048576 bytes
 

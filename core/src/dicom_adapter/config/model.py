@@ -33,6 +33,7 @@ def derived(*, default: Any, help: str) -> Any:  # noqa: A002 - as in `setting`
     return field(default=default, metadata={DERIVED: True, HELP: help}, kw_only=True)
 
 
+# The first line of a validator's docstring is shown as the rule in the reference of the settings.
 def _validate_tables(_instance: Any, attribute: Attribute[Any], value: Any) -> None:
     """at least one
 
@@ -179,8 +180,8 @@ class SubmitterConfig:
         default=4,
         validator=between(1, 64),
         help=(
-            "Maximum number of jobs with a step that runs at the same time, and, separately, of files that are "
-            "uploaded at the same time."
+            "Maximum number of jobs that execute a step at the same time. It is also the maximum number of files that "
+            "are uploaded at the same time."
         ),
     )
     retry_for: float = setting(
@@ -211,8 +212,8 @@ class SubmitterConfig:
         default=None,
         validator=optional(between(0.1, DAY_S, "seconds")),
         help=(
-            "Seconds between two status queries for a started job; if omitted, 10 where the submitter follows jobs "
-            "until their end, otherwise the platform is not queried."
+            "Seconds between two status queries for a started job. If omitted: 10 seconds if the submitter follows "
+            "jobs until their end; otherwise the platform is not queried."
         ),
     )
     running: int | None = setting(
@@ -227,8 +228,8 @@ class SubmitterConfig:
         default=None,
         validator=optional(between(1, YEAR_S, "seconds")),
         help=(
-            "Seconds after its start at which a running job is cancelled on the platform, and failed; if omitted, jobs "
-            "may run for any time."
+            "Seconds that a job may run. After this time the job is cancelled on the platform, and becomes failed. If "
+            "omitted, jobs may run for any time."
         ),
     )
     settings: Any = derived(default=None, help="Settings of the submitter; None if the submitter is unavailable.")
@@ -291,8 +292,8 @@ class AeTitleConfig:
     overwrite_same_instance: bool = setting(
         default=False,
         help=(
-            "If true, a duplicate of a pending instance with another data set replaces the pending instance. If false, "
-            "the duplicate is quarantined."
+            "If true, a duplicate replaces the pending instance if their data sets differ. If false, such a duplicate "
+            "is quarantined."
         ),
     )
     wrong_encoding: WrongEncoding = setting(

@@ -1,4 +1,4 @@
-"""`PlacedDatabase`: detect that the files of the open database were deleted or replaced.
+"""`PlacedDatabase`: detect that the files of the open database are not in their places any more: deleted or replaced.
 
 SQLite continues to use deleted files: transactions are committed to them, and lost when the process ends.
 """
@@ -13,7 +13,10 @@ from dicom_adapter.api.local_disk import PlacedFile
 
 
 class PlacedDatabase:
-    """The files of a database: the database file, its write-ahead log, and the index of that log."""
+    """The files of a database, with their places: the database file, its write-ahead log, and the index of that log.
+
+    A `PlacedFile` is the place of a file: path, device and inode.
+    """
 
     def __init__(self, file: Path | None) -> None:
         """`file`: None if the database is not a local file; then nothing is checked."""

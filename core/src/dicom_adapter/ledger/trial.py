@@ -31,17 +31,20 @@ def require_usable(url: str) -> None:
     except FileNotFoundError:
         return
     except OSError as failure:
-        raise Refused(f"the ledger {file} cannot be read: {failure.strerror}; {_access(file)}") from None
+        raise Refused(f"the ledger {file} cannot be read: {failure.strerror}; {_advice(file)}") from None
     if header and not header.startswith(MAGIC):
         raise Refused(f"the ledger {file} is not an SQLite database; name another file in [ledger] url")
     if not os.access(file, os.W_OK):
-        raise Refused(f"the ledger {file} cannot be written; {_access(file)}")
+        raise Refused(f"the ledger {file} cannot be written; {_advice(file)}")
     if header:
         _require_known(url, is_wal=header[WRITE_VERSION] == WAL)
 
 
 def _require_known(url: str, *, is_wal: bool) -> None:
-    """Raise Refused if the schema is unknown. `Ledger` would change a database that is not in WAL mode."""
+    """Raise Refused if the schema is unknown.
+
+    A database that is not in WAL mode is opened without `Ledger`, which would change it to WAL mode.
+    """
     try:
         if is_wal:
             ledger = Ledger(url)
@@ -66,5 +69,5 @@ def _require_known_without_wal(url: str) -> None:
         raise ledger_error(failure) from None
 
 
-def _access(file: Path) -> str:
+def _advice(file: Path) -> str:
     return f"give the service's user access to {file.parent}"

@@ -74,7 +74,8 @@ class AssociateRequest:
     maximum_length: int = 0  # longest P-DATA-TF that the requestor receives, in bytes; 0: no limit
     implementation_class_uid: str = ""
     implementation_version_name: str = ""
-    roles: Mapping[str, tuple[bool, bool]] = field(factory=dict)  # by SOP class UID: is the SCU, the SCP role proposed?
+    # By SOP class UID: whether the requestor proposes the SCU role, and whether it proposes the SCP role.
+    roles: Mapping[str, tuple[bool, bool]] = field(factory=dict)
     has_window: bool = False  # the requestor negotiates the asynchronous operations window
     echoed: bytes = field(default=bytes(64), repr=False)  # AE titles and reserved bytes, which A-ASSOCIATE-AC repeats
     irregularities: tuple[str, ...] = ()  # tolerated violations of the standard; they quote no text of the peer
@@ -187,21 +188,21 @@ def _context(data: bytes, found: Irregularities) -> ProposedContext:
 
 def _user_information(items: Iterable[bytes], irregularities: Irregularities) -> dict[str, Any]:
     """Decode the user information. Sub-items that cannot be decoded are ignored: their defaults are safe."""
-    found: dict[str, Any] = {}
+    decoded: dict[str, Any] = {}
     roles: dict[str, tuple[bool, bool]] = {}
     for data in items:
         for kind, value in _items(data, irregularities, is_cut_tolerated=True):
             if kind == MAXIMUM_LENGTH_ITEM:
-                found["maximum_length"] = _number(value, irregularities)
+                decoded["maximum_length"] = _number(value, irregularities)
             elif kind == CLASS_UID_ITEM:
-                found["implementation_class_uid"] = _uid(value, irregularities)
+                decoded["implementation_class_uid"] = _uid(value, irregularities)
             elif kind == VERSION_NAME_ITEM:
-                found["implementation_version_name"] = _text(value)
+                decoded["implementation_version_name"] = _text(value)
             elif kind == WINDOW_ITEM:
-                found["has_window"] = True
+                decoded["has_window"] = True
             elif kind == ROLE_ITEM:
                 roles.update(_role(value, irregularities))
-    return {**found, "roles": roles}
+    return {**decoded, "roles": roles}
 
 
 def _number(value: bytes, found: Irregularities) -> int:

@@ -24,7 +24,7 @@ class InterruptedRule(str, Enum):
     HOLD = "hold"  # the group waits for the sender to return, or for an operator
 
 
-# The documentation lists the settings in tables: the docstring of a validator is the text in the column `rule`.
+# The docstring of a validator is shown as the rule in the reference of the settings.
 def _within_a_year(_instance: Any, _attribute: attrs.Attribute[Any], value: float | None) -> None:
     """at most a year"""
 

@@ -64,4 +64,4 @@ class IndexCheck:
                 arrivals.append(DescribedInstance(instance, self._read_attributes(instance)))
             except Unprocessable:
                 continue
-        self._index.add(arrivals, wrong=[arrival.instance.instance_id for arrival in arrivals])
+        self._index.add(arrivals, to_replace=[arrival.instance.instance_id for arrival in arrivals])

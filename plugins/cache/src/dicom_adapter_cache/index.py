@@ -1,8 +1,10 @@
 """Changes and queries of the index by the processor: instances, pinned studies and composed jobs.
 
 The ledger is authoritative for instances and jobs. The index is committed before the turn that changes it. If that turn
-fails, a new processor compares the index with the instances that are delivered again. Therefore the index must never
-record an effect of the current turn as done.
+fails, a new processor compares the index with the instances that are delivered again. Therefore a turn must not record
+its own effects as done: a later turn does this.
+
+A *header* is the row with the attributes that several instances of a series have in common.
 """
 
 from __future__ import annotations
@@ -87,16 +89,16 @@ class Index:
             return [InstanceStorageInfo(**row._mapping) for row in rows]
 
     def add(
-        self, arrived: Sequence[DescribedInstance], wrong: Iterable[int] = (), latest: datetime | None = None
+        self, arrived: Sequence[DescribedInstance], to_replace: Iterable[int] = (), latest: datetime | None = None
     ) -> set[int]:
-        """Delete the rows of the instances with the ids `wrong`, then insert instances.
+        """Delete the rows of the instances with the ids `to_replace`, which are wrong, then insert instances.
 
         `latest` limits the times of studies, see `limit_times`. Returns the ids of replaced instances: only the last
         arrival of each SOP instance is kept.
         """
         newest = {arrival.instance.sop_instance_uid: arrival for arrival in arrived}
         with self._database.write() as transaction:
-            touched = delete_instances(transaction, wrong)
+            touched = delete_instances(transaction, to_replace)
             older = self._ids_with(transaction, newest)
             touched |= delete_instances(transaction, older)
             places = {} if touched else dict(self._places)  # a header may be deleted with its last instance

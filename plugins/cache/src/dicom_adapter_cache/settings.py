@@ -22,7 +22,7 @@ SHORTEST_TOKEN = 16  # characters: shorter tokens can be guessed
 TOKEN = re.compile(f"[!-~]{{{SHORTEST_TOKEN},}}")
 
 
-# The documentation lists the settings in tables: the docstring of a validator is the text in the column `rule`.
+# The docstring of a validator is shown as the rule in the reference of the settings.
 def _url(_instance: Any, _attribute: Attribute[Any], value: str | None) -> None:
     """a SQLAlchemy URL; a SQLite URL must name a file (not `:memory:`)"""
 

@@ -26,7 +26,7 @@ METADATA_KEY = re.compile(r"(?!grpc-|content-type$|te$|user-agent$|host$)[0-9a-z
 METADATA_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")  # printable ASCII; gRPC drops blanks at the ends
 
 
-# The docstring of a validator is the rule in the reference of the settings.
+# The docstring of a validator is shown as the rule in the reference of the settings.
 def _endpoint(_instance: Any, _attribute: Attribute[str], value: str) -> None:
     """host:port, without a scheme"""
     match = ENDPOINT.fullmatch(value)

@@ -31,7 +31,7 @@ DELETE_PAYLOADS_HELP = (
 )
 
 
-# The docstring of a validator is the rule in the reference of the settings.
+# The docstring of a validator is shown as the rule in the reference of the settings.
 def check_patterns(_instance: Any, _attribute: Attribute[Any], value: tuple[str, ...]) -> None:
     """at least one pattern, without a leading `/`"""
     if not value or any(not pattern or pattern.startswith("/") for pattern in value):

@@ -17,7 +17,7 @@ SMALLEST_PDU, LARGEST_PDU = 4096, 1 << 20  # bytes
 MOST_ASSOCIATIONS = 32
 
 
-# The docstring of a validator is the rule in the reference of the settings.
+# The docstring of a validator is shown as the rule in the reference of the settings.
 def _ae_title(_instance: Any, _attribute: Attribute[str], value: str) -> None:
     """1 to 16 ASCII characters without backslash"""
     if not AE_TITLE.fullmatch(value):

@@ -16,7 +16,7 @@ DAY_S = 24 * HOUR_S
 TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750 section 2.1; other characters could inject headers
 
 
-# The docstring of a validator is the rule in the reference of the settings.
+# The docstring of a validator is shown as the rule in the reference of the settings.
 def _url(_instance: Any, _attribute: Attribute[str], value: str) -> None:
     """`http` or `https`, without user, query or fragment"""
     problem = _problem_of_url(value)

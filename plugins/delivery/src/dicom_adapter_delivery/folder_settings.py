@@ -21,7 +21,7 @@ class FolderName(str, Enum):
     ID = "id"  # the job's id only
 
 
-# The documentation lists the settings in tables: the docstring of a validator is the text in the column `rule`.
+# The docstring of a validator is shown as the rule in the reference of the settings.
 def _mode(_instance: Any, _attribute: Attribute[str], value: str) -> None:
     """three octal digits, of which the first is 7"""
     if not MODE.fullmatch(value):

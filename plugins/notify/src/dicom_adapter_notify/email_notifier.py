@@ -37,7 +37,7 @@ def _is_address(value: str) -> bool:
     return address == value and "@" in value and value.isprintable() and value.isascii() and " " not in value
 
 
-# The docstring of a validator is the rule in the reference of the settings.
+# The docstring of a validator is shown as the rule in the reference of the settings.
 def _address(_instance: Any, _attribute: Attribute[Any], value: str) -> None:
     """an address without a name"""
     if not _is_address(value):

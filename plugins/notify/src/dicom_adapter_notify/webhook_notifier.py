@@ -39,7 +39,7 @@ def _problem_of_url(value: str) -> str:
     return ""
 
 
-# The docstring of a validator is the rule in the reference of the settings.
+# The docstring of a validator is shown as the rule in the reference of the settings.
 def _url(_instance: Any, _attribute: Attribute[Any], value: str | None) -> None:
     """`http` or `https`, without user and fragment"""
     problem = "" if value is None else _problem_of_url(value)

@@ -24,7 +24,7 @@ GPU_DETAIL = "gpu"  # key of `Launch.details`
 INHERITED = ("PATH", "LANG", "HOME", "TZ")
 
 
-# The first line of a validator's docstring is the rule in the reference of the settings.
+# The first line of a validator's docstring is shown as the rule in the reference of the settings.
 def command_words(_instance: Any, _attribute: Attribute[Any], value: tuple[str, ...]) -> None:
     """a program and its arguments
 

@@ -18,7 +18,7 @@ MIB = 1 << 20
 GPU = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]{0,99}")
 
 
-# The reference of the settings shows the first line of a validator's docstring as the rule for the value.
+# The first line of a validator's docstring is shown as the rule in the reference of the settings.
 def exit_statuses(_instance: Any, _attribute: Attribute[Any], value: tuple[int, ...]) -> None:
     """numbers from 0 to 255
 

@@ -157,7 +157,10 @@ class Collector:
 
 
 def _write(writer: InstanceWriter, pieces: Sequence[bytes | memoryview], *, is_begun: bool) -> bool:
-    """Write the next pieces of an output, and mark its beginning. Return whether the beginning is written."""
+    """Write the next pieces of an output. Its first piece gets the preamble of outputs, see `mark_output`.
+
+    Return whether the first piece is written.
+    """
     if pieces and not is_begun:
         pieces = [mark_output(bytes(pieces[0])), *pieces[1:]]
     with _storing():
@@ -176,7 +179,10 @@ def _require_within_limits(number: int, size: int, total: int, settings: Results
 
 @contextmanager
 def _reading(number: int) -> Iterator[None]:
-    """Context manager: a failure to read an output is temporary. The name of the output may contain patient data."""
+    """Context manager: a failure to read an output is temporary.
+
+    The message has the number of the output, not its name, which may contain patient data.
+    """
     try:
         yield
     except OSError as failure:

@@ -13,7 +13,7 @@ from attrs import frozen
 from dicom_adapter.api.counts import counted
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.schema import InstanceOutcome, InstanceState
-from dicom_adapter.ledger.traces import InstanceTrace
+from dicom_adapter.ledger.selected_instances import SelectedInstance
 from dicom_adapter.net.codes import CStoreStatus
 from dicom_adapter.operations.story.values import Entry, StoryFacts
 from dicom_adapter.operations.story.words import clock, listed, short, until, was, with_reason
@@ -41,7 +41,7 @@ class Visit:
 
     calling_ae_title: str
     peer_address: str
-    associations: dict[str, list[InstanceTrace]]
+    associations: dict[str, list[SelectedInstance]]
 
 
 def stored(facts: StoryFacts) -> Iterator[Entry]:
@@ -108,7 +108,7 @@ def _visits(facts: StoryFacts) -> list[Visit]:
     return visits if len(visits) <= MAX_VISITS else _cut(facts.arrivals, [])
 
 
-def _cut(arrivals: Iterable[InstanceTrace], due: Sequence[datetime]) -> list[Visit]:
+def _cut(arrivals: Iterable[SelectedInstance], due: Sequence[datetime]) -> list[Visit]:
     visits: dict[tuple[str, str, int], Visit] = {}
     for arrival in arrivals:
         # An instance that arrives exactly when its group is due still belongs to the group.
@@ -120,7 +120,7 @@ def _cut(arrivals: Iterable[InstanceTrace], due: Sequence[datetime]) -> list[Vis
     return list(visits.values())
 
 
-def _received(facts: StoryFacts, visit: Visit, part: dict[str, list[InstanceTrace]]) -> Entry:
+def _received(facts: StoryFacts, visit: Visit, part: dict[str, list[SelectedInstance]]) -> Entry:
     own = [arrival for arrivals in part.values() for arrival in arrivals]
     first, last = _span(arrival.received_at for arrival in own)
     ends = {name: facts.associations.get(name) for name in part}
@@ -189,7 +189,7 @@ def _refused(facts: StoryFacts, part: Iterable[str]) -> Iterator[Entry]:
 # --- duplicates -------------------------------------------------------------------------------------------------------
 
 
-def _replaced(facts: StoryFacts, old: Sequence[InstanceTrace]) -> Entry:
+def _replaced(facts: StoryFacts, old: Sequence[SelectedInstance]) -> Entry:
     first, last = _span(arrival.changed_at for arrival in old)
     text = f"{counted(len(old), 'instance')} {was(len(old))} replaced by newer arrivals{until(first, last)}."
     if facts.moved_to:

@@ -11,12 +11,12 @@ from dicom_adapter.api.counts import counted
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.values import SOURCE_JOB, JobState
 from dicom_adapter.flow.enter.received_instance import ReceivedInstance
-from dicom_adapter.ledger import Transaction, health, lanes, traces
+from dicom_adapter.ledger import Transaction, health, lanes, selected_instances
 from dicom_adapter.ledger import jobs as ledger_jobs
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.jobs import JobRow
 from dicom_adapter.ledger.schema import InstanceState
-from dicom_adapter.ledger.traces import InstanceSelection, InstanceTrace
+from dicom_adapter.ledger.selected_instances import InstanceSelection, SelectedInstance
 from dicom_adapter.operations.story import arriving, jobs, results, waiting
 from dicom_adapter.operations.story.not_entered import instances_of, story_without_rows, with_not_entered
 from dicom_adapter.operations.story.values import Entry, Section, Story, StoryFacts
@@ -65,29 +65,35 @@ def make_story(
     return with_not_entered(story, own)
 
 
-def _find(transaction: Transaction, name: str) -> tuple[Subject, list[InstanceTrace]]:
+def _find(transaction: Transaction, name: str) -> tuple[Subject, list[SelectedInstance]]:
     if "." not in name:
         return _find_job(transaction, name)
-    selections = {"study": traces.of_study, "sop-instance": traces.of_sop_instance, "series": traces.of_series}
+    selections = {
+        "study": selected_instances.of_study,
+        "sop-instance": selected_instances.of_sop_instance,
+        "series": selected_instances.of_series,
+    }
     for kind, select in selections.items():
         which = select(name)
-        arrivals = traces.arrivals(transaction, which)
+        arrivals = selected_instances.arrivals(transaction, which)
         if arrivals:
             return Subject(kind=kind, name=name, which=which), arrivals
     raise Unknown(f"the ledger has no study, series or SOP instance with the UID {name}")
 
 
-def _find_job(transaction: Transaction, name: str) -> tuple[Subject, list[InstanceTrace]]:
+def _find_job(transaction: Transaction, name: str) -> tuple[Subject, list[SelectedInstance]]:
     found = ledger_jobs.with_prefix(transaction, name.lower(), 2)
     if not found:
         raise Unknown(f"the ledger has no job whose id begins with {name!r}")
     if len(found) > 1:
         raise Refused(f"several job ids begin with {name!r}; enter more characters")
-    subject = Subject(kind="job", name=found[0].job.job_id, which=traces.of_job(found[0].number), job=found[0])
-    return subject, traces.arrivals(transaction, subject.which)
+    subject = Subject(
+        kind="job", name=found[0].job.job_id, which=selected_instances.of_job(found[0].number), job=found[0]
+    )
+    return subject, selected_instances.arrivals(transaction, subject.which)
 
 
-def _title(subject: Subject, arrivals: Sequence[InstanceTrace]) -> str:
+def _title(subject: Subject, arrivals: Sequence[SelectedInstance]) -> str:
     received = [arrival for arrival in arrivals if arrival.source_job is None]
     instances = counted(len({arrival.sop_instance_uid for arrival in received or arrivals}), "instance")
     studies = list(dict.fromkeys(arrival.study_instance_uid for arrival in arrivals if arrival.study_instance_uid))
@@ -106,19 +112,21 @@ def _title(subject: Subject, arrivals: Sequence[InstanceTrace]) -> str:
 
 
 def _gather(
-    transaction: Transaction, subject: Subject, arrivals: Sequence[InstanceTrace], now: datetime
+    transaction: Transaction, subject: Subject, arrivals: Sequence[SelectedInstance], now: datetime
 ) -> list[StoryFacts]:
     """Return the facts of each AE title, in the order of the first arrivals."""
     which = subject.which
-    found = traces.jobs_with(transaction, which)
+    found = selected_instances.jobs_with(transaction, which)
     by_job: dict[str, list[Event]] = {}
-    for event in traces.job_events(transaction, which):
+    for event in selected_instances.job_events(transaction, which):
         by_job.setdefault(str(event.job_id), []).append(event)
-    instance_events = traces.instance_events(transaction, which)
-    associations = {str(end.association_id): end for end in traces.association_ends(transaction, which)}
-    moved = traces.studies_of_newer(transaction, which)
+    instance_events = selected_instances.instance_events(transaction, which)
+    associations = {str(end.association_id): end for end in selected_instances.association_ends(transaction, which)}
+    moved = selected_instances.studies_of_newer(transaction, which)
     lane_reports, parts = lanes.load(transaction), health.load(transaction)
-    sources = traces.sources(transaction, {one.source_job for one in arrivals if one.source_job is not None})
+    sources = selected_instances.job_ids(
+        transaction, {one.source_job for one in arrivals if one.source_job is not None}
+    )
     facts = []
     for ae_title in dict.fromkeys(arrival.ae_title for arrival in arrivals):
         all_own = [arrival for arrival in arrivals if arrival.ae_title == ae_title]
@@ -133,7 +141,9 @@ def _gather(
             sources=sources,
             associations=associations,
             instance_events=[event for event in instance_events if event.ae_title == ae_title],
-            ae_title_events=traces.ae_title_events(transaction, ae_title, all_own[0].received_at, _end(all_own, now)),
+            ae_title_events=selected_instances.ae_title_events(
+                transaction, ae_title, all_own[0].received_at, _end(all_own, now)
+            ),
             jobs=own_jobs,
             subject_jobs=[entry for entry in own_jobs if _is_of(entry[0], subject)],
             job_events=by_job,
@@ -153,7 +163,7 @@ def _is_of(row: JobRow, subject: Subject) -> bool:
     return row.job.metadata.get(SOURCE_JOB) == subject.job.job.job_id
 
 
-def _end(arrivals: Sequence[InstanceTrace], now: datetime) -> datetime:
+def _end(arrivals: Sequence[SelectedInstance], now: datetime) -> datetime:
     """Return the end of the time in which events of the AE title concern these arrivals: the last release."""
     open_ones = any(one.state in (InstanceState.PENDING.value, InstanceState.QUARANTINED.value) for one in arrivals)
     return now if open_ones else max(arrival.changed_at for arrival in arrivals)
@@ -161,7 +171,7 @@ def _end(arrivals: Sequence[InstanceTrace], now: datetime) -> datetime:
 
 def _uploaded(transaction: Transaction, found: Sequence[tuple[JobRow, int]]) -> Mapping[str, int]:
     uploading = [row for row, _count in found if row.job.state is JobState.METADATA_SENT]
-    return {row.job.job_id: traces.uploaded(transaction, row.number) for row in uploading}
+    return {row.job.job_id: selected_instances.uploaded(transaction, row.number) for row in uploading}
 
 
 # --- entries ----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.health import PartHealth
 from dicom_adapter.ledger.jobs import JobRow
 from dicom_adapter.ledger.lanes import LaneReport
-from dicom_adapter.ledger.traces import InstanceTrace
+from dicom_adapter.ledger.selected_instances import SelectedInstance
 
 
 @frozen(kw_only=True)
@@ -51,8 +51,8 @@ class StoryFacts:
     now: datetime
     ae_title: str
     study: str  # the UID of the study if it is the subject of the story; otherwise ""
-    arrivals: Sequence[InstanceTrace]  # received instances
-    results: Sequence[InstanceTrace]
+    arrivals: Sequence[SelectedInstance]  # received instances
+    results: Sequence[SelectedInstance]
     sources: Mapping[int, str]  # ids of the jobs that have produced the results, by job number
     associations: Mapping[str, Event]  # event of the end of each association, by association id
     instance_events: Sequence[Event]

@@ -11,7 +11,7 @@ from dicom_adapter.ledger.events import JOB_INCOMPLETE, Event
 from dicom_adapter.ledger.jobs import FINISHED
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import InstanceState, LaneState
-from dicom_adapter.ledger.traces import InstanceTrace
+from dicom_adapter.ledger.selected_instances import SelectedInstance
 from dicom_adapter.operations.story.values import Entry, StoryFacts
 from dicom_adapter.operations.story.words import clock, due, listed, sentence, short, until
 
@@ -68,7 +68,7 @@ def standing(facts: StoryFacts) -> Iterator[Entry]:
         yield _released(facts, released)
 
 
-def _in(facts: StoryFacts, state: InstanceState) -> list[InstanceTrace]:
+def _in(facts: StoryFacts, state: InstanceState) -> list[SelectedInstance]:
     return [arrival for arrival in facts.arrivals if arrival.state == state.value]
 
 
@@ -88,7 +88,7 @@ def _ae_title(lane: LaneReport, facts: StoryFacts) -> Iterator[Entry]:
         yield Entry(kind="ae_title_full", at=None, text=text, fields={"reason": lane.full_reason})
 
 
-def _pending(facts: StoryFacts, pending: Sequence[InstanceTrace]) -> Entry:
+def _pending(facts: StoryFacts, pending: Sequence[SelectedInstance]) -> Entry:
     lane = facts.lane
     count = counted(len(pending), "instance")
     verb = "waits" if len(pending) == 1 else "wait"
@@ -134,7 +134,7 @@ def _next_group(facts: StoryFacts, lane: LaneReport) -> str:
     return f"{number}. The next group, {_described(first)}, {_becomes_due(facts, first)}."
 
 
-def _waiting(pending: Sequence[InstanceTrace], text: str, groups: Sequence[Waiting] = ()) -> Entry:
+def _waiting(pending: Sequence[SelectedInstance], text: str, groups: Sequence[Waiting] = ()) -> Entry:
     shown = [
         {"label": one.label, "instances": one.instance_count, "until": one.until, "problem": one.problem}
         for one in groups
@@ -142,7 +142,7 @@ def _waiting(pending: Sequence[InstanceTrace], text: str, groups: Sequence[Waiti
     return Entry(kind="waiting", at=None, text=text, fields={"instances": len(pending), "groups": shown})
 
 
-def _quarantined(facts: StoryFacts, held: Sequence[InstanceTrace]) -> Entry:
+def _quarantined(facts: StoryFacts, held: Sequence[SelectedInstance]) -> Entry:
     is_single = len(held) == 1
     filters = str(held[0].instance_id) if is_single else f"--all --ae-title {facts.ae_title}"
     if not is_single and facts.study:
@@ -157,7 +157,7 @@ def _quarantined(facts: StoryFacts, held: Sequence[InstanceTrace]) -> Entry:
     )
 
 
-def _released(facts: StoryFacts, kept: Sequence[InstanceTrace]) -> Entry:
+def _released(facts: StoryFacts, kept: Sequence[SelectedInstance]) -> Entry:
     needed_by = [row.job for row, _count in facts.jobs if row.job.state not in FINISHED]
     count, verb = counted(len(kept), "instance"), "is" if len(kept) == 1 else "are"
     if needed_by:

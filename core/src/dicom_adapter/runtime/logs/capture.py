@@ -41,7 +41,7 @@ def capture() -> None:
 
 def capture_libraries() -> None:
     """Log the messages that libraries pass to `logging`: warnings, errors, and information of INFORMATIVE loggers."""
-    logging.raiseExceptions = False  # a message that cannot be formatted is not printed with its values
+    logging.raiseExceptions = False  # True: a message that cannot be formatted would be printed with its values
     root = logging.getLogger()
     root.handlers = [LibraryHandler()]
     root.setLevel(logging.WARNING)
@@ -56,7 +56,10 @@ class LibraryHandler(logging.Handler):
     """Handler that logs the records of libraries as events."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Log the first line of the message. Further lines and the values of an exception may be patient data."""
+        """Log the first line of the message: further lines may contain patient data.
+
+        If there is an exception, the arguments of the message are omitted: they may quote the text of the exception.
+        """
         failure = record.exc_info[1] if record.exc_info else None
         try:
             text = str(record.msg) if failure is not None else record.getMessage()

@@ -22,7 +22,7 @@ from dicom_adapter.ledger.filters import Filters
 from dicom_adapter.ledger.instance_rows import InstanceRow
 from dicom_adapter.ledger.schema import InstanceState
 from dicom_adapter.ledger.schema import instances as instances_table
-from dicom_adapter.ledger.traces import jobs_with
+from dicom_adapter.ledger.selected_instances import jobs_with
 from dicom_adapter.operations.documents.instances import instance_as_json, origin_as_json
 from dicom_adapter.operations.documents.jobs import event_as_json
 from dicom_adapter.operations.interventions import discard_instances

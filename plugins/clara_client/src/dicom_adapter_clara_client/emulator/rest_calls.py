@@ -15,7 +15,12 @@ from starlette.responses import Response
 
 from dicom_adapter_clara_client.emulator.faults import CallFault, CallFaultKind, Faults
 from dicom_adapter_clara_client.emulator.record import CallLog, CallOutcome, CallRecord
-from dicom_adapter_clara_client.emulator.rest_faults import LostAnswer, TruncatedAnswer, demanded_code, demanded_status
+from dicom_adapter_clara_client.emulator.rest_faults import (
+    LostAnswer,
+    TruncatedAnswer,
+    problem_of_code_fault,
+    problem_of_status_fault,
+)
 from dicom_adapter_clara_client.emulator.rest_keys import parse_key
 from dicom_adapter_clara_client.emulator.rest_operations import Operation
 from dicom_adapter_clara_client.emulator.rest_problems import (
@@ -46,7 +51,7 @@ class RestCall:
     parsed: OperationRequest
     body: AsyncIterator[bytes]
     received_bytes: int = 0
-    worked: bool = True
+    worked: bool = True  # the platform performs the call
     fault: CallFault | None = None
     ids: dict[str, str] = field(factory=dict)
 
@@ -130,7 +135,10 @@ class RestCalls:
             raise ProblemAnswer(UNAUTHORIZED, headers={"WWW-Authenticate": "Bearer"})
 
     async def _apply_fault(self, call: RestCall) -> None:
-        """Apply the due fault, if any, unless the fault takes effect after the work."""
+        """Take the fault of this call, if there is one, and apply it before the work.
+
+        `_answered` applies the faults of responses after the work.
+        """
         named = call.parsed.body.get("pipelineId")
         if isinstance(named, str):
             call.ids.setdefault("pipelineId", named[:64].lower())
@@ -140,9 +148,9 @@ class RestCalls:
         call.worked = not call.has(CallFaultKind.STATUS, CallFaultKind.CODE, CallFaultKind.RESET)
         await asyncio.sleep(call.fault.seconds)
         if call.has(CallFaultKind.STATUS):
-            raise demanded_status(call.fault)
+            raise problem_of_status_fault(call.fault)
         if call.has(CallFaultKind.CODE):
-            raise demanded_code(call.fault)
+            raise problem_of_code_fault(call.fault)
         if call.has(CallFaultKind.RESET):
             raise _Reset
         if call.has(CallFaultKind.TRUNCATE) and call.name == UPLOAD:

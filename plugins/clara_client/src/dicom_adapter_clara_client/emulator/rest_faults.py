@@ -67,7 +67,7 @@ CLASSES: dict[type[ClaraError], frozenset[int]] = {
 }
 
 
-def demanded_status(fault: CallFault) -> ProblemAnswer:
+def problem_of_status_fault(fault: CallFault) -> ProblemAnswer:
     """Return the response of a STATUS fault."""
     text = str(fault.status)
     status = int(text) if text.isdigit() else STATUSES.get(text, HTTPStatus.INTERNAL_SERVER_ERROR.value)
@@ -78,7 +78,7 @@ def demanded_status(fault: CallFault) -> ProblemAnswer:
     return ProblemAnswer((name, status, "The call fails on demand"), "; ".join(fault.messages), headers=headers)
 
 
-def demanded_code(fault: CallFault) -> ProblemAnswer:
+def problem_of_code_fault(fault: CallFault) -> ProblemAnswer:
     """Return the response of a CODE fault."""
     family = next((cls for cls, codes in CLASSES.items() if fault.code in codes), PlatformFailure)
     known = fault.code in {code.value for code in ClaraCode}

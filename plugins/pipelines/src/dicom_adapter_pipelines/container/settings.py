@@ -24,7 +24,7 @@ class Pull(str, Enum):
     NEVER = "never"  # the job is faulted
 
 
-# The first line of a validator's docstring is the rule in the reference of the settings.
+# The first line of a validator's docstring is shown as the rule in the reference of the settings.
 def image_name(_instance: Any, _attribute: Attribute[Any], value: str) -> None:
     """name of an image, as in `podman run`
 

@@ -24,7 +24,7 @@ InstanceSelection: TypeAlias = ColumnElement[bool]  # a condition on the table o
 
 
 @frozen(kw_only=True)
-class InstanceTrace:
+class SelectedInstance:
     """A received instance, or a result, with its state, without patient data."""
 
     instance_id: int
@@ -63,11 +63,11 @@ def of_job(number: int) -> InstanceSelection:
     return instances.c.instance_id.in_(members.correlate(None)) | (instances.c.source_job == number)
 
 
-def arrivals(transaction: Transaction, selection: InstanceSelection) -> list[InstanceTrace]:
+def arrivals(transaction: Transaction, selection: InstanceSelection) -> list[SelectedInstance]:
     """Return the selected instances, in the order of arrival."""
-    columns = [instances.c[field.name] for field in fields(InstanceTrace)]
+    columns = [instances.c[field.name] for field in fields(SelectedInstance)]
     query = select(*columns).where(selection).order_by(instances.c.instance_id)
-    return [InstanceTrace(**row._mapping) for row in transaction.execute(query)]
+    return [SelectedInstance(**row._mapping) for row in transaction.execute(query)]
 
 
 def studies_of_newer(transaction: Transaction, selection: InstanceSelection) -> list[tuple[str, str]]:
@@ -96,7 +96,7 @@ def uploaded(transaction: Transaction, number: int) -> int:
     return transaction.execute(query).scalar_one()
 
 
-def sources(transaction: Transaction, numbers: Collection[int]) -> dict[int, str]:
+def job_ids(transaction: Transaction, numbers: Collection[int]) -> dict[int, str]:
     """Return the ids of jobs by their numbers; deleted jobs are omitted."""
     query = select(jobs.c.job_number, jobs.c.job_id).where(jobs.c.job_number.in_(numbers))
     return {row[0]: row[1] for row in transaction.execute(query)}
