@@ -13,8 +13,9 @@ from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.flow.acceptance import Space
 from dicom_adapter.host.notifications import conditions
 from dicom_adapter.host.notifications.event_notices import kind_of_part
-from dicom_adapter.ledger import events, senders
+from dicom_adapter.ledger import senders
 from dicom_adapter.ledger.health import PartState
+from dicom_adapter.ledger.schema import events as events_table
 from dicom_adapter.ledger.senders import Sender
 from support.notification_bench import AE_TITLES, QUICK, KeptMessages, NotificationBench
 
@@ -216,7 +217,7 @@ def test_a_restored_ledger_does_not_stop_the_notifications(make_bench: MakeBench
     bench.record("job_failed", "LUNG")
     bench.run()
     with bench.adapter.ledger.write() as transaction:
-        transaction.execute(events.events.delete())
+        transaction.execute(events_table.delete())
     bench.start()
     bench.record("job_failed", "LUNG")
     bench.run()
