@@ -68,12 +68,12 @@ demo: $(SERVICE)
 test test-slow: export PYTHONDONTWRITEBYTECODE :=
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n 4 --dist worksteal -m "not slow" $(ARGS)
 
 # Each process collects all tests that it is given: without the modules that have no slow test, in a third of the time.
 test-slow: SLOW := $(shell grep -rl --include='test_*.py' 'mark\.slow' core/tests plugins tests)
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -n 3 --dist worksteal -m slow $(or $(ARGS),$(SLOW))
+	$(BIN)/python -m pytest -n 4 --dist worksteal -m slow $(or $(ARGS),$(SLOW))
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

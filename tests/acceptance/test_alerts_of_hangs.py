@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from isolation_plugins import place
+from isolation_plugins import write_plugins
 
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, send, write_study
@@ -65,7 +65,7 @@ SHORTENED = {LATE: ("> 60", "> 5"), OLD: ("> 120", "> 5")}
 @pytest.fixture
 def _blocking_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "plugins").mkdir()
-    place(tmp_path / "plugins", {"blocking": BLOCKING})
+    write_plugins(tmp_path / "plugins", {"blocking": BLOCKING})
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "plugins"), prepend=os.pathsep)
 
 
