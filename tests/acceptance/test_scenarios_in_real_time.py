@@ -85,16 +85,20 @@ def test_every_arrival_restarts_the_wait(
     for path, pause in zip(write_study(tmp_path / "study", instances=4), (4, 3, 1, 0), strict=True):
         assert [True] == [result.ok for result in send([path], service, "HEAD")]
         time.sleep(pause)  # the pauses are part of the scenario
-    sizes = group_sizes(arrivals(service), wait=timedelta(seconds=5))
+    sizes = group_sizes(arrivals(service, count=4), wait=timedelta(seconds=5))
     service.wait_for("job_submitted", times=len(sizes))
     assert sorted(("pipeline-4", "higher", size) for size in sizes) == started_jobs(platform)
 
 
-def arrivals(service: LaunchedService) -> list[datetime]:
-    """Return the time at which each instance was received."""
+def arrivals(service: LaunchedService, count: int) -> list[datetime]:
+    """Return the time at which each instance was received. Wait until the rows of `count` instances are entered."""
     url = f"sqlite:///{service.configuration.parent / 'data' / 'ledger.sqlite'}"
-    with closing(Ledger(url)) as ledger, ledger.read() as transaction:
-        return [instance.received_at for instance in instances.arrived_after(transaction, 0, 1000)]
+    with closing(Ledger(url)) as ledger:
+        while True:
+            with ledger.read() as transaction:
+                found = instances.arrived_after(transaction, 0, 1000)
+            if len(found) >= count:
+                return [instance.received_at for instance in found]
 
 
 def group_sizes(times: list[datetime], wait: timedelta) -> list[int]:
