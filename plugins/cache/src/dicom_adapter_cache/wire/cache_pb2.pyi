@@ -487,7 +487,7 @@ class ComposeRequest(google.protobuf.message.Message):
     priority: global___Priority.ValueType
     submitter: builtins.str
     clean_up: builtins.bool
-    """delete the job's instances when it is submitted; if the submitter follows jobs, when it has succeeded"""
+    """Delete the job's instances when it is submitted; if the submitter follows jobs, when it has succeeded."""
     insist: builtins.bool
     """compose even if a study is still arriving"""
     idempotency_key: builtins.str
