@@ -23,6 +23,17 @@ from dicom_adapter.ledger import connection
 from dicom_adapter.plugins.entry_points import version_of
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let slow tests ignore sockets that were not closed.
+
+    pynetdicom does not close the socket of a requestor whose peer is killed. The warning appears when the memory is
+    freed, which may be during another test.
+    """
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"))
+
+
 class CompiledStatements(dict[Hashable, Any]):
     """Compiled statements of all ledgers. SQLAlchemy compiles for each engine, because engines may differ.
 
