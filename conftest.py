@@ -1,6 +1,6 @@
-"""Work that each process of tests does once instead of for each test.
+"""The treatment of warnings in slow tests, and work that each process of tests does once instead of for each test.
 
-This is to find plugins, to compile SQL statements, and to make the commands of a command line.
+The work is to find plugins, to compile SQL statements, and to make the commands of a command line.
 """
 
 from __future__ import annotations
