@@ -49,7 +49,7 @@ STUDY, ACCESSION, PATIENT = "2.25.77", "ACC-0815", "PID-4711"
 
 
 class Site:
-    """A service that was started once, a receiver of it, and a host that runs only when a test says so."""
+    """A service that was started once, a receiver of it, and a host that runs only in `enter`."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "dicom-adapter.toml"

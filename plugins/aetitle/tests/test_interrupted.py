@@ -103,7 +103,7 @@ def test_association_without_stored_instances_is_evidence_for_its_studies(adapte
 
 
 def test_crash_of_the_receiver_is_evidence(adapter: Adapter) -> None:
-    """What the receiver refused before its crash is unknown."""
+    """It is unknown which instances the receiver refused before its crash."""
     study = make_study(instances=2)
     adapter.receive(*study, status=OPEN)
     adapter.crash_receiver()

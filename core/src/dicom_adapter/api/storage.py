@@ -85,7 +85,7 @@ class StorageBackend(ABC, Generic[SettingsT]):
     processes at once, then `close`. `recover` is called once per start of the service, before any process writes.
 
     **Recovery records.** An instance is acknowledged when its stored object and all that is known of it are durable.
-    That takes two syncs: a sync of the storage and a sync of the ledger. A backend can make the second sync
+    This takes two syncs: a sync of the storage and a sync of the ledger. A backend can make the second sync
     unnecessary: it stores a *recovery record*, a few hundred bytes, with the object and in the same sync. The record
     holds everything that the core needs to enter the row. The instance is then acknowledged before its row is entered,
     and the ledger is synced about once per second for all instances together. This sync is the *checkpoint*. If the

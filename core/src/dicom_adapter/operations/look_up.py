@@ -142,7 +142,7 @@ class RefusedInstances:
 
 @frozen(kw_only=True)
 class NotReceived:
-    """What was rejected or refused in a period, and so was not received: perhaps an instance that is missing."""
+    """Rejections and refusals of a period: they may concern an instance that is missing."""
 
     since: datetime  # UTC
     until: datetime  # UTC

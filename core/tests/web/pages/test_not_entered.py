@@ -58,7 +58,7 @@ def test_a_viewer_sees_no_patient_data_of_it(board: Board, stored: ReceivedInsta
 
 
 def test_the_overview_and_the_health_show_a_late_row(board: Board, stored: ReceivedInstance) -> None:
-    """A row that is milliseconds late is no problem. Then an instance has arrived, although no row says so."""
+    """A row that is milliseconds late is no problem. Later, the pages show the instance without a row."""
     problem = "1 instance is stored, not yet entered in the ledger, the oldest for 11 s"
     now = board.adapter.clock.now()
     parts = [PartHealth(part=name, state=PartState.OK, since=now, seen_at=now) for name in processes(1)]

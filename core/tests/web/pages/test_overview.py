@@ -1,4 +1,4 @@
-"""What the overview shows: problems with links, rates with charts, and AE titles."""
+"""The content of the overview: problems with links, rates with charts, and AE titles."""
 
 from __future__ import annotations
 

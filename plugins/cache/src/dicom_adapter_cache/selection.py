@@ -78,7 +78,7 @@ def _studies_with(database: Database, chosen: Chosen, condition: ColumnElement[b
 
 
 class _Lookup:
-    """What one order selects, collected step by step: headers, single instances, and objects that are missing.
+    """The selection of one order, collected step by step: headers, single instances, and missing objects.
 
     A header is a row of the table `headers`: it stands for all instances of a series with the same attributes.
     """

@@ -1,6 +1,6 @@
 """`/api/studies` and `/api/stories`: look for studies, and explain what happened to a study, instance or job.
 
-What identifies a patient is in the body of a request, never in its address, because addresses are logged by proxies.
+A value that identifies a patient is in the body of a request, never in its address: proxies log addresses.
 """
 
 from __future__ import annotations
